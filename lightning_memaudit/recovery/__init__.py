@@ -1,0 +1,1 @@
+"""Get images back: pure torch, no Lightning; takes any callable autoencoder."""

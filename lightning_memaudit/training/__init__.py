@@ -1,0 +1,1 @@
+"""Make a model that memorizes: networks, the LightningModule, data modules."""
