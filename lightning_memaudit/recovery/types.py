@@ -1,8 +1,9 @@
 """What goes into a recovery method and what comes out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 Autoencoder = Callable[[Tensor], Tensor]
@@ -61,3 +62,14 @@ class InformedRecoveryMethod(Protocol):
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
         """Recover a batch of images of shape (B, C, H, W) from the true mask, (B, 1 or C, H, W)."""
         ...
+
+
+def concatenate(parts: Sequence[Recovery]) -> Recovery:
+    """Join the recoveries of consecutive chunks of a batch."""
+    if len(parts) == 1:
+        return parts[0]
+    traces = [part.trace for part in parts if part.trace is not None]
+    trace = None
+    if traces:
+        trace = Trace(traces[0].iterations, *(torch.cat(field, 1) for field in zip(*(t[1:] for t in traces), strict=True)))
+    return Recovery(*(torch.cat(field) for field in zip(*(part[:5] for part in parts), strict=True)), trace)

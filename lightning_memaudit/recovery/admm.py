@@ -1,0 +1,230 @@
+"""Alternating recovery: plug-and-play ADMM for the image, an estimator for the mask.
+
+One row of a batch is one attempt: an image with its own penalty and its own start. All rows advance together; a row
+that has converged or diverged leaves the batch at the next check, so that no iteration waits for the host.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.recovery.masks import MaskEstimator
+from lightning_memaudit.recovery.types import Autoencoder, Trace
+
+
+class State(NamedTuple):
+    """The three ADMM variables, each (B, C, H, W).
+
+    Attributes:
+        image: x, the estimate that fits the data.
+        prior: z, the estimate that the autoencoder returned.
+        dual: u, the scaled dual variable; it starts at zero.
+    """
+
+    image: Tensor
+    prior: Tensor
+    dual: Tensor
+
+
+def data_step(observed: Tensor, mask: Tensor, prior: Tensor, dual: Tensor, penalty: Tensor) -> Tensor:
+    """Minimize ``|h x - y|^2 + penalty |x - (z - u)|^2`` over x, elementwise for a diagonal degradation h.
+
+    x = (h y + penalty (z - u)) / (h^2 + penalty)
+    """
+    return (mask * observed + penalty * (prior - dual)) / (mask.square() + penalty)
+
+
+def step(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, state: State, penalty: Tensor) -> State:
+    """One iteration of plug-and-play ADMM (arXiv 2310.02897; Venkatakrishnan et al. 2013).
+
+    x = (h y + penalty (z - u)) / (h^2 + penalty)      data term
+    z = f(x + u)                                       prior term: f stands where a proximal map would
+    u = u + x - z                                      dual
+
+    Args:
+        autoencoder: f, from (B, C, H, W) to (B, C, H, W).
+        observed: y, (B, C, H, W).
+        mask: h, (B, 1, H, W) or (B, C, H, W), in [0, 1].
+        state: x, z and u of the last iteration.
+        penalty: (B, 1, 1, 1), positive, one per row.
+    """
+    image = data_step(observed, mask, state.prior, state.dual, penalty)
+    prior = autoencoder(image + state.dual)
+    dual = state.dual + image - prior
+    return State(image, prior, dual)
+
+
+class Solution(NamedTuple):
+    """Where the alternation stopped, one row per attempt.
+
+    Attributes:
+        image: (B, C, H, W), not finite where the attempt diverged.
+        mask: (B, 1 or C, H, W).
+        fixed_point_residual: (B,) mean ``(f(x) - x)^2``.
+        data_residual: (B,) mean over the mask of ``(x - y)^2``; infinite where the mask is empty.
+        num_evaluations: (B,) int64.
+        trace: The recorded iterations, or None.
+    """
+
+    image: Tensor
+    mask: Tensor
+    fixed_point_residual: Tensor
+    data_residual: Tensor
+    num_evaluations: Tensor
+    trace: Trace | None
+
+    @property
+    def score(self) -> Tensor:
+        """(B,) the sum of both residuals, infinite where the attempt diverged."""
+        score = self.fixed_point_residual + self.data_residual
+        return torch.where(score.isfinite(), score, torch.inf)
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """How the alternation runs.
+
+    Attributes:
+        num_iterations: ADMM iterations at most.
+        admm_steps: ADMM iterations between two mask estimates.
+        check_every: Iterations between two looks at convergence; the only time the host waits for the device.
+        tolerance: An attempt has converged when the root mean square change of its image per iteration is below
+            this; 0 never stops early.
+    """
+
+    num_iterations: int = 200
+    admm_steps: int = 5
+    check_every: int = 20
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("num_iterations", "admm_steps", "check_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance={self.tolerance}: must be 0 or more")
+
+
+def per_image_mean(values: Tensor) -> Tensor:
+    """Mean over everything but the first dimension: (B, ...) to (B,)."""
+    return values.flatten(1).mean(1)
+
+
+def residuals(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Fixed-point residual ``mean (f(x) - x)^2`` and data residual ``mean over h of (x - y)^2``, each (B,).
+
+    A mask that keeps nothing explains nothing: its data residual is infinite.
+    """
+    fixed_point = per_image_mean((autoencoder(image) - image).square())
+    return fixed_point, data_residual(observed, mask, image)
+
+
+def data_residual(observed: Tensor, mask: Tensor, image: Tensor) -> Tensor:
+    """Mean over the mask of ``(x - y)^2``, (B,); infinite where the mask is empty."""
+    weight = mask.expand_as(image).flatten(1)
+    total = (weight * (image - observed).square().flatten(1)).sum(1)
+    kept = weight.sum(1)
+    return torch.where(kept > 0, total / kept.clamp_min(1), torch.inf)
+
+
+def alternate(
+    autoencoder: Autoencoder,
+    observed: Tensor,
+    penalty: Tensor,
+    mask: Tensor | MaskEstimator,
+    start: Tensor,
+    settings: Alternation,
+    record_at: Sequence[int] = (),
+) -> Solution:
+    """Alternate between the mask and the image until nothing moves (arXiv 2310.02897).
+
+    Start from x = z = start, u = 0. Then repeat: estimate the mask from x, unless it is given; ``admm_steps`` times
+    :func:`step`. Rows that have converged or are no longer finite leave the batch at every ``check_every`` iterations.
+
+    Args:
+        autoencoder: f.
+        observed: y, (B, C, H, W).
+        penalty: (B,), positive, one per row.
+        mask: The known mask, (B, 1 or C, H, W), or an estimator of it.
+        start: First image, (B, C, H, W), usually f(y).
+        settings: Iterations and tolerances.
+        record_at: Iterations to record; 0 is the start. Recording costs one more evaluation each, which is not counted.
+    """
+    known = mask if isinstance(mask, Tensor) else None
+    estimate = None if isinstance(mask, Tensor) else mask
+    rows = torch.arange(len(observed), device=observed.device)
+    penalty = penalty.view(-1, 1, 1, 1)
+    state = State(start, start, torch.zeros_like(start))
+    current = known if known is not None else estimate(start, observed)  # type: ignore[misc]
+
+    final_image, final_mask = start.clone(), current.clone()
+    iterations_used = torch.zeros(len(observed), dtype=torch.int64, device=observed.device)
+    recorder = _Recorder(autoencoder, observed, record_at)
+    recorder.record(0, rows, state.image, current)
+
+    previous = state.image
+    iteration = 0
+    while iteration < settings.num_iterations and len(rows):
+        if estimate is not None and iteration % settings.admm_steps == 0:
+            current = estimate(state.image, observed)
+        previous = state.image
+        state = step(autoencoder, observed, current, state, penalty)
+        iteration += 1
+        recorder.record(iteration, rows, state.image, current)
+        last = iteration == settings.num_iterations
+        if last or iteration % settings.check_every == 0:
+            change = per_image_mean((state.image - previous).square())
+            # NaN compares false, so a diverged row is "not moving on" and leaves.
+            going = torch.zeros_like(change, dtype=torch.bool) if last else change > settings.tolerance**2
+            done = ~going
+            final_image[rows[done]] = state.image[done]
+            final_mask[rows[done]] = current[done]
+            iterations_used[rows[done]] = iteration
+            if not bool(going.all()):
+                rows, observed, penalty = rows[going], observed[going], penalty[going]
+                current = current[going]
+                state = State(*(variable[going] for variable in state))
+
+    observed = recorder.observed
+    if estimate is not None:
+        final_mask = estimate(final_image, observed)
+    fixed_point, data = residuals(autoencoder, observed, final_mask, final_image)
+    # One evaluation made the start (by the caller), one the final residual.
+    return Solution(final_image, final_mask, fixed_point, data, iterations_used + 2, recorder.trace())
+
+
+class _Recorder:
+    """Keeps chosen iterations of every row; rows that have left keep their last record."""
+
+    def __init__(self, autoencoder: Autoencoder, observed: Tensor, record_at: Sequence[int]) -> None:
+        self.autoencoder = autoencoder
+        self.observed = observed
+        self.wanted = frozenset(record_at)
+        self.records: list[tuple[int, Tensor, Tensor]] = []
+
+    def record(self, iteration: int, rows: Tensor, image: Tensor, mask: Tensor) -> None:
+        if iteration not in self.wanted:
+            return
+        if self.records:
+            _, images, masks = self.records[-1]
+            images, masks = images.clone(), masks.clone()
+        else:
+            images = torch.zeros_like(self.observed)
+            masks = mask.new_zeros(len(self.observed), *mask.shape[1:])
+        images[rows], masks[rows] = image, mask
+        self.records.append((iteration, images, masks))
+
+    def trace(self) -> Trace | None:
+        if not self.records:
+            return None
+        pairs = [residuals(self.autoencoder, self.observed, mask, image) for _, image, mask in self.records]
+        return Trace(
+            tuple(iteration for iteration, _, _ in self.records),
+            torch.stack([image for _, image, _ in self.records]),
+            torch.stack([mask for _, _, mask in self.records]),
+            torch.stack([fixed_point for fixed_point, _ in pairs]),
+            torch.stack([data for _, data in pairs]),
+        )

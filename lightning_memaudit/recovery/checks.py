@@ -1,0 +1,40 @@
+"""Input checks shared by the recovery methods: one line, the argument, the value, the mend."""
+
+from torch import Tensor
+
+
+def check_images(name: str, images: Tensor) -> None:
+    """Raise unless ``images`` is a finite floating-point batch (B, C, H, W).
+
+    Raises:
+        ValueError: It is not.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"{name} has shape {tuple(images.shape)}: pass a batch of images (B, C, H, W)")
+    if not images.is_floating_point():
+        raise ValueError(f"{name} has dtype {images.dtype}: pass floating-point images in [0, 1]")
+    if not bool(images.isfinite().all()):
+        raise ValueError(f"{name} holds NaN or infinite values: pass finite images in [0, 1]")
+
+
+def check_mask(mask: Tensor, images: Tensor) -> None:
+    """Raise unless ``mask`` is (B, 1, H, W) or (B, C, H, W) for ``images`` (B, C, H, W), with values in [0, 1].
+
+    Raises:
+        ValueError: It is not.
+    """
+    batch, channels, *size = images.shape
+    if tuple(mask.shape) not in {(batch, 1, *size), (batch, channels, *size)}:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}: pass {(batch, 1, *size)} or {(batch, channels, *size)}")
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise ValueError("mask holds values outside [0, 1]: pass 1 where observed, 0 where missing")
+
+
+def check_penalties(penalties: tuple[float, ...]) -> None:
+    """Raise unless there is at least one penalty and all are positive and finite.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if not penalties or not all(0 < penalty < float("inf") for penalty in penalties):
+        raise ValueError(f"penalties={list(penalties)}: pass one or more positive numbers, such as [0.1]")

@@ -1,0 +1,55 @@
+"""Run a batched function in chunks that fit the memory."""
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Result = TypeVar("Result")
+
+ELEMENTS_PER_CHUNK = 2**20
+"""Rows per chunk are chosen so that one variable of the solver has about this many elements (4 MiB in float32)."""
+
+
+def rows_per_chunk(images: Tensor, chunk_size: int | None) -> int:
+    """``chunk_size`` if given, else as many rows as :data:`ELEMENTS_PER_CHUNK` holds; at least 1."""
+    if chunk_size is not None:
+        return chunk_size
+    return max(1, ELEMENTS_PER_CHUNK // max(1, images[0].numel())) if len(images) else 1
+
+
+def map_chunks(function: Callable[[slice], Result], num_rows: int, chunk_size: int) -> list[Result]:
+    """Call ``function(slice)`` for consecutive slices that cover ``range(num_rows)``.
+
+    When the device runs out of memory the chunk is halved, with one warning, and the work goes on.
+
+    Raises:
+        ValueError: ``chunk_size`` is below 1.
+        torch.OutOfMemoryError: Not even one row fits.
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size}: must be at least 1")
+    results: list[Result] = []
+    begin, warned = 0, False
+    while begin < num_rows:
+        end = min(begin + chunk_size, num_rows)
+        try:
+            results.append(function(slice(begin, end)))
+        except torch.OutOfMemoryError:
+            if end - begin == 1:
+                raise
+            chunk_size = (end - begin) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if not warned:
+                warnings.warn(
+                    f"out of memory with {end - begin} images at once: going on with {chunk_size}; "
+                    f"pass chunk_size={chunk_size} or less to start there",
+                    stacklevel=2,
+                )
+                warned = True
+            continue
+        begin = end
+    return results
