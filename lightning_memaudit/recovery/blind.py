@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -29,6 +30,8 @@ class BlindRecovery:
         chunk_size: Attempts at once; None chooses by memory.
         record_at: Iterations to record in ``recovery.trace``; 0 is the start.
     """
+
+    estimates_mask: ClassVar[bool] = True
 
     mask_estimator: str | MaskEstimator = "least_squares"
     penalties: Sequence[float] = (0.03, 0.1, 0.3, 1.0)

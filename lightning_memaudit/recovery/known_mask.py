@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -21,6 +22,8 @@ class KnownMaskRecovery:
         chunk_size: Attempts at once; None chooses by memory.
         record_at: Iterations to record in ``recovery.trace``; 0 is the start.
     """
+
+    needs_mask: ClassVar[bool] = True
 
     penalties: Sequence[float] = (0.1,)
     alternation: Alternation = field(default_factory=Alternation)

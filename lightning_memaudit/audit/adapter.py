@@ -1,0 +1,130 @@
+"""Turn any LightningModule into a function from images in [0, 1] to images in [0, 1]."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Reconstruct = str | Callable[[nn.Module, Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """The affine map between images in [0, 1] and what the model sees: ``(image - mean) / std`` per channel."""
+
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and not all(abs(value) < float("inf") for value in values):
+                raise ValueError(f"{name}={list(values)}: must be finite numbers, one per channel or one for all")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise ValueError(f"std={list(self.std)}: must be positive, one per channel or one for all")
+
+    def apply(self, images: Tensor) -> Tensor:
+        """From [0, 1] to the model's range."""
+        return (images - self._shaped(self.mean, 0.0, images)) / self._shaped(self.std, 1.0, images)
+
+    def undo(self, images: Tensor) -> Tensor:
+        """From the model's range to [0, 1]."""
+        return images * self._shaped(self.std, 1.0, images) + self._shaped(self.mean, 0.0, images)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is to be done."""
+        return self.mean is None and self.std is None
+
+    @staticmethod
+    def _shaped(values: Sequence[float] | None, default: float, images: Tensor) -> Tensor:
+        tensor = torch.tensor([default] if values is None else list(values), dtype=images.dtype, device=images.device)
+        if len(tensor) not in (1, images.shape[-3]):
+            raise ValueError(
+                f"mean or std has {len(tensor)} values for images of {images.shape[-3]} channels: "
+                "give one per channel or one for all"
+            )
+        return tensor.view(-1, 1, 1)
+
+
+def select_output(result: Any, output: int | str | None) -> Any:
+    """Pick the reconstruction from what a model returned: an index, a dict key or an attribute.
+
+    Raises:
+        ValueError: ``output`` selects nothing there.
+    """
+    if output is None:
+        return result
+    try:
+        if isinstance(output, str) and not isinstance(result, Mapping):
+            return getattr(result, output)
+        return result[output]
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        kind = type(result).__name__
+        keys = f" with keys {list(result)}" if isinstance(result, Mapping) else ""
+        raise ValueError(f"output={output!r} selects nothing from the {kind}{keys} that the model returned") from error
+
+
+@dataclass(frozen=True)
+class ModuleAutoencoder:
+    """A module as an autoencoder on images (B, C, H, W) in [0, 1].
+
+    Attributes:
+        call: From the model's input to whatever it returns.
+        output: Selects the reconstruction from what is returned.
+        flatten: Give the model (B, C·H·W); the result is shaped back.
+        normalization: The range that the model was trained in.
+    """
+
+    call: Callable[[Tensor], Any]
+    output: int | str | None = None
+    flatten: bool = False
+    normalization: Normalization = Normalization()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Reconstruct a batch; the result is float32 of the same shape.
+
+        Raises:
+            ValueError: The model returned no tensor, or one of another size.
+        """
+        inputs = images if self.normalization.is_identity else self.normalization.apply(images)
+        result = select_output(self.call(inputs.flatten(1) if self.flatten else inputs), self.output)
+        if not isinstance(result, Tensor):
+            raise ValueError(
+                f"the model returned {type(result).__name__}, not a tensor: pass output=<index, key or attribute> "
+                "of the reconstruction"
+            )
+        if result.shape != images.shape:
+            if result.numel() != images.numel():
+                raise ValueError(
+                    f"the model returned shape {tuple(result.shape)} for input {tuple(images.shape)}: an autoencoder "
+                    "returns its input's shape; pass reconstruct=<a method, or a function (module, images)>"
+                )
+            result = result.reshape(images.shape)
+        result = result.to(images.dtype)
+        return result if self.normalization.is_identity else self.normalization.undo(result)
+
+
+def bind_reconstruct(module: nn.Module, forward: Callable[[Tensor], Any], reconstruct: Reconstruct) -> Callable[[Tensor], Any]:
+    """The call that reconstructs: the forward pass, a method by name, or a function ``(module, images)``.
+
+    Args:
+        module: The LightningModule.
+        forward: How its forward pass must be called under the current strategy.
+        reconstruct: ``"forward"``, another method's name, or a function.
+
+    Raises:
+        ValueError: There is no such method.
+    """
+    if callable(reconstruct):
+        return lambda images: reconstruct(module, images)
+    if reconstruct == "forward":
+        return forward
+    method = getattr(module, reconstruct, None)
+    if not callable(method):
+        raise ValueError(
+            f"reconstruct={reconstruct!r}: {type(module).__name__} has no such method; name one that returns the "
+            "reconstruction, or pass a function (module, images)"
+        )
+    return method  # type: ignore[no-any-return]

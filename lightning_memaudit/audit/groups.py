@@ -1,0 +1,174 @@
+"""Which images are audited, and how they are read from data sets that nobody here wrote."""
+
+import hashlib
+import random
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_memaudit.audit.adapter import Normalization
+from lightning_memaudit.audit.measure import Group
+
+CACHE_BYTES = 2**30
+"""A group up to this size is read once and kept; a larger one is read again at every audit, block by block."""
+
+
+def choose_indices(num_available: int, num_wanted: int | None, seed: int) -> list[int]:
+    """All indices, or a seeded random choice of ``num_wanted`` of them, in increasing order."""
+    if num_wanted is None or num_wanted >= num_available:
+        return list(range(num_available))
+    return sorted(random.Random(seed).sample(range(num_available), num_wanted))
+
+
+def read_image(item: Any, image_key: int | str | None) -> Tensor:
+    """The image (C, H, W), or a flat vector, within a data set's item.
+
+    Without a key: the item itself when it is a tensor or array, else the first element of a tuple or list.
+
+    Raises:
+        ValueError: No tensor is found there.
+    """
+    image = item
+    if image_key is not None:
+        try:
+            image = item[image_key]
+        except (IndexError, KeyError, TypeError) as error:
+            keys = f"; it has keys {list(item)}" if isinstance(item, Mapping) else ""
+            raise ValueError(f"image_key={image_key!r} is not in the data set's {type(item).__name__}{keys}") from error
+    elif isinstance(item, (tuple, list)) and item:
+        image = item[0]
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(image)
+    if not isinstance(image, Tensor):
+        keys = f" with keys {list(item)}" if isinstance(item, Mapping) else ""
+        raise ValueError(
+            f"the data set's items are {type(item).__name__}{keys}: pass image_key=<index or key> of the image tensor"
+        )
+    return image
+
+
+class DatasetImages:
+    """Images of a map-style data set as slices of a float tensor in [0, 1], read under whatever guard the caller holds.
+
+    Args:
+        dataset: Map-style.
+        indices: Which items, in order.
+        image_key: How an image is read from an item, see :func:`read_image`.
+        normalization: Undone, so that images are in [0, 1].
+        device: Where the images go.
+        image_shape: (C, H, W) for data sets of flat vectors; also adds a channel to (H, W) images.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        indices: Sequence[int],
+        image_key: int | str | None = None,
+        normalization: Normalization | None = None,
+        device: torch.device | str = "cpu",
+        image_shape: Sequence[int] | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.indices = list(indices)
+        self.image_key = image_key
+        self.normalization = normalization or Normalization()
+        self.device = torch.device(device)
+        self.image_shape = tuple(image_shape) if image_shape is not None else None
+        self._cached: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        if self._cached is None and len(self.indices) and self._bytes() <= CACHE_BYTES:
+            self._cached = self._read(self.indices)
+        if self._cached is not None:
+            return self._cached[rows]
+        return self._read(self.indices[rows])
+
+    def _bytes(self) -> int:
+        return self._image(self.indices[0]).numel() * 4 * len(self.indices)
+
+    def _read(self, indices: Sequence[int]) -> Tensor:
+        if not indices:
+            shape = tuple(self._image(self.indices[0]).shape) if self.indices else (self.image_shape or (1, 1, 1))
+            return torch.zeros(0, *shape, device=self.device)
+        images = torch.stack([self._image(index) for index in indices]).to(self.device)
+        return images if self.normalization.is_identity else self.normalization.undo(images)
+
+    def _image(self, index: int) -> Tensor:
+        image = read_image(self.dataset[index], self.image_key)
+        if image.dtype == torch.uint8:
+            raise ValueError(f"item {index} of the data set is uint8: give floating-point images as the model sees them")
+        image = image.detach().float()
+        if self.image_shape is not None:
+            if image.numel() != int(np.prod(self.image_shape)):
+                raise ValueError(
+                    f"item {index} of the data set has shape {tuple(image.shape)}: image_shape={self.image_shape} "
+                    "does not fit"
+                )
+            return image.reshape(self.image_shape)
+        if image.ndim == 2:
+            return image[None]
+        if image.ndim != 3:
+            raise ValueError(
+                f"item {index} of the data set has shape {tuple(image.shape)}: images are (C, H, W); "
+                "pass image_shape=(C, H, W) for flat ones"
+            )
+        return image
+
+
+def part_of(group: Group, rank: int, world_size: int) -> Group:
+    """What one of several processes audits: every ``world_size``-th image, nothing twice, nothing padded."""
+    rows = slice(rank, None, world_size)
+    if not isinstance(group.images, DatasetImages):
+        return Group(group.name, group.images[rows], group.indices[rows], group.positions[rows])
+    whole = group.images
+    images = DatasetImages(
+        whole.dataset, whole.indices[rows], whole.image_key, whole.normalization, whole.device, whole.image_shape
+    )
+    return Group(group.name, images, group.indices[rows], group.positions[rows])
+
+
+def image_hashes(group: Group, block_size: int = 512) -> list[str]:
+    """SHA-256 of every image, at 8 bits per value: what two data sets must not share."""
+    hashes = []
+    for begin in range(0, len(group.images), block_size):
+        block = (group.images[begin : begin + block_size].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        hashes += [hashlib.sha256(image.tobytes()).hexdigest() for image in block]
+    return hashes
+
+
+def combined_hash(hashes: Sequence[str]) -> str:
+    """One hash for a group of images, in order."""
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def check_disjoint(members: Sequence[str], controls: Sequence[str]) -> None:
+    """Raise when a control is also a member, by content.
+
+    Raises:
+        ValueError: At least one image is in both groups.
+    """
+    shared = set(members) & set(controls)
+    if shared:
+        raise ValueError(
+            f"{len(shared)} of the controls are identical to members: a control must not have been trained on; "
+            "pass controls=<a data set without them>"
+        )
+
+
+def warn_if_random(dataset: Dataset[Any], index: int, image_key: int | str | None) -> None:
+    """Warn when reading the same item twice gives different images: there is no fixed target to recover."""
+    first, second = (read_image(dataset[index], image_key) for _ in range(2))
+    if first.shape != second.shape or not torch.equal(first, second):
+        warnings.warn(
+            "members: reading the same training image twice gave different ones (random augmentation): recovery is "
+            "measured against one random version; pass members=<the data set without augmentation>",
+            stacklevel=2,
+        )

@@ -1,0 +1,84 @@
+"""The recovery methods by name, and what the audit must know about each."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+
+from lightning_memaudit.recovery import (
+    AutoencoderIterations,
+    BlindRecovery,
+    InformedRecoveryMethod,
+    KnownMaskRecovery,
+    RecoveryMethod,
+)
+
+Method = RecoveryMethod | InformedRecoveryMethod
+Methods = Sequence[str] | Mapping[str, str | Method]
+
+
+def _paper_blind() -> Method:
+    return BlindRecovery(mask_estimator="least_squares", penalties=(0.1,))
+
+
+def _biharmonic() -> Method:
+    from lightning_memaudit.audit.inpainting import BiharmonicInpainting  # scikit-image is slow to import
+
+    return BiharmonicInpainting()
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "blind": BlindRecovery,
+    "paper_blind": _paper_blind,
+    "known_mask": KnownMaskRecovery,
+    "autoencoder_iterations": AutoencoderIterations,
+    "biharmonic": _biharmonic,
+}
+"""Name to factory. ``ddnm`` needs a diffusion model, so it is configured by class path."""
+
+INPAINTER = "biharmonic"
+"""The generic inpainter: what it recovers without any autoencoder is no evidence of memorization."""
+
+
+def resolve_methods(methods: Methods) -> dict[str, Method]:
+    """Turn names, or a mapping from names to methods (or names), into methods in the given order.
+
+    Raises:
+        ValueError: An unknown name, or no method at all.
+    """
+    named = dict(methods) if isinstance(methods, Mapping) else {name: name for name in methods}
+    if not named:
+        raise ValueError(f"methods={methods!r}: name at least one of {', '.join(METHODS)}")
+    return {name: make_method(method) if isinstance(method, str) else method for name, method in named.items()}
+
+
+def make_method(name: str) -> Method:
+    """Make the method called ``name`` with its defaults.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        extra = "; ddnm takes a diffusion model: methods={'ddnm': DDNM(...)}" if name == "ddnm" else ""
+        raise ValueError(f"method {name!r} is unknown: {hint}pass one of {', '.join(METHODS)}{extra}")
+    return METHODS[name]()
+
+
+def needs_mask(method: Method) -> bool:
+    """Whether the method is told the true mask (a bound or a baseline, never the audit itself)."""
+    return bool(getattr(method, "needs_mask", False))
+
+
+def estimates_mask(method: Method) -> bool:
+    """Whether the mask that comes back is an estimate worth scoring."""
+    return bool(getattr(method, "estimates_mask", False))
+
+
+def uses_autoencoder(method: Method) -> bool:
+    """Whether the result depends on the autoencoder; if not, it is computed once per run."""
+    return bool(getattr(method, "uses_autoencoder", True))
+
+
+def primary_method(names: Sequence[str]) -> str:
+    """The method that the headline speaks of: ``blind`` if it runs, else the first."""
+    return "blind" if "blind" in names else names[0]

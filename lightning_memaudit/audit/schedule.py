@@ -1,0 +1,74 @@
+"""When an audit is due."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Schedule:
+    """Decides after every epoch whether an audit is due, and why.
+
+    Attributes:
+        every_n_epochs: Due after every n-th epoch.
+        at_epochs: Due after these numbers of epochs; 0 means before the first.
+        at_train_loss: Due when the mean training loss of an epoch first falls to each level or below.
+        at_fit_end: Due at the end of fit, unless the last epoch was audited.
+    """
+
+    every_n_epochs: int | None = None
+    at_epochs: Sequence[int] = ()
+    at_train_loss: Sequence[float] = ()
+    at_fit_end: bool = True
+    reached: set[float] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if self.every_n_epochs is not None and self.every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs={self.every_n_epochs}: must be at least 1, or null to leave it out")
+        if any(epoch < 0 for epoch in self.at_epochs):
+            raise ValueError(f"at_epochs={list(self.at_epochs)}: epochs are counted from 0 (before training) upwards")
+        if not all(0 < level < float("inf") for level in self.at_train_loss):
+            raise ValueError(f"at_train_loss={list(self.at_train_loss)}: levels must be positive numbers")
+
+    def check(self, max_epochs: int | None) -> None:
+        """Raise when nothing can ever be due within ``max_epochs`` (None or -1: unknown).
+
+        Raises:
+            ValueError: The schedule cannot fire.
+        """
+        if self.at_fit_end or self.at_train_loss:
+            return
+        known = max_epochs is not None and max_epochs >= 0
+        epochs = max_epochs if known else None
+        periodic = self.every_n_epochs is not None and (epochs is None or self.every_n_epochs <= epochs)
+        listed = any(epochs is None or epoch <= epochs for epoch in self.at_epochs)
+        if not (periodic or listed):
+            raise ValueError(
+                f"every_n_epochs={self.every_n_epochs}, at_epochs={list(self.at_epochs)}, at_fit_end=False: no audit "
+                f"would ever run within max_epochs={max_epochs}; set one of them, or at_train_loss"
+            )
+
+    def due_at_start(self) -> str | None:
+        """Trigger before the first epoch, or None."""
+        return "epoch 0" if 0 in self.at_epochs else None
+
+    def due(self, epoch: int, train_loss: float | None) -> str | None:
+        """Trigger after ``epoch`` epochs with the last one's mean loss, or None. Levels passed are remembered."""
+        triggers = []
+        if train_loss is not None:
+            passed = [level for level in self.at_train_loss if train_loss <= level and level not in self.reached]
+            self.reached.update(passed)
+            if passed:
+                triggers.append(f"train_loss<={min(passed):g}")
+        periodic = self.every_n_epochs is not None and epoch % self.every_n_epochs == 0
+        if periodic or epoch in self.at_epochs:
+            triggers.append(f"epoch {epoch}")
+        return ", ".join(triggers) or None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs, in plain Python."""
+        return {"reached": sorted(self.reached)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.reached = set(state["reached"])

@@ -1,0 +1,165 @@
+"""From per-image measurements to the rows of the results files and the headline numbers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lightning_memaudit.audit.intervals import auroc, clopper_pearson
+from lightning_memaudit.audit.measure import Cell
+from lightning_memaudit.audit.methods import INPAINTER
+
+Row = dict[str, Any]
+THRESHOLDS_DB = (20.0, 25.0, 30.0, 35.0)
+"""PSNR thresholds at which every rate is reported, beside the main one."""
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """When and why an audit ran.
+
+    Attributes:
+        audit: Running number within the run.
+        trigger: For people: ``train_loss<=0.01``, ``epoch 10``, ``fit_end``, ``audit``.
+        epoch: Epochs of training done.
+        step: Optimizer steps done.
+        time: ISO 8601.
+    """
+
+    audit: int
+    trigger: str
+    epoch: int | None
+    step: int | None
+    time: str
+
+
+def audit_rows(cells: Sequence[Cell], occasion: Occasion, train_loss: float, threshold_db: float) -> list[Row]:
+    """One row per group, pattern and method: counts, rates with 95% Clopper-Pearson intervals, means."""
+    inpainted = {(cell.group, cell.pattern): cell for cell in cells if cell.method == INPAINTER}
+    return [
+        _audit_row(cell, inpainted.get((cell.group, cell.pattern)), occasion, train_loss, threshold_db)
+        for cell in cells
+    ]
+
+
+def _audit_row(
+    cell: Cell, inpainted: Cell | None, occasion: Occasion, train_loss: float, threshold_db: float
+) -> Row:
+    columns = cell.columns
+    recovered = is_recovered(cell, threshold_db)
+    count, successes = len(recovered), int(recovered.sum())
+    low, high = clopper_pearson(successes, count)
+    certified = columns["certified"].astype(bool)
+    claims = bool(columns["claims"].any()) if "claims" in columns else bool(certified.any())
+    return {
+        "audit": occasion.audit,
+        "trigger": occasion.trigger,
+        "epoch": occasion.epoch,
+        "step": occasion.step,
+        "time": occasion.time,
+        "train_loss": train_loss,
+        "group": cell.group,
+        "pattern": cell.pattern,
+        "method": cell.method,
+        "threshold_db": threshold_db,
+        "num_images": count,
+        "num_recovered": successes,
+        "num_certified": int(certified.sum()) if claims else None,
+        "num_certified_recovered": int((certified & recovered).sum()) if claims else None,
+        "num_diverged": int(columns["diverged"].sum()),
+        "num_failed": int(columns["failed"].sum()),
+        "recovery_rate": successes / count if count else None,
+        "ci_low": low,
+        "ci_high": high,
+        "recovered_by_threshold": {
+            str(level): int(is_recovered(cell, level).sum()) for level in sorted({*THRESHOLDS_DB, threshold_db})
+        },
+        "num_beyond_inpainting": None
+        if inpainted is None
+        else int((recovered & ~is_recovered(inpainted, threshold_db)).sum()),
+        "psnr_mean": _mean(columns["psnr"]),
+        "hidden_psnr_mean": _mean(columns["hidden_psnr"]),
+        "ssim_mean": _mean(columns["ssim"]),
+        "mask_accuracy_mean": _mean(columns["mask_accuracy"]),
+        "reconstruction_psnr_mean": _mean(columns["reconstruction_psnr"]),
+        "score_median": _median(columns["score"]),
+        "seconds": round(cell.seconds, 4),
+        "num_evaluations": int(columns["num_evaluations"].sum()),
+    }
+
+
+def image_rows(cells: Sequence[Cell], occasion: Occasion, threshold_db: float) -> Iterator[Row]:
+    """One row per group, image, pattern and method, made one at a time."""
+    for cell in cells:
+        recovered = is_recovered(cell, threshold_db)
+        columns = cell.columns
+        for position in range(len(recovered)):
+            yield {
+                "audit": occasion.audit,
+                "group": cell.group,
+                "image": int(columns["image"][position]),
+                "position": int(columns["position"][position]),
+                "pattern": cell.pattern,
+                "method": cell.method,
+                **{name: _number(columns[name][position]) for name in _IMAGE_NUMBERS},
+                "certified": bool(columns["certified"][position]),
+                "diverged": bool(columns["diverged"][position]),
+                "failed": bool(columns["failed"][position]),
+                "recovered": bool(recovered[position]),
+                "num_evaluations": int(columns["num_evaluations"][position]),
+            }
+
+
+_IMAGE_NUMBERS = ("psnr", "hidden_psnr", "ssim", "mask_accuracy", "score", "reconstruction_psnr")
+
+
+def headline(rows: Sequence[Row], cells: Sequence[Cell], primary: str) -> dict[str, float]:
+    """The few numbers that loggers and monitors get, named without the ``memaudit/`` prefix.
+
+    ``recovery_rate``, ``certified_rate`` (members), ``control_recovery_rate`` pool the primary method over patterns;
+    ``membership_auroc`` is the chance that a member has a lower blind score than a control; then
+    ``<pattern>/<method>/recovery_rate`` for members. What cannot be computed is left out.
+    """
+    numbers: dict[str, float] = {}
+    for group, name in (("members", "recovery_rate"), ("controls", "control_recovery_rate")):
+        chosen = [row for row in rows if row["group"] == group and row["method"] == primary]
+        total = sum(row["num_images"] for row in chosen)
+        if total:
+            numbers[name] = sum(row["num_recovered"] for row in chosen) / total
+            if group == "members" and all(row["num_certified"] is not None for row in chosen):
+                numbers["certified_rate"] = sum(row["num_certified"] for row in chosen) / total
+    scores = {
+        group: [cell.columns["score"] for cell in cells if cell.group == group and cell.method == primary]
+        for group in ("members", "controls")
+    }
+    members, controls = (np.concatenate(parts) if parts else np.zeros(0) for parts in scores.values())
+    members, controls = members[~np.isnan(members)], controls[~np.isnan(controls)]
+    if len(members) and len(controls):
+        numbers["membership_auroc"] = auroc(members, controls).value
+    for row in rows:
+        if row["group"] == "members" and row["recovery_rate"] is not None:
+            numbers[f"{row['pattern']}/{row['method']}/recovery_rate"] = row["recovery_rate"]
+    return numbers
+
+
+def is_recovered(cell: Cell, threshold_db: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
+    """Accurately recovered: PSNR at or above the threshold, and the method neither diverged nor failed."""
+    columns = cell.columns
+    with np.errstate(invalid="ignore"):
+        high = columns["psnr"] >= threshold_db  # type: ignore[operator]
+    return np.asarray(high & ~columns["diverged"].astype(bool) & ~columns["failed"].astype(bool))
+
+
+def _mean(values: Any) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
+
+
+def _median(values: Any) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,63 @@
+"""Send an audit to whatever loggers the run has, by what each can do, not by what it is."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lightning_memaudit.audit.engine import AuditReport
+
+TABLE_COLUMNS = (
+    "audit",
+    "epoch",
+    "train_loss",
+    "group",
+    "pattern",
+    "method",
+    "num_images",
+    "num_recovered",
+    "recovery_rate",
+    "ci_low",
+    "ci_high",
+    "psnr_mean",
+    "hidden_psnr_mean",
+    "ssim_mean",
+)
+
+
+def log_audit(logger: Any, report: "AuditReport", prefix: str, num_images: int) -> None:
+    """One row of metrics per audit, holding the rates and the train loss together; tables and images where possible.
+
+    Args:
+        logger: Any Lightning logger.
+        report: The audit.
+        prefix: Metric names are ``<prefix>/<name>``.
+        num_images: Recovered images to send per group and pattern; they are training data, so 0 sends none.
+    """
+    metrics = {f"{prefix}/{name}": value for name, value in report.headline.items()}
+    metrics |= {
+        f"{prefix}/{row['pattern']}/{row['method']}/control_recovery_rate": row["recovery_rate"]
+        for row in report.rows
+        if row["group"] == "controls" and row["recovery_rate"] is not None
+    }
+    metrics[f"{prefix}/audit"] = report.occasion.audit
+    if report.occasion.epoch is not None:
+        metrics[f"{prefix}/epoch"] = report.occasion.epoch
+    define_metric = getattr(logger.experiment, "define_metric", None)
+    if define_metric is not None:
+        # W&B: rates against the train loss, not against the step.
+        define_metric(f"{prefix}/train_loss")
+        define_metric(f"{prefix}/*", step_metric=f"{prefix}/train_loss")
+    logger.log_metrics(metrics, step=report.occasion.step)
+    if hasattr(logger, "log_table"):
+        rows = [[row[column] for column in TABLE_COLUMNS] for row in report.rows]
+        logger.log_table(f"{prefix}/rates", columns=list(TABLE_COLUMNS), data=rows, step=report.occasion.step)
+    if num_images and hasattr(logger, "log_image"):
+        _log_images(logger, report, prefix, num_images)
+
+
+def _log_images(logger: Any, report: "AuditReport", prefix: str, num_images: int) -> None:
+    for key, images in report.recoveries.items():
+        if key.endswith(("/truth", "/observed", "/image")):
+            shown = [np.moveaxis(np.clip(image, 0, 1), 0, -1) for image in images[:num_images]]
+            logger.log_image(f"{prefix}/images/{key}", shown, step=report.occasion.step)
