@@ -14,8 +14,14 @@ ELEMENTS_PER_CHUNK = 2**20
 
 
 def rows_per_chunk(images: Tensor, chunk_size: int | None) -> int:
-    """``chunk_size`` if given, else as many rows as :data:`ELEMENTS_PER_CHUNK` holds; at least 1."""
+    """``chunk_size`` if given, else as many rows as :data:`ELEMENTS_PER_CHUNK` holds; at least 1.
+
+    Raises:
+        ValueError: ``chunk_size`` is below 1.
+    """
     if chunk_size is not None:
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size}: must be at least 1")
         return chunk_size
     return max(1, ELEMENTS_PER_CHUNK // max(1, images[0].numel())) if len(images) else 1
 
@@ -26,11 +32,8 @@ def map_chunks(function: Callable[[slice], Result], num_rows: int, chunk_size: i
     When the device runs out of memory the chunk is halved, with one warning, and the work goes on.
 
     Raises:
-        ValueError: ``chunk_size`` is below 1.
         torch.OutOfMemoryError: Not even one row fits.
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size}: must be at least 1")
     results: list[Result] = []
     begin, warned = 0, False
     while begin < num_rows:
