@@ -1,0 +1,258 @@
+"""Images in memory: a dataset of them, their split into members and controls, and duplicates across it."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+NEAR_DUPLICATE_PSNR = 25.0
+"""Two images at least this alike (PSNR in dB) are near-duplicates: recovering one nearly recovers the other."""
+
+Count = int | Literal["all"]
+Positions = NDArray[np.int64]
+
+
+class ImageTensorDataset(Dataset[Tensor]):
+    """Images held in one tensor; its items are float images (C, H, W) in [0, 1].
+
+    Args:
+        images: (N, C, H, W), uint8, or floating point in [0, 1].
+
+    Raises:
+        ValueError: The tensor is not one of images, or its values leave [0, 1].
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        if images.ndim != 4 or 0 in images.shape:
+            raise ValueError(f"images of shape {list(images.shape)} are not a batch; give (N, C, H, W)")
+        if images.dtype != torch.uint8:
+            images = images.float()
+            low, high = float(images.min()), float(images.max())
+            if not (low >= 0 and high <= 1):  # also refuses NaN
+                raise ValueError(
+                    f"images have values from {low:g} to {high:g}; "
+                    "give uint8, or floating point scaled to [0, 1]"
+                )
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._to_float(self.images[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Tensor:
+        """A whole batch (B, C, H, W) at once, which spares the loader one call and one copy per image."""
+        return self._to_float(self.images[torch.as_tensor(indices)])
+
+    @staticmethod
+    def _to_float(images: Tensor) -> Tensor:
+        return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _already_a_batch(batch: Any) -> Any:
+    return batch
+
+
+def count_near_duplicates(
+    members: ImageTensorDataset, controls: ImageTensorDataset, block_size: int = 1024
+) -> int:
+    """Number of controls whose PSNR against some member is at least :data:`NEAR_DUPLICATE_PSNR`.
+
+    Exact: averaging over patches can only bring two images closer, so that comparing thumbnails rules out
+    almost every pair, and the few that stay are compared in full.
+
+    Args:
+        members: Images of one size.
+        controls: The same.
+        block_size: Images of either set compared at a time; bounds the memory.
+    """
+    limit = 10 ** (-NEAR_DUPLICATE_PSNR / 10)
+    found = 0
+    for first in range(0, len(controls), block_size):
+        block = _block(controls, first, block_size)
+        near = torch.zeros(len(block), dtype=torch.bool)
+        for start in range(0, len(members), block_size):
+            others = _block(members, start, block_size)
+            small, small_others = _thumbnails(block), _thumbnails(others)
+            distance = torch.cdist(small, small_others).square() / small.shape[1]
+            # A little slack: cdist loses digits, the full comparison decides.
+            for control, member in torch.nonzero((distance < 1.01 * limit + 1e-6) & ~near[:, None]).tolist():
+                near[control] |= bool((block[control] - others[member]).square().mean() <= limit)
+        found += int(near.sum())
+    return found
+
+
+def _block(images: ImageTensorDataset, first: int, size: int) -> Tensor:
+    return images.__getitems__(range(first, min(first + size, len(images))))
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    """Means over equal patches, flat; the image itself where its sides have no such patches."""
+    height, width = images.shape[-2:]
+    patch = (height // 8 if height % 8 == 0 else 1, width // 8 if width % 8 == 0 else 1)
+    return functional.avg_pool2d(images, patch).flatten(1)
+
+
+class ImagePool(Protocol):
+    """Images that are read one by one, each (C, H, W); a tensor (N, C, H, W) is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
+def take_distinct(pool: ImagePool, candidates: Iterable[int], wanted: int | None, seen: set[bytes]) -> Tensor:
+    """Read images in the order of the candidates, leaving out exact duplicates, until enough are found.
+
+    Args:
+        pool: Where images are read from.
+        candidates: Positions in the pool.
+        wanted: How many to find; None takes all there are.
+        seen: Digests of the images that were taken before; those of the new ones are added.
+
+    Returns:
+        (n, C, H, W) with n at most ``wanted``.
+
+    Raises:
+        ValueError: The images differ in shape.
+    """
+    taken: list[Tensor] = []
+    for candidate in candidates:
+        if wanted is not None and len(taken) == wanted:
+            break
+        image = pool[candidate]
+        if taken and image.shape != taken[0].shape:
+            raise ValueError(
+                f"image {candidate} has shape {list(image.shape)}, others have {list(taken[0].shape)}; "
+                "set image_size to bring them to one size"
+            )
+        digest = hashlib.sha256(image.contiguous().numpy().data).digest()
+        if digest not in seen:
+            seen.add(digest)
+            taken.append(image)
+    return torch.stack(taken) if taken else torch.empty(0, 0, 0, 0)
+
+
+class ImageDataModule(LightningDataModule):
+    """Members to train on and controls that are never trained on, in memory, disjoint and free of duplicates.
+
+    Members are the train dataset and controls the validation dataset, which is where
+    ``MemorizationAuditCallback`` looks for them. With the same seed, a larger ``num_train`` keeps the members
+    of a smaller one and the same controls.
+
+    A subclass says where images come from, in :meth:`load`; and, where some of them belong together, which
+    may become members and which controls, in :meth:`split`.
+
+    Args:
+        num_train: Number of members; ``all`` takes every image that is not kept for controls.
+        num_controls: Number of controls.
+        batch_size: Members per step; null takes all of them in every step.
+        seed: Seeds the choice of members and controls. It is not the seed of the training.
+
+    Attributes:
+        train_dataset: Members, after :meth:`setup`.
+        control_dataset: Controls, after :meth:`setup`.
+        num_near_duplicates: Controls that are nearly members, after :meth:`setup`.
+    """
+
+    train_dataset: ImageTensorDataset
+    control_dataset: ImageTensorDataset
+    num_near_duplicates: int
+
+    def __init__(
+        self,
+        num_train: Count = 50,
+        num_controls: int = 50,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_train != "all" and num_train < 1:
+            raise ValueError(f"num_train={num_train}: give a whole number of at least 1, or all")
+        if num_controls < 1:
+            raise ValueError(f"num_controls={num_controls}: give a whole number of at least 1")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(
+                f"batch_size={batch_size}: give a whole number of at least 1, or null for all at once"
+            )
+        self.num_train, self.num_controls = num_train, num_controls
+        self.batch_size, self.seed = batch_size, seed
+        self._is_set_up = False
+
+    def load(self) -> tuple[ImagePool, ImagePool | None]:
+        """The images that members come from, and those that controls come from; None: from the same."""
+        raise NotImplementedError
+
+    def split(self, num_images: int, generator: np.random.Generator) -> tuple[Positions, Positions]:
+        """Positions of one pool that may become members, and that may become controls, the first ones first."""
+        order = generator.permutation(num_images)
+        return order[self.num_controls :], order[: self.num_controls]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images and split them, once.
+
+        Raises:
+            ValueError: There are not enough distinct images.
+        """
+        if self._is_set_up:
+            return
+        pool, control_pool = self.load()
+        generator = np.random.default_rng(self.seed)
+        if control_pool is None:
+            control_pool = pool
+            members, controls = self.split(len(pool), generator)
+        else:
+            members = generator.permutation(len(pool))
+            controls = generator.permutation(len(control_pool))
+        seen: set[bytes] = set()
+        # Controls first: they then do not depend on the number of members.
+        control_images = take_distinct(control_pool, controls.tolist(), self.num_controls, seen)
+        wanted = None if self.num_train == "all" else self.num_train
+        member_images = take_distinct(pool, members.tolist(), wanted, seen)
+        for name, count, images in (
+            ("num_controls", self.num_controls, control_images),
+            ("num_train", wanted or 1, member_images),
+        ):
+            if len(images) < count:
+                raise ValueError(
+                    f"{name}={count}: only {len(images)} distinct images are left for them out of "
+                    f"{len(pool)}; lower num_train or num_controls"
+                )
+        if member_images.shape[1:] != control_images.shape[1:]:
+            raise ValueError(
+                f"members have shape {list(member_images.shape[1:])}, "
+                f"controls {list(control_images.shape[1:])}; set image_size to bring them to one size"
+            )
+        self.train_dataset = ImageTensorDataset(member_images)
+        self.control_dataset = ImageTensorDataset(control_images)
+        self.num_near_duplicates = count_near_duplicates(self.train_dataset, self.control_dataset)
+        if self.num_near_duplicates:
+            rank_zero_warn(
+                f"{self.num_near_duplicates} of {len(control_images)} controls are nearly identical to a "
+                f"training image (PSNR >= {NEAR_DUPLICATE_PSNR:g} dB); recovering those is no false alarm"
+            )
+        self._is_set_up = True
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Batches (B, C, H, W) of members, in a new order every epoch unless all are one batch."""
+        batch_size = min(self.batch_size or len(self.train_dataset), len(self.train_dataset))
+        return DataLoader(
+            self.train_dataset,
+            batch_size=batch_size,
+            shuffle=batch_size < len(self.train_dataset),
+            collate_fn=_already_a_batch,
+        )
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """Batches (B, C, H, W) of controls."""
+        batch_size = min(self.batch_size or 256, len(self.control_dataset))
+        return DataLoader(self.control_dataset, batch_size=batch_size, collate_fn=_already_a_batch)
