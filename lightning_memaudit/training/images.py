@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 NEAR_DUPLICATE_PSNR = 25.0
-"""Two images at least this alike (PSNR in dB) are near-duplicates: recovering one nearly recovers the other."""
+"""Images at least this alike (PSNR in dB) are near-duplicates: recovering one nearly recovers the other."""
 
 Count = int | Literal["all"]
 Positions = NDArray[np.int64]
@@ -193,7 +193,7 @@ class ImageDataModule(LightningDataModule):
         raise NotImplementedError
 
     def split(self, num_images: int, generator: np.random.Generator) -> tuple[Positions, Positions]:
-        """Positions of one pool that may become members, and that may become controls, the first ones first."""
+        """Positions of one pool that may become members, and those that may become controls, in order."""
         order = generator.permutation(num_images)
         return order[self.num_controls :], order[: self.num_controls]
 
