@@ -1,0 +1,129 @@
+"""The table in the terminal after an audit."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import rich
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Row = dict[str, Any]
+INPAINTER = "biharmonic"
+MISSING = "-"
+_HEADERS = ("members", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "controls", "beyond\ninp.")
+
+
+def print_audit(rows: Sequence[Row], console: Console | None = None) -> None:
+    """Print the table of one audit, above whatever progress bar is on the screen.
+
+    Args:
+        rows: All rows of one audit, as in ``audits.jsonl``.
+        console: Where to; default: rich's own, which a live display of rich shares.
+    """
+    console = console or rich.get_console()
+    with _bars_out_of_the_way():
+        console.print(audit_table(rows, console.width))
+
+
+def audit_table(rows: Sequence[Row], width: int = 100) -> Table:
+    """Pattern by method: how many members came back, against controls and the inpainter.
+
+    Args:
+        rows: All rows of one audit, as in ``audits.jsonl``.
+        width: Of the terminal; 80 columns are enough, from 100 on there is some air.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not rows:
+        raise ValueError("rows=[]: pass the rows of one audit")
+    members = [row for row in rows if row["group"] == "members"]
+    others = {(row["pattern"], row["method"]): row for row in rows if row["group"] != "members"}
+    table = Table(
+        title=_title(rows),
+        caption=_caption(rows),
+        title_style="bold",
+        title_justify="left",
+        caption_style="dim",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1 if width >= 100 else 0),
+        header_style="bold",
+    )
+    table.add_column("method", overflow="fold", min_width=10)
+    for header in _HEADERS:
+        table.add_column(header, justify="right", no_wrap=True, min_width=max(map(len, header.split())))
+    for pattern in dict.fromkeys(row["pattern"] for row in rows):
+        table.add_section()
+        table.add_row(Text(pattern, style="bold cyan"))
+        for row in members:
+            if row["pattern"] == pattern:
+                table.add_row(*_cells(row, others.get((pattern, row["method"]))), style=_style(row))
+    return table
+
+
+def _cells(row: Row, control: Row | None) -> list[RenderableType]:
+    return [
+        f" {row['method']}",
+        f"{row['num_recovered']}/{row['num_images']}",
+        Text(_number(row["recovery_rate"], ".2f"), style="bold"),
+        f"{_number(row['ci_low'], '.2f')}-{_number(row['ci_high'], '.2f')}",
+        _number(row.get("num_certified"), "d"),
+        _number(row.get("psnr_mean"), ".1f"),
+        _number(row.get("hidden_psnr_mean"), ".1f"),
+        MISSING if control is None else f"{control['num_recovered']}/{control['num_images']}",
+        MISSING if row["method"] == INPAINTER else _number(row.get("num_beyond_inpainting"), "d"),
+    ]
+
+
+def _style(row: Row) -> str:
+    # The inpainter knows nothing of the autoencoder: it is the yardstick, not a finding.
+    return "dim" if row["method"] == INPAINTER else ""
+
+
+def _title(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    parts = [f"Audit {first['audit']}"]
+    epoch = first.get("epoch")
+    if first["trigger"] not in ("audit", f"epoch {epoch}"):
+        parts.append(str(first["trigger"]).replace("_", " "))
+    if epoch is not None:
+        parts.append(f"epoch {epoch}")
+    parts.append(f"train loss {_number(first.get('train_loss'), '.2e')}")
+    own = {row["group"]: row.get("reconstruction_psnr_mean") for row in rows}
+    line = f"autoencoder's own output: PSNR {_number(own.get('members'), '.1f')} dB on members"
+    if own.get("controls") is not None:
+        line += f", {_number(own['controls'], '.1f')} dB on controls"
+    return " | ".join(parts) + "\n" + line
+
+
+def _caption(rows: Sequence[Row]) -> str:
+    text = f"members, controls: recovered, that is PSNR >= {rows[0]['threshold_db']:g} dB"
+    if any(row.get("num_beyond_inpainting") is not None for row in rows):
+        text += f"; beyond inp.: members recovered where {INPAINTER} inpainting of the same mask fails"
+    for name in ("diverged", "failed"):
+        count = sum(row.get(f"num_{name}") or 0 for row in rows)
+        if count:
+            text += f"; {count} recoveries {name}"
+    return text
+
+
+def _number(value: Any, form: str) -> str:
+    return MISSING if value is None else format(value, form)
+
+
+@contextmanager
+def _bars_out_of_the_way() -> Iterator[None]:
+    """Clear tqdm's bars while something else prints, then redraw them; rich's live display needs no help."""
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if tqdm is None:
+        yield
+        return
+    with tqdm.external_write_mode(file=sys.stdout):
+        yield
