@@ -26,6 +26,7 @@ def print_audit(rows: Sequence[Row], console: Console | None = None) -> None:
     """
     console = console or rich.get_console()
     with _bars_out_of_the_way():
+        console.print()
         console.print(audit_table(rows, console.width))
 
 
