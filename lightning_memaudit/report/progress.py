@@ -73,7 +73,7 @@ def _line_in(progress: Any, total: int) -> tuple[Advance, Close]:
     task = progress.add_task("Audit", total=total)
 
     def advance(text: str, count: int) -> None:
-        # The line shares its columns with the training's, whose times and metrics would wrap beside a long one.
+        # The line shares its columns with the training's; beside a long text their times and metrics wrap.
         progress.update(task, description=f"Audit: {text.rpartition(' ')[2]}", advance=count)
         progress.refresh()
 
