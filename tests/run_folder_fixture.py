@@ -117,9 +117,7 @@ def pictures(count, color, offset):
     if not color:
         return skimage.data.lfw_subset()[offset : offset + count, None].astype(np.float32)
     photo = skimage.data.astronaut()
-    corners = [(row, column) for row in range(0, 480, 40) for column in range(0, 480, 40)][
-        offset : offset + count
-    ]
+    corners = [(row, column) for row in range(0, 460, 38) for column in range(0, 460, 38)]
     crops = [photo[row : row + 48 : 2, column : column + 48 : 2] for row, column in corners[offset:][:count]]
     return (np.stack(crops).transpose(0, 3, 1, 2) / 255).astype(np.float32)
 

@@ -1,0 +1,149 @@
+"""Which images to show, and everything there is to show of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+Array = "np.ndarray[Any, Any]"
+CAPTION_DIVERGED = "diverged ✗"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one method made of one image.
+
+    Attributes:
+        image: (C, H, W).
+        psnr: In dB; None when it could not be computed.
+        recovered: Whether it counts as recovered.
+        diverged: Whether the iterations diverged.
+    """
+
+    image: "np.ndarray[Any, Any]"
+    psnr: float | None
+    recovered: bool
+    diverged: bool
+
+    @property
+    def caption(self) -> str:
+        """PSNR and verdict; the sign repeats what the colour says."""
+        if self.diverged:
+            return CAPTION_DIVERGED
+        quality = "" if self.psnr is None else f"{self.psnr:.1f} dB "
+        return f"{quality}{'✓' if self.recovered else '✗'}"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image to show.
+
+    Attributes:
+        label: Why it was chosen, and which it is.
+        group: ``members`` or ``controls``.
+        image: Index within its data set.
+        truth: (C, H, W).
+        observed: (C, H, W).
+        mask: (1 or C, H, W), the first mask-estimating method's; None when there is none.
+        mask_accuracy: Share of the mask's entries that are right.
+        outcomes: By method; a method that failed is left out.
+    """
+
+    label: str
+    group: str
+    image: int
+    truth: "np.ndarray[Any, Any]"
+    observed: "np.ndarray[Any, Any]"
+    mask: "np.ndarray[Any, Any] | None"
+    mask_accuracy: float | None
+    outcomes: dict[str, Outcome]
+
+
+def choose_examples(
+    arrays: "Mapping[str, np.ndarray[Any, Any]]",
+    images: Sequence[Row],
+    pattern: str,
+    methods: Sequence[str],
+    primary: str | None = None,
+) -> list[Example]:
+    """Members from best to worst by the primary method's PSNR, successes and failures, then two controls.
+
+    Args:
+        arrays: The saved recoveries of an audit.
+        images: The per-image rows of the same audit.
+        pattern: Which degradation.
+        methods: In the order of the columns.
+        primary: Method to rank by; default ``blind`` if it is there, else the first.
+    """
+    primary = primary or ("blind" if "blind" in methods else methods[0])
+    table = {(row["group"], row["image"], row["method"]): row for row in images if row["pattern"] == pattern}
+    examples = []
+    for group in ("members", "controls"):
+        if f"{group}/{pattern}/observed" not in arrays:
+            continue
+        indices = [int(index) for index in arrays[f"{group}/indices"]]
+        quality = [_psnr(table.get((group, index, primary))) for index in indices]
+        order = sorted(range(len(indices)), key=lambda row: -quality[row])
+        for row, why in _spread_members(order) if group == "members" else _best_and_median(order):
+            name = f"{why}\n{'member' if group == 'members' else 'control'} {indices[row]}"
+            examples.append(_example(arrays, table, name, group, pattern, methods, row, indices[row]))
+    return examples
+
+
+def _psnr(row: Row | None) -> float:
+    return -np.inf if row is None or row["psnr"] is None or row["diverged"] else float(row["psnr"])
+
+
+def _spread_members(order: Sequence[int]) -> list[tuple[int, str]]:
+    """Best, median, worst, and between them; every image once."""
+    last = len(order) - 1
+    places = {
+        0: "best",
+        last // 4: "upper quarter",
+        last // 2: "median",
+        3 * last // 4: "lower quarter",
+        last: "worst",
+    }
+    if last >= 7:
+        places[last - 1] = "2nd worst"
+    return [(order[place], places[place]) for place in sorted(places)]
+
+
+def _best_and_median(order: Sequence[int]) -> list[tuple[int, str]]:
+    places = {len(order) // 2: "median", 0: "best"}
+    return [(order[place], places[place]) for place in sorted(places)]
+
+
+def _example(
+    arrays: "Mapping[str, np.ndarray[Any, Any]]",
+    table: Mapping[tuple[str, int, str], Row],
+    label: str,
+    group: str,
+    pattern: str,
+    methods: Sequence[str],
+    row: int,
+    index: int,
+) -> Example:
+    outcomes = {}
+    mask, accuracy = None, None
+    for method in methods:
+        numbers = table.get((group, index, method))
+        key = f"{group}/{pattern}/{method}/image"
+        if key not in arrays or numbers is None or numbers.get("failed"):
+            continue
+        outcomes[method] = Outcome(
+            arrays[key][row], numbers["psnr"], bool(numbers["recovered"]), bool(numbers["diverged"])
+        )
+        if mask is None and numbers["mask_accuracy"] is not None:
+            mask, accuracy = arrays[f"{group}/{pattern}/{method}/mask"][row], float(numbers["mask_accuracy"])
+    truth = arrays[f"{group}/truth"][row]
+    observed = arrays[f"{group}/{pattern}/observed"][row]
+    return Example(label, group, index, truth, observed, mask, accuracy, outcomes)
+
+
+def displayed(image: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """(C, H, W) as matplotlib shows it: (H, W) gray or (H, W, 3) colour in [0, 1]; other channels are averaged."""
+    image = np.clip(np.nan_to_num(np.asarray(image, dtype=np.float64)), 0, 1)
+    return image.transpose(1, 2, 0) if image.shape[0] == 3 else image.mean(0)

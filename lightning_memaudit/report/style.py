@@ -1,0 +1,81 @@
+"""What all figures share: colours that colour-blind people can tell apart, markers, names, axes."""
+
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from typing import Any
+
+import matplotlib
+
+# Okabe and Ito (2008); every method also has its own marker, so that colour never carries the meaning alone.
+METHOD_STYLES: dict[str, tuple[str, str]] = {
+    "blind": ("#0072B2", "o"),
+    "paper_blind": ("#56B4E9", "s"),
+    "known_mask": ("#009E73", "^"),
+    "autoencoder_iterations": ("#D55E00", "D"),
+    "biharmonic": ("#767676", "v"),
+    "ddnm": ("#CC79A7", "P"),
+    "white_box": ("#B07500", "X"),
+}
+_OTHERS = (("#000000", "*"), ("#7B5EA7", "h"), ("#8B4513", "<"), ("#4D6A00", ">"))
+RECOVERED, NOT_RECOVERED = "#00785A", "#C04A00"
+
+RC: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "savefig.dpi": 160,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+}
+
+
+def figure_style() -> AbstractContextManager[None]:
+    """Matplotlib's settings for the figures of this package, for the length of a ``with`` block."""
+    settings: Any = RC
+    return matplotlib.rc_context(settings)
+
+
+def method_style(method: str, methods: list[str]) -> tuple[str, str]:
+    """Colour and marker of a method; those that the package does not know take turns in their order."""
+    if method in METHOD_STYLES:
+        return METHOD_STYLES[method]
+    unknown = [name for name in methods if name not in METHOD_STYLES]
+    return _OTHERS[unknown.index(method) % len(_OTHERS)]
+
+
+def method_label(method: str) -> str:
+    """A method's name for people."""
+    return method.replace("_", " ")
+
+
+def spread(values: list[float], gap: float, low: float, high: float) -> list[float]:
+    """Move values apart so that neighbours differ by ``gap``, within [low, high] if that is wide enough.
+
+    Args:
+        values: Where labels would like to be.
+        gap: Smallest distance between two of them.
+        low: Lower end.
+        high: Upper end.
+    """
+    order = sorted(range(len(values)), key=values.__getitem__)
+    places = list(values)
+    for before, after in pairwise(order):
+        places[after] = max(places[after], places[before] + gap)
+    ceiling = high
+    for index in reversed(order):
+        places[index] = min(places[index], ceiling)
+        ceiling = places[index] - gap
+    floor = low
+    for index in order:
+        places[index] = max(places[index], floor)
+        floor = places[index] + gap
+    return places
