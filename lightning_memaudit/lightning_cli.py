@@ -1,0 +1,83 @@
+"""The commands that train or load a model, on Lightning's command line."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from lightning_memaudit.callback import MemorizationAuditCallback
+from lightning_memaudit.cli import DONE, shipped_configs
+from lightning_memaudit.parsing import OneLineParser
+
+QUICKSTART = "quickstart.yaml"
+
+
+class AuditCLI(LightningCLI):
+    """Lightning's command line with the audit callback under ``--memaudit.*``."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callback."""
+        parser.add_lightning_class_args(MemorizationAuditCallback, "memaudit")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, without Lightning's warning that the process has arguments too: they are the same."""
+        self.config = parser.parse_args(args)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The methods of the trainer that can be run, each with the arguments that are not options."""
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
+
+
+def run_fit(arguments: Sequence[str]) -> int:
+    """Train, and audit on the way; without a config the options change the quickstart."""
+    _quiet()
+    cli = parse(["fit", *with_quickstart(arguments)])
+    if cli.trainer.is_global_zero:
+        _say_where(cli)
+    return DONE
+
+
+def parse(arguments: Sequence[str], run: bool = True) -> AuditCLI:
+    """Parse, make all objects, and run the command unless told otherwise (then without its name in front)."""
+    return AuditCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        parser_class=OneLineParser,
+        # A run into the same folder replaces its config, as it does its results.
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        args=list(arguments),
+        run=run,
+    )
+
+
+def with_quickstart(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the quickstart's config before them unless they have a config of their own."""
+    asks = any(argument.partition("=")[0] in ("-c", "--config", "-h", "--help") for argument in arguments)
+    return list(arguments) if asks else ["--config", str(shipped_configs() / QUICKSTART), *arguments]
+
+
+def _quiet() -> None:
+    """Keep Lightning from filling the terminal with what does not concern images held in memory."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for noise in (
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", noise)
+
+
+def _say_where(cli: AuditCLI) -> None:
+    callback = next(one for one in cli.trainer.callbacks if isinstance(one, MemorizationAuditCallback))
+    results = Path(callback.dirpath or Path(cli.trainer.default_root_dir) / "memaudit")
+    print(f"results: {results}")
