@@ -1,8 +1,6 @@
 """The callback: audits a run while it trains, and shows what it found. Composes ``audit`` and ``report``."""
 
 import platform
-import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -233,7 +231,11 @@ class MemorizationAuditCallback(Callback):
     def _audit(self, trainer: Trainer, pl_module: LightningModule, trigger: str) -> None:
         """Run one audit; a failure is logged or raised, and never disturbs the training otherwise."""
         occasion = Occasion(
-            self._num_audits, trigger, trainer.current_epoch + (not trigger.startswith("epoch 0")), trainer.global_step, now()
+            self._num_audits,
+            trigger,
+            trainer.current_epoch + (not trigger.startswith("epoch 0")),
+            trainer.global_step,
+            now(),
         )
         try:
             report = self._measure(trainer, pl_module, occasion)
@@ -256,7 +258,10 @@ class MemorizationAuditCallback(Callback):
         from lightning_memaudit.report.progress import AuditProgress
 
         total = sum(len(group.images) for group in self._groups) * len(self.plan.patterns) * len(self.plan.methods)
-        with self._autoencoder(trainer, pl_module) as autoencoder, AuditProgress(trainer, total, occasion.trigger) as bar:
+        with (
+            self._autoencoder(trainer, pl_module) as autoencoder,
+            AuditProgress(trainer, total, occasion.trigger) as bar,
+        ):
             return run_audit(
                 autoencoder,
                 self._groups,
@@ -324,7 +329,10 @@ class MemorizationAuditCallback(Callback):
         if controls is None and trainer.val_dataloaders:
             controls = _dataset_of(trainer.val_dataloaders, "controls")
         groups = []
-        for name, dataset, wanted in (("members", members, self.num_members), ("controls", controls, self.num_controls)):
+        for name, dataset, wanted in (
+            ("members", members, self.num_members),
+            ("controls", controls, self.num_controls),
+        ):
             if dataset is None:
                 continue
             indices = choose_indices(len(dataset), wanted, self.plan.seed)  # type: ignore[arg-type]

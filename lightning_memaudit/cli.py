@@ -6,7 +6,7 @@ Commands that need no torch are dispatched before torch is imported, and so is `
 import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -65,11 +65,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
-        print(
-            HELP.format(
-                commands="\n".join(f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items())
-            )
-        )
+        print(HELP.format(commands="\n".join(f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items())))
         return DONE
     if arguments[0] == "--version":
         import lightning_memaudit
@@ -78,9 +74,7 @@ def _dispatch(arguments: list[str]) -> int:
         return DONE
     command, *rest = arguments
     if command not in COMMANDS:
-        raise UsageError(
-            f"{command!r} is not a command{did_you_mean(command, COMMANDS)}; known: {', '.join(COMMANDS)}"
-        )
+        raise UsageError(f"{command!r} is not a command{did_you_mean(command, COMMANDS)}; known: {', '.join(COMMANDS)}")
     module, _, function = COMMANDS[command][0].partition(":")
     run: Callable[[list[str]], int] = getattr(import_module(module), function)
     return run(rest)
@@ -110,7 +104,7 @@ def one_line(error: Exception) -> str:
     return text if exit_code(error) == BAD_USAGE else f"{type(error).__name__}: {text}"
 
 
-def did_you_mean(given: str, known: Sequence[str] | dict[str, object] | set[str]) -> str:
+def did_you_mean(given: str, known: Iterable[str]) -> str:
     """``; did you mean 'this'?`` when something known is near, else nothing."""
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -15,9 +15,7 @@ from lightning_memaudit.cli import UsageError, did_you_mean
 from lightning_memaudit.training import data, module, networks
 
 KEY = re.compile(r'^(\s*)(?:- )?Parser key "([^"]+)":')
-UNKNOWN_OPTION = re.compile(
-    r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected|option '([^']+)'"
-)
+UNKNOWN_OPTION = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected|option '([^']+)'")
 NO_CLASS = re.compile(r"Expected a dot import path string: ([\w.]+)|Problem with given class_path '([\w.]+)'")
 NOT_THERE = re.compile(r"has no attribute|No module named|Expected a dot import path")
 EXPECTED = re.compile(r"Expected an? (?!path |dot )(.+?)(?:\. Got value.*)?$")
@@ -112,8 +110,8 @@ def _hint(name: str, options: Iterable[str], prefix: str = "") -> str:
 
 
 def _known_classes() -> list[type]:
-    bases = (nn.Module, LightningModule, LightningDataModule, Callback, Logger, torch.optim.Optimizer)
-    bases += (torch.optim.lr_scheduler.LRScheduler,)
+    optimization = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+    bases = (nn.Module, LightningModule, LightningDataModule, Callback, Logger, *optimization)
     places = (networks, module, data, callbacks, loggers, torch.optim, torch.optim.lr_scheduler)
     found = (value for place in places for value in vars(place).values())
     return [value for value in found if isinstance(value, type) and issubclass(value, bases)]

@@ -52,13 +52,9 @@ def make_run_folder(
     if num_controls:
         groups["controls"] = pictures(num_controls, color, num_images)
     folder.write_run(
-        run_json(
-            groups, patterns, methods, network, hyperparameters or {"num_layers": 6, "activation": "elu"}
-        )
+        run_json(groups, patterns, methods, network, hyperparameters or {"num_layers": 6, "activation": "elu"})
     )
-    difficulty = {
-        name: rng.random((len(images), len(patterns), len(methods))) for name, images in groups.items()
-    }
+    difficulty = {name: rng.random((len(images), len(patterns), len(methods))) for name, images in groups.items()}
     inpainted = {}
     for audit, train_loss in enumerate(train_losses):
         readiness = np.clip((np.log10(train_losses[0]) - np.log10(train_loss)) / 3, 0, 1) if memorizes else 0
@@ -66,9 +62,7 @@ def make_run_folder(
         for group, images in groups.items():
             arrays[f"{group}/indices"] = np.arange(len(images))
             arrays[f"{group}/truth"] = images
-            own = np.clip(images + np.sqrt(train_loss) * rng.standard_normal(images.shape), 0, 1).astype(
-                np.float32
-            )
+            own = np.clip(images + np.sqrt(train_loss) * rng.standard_normal(images.shape), 0, 1).astype(np.float32)
             if group == "controls":
                 own = np.clip(images + 0.2 * rng.standard_normal(images.shape), 0, 1).astype(np.float32)
             for p, pattern in enumerate(patterns):
@@ -80,9 +74,7 @@ def make_run_folder(
                     wins = difficulty[group][:, p, m] < skill
                     if group == "controls" and method != "biharmonic":
                         wins[:] = False
-                    sigma = np.where(
-                        wins, rng.uniform(0.006, 0.028, len(images)), rng.uniform(0.08, 0.25, len(images))
-                    )
+                    sigma = np.where(wins, rng.uniform(0.006, 0.028, len(images)), rng.uniform(0.08, 0.25, len(images)))
                     noise = rng.standard_normal(images.shape) * sigma[:, None, None, None]
                     recovered = np.clip(images + noise, 0, 1).astype(np.float32)
                     if method == "biharmonic":
@@ -92,9 +84,7 @@ def make_run_folder(
                         estimate = np.clip(mask + (rng.random(mask.shape) < 0.03) * (1 - 2 * mask), 0, 1)
                     arrays[f"{group}/{pattern}/{method}/image"] = recovered
                     arrays[f"{group}/{pattern}/{method}/mask"] = estimate.astype(np.float32)
-                    cells.append(
-                        measured(group, pattern, method, images, mask, recovered, estimate, own, rng)
-                    )
+                    cells.append(measured(group, pattern, method, images, mask, recovered, estimate, own, rng))
         occasion = {
             "audit": audit,
             "trigger": "fit_end" if audit == len(train_losses) - 1 else f"train_loss<={train_loss:g}",
@@ -157,9 +147,7 @@ def measured(group, pattern, method, images, mask, recovered, estimate, own, rng
         "psnr": quality,
         "hidden_psnr": psnr(recovered, images, 1 - mask),
         "ssim": np.clip(quality / 40, 0, 1),
-        "mask_accuracy": ((estimate > 0.5) == (mask > 0.5)).mean((1, 2, 3))
-        if blind
-        else np.full(len(images), np.nan),
+        "mask_accuracy": ((estimate > 0.5) == (mask > 0.5)).mean((1, 2, 3)) if blind else np.full(len(images), np.nan),
         "score": score if method != "biharmonic" else np.full(len(images), np.nan),
         "certified": (score < 2e-3) if blind else None,
         "reconstruction_psnr": psnr(own, images),
@@ -188,9 +176,7 @@ def audit_row(cell, inpainted, occasion):
         "recovery_rate": hits / count,
         "ci_low": float(beta.ppf(0.025, hits, count - hits + 1)) if hits else 0.0,
         "ci_high": float(beta.ppf(0.975, hits + 1, count - hits)) if hits < count else 1.0,
-        "recovered_by_threshold": {
-            str(t): int((columns["psnr"] >= t).sum()) for t in (20.0, 25.0, 30.0, 35.0)
-        },
+        "recovered_by_threshold": {str(t): int((columns["psnr"] >= t).sum()) for t in (20.0, 25.0, 30.0, 35.0)},
         "num_beyond_inpainting": None
         if inpainted is None
         else int((recovered & (inpainted["psnr"] < THRESHOLD_DB)).sum()),

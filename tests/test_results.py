@@ -23,9 +23,7 @@ def images(audit, count=5):
 def fill(path, num_audits=3):
     folder = RunFolder(path)
     for audit in range(num_audits):
-        folder.append_audit(
-            rows(audit), images(audit), {"members/truth": np.full((2, 1, 3, 3), audit, np.float32)}
-        )
+        folder.append_audit(rows(audit), images(audit), {"members/truth": np.full((2, 1, 3, 3), audit, np.float32)})
     return folder
 
 
@@ -72,9 +70,7 @@ def test_a_file_cut_at_any_byte_keeps_every_complete_audit(tmp_path, name):
     RunFolder(tmp_path).append_audit(rows(2), images(2), {})
     whole = {n: (tmp_path / n).read_bytes() for n in safe}
     for size in range(safe[name], len(whole[name]) + 1):
-        (tmp_path / "images.jsonl").write_bytes(
-            whole["images.jsonl"][: size if name == "images.jsonl" else None]
-        )
+        (tmp_path / "images.jsonl").write_bytes(whole["images.jsonl"][: size if name == "images.jsonl" else None])
         # images.jsonl is complete before audits.jsonl is touched.
         (tmp_path / "audits.jsonl").write_bytes(
             whole["audits.jsonl"][: size if name == "audits.jsonl" else safe["audits.jsonl"]]
@@ -85,9 +81,7 @@ def test_a_file_cut_at_any_byte_keeps_every_complete_audit(tmp_path, name):
         assert RunFolder(tmp_path).images() == [row for audit in expected for row in images(audit)]
         RunFolder(tmp_path).append_audit(rows(len(expected)), images(len(expected)), {})
         assert committed(tmp_path) == [*expected, len(expected)]
-        assert RunFolder(tmp_path).images() == [
-            row for audit in [*expected, len(expected)] for row in images(audit)
-        ]
+        assert RunFolder(tmp_path).images() == [row for audit in [*expected, len(expected)] for row in images(audit)]
         text = (tmp_path / "images.jsonl").read_text()
         assert len(text.splitlines()) == 5 * len(expected), "rows of the lost audit stayed in the file"
 
@@ -109,9 +103,7 @@ for audit in range(start, 10**6):
 def test_killed_writers_lose_nothing_they_reported(tmp_path):
     done = -1
     for _ in range(4):
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE, text=True
-        ) as writer:
+        with subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE, text=True) as writer:
             for _ in range(3):
                 done = int(writer.stdout.readline())
             os.kill(writer.pid, signal.SIGKILL)
@@ -178,9 +170,7 @@ def test_errors_are_one_line(tmp_path):
     missing = RunFolder(nowhere)
     assert "nowhere does not exist" in message(FileNotFoundError, missing.audits)
     assert "nowhere does not exist" in message(FileNotFoundError, missing.run)
-    assert "nowhere does not exist" in message(
-        FileNotFoundError, lambda: RunFolder.find(tmp_path / "nowhere")
-    )
+    assert "nowhere does not exist" in message(FileNotFoundError, lambda: RunFolder.find(tmp_path / "nowhere"))
     assert "holds no audits.jsonl" in message(FileNotFoundError, lambda: RunFolder.find(tmp_path))
     assert "no audit was completed" in message(FileNotFoundError, RunFolder(tmp_path).audits)
     folder = fill(tmp_path / "memaudit")

@@ -106,7 +106,9 @@ class ModuleAutoencoder:
         return result if self.normalization.is_identity else self.normalization.undo(result)
 
 
-def bind_reconstruct(module: nn.Module, forward: Callable[[Tensor], Any], reconstruct: Reconstruct) -> Callable[[Tensor], Any]:
+def bind_reconstruct(
+    module: nn.Module, forward: Callable[[Tensor], Any], reconstruct: Reconstruct
+) -> Callable[[Tensor], Any]:
     """The call that reconstructs: the forward pass, a method by name, or a function ``(module, images)``.
 
     Args:

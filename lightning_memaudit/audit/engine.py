@@ -108,7 +108,11 @@ def audit(
         ValueError: Bad names, shapes, values or sizes; the message names the argument, the value and the mend.
     """
     plan = Plan(
-        [parse_degradation(name) for name in patterns], resolve_methods(methods), seed, block_size, save_recoveries
+        [parse_degradation(name) for name in patterns],
+        resolve_methods(methods),
+        seed,
+        block_size,
+        save_recoveries,
     )
     groups = [Group.whole("members", members)]
     if controls is not None:

@@ -104,7 +104,9 @@ class DatasetImages:
     def _image(self, index: int) -> Tensor:
         image = read_image(self.dataset[index], self.image_key)
         if image.dtype == torch.uint8:
-            raise ValueError(f"item {index} of the data set is uint8: give floating-point images as the model sees them")
+            raise ValueError(
+                f"item {index} of the data set is uint8: give floating-point images as the model sees them"
+            )
         image = image.detach().float()
         if self.image_shape is not None:
             if image.numel() != int(np.prod(self.image_shape)):
@@ -130,7 +132,12 @@ def part_of(group: Group, rank: int, world_size: int) -> Group:
         return Group(group.name, group.images[rows], group.indices[rows], group.positions[rows])
     whole = group.images
     images = DatasetImages(
-        whole.dataset, whole.indices[rows], whole.image_key, whole.normalization, whole.device, whole.image_shape
+        whole.dataset,
+        whole.indices[rows],
+        whole.image_key,
+        whole.normalization,
+        whole.device,
+        whole.image_shape,
     )
     return Group(group.name, images, group.indices[rows], group.positions[rows])
 

@@ -43,9 +43,7 @@ def audit_rows(cells: Sequence[Cell], occasion: Occasion, train_loss: float, thr
     ]
 
 
-def _audit_row(
-    cell: Cell, inpainted: Cell | None, occasion: Occasion, train_loss: float, threshold_db: float
-) -> Row:
+def _audit_row(cell: Cell, inpainted: Cell | None, occasion: Occasion, train_loss: float, threshold_db: float) -> Row:
     columns = cell.columns
     recovered = is_recovered(cell, threshold_db)
     count, successes = len(recovered), int(recovered.sum())

@@ -214,9 +214,7 @@ def _show(panel: Axes, image: "np.ndarray[Any, Any]") -> None:
 def _show_recovery(panel: Axes, example: Example, method: str) -> None:
     outcome = example.outcomes.get(method)
     if outcome is None:
-        panel.text(
-            0.5, 0.5, "failed", ha="center", va="center", transform=panel.transAxes, color=NOT_RECOVERED
-        )
+        panel.text(0.5, 0.5, "failed", ha="center", va="center", transform=panel.transAxes, color=NOT_RECOVERED)
         return
     _show(panel, outcome.image)
     color = RECOVERED if outcome.recovered else NOT_RECOVERED

@@ -51,11 +51,7 @@ def _open(trainer: "Trainer | None", total: int, description: str) -> tuple[Adva
     if trainer is not None and not trainer.is_global_zero:
         return _ignore, _nothing
     if trainer is None:
-        return (
-            _own_bar(total, description)
-            if rich.get_console().is_terminal
-            else _plain_line(total, description)
-        )
+        return _own_bar(total, description) if rich.get_console().is_terminal else _plain_line(total, description)
     bar: Any = trainer.progress_bar_callback
     if bar is not None and not getattr(bar, "is_disabled", False):
         live = getattr(bar, "progress", None)

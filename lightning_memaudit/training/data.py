@@ -149,27 +149,21 @@ class ArrayImages:
         ValueError: The array is not one of images.
     """
 
-    def __init__(
-        self, array: NDArray[Any], layout: str = "auto", image_size: ImageSize | None = None
-    ) -> None:
+    def __init__(self, array: NDArray[Any], layout: str = "auto", image_size: ImageSize | None = None) -> None:
         if array.ndim not in (3, 4) or 0 in array.shape:
             raise ValueError(
                 f"an array of shape {list(array.shape)} does not hold images; "
                 "give (N, H, W), (N, H, W, C) or (N, C, H, W)"
             )
         if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
-            raise ValueError(
-                f"an array of {array.dtype} does not hold images; give uint8, or float in [0, 1]"
-            )
+            raise ValueError(f"an array of {array.dtype} does not hold images; give uint8, or float in [0, 1]")
         if array.ndim == 4 and layout == "auto":
             if array.shape[-1] in (1, 3, 4):
                 layout = "HWC"
             elif array.shape[1] in (1, 3, 4):
                 layout = "CHW"
             else:
-                raise ValueError(
-                    f"layout=auto cannot tell the channels of shape {list(array.shape)}; set HWC or CHW"
-                )
+                raise ValueError(f"layout=auto cannot tell the channels of shape {list(array.shape)}; set HWC or CHW")
         self.array, self.channels_last, self.image_size = array, layout == "HWC", image_size
 
     def __len__(self) -> int:

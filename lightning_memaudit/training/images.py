@@ -38,8 +38,7 @@ class ImageTensorDataset(Dataset[Tensor]):
             low, high = float(images.min()), float(images.max())
             if not (low >= 0 and high <= 1):  # also refuses NaN
                 raise ValueError(
-                    f"images have values from {low:g} to {high:g}; "
-                    "give uint8, or floating point scaled to [0, 1]"
+                    f"images have values from {low:g} to {high:g}; give uint8, or floating point scaled to [0, 1]"
                 )
         self.images = images
 
@@ -62,9 +61,7 @@ def _already_a_batch(batch: Any) -> Any:
     return batch
 
 
-def count_near_duplicates(
-    members: ImageTensorDataset, controls: ImageTensorDataset, block_size: int = 1024
-) -> int:
+def count_near_duplicates(members: ImageTensorDataset, controls: ImageTensorDataset, block_size: int = 1024) -> int:
     """Number of controls whose PSNR against some member is at least :data:`NEAR_DUPLICATE_PSNR`.
 
     Exact: averaging over patches can only bring two images closer, so that comparing thumbnails rules out
@@ -181,9 +178,7 @@ class ImageDataModule(LightningDataModule):
         if num_controls < 1:
             raise ValueError(f"num_controls={num_controls}: give a whole number of at least 1")
         if batch_size is not None and batch_size < 1:
-            raise ValueError(
-                f"batch_size={batch_size}: give a whole number of at least 1, or null for all at once"
-            )
+            raise ValueError(f"batch_size={batch_size}: give a whole number of at least 1, or null for all at once")
         self.num_train, self.num_controls = num_train, num_controls
         self.batch_size, self.seed = batch_size, seed
         self._is_set_up = False

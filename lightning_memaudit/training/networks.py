@@ -56,8 +56,7 @@ def make_activation(name: str) -> nn.Module:
     by_lower_case = {known.lower(): known for known in ACTIVATIONS}
     near = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.0)
     raise ValueError(
-        f"activation={name!r} is not known; did you mean {by_lower_case[near[0]]!r}? "
-        f"Known: {', '.join(ACTIVATIONS)}"
+        f"activation={name!r} is not known; did you mean {by_lower_case[near[0]]!r}? Known: {', '.join(ACTIVATIONS)}"
     )
 
 
@@ -81,9 +80,7 @@ def _at_least(argument: str, value: int, least: int) -> int:
 
 def _checked_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
     if len(image_shape) != 3 or any(size < 1 for size in image_shape):
-        raise ValueError(
-            f"image_shape={list(image_shape)} is not (channels, height, width); such as [1, 25, 25]"
-        )
+        raise ValueError(f"image_shape={list(image_shape)} is not (channels, height, width); such as [1, 25, 25]")
     channels, height, width = (int(size) for size in image_shape)
     return channels, height, width
 
@@ -205,8 +202,7 @@ class UNetAutoencoder(nn.Module):
         merged = 2 if skip_connections else 1
         self.stem = nn.Sequential(*convolution(in_channels, finest), *convolution(finest, finest))
         self.down = nn.ModuleList(
-            nn.Sequential(*convolution(fine, 2 * fine, stride=2), *convolution(2 * fine, 2 * fine))
-            for fine in channels
+            nn.Sequential(*convolution(fine, 2 * fine, stride=2), *convolution(2 * fine, 2 * fine)) for fine in channels
         )
         self.up = nn.ModuleList(
             nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), *convolution(2 * fine, fine))
@@ -291,8 +287,7 @@ class TiedAutoencoder(_FlatAutoencoder):
         if proximal and not is_proximal_activation(activation):
             allowed = ", ".join(name for name in ACTIVATIONS if is_proximal_activation(name))
             raise ValueError(
-                f"activation={activation!r} cannot be proximal, its slope leaves [0, 1]; "
-                f"choose one of {allowed}"
+                f"activation={activation!r} cannot be proximal, its slope leaves [0, 1]; choose one of {allowed}"
             )
         self.weight = nn.Parameter(torch.empty(width, self.num_pixels))
         nn.init.orthogonal_(self.weight)
