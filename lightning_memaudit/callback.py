@@ -36,7 +36,7 @@ from lightning_memaudit.audit.groups import (
     part_of,
     warn_if_random,
 )
-from lightning_memaudit.audit.isolation import undisturbed
+from lightning_memaudit.audit.isolation import preserved_random_state, undisturbed
 from lightning_memaudit.audit.measure import Group, InpaintingCache, Plan
 from lightning_memaudit.audit.methods import Methods, primary_method, resolve_methods
 from lightning_memaudit.audit.results import RunFolder
@@ -326,8 +326,13 @@ class MemorizationAuditCallback(Callback):
     def _find_groups(self, trainer: Trainer, pl_module: LightningModule) -> list[Group]:
         members = self.members if self.members is not None else _dataset_of(trainer.train_dataloader, "members")
         controls = self.controls
-        if controls is None and trainer.val_dataloaders:
-            controls = _dataset_of(trainer.val_dataloaders, "controls")
+        if controls is None:
+            if trainer.val_dataloaders is None:
+                # Lightning loads them when validation first runs, perhaps many epochs from now; it keeps what is here.
+                with preserved_random_state():
+                    trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            if trainer.val_dataloaders:
+                controls = _dataset_of(trainer.val_dataloaders, "controls")
         groups = []
         for name, dataset, wanted in (
             ("members", members, self.num_members),
