@@ -129,8 +129,6 @@ class MemorizationAuditCallback(Callback):
             raise ValueError(f"on_error={on_error!r}: pass 'warn' or 'raise'")
         if not 0 < threshold_db < float("inf"):
             raise ValueError(f"threshold_db={threshold_db}: must be a positive number of decibels, such as 30")
-        if not patterns:
-            raise ValueError("patterns=[]: name at least one, such as random-0.5")
         self.schedule = Schedule(every_n_epochs, at_epochs, at_train_loss, at_fit_end)
         self.plan = Plan(
             [parse_degradation(name) for name in patterns],

@@ -119,6 +119,8 @@ class Plan:
     raise_errors: bool = True
 
     def __post_init__(self) -> None:
+        if not self.patterns:
+            raise ValueError("patterns=[]: name at least one, such as random-0.5")
         if self.block_size < 1:
             raise ValueError(f"block_size={self.block_size}: must be at least 1")
 

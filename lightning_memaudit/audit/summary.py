@@ -151,7 +151,7 @@ def is_recovered(cell: Cell, threshold_db: float) -> "np.ndarray[tuple[int, ...]
 
 def _mean(values: Any) -> float | None:
     finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else None
+    return float(finite.mean(dtype=np.float64)) if len(finite) else None
 
 
 def _median(values: Any) -> float | None:

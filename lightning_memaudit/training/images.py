@@ -188,9 +188,12 @@ class ImageDataModule(LightningDataModule):
         raise NotImplementedError
 
     def split(self, num_images: int, generator: np.random.Generator) -> tuple[Positions, Positions]:
-        """Positions of one pool that may become members, and those that may become controls, in order."""
+        """Positions of one pool that may become members, and those that may become controls, in order.
+
+        A position may stand in both: what became a control is not taken for a member.
+        """
         order = generator.permutation(num_images)
-        return order[self.num_controls :], order[: self.num_controls]
+        return order, order
 
     def setup(self, stage: str | None = None) -> None:
         """Read the images and split them, once.

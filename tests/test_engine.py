@@ -1,0 +1,234 @@
+"""The audit engine: what it counts is what was recovered, masks are paired, nothing bad becomes a number."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_memaudit import audit
+from lightning_memaudit.audit.adapter import ModuleAutoencoder, Normalization, select_output
+from lightning_memaudit.audit.degradations import parse_degradation
+from lightning_memaudit.audit.engine import Collective, run_audit
+from lightning_memaudit.audit.groups import part_of
+from lightning_memaudit.audit.inpainting import BiharmonicInpainting
+from lightning_memaudit.audit.measure import Group, Plan
+from lightning_memaudit.audit.methods import METHODS, resolve_methods
+from lightning_memaudit.audit.summary import Occasion
+from lightning_memaudit.recovery import Recovery
+
+FAST = ("paper_blind", "autoencoder_iterations")
+
+
+@pytest.fixture
+def members():
+    return torch.rand(6, 1, 12, 12) * 0.8 + 0.1
+
+
+@pytest.fixture
+def controls():
+    return torch.rand(5, 1, 12, 12) * 0.8 + 0.1
+
+
+def remembers(stored):
+    """The ideal memorizing autoencoder: the nearest stored image."""
+    return lambda images: stored[torch.cdist(images.flatten(1), stored.flatten(1)).argmin(1)]
+
+
+def finished(image, score=0.0):
+    """What a method that knows its answer returns."""
+    count = len(image)
+    return Recovery(
+        image,
+        torch.ones(count, 1, *image.shape[2:]),
+        torch.full((count,), score),
+        torch.zeros(count, dtype=torch.bool),
+        torch.ones(count, dtype=torch.int64),
+    )
+
+
+def assert_same(one, other):
+    """Counts exactly, means of PSNR and the like but for the rounding of sums in another order."""
+    for row, same in zip(one.rows, other.rows, strict=True):
+        for key in row.keys() - {"seconds", "time"}:
+            if isinstance(row[key], float):
+                assert row[key] == pytest.approx(same[key], rel=1e-5), key
+            else:
+                assert row[key] == same[key], key
+    assert one.recoveries.keys() == other.recoveries.keys()
+    for key, array in one.recoveries.items():
+        np.testing.assert_allclose(array, other.recoveries[key], atol=1e-5)
+
+
+def test_a_memory_is_found_out_and_an_identity_is_not(members, controls):
+    report = audit(remembers(members), members, controls, ["random-0.5"])
+    assert report.rate("blind", "random-0.5") == 1.0
+    assert report.rate("blind", "random-0.5", "controls") == 0.0
+    assert report.headline["recovery_rate"] == 1.0
+    assert report.headline["membership_auroc"] == 1.0
+    assert report.headline["train_loss"] == 0.0
+    identity = audit(lambda images: images, members, controls, ["random-0.5"])
+    assert identity.rate("blind", "random-0.5") == 0.0
+
+
+def test_rows_count_what_was_recovered(members, controls):
+    """A method with known errors: image i is off by errors[i] everywhere."""
+    errors = torch.tensor([0.0, 0.01, 0.03, 0.05, 0.2, 0.9])  # 120, 40, 30.5, 26, 14 and 0.9 dB
+
+    def method(autoencoder, observed, mask):
+        truth = members if torch.allclose(members[: len(observed)] * mask, observed) else controls
+        return finished(truth + errors[: len(truth)].view(-1, 1, 1, 1))
+
+    method.needs_mask = True
+    report = audit(lambda x: x, members, controls, ["random-0.5"], {"known": method}, threshold_db=30.0)
+    row, control = report.rows
+    assert (row["num_images"], row["num_recovered"], row["recovery_rate"]) == (6, 3, 0.5)
+    assert (control["num_images"], control["num_recovered"]) == (5, 3)
+    assert row["recovered_by_threshold"] == {"20.0": 4, "25.0": 4, "30.0": 3, "35.0": 2}
+    assert row["ci_low"] == pytest.approx(0.11812, abs=1e-4)
+    assert row["ci_high"] == pytest.approx(0.88188, abs=1e-4)
+    assert [image["recovered"] for image in report.images if image["group"] == "members"] == [True] * 3 + [False] * 3
+
+
+def test_members_and_controls_get_the_same_masks(members, controls):
+    masks = {}
+
+    def method(autoencoder, observed, mask):
+        masks[len(observed)] = mask
+        return finished(observed)
+
+    method.needs_mask = True
+    audit(lambda x: x, members, controls, ["random-0.5"], {"known": method})
+    assert torch.equal(masks[6][:5], masks[5])
+    assert not torch.equal(masks[5][0], masks[5][1])
+
+
+def test_block_size_changes_nothing(members, controls):
+    whole = audit(remembers(members), members, controls, ["random-0.5", "block-0.25"], FAST)
+    blocks = audit(remembers(members), members, controls, ["random-0.5", "block-0.25"], FAST, block_size=2)
+    assert_same(whole, blocks)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_any_number_of_processes_gives_the_same_rows(members, controls, world_size):
+    """Each process measures its part; what they gather is simulated by doing their work one after the other."""
+    plan = Plan([parse_degradation("random-0.5")], resolve_methods(FAST), save_recoveries=4)
+    occasion = Occasion(0, "audit", None, None, "now")
+    groups = [Group.whole("members", members), Group.whole("controls", controls)]
+    autoencoder = remembers(members)
+    single = run_audit(autoencoder, groups, plan, occasion, 30.0)
+
+    parts = [[part_of(group, rank, world_size) for group in groups] for rank in range(world_size)]
+    gathered: list[list[object]] = []
+    for rank in range(world_size):
+        mine: list[object] = []
+
+        def record(value, mine=mine):
+            mine.append(value)
+            return [value]
+
+        run_audit(autoencoder, parts[rank], plan, occasion, 30.0, Collective(record))
+        gathered.append(mine)
+    calls = iter(zip(*gathered, strict=True))
+    joined = run_audit(autoencoder, parts[0], plan, occasion, 30.0, Collective(lambda value: list(next(calls))))
+    assert_same(single, joined)
+
+
+def test_a_failing_method_counts_its_images_as_failed_when_asked(members):
+    def method(autoencoder, observed):
+        raise RuntimeError("no")
+
+    plan = Plan([parse_degradation("random-0.5")], {"broken": method}, raise_errors=False)
+    occasion = Occasion(0, "audit", None, None, "now")
+    with pytest.warns(UserWarning, match="broken failed on members, random-0.5: RuntimeError: no"):
+        report = run_audit(lambda x: x, [Group.whole("members", members)], plan, occasion, 30.0)
+    (row,) = report.rows
+    assert (row["num_failed"], row["num_recovered"], row["num_images"]) == (6, 0, 6)
+    assert row["psnr_mean"] is None
+    with pytest.raises(RuntimeError, match="no"):
+        audit(lambda x: x, members, None, ["random-0.5"], {"broken": method})
+
+
+def test_diverged_images_are_counted_and_not_recovered(members):
+    def method(autoencoder, observed, mask):
+        return finished(members, torch.inf)
+
+    method.needs_mask = True
+    (row,) = audit(lambda x: x, members, None, ["random-0.5"], {"known": method}).rows
+    assert (row["num_diverged"], row["num_recovered"]) == (6, 0)
+
+
+def test_to_json_holds_rows_and_images_without_nan(tmp_path, members, controls):
+    report = audit(remembers(members), members, controls, ["half"], FAST)
+    report.to_json(tmp_path / "report.json")
+    content = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert len(content["rows"]) == 2 * 2
+    assert len(content["images"]) == 2 * 11
+
+
+def test_biharmonic_keeps_what_is_observed_and_fills_a_plane():
+    rows, columns = torch.meshgrid(torch.linspace(0, 0.4, 16), torch.linspace(0.1, 0.5, 16), indexing="ij")
+    plane = (rows + columns).expand(2, 3, -1, -1)
+    degraded = parse_degradation("random-0.5")(plane, [0, 1])
+    recovery = BiharmonicInpainting()(lambda x: pytest.fail("it saw the autoencoder"), *degraded)
+    kept = degraded.mask.expand_as(plane) > 0
+    torch.testing.assert_close(recovery.image[kept], plane[kept])
+    inside = (..., slice(3, -3), slice(3, -3))  # at the border it extrapolates
+    torch.testing.assert_close(recovery.image[inside], plane[inside], atol=0.01, rtol=0)
+
+
+def test_names_of_methods_are_explained():
+    with pytest.raises(ValueError, match="did you mean 'known_mask'"):
+        resolve_methods(["known_maks"])
+    with pytest.raises(ValueError, match="at least one"):
+        resolve_methods([])
+    assert list(resolve_methods(list(METHODS))) == list(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"members": torch.rand(3, 12, 12)}, "members has shape"),
+        ({"members": torch.rand(0, 1, 12, 12)}, "holds no images"),
+        ({"members": torch.rand(3, 1, 12, 12) * 255}, r"\[0, 1\]"),
+        ({"members": torch.full((3, 1, 12, 12), torch.nan)}, "NaN"),
+        ({"controls": torch.rand(3, 1, 12, 12) - 1}, "controls has values in"),
+        ({"autoencoder": lambda x: (x, x)}, "returned tuple"),
+        ({"autoencoder": lambda x: x.flatten(1)}, "same shape"),
+        ({"autoencoder": lambda x: x * torch.nan}, "NaN or infinite"),
+        ({"patterns": ["randon-0.5"]}, "did you mean random"),
+        ({"patterns": []}, "patterns=\\[\\]"),
+        ({"methods": ["blnd"]}, "did you mean 'blind'"),
+        ({"block_size": 0}, "block_size=0"),
+    ],
+)
+def test_bad_input_raises_one_line(members, arguments, message):
+    given = {"autoencoder": lambda x: x, "members": members, "patterns": ["random-0.5"], "methods": FAST} | arguments
+    with pytest.raises(ValueError, match=message) as error:
+        audit(**given)
+    assert "\n" not in str(error.value)
+
+
+def test_normalization_is_undone_and_applied():
+    images = torch.rand(2, 3, 4, 4)
+    normalization = Normalization([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+    torch.testing.assert_close(normalization.undo(normalization.apply(images)), images)
+    torch.testing.assert_close(normalization.apply(images)[:, 1], (images[:, 1] - 0.4) / 0.3)
+    with pytest.raises(ValueError, match="std"):
+        Normalization(std=[0.0])
+    with pytest.raises(ValueError, match="2 values for images of 3 channels"):
+        Normalization(mean=[0.5, 0.5]).apply(images)
+
+
+def test_outputs_are_selected_by_index_key_or_attribute():
+    images = torch.rand(2, 1, 4, 4)
+    calls = {
+        1: lambda x: (0, x),
+        "reconstruction": lambda x: {"reconstruction": x},
+        "sample": lambda x: type("Output", (), {"sample": x})(),
+    }
+    for output, call in calls.items():
+        assert torch.equal(ModuleAutoencoder(call, output)(images), images)
+    assert torch.equal(ModuleAutoencoder(lambda x: x, flatten=True)(images), images)
+    with pytest.raises(ValueError, match="selects nothing"):
+        select_output({"a": 1}, "b")
