@@ -53,35 +53,29 @@ class MemorizationAuditCallback(Callback):
     last bit. At every audit the images are degraded, recovered blindly with the current autoencoder (Abitbul & Dar,
     arXiv 2310.02897) and compared with the truth. Rates go to the loggers, everything to files under ``dirpath``.
 
-    When:
+    When to audit, which images, how the model is called, what is measured and where results go, in this order:
+
+    Args:
         every_n_epochs: After every n-th epoch.
         at_epochs: After these numbers of epochs; 0 is before the first.
         at_train_loss: When an epoch's mean training loss first falls to each of these levels.
         at_fit_end: At the end of fit.
-
-    Which images:
         members: Images that are trained on; default: the data set of the run's train dataloader.
         controls: Images that are not; default: the data set of the run's validation dataloader.
         num_members: Audit a seeded random choice of so many; None audits all.
         num_controls: Likewise.
         image_key: Index or key of the image in an item; default: the item itself, or its first element.
         image_shape: (C, H, W) for data sets of flat vectors.
-
-    How the model is called:
         reconstruct: ``"forward"``, another method's name, or a function ``(module, images)``.
         output: Index, key or attribute of the reconstruction in what is returned.
         flatten: Give the model (B, C·H·W).
         mean: What the data set subtracts from images in [0, 1], per channel or one for all.
         std: What it then divides by. For images in [-1, 1]: ``mean=[0.5], std=[0.5]``.
-
-    What:
         patterns: Degradations by name, such as ``random-0.5`` or ``block-0.25``.
         methods: Names, or a mapping from names to methods.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
         seed: Seeds the masks and the choice of images.
         block_size: Images that are degraded and recovered together.
-
-    Results:
         dirpath: Folder of the results; default ``<default_root_dir>/memaudit``.
         figures: Draw PNG figures at the end of fit.
         print_table: Print a table after every audit.
@@ -178,7 +172,7 @@ class MemorizationAuditCallback(Callback):
         self._preflight(trainer, pl_module)
         trigger = self.schedule.due_at_start()
         if trigger is not None and trainer.current_epoch == 0 and self._num_audits == 0:
-            self._audit(trainer, pl_module, trigger)
+            self._audit(trainer, pl_module, trigger, 0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -195,16 +189,17 @@ class MemorizationAuditCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit if one is due, and log the newest rates for monitors."""
-        trigger = self.schedule.due(trainer.current_epoch + 1, self._epoch_loss(trainer))
+        num_epochs = trainer.current_epoch + 1  # Lightning counts it as done only after this hook
+        trigger = self.schedule.due(num_epochs, self._epoch_loss(trainer))
         if trigger is not None:
-            self._audit(trainer, pl_module, trigger)
+            self._audit(trainer, pl_module, trigger, num_epochs)
         for name, value in self._headline.items():
             pl_module.log(f"{PREFIX}/{name}", value, logger=False, rank_zero_only=False, sync_dist=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit at the end of fit, unless these very weights were audited; draw the figures."""
         if self.schedule.at_fit_end and self._last_step != trainer.global_step:
-            self._audit(trainer, pl_module, "fit_end")
+            self._audit(trainer, pl_module, "fit_end", trainer.current_epoch)
         if self._num_audits and trainer.is_global_zero and self._folder is not None:
             self._finish(self._folder)
 
@@ -226,15 +221,9 @@ class MemorizationAuditCallback(Callback):
 
     # The audit
 
-    def _audit(self, trainer: Trainer, pl_module: LightningModule, trigger: str) -> None:
+    def _audit(self, trainer: Trainer, pl_module: LightningModule, trigger: str, num_epochs: int) -> None:
         """Run one audit; a failure is logged or raised, and never disturbs the training otherwise."""
-        occasion = Occasion(
-            self._num_audits,
-            trigger,
-            trainer.current_epoch + (not trigger.startswith("epoch 0")),
-            trainer.global_step,
-            now(),
-        )
+        occasion = Occasion(self._num_audits, trigger, num_epochs, trainer.global_step, now())
         try:
             report = self._measure(trainer, pl_module, occasion)
             self._publish(trainer, report)

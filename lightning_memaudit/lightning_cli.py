@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_memaudit.callback import MemorizationAuditCallback
-from lightning_memaudit.cli import DONE, shipped_configs
+from lightning_memaudit.cli import DONE, PROGRAM, shipped_configs
 from lightning_memaudit.parsing import OneLineParser
 
 QUICKSTART = "quickstart.yaml"
@@ -50,6 +50,7 @@ def parse(arguments: Sequence[str], run: bool = True) -> AuditCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         parser_class=OneLineParser,
+        parser_kwargs={"prog": PROGRAM},
         # A run into the same folder replaces its config, as it does its results.
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
@@ -78,6 +79,7 @@ def _quiet() -> None:
 
 
 def _say_where(cli: AuditCLI) -> None:
-    callback = next(one for one in cli.trainer.callbacks if isinstance(one, MemorizationAuditCallback))
-    results = Path(callback.dirpath or Path(cli.trainer.default_root_dir) / "memaudit")
+    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it without declaring it
+    audit = next(one for one in callbacks if isinstance(one, MemorizationAuditCallback))
+    results = Path(audit.dirpath or Path(cli.trainer.default_root_dir) / "memaudit")
     print(f"results: {results}")

@@ -48,8 +48,9 @@ def test_every_room_is_known():
 
 def test_recovery_needs_no_lightning_and_no_audit():
     code = (
-        "import sys, lightning_memaudit.recovery; "
-        "print([m for m in sys.modules if m.split('.')[0] in ('lightning', 'pytorch_lightning', 'torchmetrics', 'wandb')])"
+        "import sys, lightning_memaudit.recovery\n"
+        "others = ('lightning', 'pytorch_lightning', 'torchmetrics', 'wandb')\n"
+        "print([name for name in sys.modules if name.split('.')[0] in others])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

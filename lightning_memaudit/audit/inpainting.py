@@ -19,8 +19,8 @@ Missing = NDArray[np.bool_]
 class BiharmonicInpainting:
     """Fill the missing pixels of each image smoothly, given the true mask (scikit-image's ``inpaint_biharmonic``).
 
-    It solves the biharmonic equation in the missing region (Damelin & Hoang, 2018). It never sees the autoencoder, so that
-    what it recovers is no evidence of memorization.
+    It solves the biharmonic equation in the missing region (Damelin & Hoang, 2018). It never sees the autoencoder,
+    so that what it recovers is no evidence of memorization.
     """
 
     needs_mask: ClassVar[bool] = True

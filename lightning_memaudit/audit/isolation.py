@@ -17,7 +17,8 @@ def preserved_random_state() -> Iterator[None]:
     """
     python, legacy_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - others' global state
     cpu = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if initialized else None
     try:
         yield
     finally:
