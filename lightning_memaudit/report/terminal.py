@@ -11,8 +11,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lightning_memaudit.audit.names import INPAINTER
+
 Row = dict[str, Any]
-INPAINTER = "biharmonic"
 MISSING = "-"
 _HEADERS = ("members", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "controls", "beyond\ninp.")
 
