@@ -17,6 +17,7 @@ DONE, FAILED, BAD_USAGE = 0, 1, 2
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("lightning_memaudit.lightning_cli:run_fit", "train an autoencoder and audit it as it trains"),
+    "bench": ("lightning_memaudit.bench.main:run", "measure speed, and what each piece of the method pays"),
 }
 """Where each command lives, as ``module:function`` of its arguments, and what it does."""
 

@@ -1,0 +1,42 @@
+"""``python -m lightning_memaudit bench [NAME] [options]``: pick a measurement and run it."""
+
+from argparse import ArgumentError
+from collections.abc import Sequence
+from importlib import import_module
+
+from jsonargparse import auto_cli
+
+from lightning_memaudit.cli import DONE, PROGRAM, UsageError, did_you_mean
+from lightning_memaudit.parsing import explain
+
+BENCHMARKS = {
+    "speed": "lightning_memaudit.bench.speed:speed",
+}
+"""Where each measurement lives, as ``module:function``; its arguments are the command's options."""
+DEFAULT = "speed"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the measurement named first, or :data:`DEFAULT`.
+
+    Raises:
+        UsageError: An unknown name or option.
+    """
+    name, rest = DEFAULT, list(arguments)
+    if rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+    if name not in BENCHMARKS:
+        known = ", ".join(BENCHMARKS)
+        raise UsageError(f"{name!r} is not a measurement{did_you_mean(name, BENCHMARKS)}; known: {known}")
+    module, _, function = BENCHMARKS[name].partition(":")
+    try:
+        auto_cli(
+            getattr(import_module(module), function),
+            args=rest,
+            as_positional=False,
+            exit_on_error=False,
+            prog=f"{PROGRAM} bench {name}",
+        )
+    except ArgumentError as error:
+        raise UsageError(explain(str(error))) from error
+    return DONE
