@@ -68,7 +68,7 @@ def infer_membership(members: ArrayLike, controls: ArrayLike) -> Membership:
         members: Scores (n,), lower means more like a member; infinite where diverged, NaN (left out) where missing.
         controls: Scores (m,).
     """
-    positive, negative = (_present(scores) for scores in (members, controls))
+    positive, negative = (drop_missing(scores) for scores in (members, controls))
     area, reason = None, None
     if min(len(positive), len(negative)) < MIN_FOR_AUROC:
         reason = (
@@ -93,7 +93,7 @@ def detect(members: ArrayLike, controls: ArrayLike, false_positive_rate: float) 
     The threshold is the largest that keeps the false positives within ``false_positive_rate * m``; with fewer than
     ``1 / false_positive_rate`` controls there is none that could be told from one without false positives.
     """
-    positive, negative = (_present(scores) for scores in (members, controls))
+    positive, negative = (drop_missing(scores) for scores in (members, controls))
     needed = math.ceil(1 / false_positive_rate - 1e-9)
     if len(negative) < needed or not len(positive):
         reason = (
@@ -113,7 +113,7 @@ def detect(members: ArrayLike, controls: ArrayLike, false_positive_rate: float) 
 
 def roc_curve(members: ArrayLike, controls: ArrayLike) -> list[tuple[float, float]]:
     """Points (false positive rate, true positive rate), a corner per change of direction."""
-    positive, negative = (_present(scores) for scores in (members, controls))
+    positive, negative = (drop_missing(scores) for scores in (members, controls))
     if not len(positive) or not len(negative):
         return []
     thresholds = np.unique(np.concatenate([positive, negative]))
@@ -136,7 +136,8 @@ def combine_scores(scores: Sequence[ArrayLike]) -> NDArray[np.float64]:
     return np.asarray(np.where(np.isnan(stacked).any(0), np.nan, combined))
 
 
-def _present(scores: ArrayLike) -> NDArray[np.float64]:
+def drop_missing(scores: ArrayLike) -> NDArray[np.float64]:
+    """The scores that are there: NaN is left out."""
     array = np.asarray(scores, dtype=np.float64).ravel()
     return array[~np.isnan(array)]
 

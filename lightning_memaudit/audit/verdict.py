@@ -149,9 +149,9 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
         doubts.append(
             _Doubt(
                 "negative_control_failed",
-                f"the same audit also finds {untrained.num_memorized} images in the untrained weights, "
-                "which have never seen them",
-                "Distrust this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
+                f"the same audit finds {untrained.num_memorized} images in the weights that the run started from",
+                "If those were trained on the same images before, audit truly untrained weights instead; if not, distrust "
+                "this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
             )
         )
     return doubts
