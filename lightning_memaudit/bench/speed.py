@@ -218,29 +218,20 @@ def _table(content: dict[str, Any]) -> Table:
     table = Table(
         title=f"Time of a recovery, in units of its forward passes alone\n{where['device']}, "
         f"{where['threads']} threads, torch {where['torch']}",
-        caption="medians; the time of the forward passes in parentheses is the unit of its row",
+        caption="medians; in parentheses the number and time of the forward passes, the unit of the row",
         title_justify="left",
         caption_justify="left",
     )
-    for header in (
-        "autoencoder",
-        "batch",
-        "evaluations",
-        "forwards",
-        "blind",
-        "known mask",
-        "one by one",
-        "DeepInverse",
-    ):
-        table.add_column(header, justify="left" if header == "autoencoder" else "right")
+    table.add_column("autoencoder", no_wrap=True)
+    for header in ("batch", "forwards", "blind", "known\nmask", "one by\none", "Deep-\nInverse"):
+        table.add_column(header, justify="right", no_wrap=True)
     for row in content["rows"]:
         ratio = row["ratio_to_forwards"]
         channels, height, width = row["image_shape"]
         table.add_row(
             f"{row['network']} {height}x{width}x{channels}",
             str(row["batch"]),
-            str(row["evaluations"]),
-            f"1 ({row['seconds']['forwards']['median']:.2f} s)",
+            f"1 ({row['evaluations']} in {row['seconds']['forwards']['median']:.2f} s)",
             *(f"{ratio[name]:.2f}" for name in ("blind", "known_mask", "one_by_one")),
             f"{ratio['deepinverse']:.2f}" if "deepinverse" in ratio else "-",
         )
