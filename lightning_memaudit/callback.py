@@ -10,7 +10,7 @@ import lightning
 import torch
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -27,11 +27,11 @@ from lightning_memaudit.audit.engine import (
     now,
     run_audit,
 )
+from lightning_memaudit.audit.fingerprints import combined_sha256, tensors_sha256
 from lightning_memaudit.audit.groups import (
     DatasetImages,
     check_disjoint,
     choose_indices,
-    combined_hash,
     image_hashes,
     part_of,
     warn_if_random,
@@ -42,6 +42,7 @@ from lightning_memaudit.audit.methods import Methods, primary_method, resolve_me
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.audit.schedule import Schedule
 from lightning_memaudit.audit.summary import Occasion
+from lightning_memaudit.duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
 
 PREFIX = "memaudit"
 
@@ -77,7 +78,7 @@ class MemorizationAuditCallback(Callback):
         seed: Seeds the masks and the choice of images.
         block_size: Images that are degraded and recovered together.
         dirpath: Folder of the results; default ``<default_root_dir>/memaudit``.
-        figures: Draw PNG figures at the end of fit.
+        figures: Draw PNG figures at the end of fit, beside report.html and report.json.
         print_table: Print a table after every audit.
         log_images: Recovered training images per group and pattern to send to the loggers; they are training data.
         save_recoveries: Images per group whose recoveries the newest audit keeps on disk.
@@ -197,7 +198,7 @@ class MemorizationAuditCallback(Callback):
             pl_module.log(f"{PREFIX}/{name}", value, logger=False, rank_zero_only=False, sync_dist=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Audit at the end of fit, unless these very weights were audited; draw the figures."""
+        """Audit at the end of fit, unless these very weights were audited; write the report."""
         if self.schedule.at_fit_end and self._last_step != trainer.global_step:
             self._audit(trainer, pl_module, "fit_end", trainer.current_epoch)
         if self._num_audits and trainer.is_global_zero and self._folder is not None:
@@ -223,7 +224,8 @@ class MemorizationAuditCallback(Callback):
 
     def _audit(self, trainer: Trainer, pl_module: LightningModule, trigger: str, num_epochs: int) -> None:
         """Run one audit; a failure is logged or raised, and never disturbs the training otherwise."""
-        occasion = Occasion(self._num_audits, trigger, num_epochs, trainer.global_step, now())
+        weights = _weights_sha256(trainer, pl_module) if trainer.is_global_zero else None
+        occasion = Occasion(self._num_audits, trigger, num_epochs, trainer.global_step, now(), weights)
         try:
             report = self._measure(trainer, pl_module, occasion)
             self._publish(trainer, report)
@@ -297,16 +299,19 @@ class MemorizationAuditCallback(Callback):
             log_audit(logger, report, PREFIX, self.log_images)
 
     def _finish(self, folder: RunFolder) -> None:
-        if not self.figures:
-            return
-        from lightning_memaudit.report.figures import write_figures
+        from lightning_memaudit.report.write import write_report
 
         try:
-            write_figures(folder)
+            report = write_report(folder, figures=self.figures)
         except Exception as error:
             if self.on_error == "raise":
                 raise
-            rank_zero_warn(f"the figures were not drawn: {type(error).__name__}: {error}")
+            rank_zero_warn(f"the report was not written: {type(error).__name__}: {error}")
+            return
+        if self.print_table:
+            from lightning_memaudit.report.terminal import print_verdict
+
+            print_verdict(report.document)
 
     # Before the first step
 
@@ -352,9 +357,10 @@ class MemorizationAuditCallback(Callback):
                 images = self._groups[0].images
                 assert isinstance(images, DatasetImages)
                 warn_if_random(images.dataset, images.indices[0], self.image_key)
+            twins = _near_duplicates(self._groups) if trainer.is_global_zero else {}
             shape = list(self._groups[0].images[slice(0, 1)].shape[1:])
         if trainer.is_global_zero and self._folder is not None:
-            self._folder.write_run(self._description(trainer, pl_module, hashes, shape))
+            self._folder.write_run({**self._description(trainer, pl_module, hashes, shape), "near_duplicates": twins})
         self._groups = [part_of(group, trainer.global_rank, trainer.world_size) for group in self._groups]
 
     def _description(
@@ -364,7 +370,15 @@ class MemorizationAuditCallback(Callback):
             if name not in hashes:
                 return None
             source = default if given is None else type(given).__name__
-            return {"num_images": len(hashes[name]), "source": source, "sha256": combined_hash(hashes[name])}
+            images = next(one.images for one in self._groups if one.name == name)
+            assert isinstance(images, DatasetImages)
+            return {
+                "num_images": len(hashes[name]),
+                "num_available": len(images.dataset),  # type: ignore[arg-type]
+                "source": source,
+                "sha256": combined_sha256(hashes[name]),
+                "saved_sha256": combined_sha256(hashes[name][: self.plan.save_recoveries]),
+            }
 
         device = pl_module.device
         methods = list(self.plan.methods)
@@ -427,6 +441,21 @@ def _dataset_of(loaders: Any, group: str) -> Dataset[Any]:
             f"{group}: {type(dataset).__name__} cannot be indexed; pass {group}=<a map-style data set of the images>"
         )
     return dataset
+
+
+def _near_duplicates(groups: Sequence[Group]) -> dict[str, Any]:
+    """Positions of members that nearly equal another member, and of controls that nearly equal a member."""
+    members = groups[0].images
+    found = {"members": near_duplicates(members)}
+    found |= {group.name: near_duplicates(group.images, members) for group in groups[1:]}
+    return {"psnr_db": NEAR_DUPLICATE_PSNR} | {name: one.nonzero().flatten().tolist() for name, one in found.items()}
+
+
+def _weights_sha256(trainer: Trainer, pl_module: LightningModule) -> str | None:
+    """Hash of the weights as a checkpoint would hold them; None where they are spread over processes."""
+    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+        return None
+    return tensors_sha256(pl_module.state_dict())
 
 
 def _gather(value: object) -> list[object]:

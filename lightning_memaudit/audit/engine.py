@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.audit.degradations import parse_degradation
+from lightning_memaudit.audit.fingerprints import tensors_sha256
 from lightning_memaudit.audit.measure import (
     Cell,
     Columns,
@@ -119,7 +120,8 @@ def audit(
         groups.append(Group.whole("controls", controls))
     for group in groups:
         check_group(group, autoencoder)
-    occasion = Occasion(0, "audit", None, None, now())
+    weights = tensors_sha256(autoencoder.state_dict()) if isinstance(autoencoder, torch.nn.Module) else None
+    occasion = Occasion(0, "audit", None, None, now(), weights)
     return run_audit(autoencoder, groups, plan, occasion, threshold_db, progress=progress)
 
 
