@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -27,6 +29,7 @@ from lightning_memaudit.audit.engine import (
     now,
     run_audit,
 )
+from lightning_memaudit.audit.extras import Extra, largest_missing_extra, proximal_extra, write_extra
 from lightning_memaudit.audit.fingerprints import combined_sha256, tensors_sha256
 from lightning_memaudit.audit.groups import (
     DatasetImages,
@@ -80,6 +83,8 @@ class MemorizationAuditCallback(Callback):
         dirpath: Folder of the results; default ``<default_root_dir>/memaudit``.
         figures: Draw PNG figures at the end of fit, beside report.html and report.json.
         print_table: Print a table after every audit.
+        num_proximal: At the end, also say how far the model is from a proximal map at so many images per group.
+        largest_missing: At the end, also find the largest missing fraction from which each image still comes back.
         log_images: Recovered training images per group and pattern to send to the loggers; they are training data.
         save_recoveries: Images per group whose recoveries the newest audit keeps on disk.
         on_error: What a failing audit does to the training: ``warn`` and go on, or ``raise``.
@@ -110,6 +115,8 @@ class MemorizationAuditCallback(Callback):
         dirpath: str | Path | None = None,
         figures: bool = True,
         print_table: bool = True,
+        num_proximal: int = 0,
+        largest_missing: bool = False,
         log_images: int = 0,
         save_recoveries: int = 64,
         on_error: Literal["warn", "raise"] = "warn",
@@ -117,7 +124,8 @@ class MemorizationAuditCallback(Callback):
         for name, value in (("num_members", num_members), ("num_controls", num_controls)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1, or null for all")
-        for name, count in (("log_images", log_images), ("save_recoveries", save_recoveries)):
+        counts = {"num_proximal": num_proximal, "log_images": log_images, "save_recoveries": save_recoveries}
+        for name, count in counts.items():
             if count < 0:
                 raise ValueError(f"{name}={count}: must be 0 or more")
         if on_error not in ("warn", "raise"):
@@ -141,6 +149,11 @@ class MemorizationAuditCallback(Callback):
         self.threshold_db = threshold_db
         self.dirpath = dirpath
         self.figures, self.print_table = figures, print_table
+        self.extras: list[Extra] = []
+        if num_proximal:
+            self.extras.append(proximal_extra(num_proximal))
+        if largest_missing:
+            self.extras.append(largest_missing_extra(self.plan, threshold_db))
         self.log_images = log_images
         self.on_error = on_error
 
@@ -161,6 +174,9 @@ class MemorizationAuditCallback(Callback):
         if stage != "fit":
             return
         self.schedule.check(trainer.max_epochs)
+        self._open(trainer, pl_module)
+
+    def _open(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._bind(trainer, pl_module)
         root = Path(self.dirpath) if self.dirpath is not None else Path(trainer.default_root_dir) / PREFIX
         self._folder = RunFolder(root)
@@ -201,8 +217,27 @@ class MemorizationAuditCallback(Callback):
         """Audit at the end of fit, unless these very weights were audited; write the report."""
         if self.schedule.at_fit_end and self._last_step != trainer.global_step:
             self._audit(trainer, pl_module, "fit_end", trainer.current_epoch)
-        if self._num_audits and trainer.is_global_zero and self._folder is not None:
-            self._finish(self._folder)
+        if self._num_audits:
+            self._finish(trainer, pl_module)
+
+    def audit_once(self, trainer: Trainer, pl_module: LightningModule, epoch: int | None, step: int | None) -> None:
+        """Audit the model as it is, outside of a fit; whatever fails is raised.
+
+        Args:
+            trainer: In a stage that has set up the model under its strategy.
+            pl_module: The model.
+            epoch: Epochs of training done, if known.
+            step: Optimizer steps done, if known.
+        """
+        self.on_error = "raise"
+        self.plan = replace(self.plan, raise_errors=True)
+        self._open(trainer, pl_module)
+        self._groups = self._find_groups(trainer, pl_module)
+        self._preflight(trainer, pl_module)
+        weights = _weights_sha256(trainer, pl_module) if trainer.is_global_zero else None
+        self.last_report = self._measure(trainer, pl_module, Occasion(0, "audit", epoch, step, now(), weights))
+        self._publish(trainer, self.last_report)
+        self._finish(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs, in plain Python: no audit is lost, none is done twice."""
@@ -298,16 +333,29 @@ class MemorizationAuditCallback(Callback):
         for logger in trainer.loggers:
             log_audit(logger, report, PREFIX, self.log_images)
 
-    def _finish(self, folder: RunFolder) -> None:
-        from lightning_memaudit.report.write import write_report
-
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure what was asked for beyond the audit, then write the report."""
         try:
-            report = write_report(folder, figures=self.figures)
+            self._measure_extras(trainer, pl_module)
+            if trainer.is_global_zero and self._folder is not None:
+                self._write_report(self._folder)
         except Exception as error:
             if self.on_error == "raise":
                 raise
             rank_zero_warn(f"the report was not written: {type(error).__name__}: {error}")
-            return
+
+    def _measure_extras(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for extra in self.extras:
+            with self._autoencoder(trainer, pl_module) as autoencoder:
+                rows = [row for group in self._groups for row in extra.measure(autoencoder, group)]
+            parts: list[Any] = _gather(rows)
+            if trainer.is_global_zero and self._folder is not None:
+                write_extra(self._folder.path / extra.file, extra.settings, parts)
+
+    def _write_report(self, folder: RunFolder) -> None:
+        from lightning_memaudit.report.write import write_report
+
+        report = write_report(folder, figures=self.figures)
         if self.print_table:
             from lightning_memaudit.report.terminal import print_verdict
 
@@ -316,15 +364,15 @@ class MemorizationAuditCallback(Callback):
     # Before the first step
 
     def _find_groups(self, trainer: Trainer, pl_module: LightningModule) -> list[Group]:
-        members = self.members if self.members is not None else _dataset_of(trainer.train_dataloader, "members")
+        members = self.members if self.members is not None else dataset_of(trainer.train_dataloader, "members")
         controls = self.controls
-        if controls is None:
+        if controls is None and trainer.state.fn == TrainerFn.FITTING:
             if trainer.val_dataloaders is None:
                 # Lightning loads them when validation first runs, perhaps many epochs from now; it keeps what is here.
                 with preserved_random_state():
                     trainer.fit_loop.epoch_loop.val_loop.setup_data()
             if trainer.val_dataloaders:
-                controls = _dataset_of(trainer.val_dataloaders, "controls")
+                controls = dataset_of(trainer.val_dataloaders, "controls")
         groups = []
         for name, dataset, wanted in (
             ("members", members, self.num_members),
@@ -422,7 +470,7 @@ class MemorizationAuditCallback(Callback):
         return float(mean)
 
 
-def _dataset_of(loaders: Any, group: str) -> Dataset[Any]:
+def dataset_of(loaders: Any, group: str) -> Dataset[Any]:
     """The data set of the (first) dataloader in whatever Lightning was given."""
     while not isinstance(loaders, DataLoader):
         if isinstance(loaders, Mapping) and loaders:
