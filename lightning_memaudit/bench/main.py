@@ -11,6 +11,7 @@ from lightning_memaudit.parsing import explain
 
 BENCHMARKS = {
     "speed": "lightning_memaudit.bench.speed:speed",
+    "overhead": "lightning_memaudit.bench.overhead:overhead",
 }
 """Where each measurement lives, as ``module:function``; its arguments are the command's options."""
 DEFAULT = "speed"
