@@ -58,6 +58,11 @@ class AuditReport:
         """One row per group, image, pattern and method, as in ``images.jsonl``."""
         return list(image_rows(self.cells, self.occasion, self.threshold_db))
 
+    @property
+    def primary(self) -> str:
+        """The audited method: the one that the headline speaks of."""
+        return primary_method([cell.method for cell in self.cells])
+
     def rate(self, method: str, pattern: str, group: str = "members") -> float:
         """The recovery rate of one cell.
 

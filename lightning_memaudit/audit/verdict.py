@@ -9,7 +9,7 @@ from lightning_memaudit.audit.judgement import Judgement, Proportion
 Outcome = Literal["memorized", "not_memorized", "inconclusive"]
 
 MIN_CONTROLS = 20
-"""None of 20 recovered bounds the controls' rate below 17% (95% Clopper-Pearson); with fewer no difference is claimed."""
+"""None of 20 recovered bounds the controls' rate below 17% (95% Clopper-Pearson); with fewer nothing is claimed."""
 
 MAX_UNDETECTED = 0.25
 """*Not memorized* is said when at most this share of members could be memorized and missed by chance (95%)."""
@@ -142,7 +142,7 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
                 "too_few_controls",
                 f"{num_controls or 'no'} image{'s' if num_controls != 1 else ''} that were not trained on "
                 f"{'is' if num_controls == 1 else 'are'} too few to compare with; {MIN_CONTROLS} are needed",
-                f"Give the audit at least {MIN_CONTROLS} controls (100 for a true positive rate at 1% false positives).",
+                f"Give the audit at least {MIN_CONTROLS} controls; 100 resolve a false positive rate of 1%.",
             )
         )
     if untrained is not None and untrained.num_memorized:
@@ -150,8 +150,8 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
             _Doubt(
                 "negative_control_failed",
                 f"the same audit finds {untrained.num_memorized} images in the weights that the run started from",
-                "If those were trained on the same images before, audit truly untrained weights instead; if not, distrust "
-                "this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
+                "If those were trained on the same images before, audit truly untrained weights instead; if not, "
+                "distrust this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
             )
         )
     return doubts
@@ -238,7 +238,8 @@ def _found(judgement: Judgement) -> str:
         counted += f" where {judgement.inpainter} inpainting, which does not know the autoencoder, fails"
     counted += f", from {where}" if len(patterns) == 1 else f", once each, from any of {where}"
     method = _method(judgement)
-    return f"{method[0].upper()}{method[1:]} recovery brought back {_share(members, 'training images')}{against}. {counted}."
+    back = f"{method[0].upper()}{method[1:]} recovery brought back {_share(members, 'training images')}{against}"
+    return f"{back}. {counted}."
 
 
 def _certainty(judgement: Judgement) -> str:

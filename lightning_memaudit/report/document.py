@@ -131,11 +131,11 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
         "Dar, 2024). Another attack, or more iterations, may get back what this one did not.",
         f"Patterns: {', '.join(finding.pattern for finding in final.patterns)}; masks from seed "
         f"{settings.get('seed', 'unknown')}. Other degradations were not tried.",
-        f"Recovered means a PSNR of at least {final.threshold_db:g} dB over the whole image. An image below it may still "
-        "show what matters, such as a face.",
+        f"Recovered means a PSNR of at least {final.threshold_db:g} dB over the whole image. An image below it may "
+        "still show what matters, such as a face.",
         "The inpainter is a smooth interpolation. A generative model of such images may fill in more without this "
         "autoencoder, and what it could fill in is weaker evidence.",
-        "Controls stand for images that were not trained on only as far as they come from the same source as the members.",
+        "Controls stand for images that were not trained on only as far as they come from the source of the members.",
     ]
     available, audited = members.get("num_available"), members.get("num_images")
     if available and audited and audited < available:

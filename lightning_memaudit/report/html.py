@@ -19,6 +19,8 @@ from lightning_memaudit.report.style import method_label
 MAX_TABLE_IMAGES = 1000
 """Rows of the per-image table; a browser sorts more only slowly. All images are in report.json."""
 
+MISSING = "\N{EN DASH}"
+
 OUTCOMES = {
     "memorized": ("Memorized", "●"),
     "not_memorized": ("Not memorized", "○"),
@@ -106,7 +108,11 @@ def _strips(folder: RunFolder, document: Document) -> list[dict[str, Any]]:
         examples = choose_examples(arrays, images, pattern, methods, document["judgement"]["method"])
         if examples:
             strips.append(
-                {"pattern": pattern, "methods": methods, "rows": [_strip_row(one, pattern, methods) for one in examples]}
+                {
+                    "pattern": pattern,
+                    "methods": methods,
+                    "rows": [_strip_row(one, pattern, methods) for one in examples],
+                }
             )
     return strips
 
@@ -115,7 +121,12 @@ def _strip_row(example: Example, pattern: str, methods: Sequence[str]) -> dict[s
     what = f"{'member' if example.group == 'members' else 'control'} {example.image}"
     cells: list[dict[str, Any] | None] = [
         {"source": picture(example.truth), "alt": f"{what}, the truth", "caption": "", "recovered": None},
-        {"source": picture(example.observed), "alt": f"{what}, degraded by {pattern}", "caption": "", "recovered": None},
+        {
+            "source": picture(example.observed),
+            "alt": f"{what}, degraded by {pattern}",
+            "caption": "",
+            "recovered": None,
+        },
         None
         if example.mask is None
         else {
@@ -128,8 +139,9 @@ def _strip_row(example: Example, pattern: str, methods: Sequence[str]) -> dict[s
     for method in methods:
         outcome = example.outcomes.get(method)
         cells.append(
-            outcome
-            and {
+            None
+            if outcome is None
+            else {
                 "source": picture(outcome.image),
                 "alt": f"{what}, by {method_label(method)}: {outcome.caption.rstrip('✓✗ ')}, "
                 f"{'recovered' if outcome.recovered else 'not recovered'}",
@@ -166,24 +178,24 @@ def _template() -> jinja2.Template:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"
+    return MISSING if value is None else f"{value:.0%}"
 
 
 def _interval(share: Mapping[str, Any] | None) -> str:
     if share is None or share["low"] is None:
-        return "–"
+        return MISSING
     return f"{100 * share['low']:.0f} to {share['high']:.0%}"
 
 
 def _share(share: Mapping[str, Any] | None) -> Markup:
     """``45 of 50`` with its interval on a second line."""
     if share is None:
-        return Markup("–")
+        return Markup(MISSING)
     return Markup('{} of {}<span class="interval">{}</span>').format(share["count"], share["num"], _interval(share))
 
 
 def _number(value: float | None, form: str = ".1f") -> str:
-    return "–" if value is None else format(value, form)
+    return MISSING if value is None else format(value, form)
 
 
 def _short(digest: str | None) -> str:
