@@ -35,16 +35,18 @@ class AuditCLI(LightningCLI):
 
 def run_fit(arguments: Sequence[str]) -> int:
     """Train, and audit on the way; without a config the options change the quickstart."""
-    _quiet()
+    quiet()
     cli = parse(["fit", *with_quickstart(arguments)])
     if cli.trainer.is_global_zero:
-        _say_where(cli)
+        say_where(cli)
     return DONE
 
 
-def parse(arguments: Sequence[str], run: bool = True) -> AuditCLI:
+def parse(
+    arguments: Sequence[str], run: bool = True, command_line: type[AuditCLI] = AuditCLI, **settings: Any
+) -> AuditCLI:
     """Parse, make all objects, and run the command unless told otherwise (then without its name in front)."""
-    return AuditCLI(
+    return command_line(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
@@ -56,6 +58,7 @@ def parse(arguments: Sequence[str], run: bool = True) -> AuditCLI:
         seed_everything_default=0,
         args=list(arguments),
         run=run,
+        **settings,
     )
 
 
@@ -65,7 +68,7 @@ def with_quickstart(arguments: Sequence[str]) -> list[str]:
     return list(arguments) if asks else ["--config", str(shipped_configs() / QUICKSTART), *arguments]
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep Lightning from filling the terminal with what does not concern images held in memory."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -78,7 +81,8 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", noise)
 
 
-def _say_where(cli: AuditCLI) -> None:
+def say_where(cli: AuditCLI) -> None:
+    """Print where the results are."""
     callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it without declaring it
     audit = next(one for one in callbacks if isinstance(one, MemorizationAuditCallback))
     results = Path(audit.dirpath or Path(cli.trainer.default_root_dir) / "memaudit")
