@@ -14,6 +14,9 @@ MIN_CONTROLS = 20
 MAX_UNDETECTED = 0.25
 """*Not memorized* is said when at most this share of members could be memorized and missed by chance (95%)."""
 
+MAX_CONTROL_SHARE = 0.2
+"""Controls may come back at up to this share of the members' rate; beyond it, too much would have come back anyway."""
+
 UNTRAINED_PSNR = 15.0
 """Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
 
@@ -62,16 +65,14 @@ def conclude(
         near_duplicates: Positions of members, and of controls, that nearly equal another member.
     """
     doubts = _doubts_about_finding(judgement, untrained)
-    memorized = judgement.overall.members.memorized
-    difference = judgement.overall.difference
+    back = judgement.overall.members.memorized or judgement.overall.members.recovered
     found, certainty = _found(judgement), _certainty(judgement)
     cautions = _cautions(judgement, untrained, near_duplicates)
-    if memorized is not None and memorized.count:
-        above = difference is not None and difference.low > 0
-        if not doubts and above:
+    if back.count:
+        if not doubts and _above_controls(judgement):
             return Verdict(
                 "memorized",
-                f"Memorized: {_of(memorized)} training images came back.",
+                f"Memorized: {_of(back)} training images came back.",
                 found,
                 certainty,
                 (
@@ -83,9 +84,7 @@ def conclude(
             )
         if not doubts:
             doubts = [_not_above_controls(judgement)]
-        return _inconclusive(
-            f"{_of(memorized)} training images came back", doubts, judgement, found, certainty, cautions
-        )
+        return _inconclusive(f"{_of(back)} training images came back", doubts, judgement, found, certainty, cautions)
     doubts = [*doubts, *_doubts_about_absence(judgement)]
     if doubts:
         return _inconclusive("no training image came back", doubts, judgement, found, certainty, cautions)
@@ -108,6 +107,16 @@ class _Doubt:
     code: str
     because: str
     mend: str
+
+
+def _above_controls(judgement: Judgement) -> bool:
+    """Whether members come back more often than controls, and so much more often that each recovery says something."""
+    members, controls = judgement.overall.members.memorized, judgement.overall.controls
+    difference = judgement.overall.difference
+    if members is None or controls is None or controls.memorized is None or difference is None:
+        return False
+    enough = (controls.memorized.rate or 0.0) <= MAX_CONTROL_SHARE * (members.rate or 0.0)
+    return difference.low > 0 and enough
 
 
 def _not_above_controls(judgement: Judgement) -> _Doubt:
@@ -194,7 +203,18 @@ def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
                 "Audit without the skip connections if they are yours to remove, or use another attack.",
             )
         )
-    high = judgement.overall.members.recovered.high
+    testable = judgement.testable
+    if testable is not None and 2 * testable.count < testable.num:
+        doubts.append(
+            _Doubt(
+                "patterns_too_easy",
+                f"{judgement.inpainter} inpainting alone brings back {testable.num - testable.count} of {testable.num} "
+                "from every pattern, so that the autoencoder could not show what it knows",
+                "Audit with more missing pixels or larger blocks.",
+            )
+        )
+    back = judgement.overall.members.memorized or judgement.overall.members.recovered
+    high = back.high
     if high is not None and high > MAX_UNDETECTED:
         doubts.append(
             _Doubt(

@@ -48,7 +48,7 @@ def build_document(folder: RunFolder) -> Document:
     document = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "lightning_memaudit", "version": __version__},
-        "run": {"name": _name(folder), "created": run.get("created"), "audited": final.time},
+        "run": {"created": run.get("created"), "audited": final.time},
         "verdict": conclude(final, untrained, duplicates).to_dict(),
         "judgement": final.to_dict(),
         "negative_control": None if untrained is None else _negative_control(untrained),
@@ -160,7 +160,8 @@ def missing_fraction(pattern: str) -> float | None:
         return None
 
 
-def _name(folder: RunFolder) -> str:
+def run_name(folder: RunFolder) -> str:
+    """What people call the run: its root folder. It is no part of the report, which may move."""
     path = folder.path.resolve()
     return path.parent.name if path.name == "memaudit" else path.name
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.report import charts
-from lightning_memaudit.report.document import Document
+from lightning_memaudit.report.document import Document, run_name
 from lightning_memaudit.report.selection import Example, choose_examples, displayed
 from lightning_memaudit.report.style import method_label
 
@@ -41,7 +41,7 @@ def render(folders: Sequence[RunFolder], documents: Sequence[Document], pictures
     """
     if not documents:
         raise ValueError("documents=[]: give at least one run")
-    names = unique_names([str(document["run"]["name"]) for document in documents])
+    names = unique_names([run_name(folder) for folder in folders])
     runs = [
         _run(folder, document, name, f"r{number}", pictures)
         for number, (folder, document, name) in enumerate(zip(folders, documents, names, strict=True))
