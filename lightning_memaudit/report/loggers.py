@@ -58,7 +58,8 @@ def log_audit(logger: Any, report: "AuditReport", prefix: str, num_images: int) 
     metrics |= {
         f"{prefix}/{row['pattern']}/{row['method']}/control_recovery_rate": row["recovery_rate"]
         for row in report.rows
-        if row["group"] == "controls" and row["recovery_rate"] is not None
+        # Of the audited method alone: with those of all, the few that matter are lost among the charts.
+        if row["group"] == "controls" and row["method"] == report.primary and row["recovery_rate"] is not None
     }
     metrics[f"{prefix}/audit"] = report.occasion.audit
     if report.occasion.epoch is not None:
