@@ -12,6 +12,7 @@ from lightning_memaudit.parsing import explain
 BENCHMARKS = {
     "speed": "lightning_memaudit.bench.speed:speed",
     "overhead": "lightning_memaudit.bench.overhead:overhead",
+    "large": "lightning_memaudit.bench.large:large",
 }
 """Where each measurement lives, as ``module:function``; its arguments are the command's options."""
 DEFAULT = "speed"
