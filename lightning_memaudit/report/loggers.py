@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_memaudit.report.selection import displayed
+
 if TYPE_CHECKING:
     from lightning_memaudit.audit.engine import AuditReport
 
@@ -89,5 +91,6 @@ def _table_images(report: "AuditReport") -> list[Any]:
 def _log_images(logger: Any, report: "AuditReport", prefix: str, num_images: int) -> None:
     for key, images in report.recoveries.items():
         if key.endswith(("/truth", "/observed", "/image")):
-            shown = [np.moveaxis(np.clip(image, 0, 1), 0, -1) for image in images[:num_images]]
+            # Bytes: what loggers make of floating point differs, down to black pictures.
+            shown = [(255 * displayed(image)).round().astype(np.uint8) for image in images[:num_images]]
             logger.log_image(f"{prefix}/images/{key}", shown, step=report.occasion.step)
