@@ -224,7 +224,7 @@ def test_verdict_memorized_with_its_negative_control():
     seeing_things, _ = judged(flags_of(9), train_loss=0.3, audit=0, epoch=0)
     verdict = conclude(judgement, seeing_things)
     assert verdict.reasons == ("negative_control_failed",)
-    assert "9 images in the weights that the run started from" in verdict.headline
+    assert "9 images in the weights that the run started from" in verdict.why[0]
 
 
 def test_verdict_not_memorized():
@@ -238,13 +238,13 @@ def test_what_the_inpainter_recovers_too_is_not_memorized():
     assert judgement.overall.members.recovered.count == 50
     verdict = conclude(judgement)
     assert verdict.reasons == ("patterns_too_easy",)
-    assert "biharmonic inpainting alone brings back 50 of 50" in verdict.headline
+    assert "Biharmonic inpainting alone brings back 50 of 50" in verdict.why[0]
     assert "0 of 50 training images" in verdict.found
 
 
 CASES = [
-    (flags_of(45, controls=(0, MIN_CONTROLS - 1)), {}, "too_few_controls", "too few to compare with; 20 are needed"),
-    (flags_of(45, controls=None), {}, "too_few_controls", "no images that were not trained on are too few"),
+    (flags_of(45, controls=(0, MIN_CONTROLS - 1)), {}, "too_few_controls", "too few controls (19)"),
+    (flags_of(45, controls=None), {}, "too_few_controls", "too few controls (0)"),
     (flags_of(45, controls=(40, 50)), {}, "not_above_controls", "so did 40 of 50 that it was not trained on"),
     (flags_of(2), {}, "not_above_controls", "too few to tell from chance"),
     (
@@ -260,8 +260,8 @@ CASES = [
         "0 of 50 (median 25.0 dB",
     ),
     (flags_of(0), {"own": {"members": 6.0}, "train_loss": 0.25}, "train_loss_too_high", "too high (2.5e-01)"),
-    (flags_of(0), {"own": {"members": 38.2, "controls": 37.9}}, "identity_like", "37.9 dB against 38.2 dB"),
-    (flags_of(0, num=8), {}, "too_few_members", "with 8 training images audited, up to 37%"),
+    (flags_of(0), {"own": {"members": 38.2, "controls": 37.9}}, "identity_like", "median of 37.9 dB, training images at 38.2 dB"),
+    (flags_of(0, num=8), {}, "too_few_members", "With 8 training images audited, up to 37%"),
 ]
 
 
@@ -272,7 +272,8 @@ def test_verdict_inconclusive(flags, options, code, words):
     verdict = conclude(judged(flags, **options)[0])
     assert verdict.outcome == "inconclusive"
     assert verdict.reasons == (code,)
-    assert words in verdict.headline
+    assert words in " ".join([verdict.headline, *verdict.why])
+    assert len(verdict.headline) < 120
     assert len(verdict.next_steps) == 1
 
 

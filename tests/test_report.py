@@ -18,6 +18,7 @@ from lightning_memaudit.audit.fingerprints import image_sha256, json_sha256, ten
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.cli import main
 from lightning_memaudit.report.document import build_document, check_schema, read_document, schema, seal
+from lightning_memaudit.report.html import differing_settings
 from lightning_memaudit.report.verify import is_true, verify
 from lightning_memaudit.report.write import write_report
 
@@ -96,7 +97,7 @@ def test_top_of_the_report_for_an_untrained_autoencoder(tmp_path):
 def test_top_of_the_report_for_an_identity(tmp_path):
     document = build_document(make_run_folder(tmp_path, memorizes=False, identity=True, train_losses=(1e-4,)))
     assert document["verdict"]["reasons"] == ["identity_like"]
-    assert "skip connections" in document["verdict"]["headline"]
+    assert "skip connections" in document["verdict"]["why"][0]
 
 
 def test_hashes_are_of_the_content(finished):
@@ -323,6 +324,17 @@ def test_page_says_the_verdict(finished, comparison):
     compared = comparison.read_text()
     assert compared.count('<article class="run"') == 3
     assert "3 runs compared" in compared
+
+
+def test_what_runs_differ_in(tmp_path):
+    folders = []
+    for name, activation in (("one", "ReLU"), ("two", "ELU")):
+        (tmp_path / name / "memaudit").mkdir(parents=True)
+        text = f"model: {{init_args: {{activation: {activation}, width: 8}}}}\ntrainer: {{default_root_dir: {name}}}\n"
+        (tmp_path / name / "config.yaml").write_text(text)
+        folders.append(RunFolder(tmp_path / name / "memaudit"))
+    assert differing_settings(folders) == [{"model.activation": "ReLU"}, {"model.activation": "ELU"}]
+    assert differing_settings(folders[:1]) == [{}]
 
 
 def test_page_without_pictures_holds_none(run):

@@ -1,7 +1,7 @@
 """The verdict in plain words. The terminal, the HTML report and report.json all take their words from here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lightning_memaudit.audit.judgement import Judgement, Proportion
@@ -28,7 +28,8 @@ class Verdict:
     Attributes:
         outcome: ``memorized``, ``not_memorized`` or ``inconclusive``.
         reasons: Why inconclusive, as codes; empty otherwise.
-        headline: One sentence.
+        headline: One short sentence.
+        why: Why inconclusive, a sentence for each reason; empty otherwise.
         found: What came back, of members and of controls.
         certainty: How sure that is.
         next_steps: What to do about it.
@@ -41,7 +42,8 @@ class Verdict:
     certainty: str
     next_steps: tuple[str, ...]
     reasons: tuple[str, ...] = ()
-    cautions: tuple[str, ...] = field(default=())
+    why: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python, for JSON."""
@@ -105,6 +107,7 @@ def conclude(
 @dataclass(frozen=True)
 class _Doubt:
     code: str
+    short: str  # completes "no training image came back, but ..."
     because: str
     mend: str
 
@@ -127,7 +130,10 @@ def _not_above_controls(judgement: Judgement) -> _Doubt:
         "not_above_controls",
         f"so did {count} of {controls.recovered.num} that it was not trained on"
         if count
-        else "that is too few to tell from chance with so few images",
+        else "that is too few to tell from chance",
+        "Controls come back too, so that coming back proves little."
+        if count
+        else f"With {controls.recovered.num} controls the interval of the difference includes zero.",
         "Audit more members and controls, and look at the images that came back: each may still be a leak.",
     )
 
@@ -140,7 +146,8 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
         doubts.append(
             _Doubt(
                 "no_inpainter",
-                "no generic inpainter ran, so that what came back may be what anyone can fill in",
+                "no generic inpainter ran",
+                "What comes back may be what anyone can fill in without the autoencoder.",
                 "Add biharmonic to methods and audit again.",
             )
         )
@@ -149,8 +156,8 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
         doubts.append(
             _Doubt(
                 "too_few_controls",
-                f"{num_controls or 'no'} image{'s' if num_controls != 1 else ''} that were not trained on "
-                f"{'is' if num_controls == 1 else 'are'} too few to compare with; {MIN_CONTROLS} are needed",
+                f"there {'was' if num_controls == 1 else 'were'} too few controls ({num_controls})",
+                f"It takes at least {MIN_CONTROLS} images that were not trained on to say what comes back anyway.",
                 f"Give the audit at least {MIN_CONTROLS} controls; 100 resolve a false positive rate of 1%.",
             )
         )
@@ -158,7 +165,8 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
         doubts.append(
             _Doubt(
                 "negative_control_failed",
-                f"the same audit finds {untrained.num_memorized} images in the weights that the run started from",
+                "the negative control failed",
+                f"The audit finds {untrained.num_memorized} images in the weights that the run started from.",
                 "If those were trained on the same images before, audit truly untrained weights instead; if not, "
                 "distrust this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
             )
@@ -175,9 +183,10 @@ def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
         return [
             _Doubt(
                 "train_loss_too_high",
-                f"the train loss is too high ({_loss(judgement)}): even given a training image intact, the autoencoder "
-                f"returns something else (median PSNR {_decibels(members.median_psnr)}). These weights gave nothing "
-                "back; what training will make of them is not tested",
+                f"the train loss is too high ({_loss(judgement)})",
+                "Even given a training image intact, the autoencoder returns something else (median PSNR "
+                f"{_decibels(members.median_psnr)}). These weights give nothing back; what training will make of them "
+                "is not tested.",
                 "Train, and audit again; as the negative control of a run this is the expected result.",
             )
         ]
@@ -186,9 +195,10 @@ def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
         doubts.append(
             _Doubt(
                 "reconstruction_below_threshold",
-                f"even given a training image intact, the autoencoder reaches {level} on only "
-                f"{members.reaching.count} of {members.reaching.num} (median {_decibels(members.median_psnr)}, train "
-                f"loss {_loss(judgement)}), so that nothing could count as recovered",
+                f"the autoencoder itself does not reach {level}",
+                f"Even given a training image intact, it reaches {level} on only {members.reaching.count} of "
+                f"{members.reaching.num} (median {_decibels(members.median_psnr)}, train loss {_loss(judgement)}), so "
+                "that hardly anything could count as recovered.",
                 f"Train further, or set threshold_db below {members.median_psnr:.0f} and audit again.",
             )
         )
@@ -196,10 +206,10 @@ def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
         doubts.append(
             _Doubt(
                 "identity_like",
-                "the autoencoder reproduces images it has never seen as well as its training images (median "
-                f"{_decibels(controls.median_psnr)} against {_decibels(members.median_psnr)}): it passes images "
-                "through, as networks with skip connections do, and this attack has nothing to hold on to. That it "
-                "stores nothing is not shown",
+                "the autoencoder also reproduces images it has never seen",
+                f"Unseen images come out at a median of {_decibels(controls.median_psnr)}, training images at "
+                f"{_decibels(members.median_psnr)}: the autoencoder passes images through, as networks with skip "
+                "connections do, and this attack has nothing to hold on to. That it stores nothing is not shown.",
                 "Audit without the skip connections if they are yours to remove, or use another attack.",
             )
         )
@@ -208,8 +218,9 @@ def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
         doubts.append(
             _Doubt(
                 "patterns_too_easy",
-                f"{judgement.inpainter} inpainting alone brings back {testable.num - testable.count} of {testable.num} "
-                "from every pattern, so that the autoencoder could not show what it knows",
+                "the patterns were too easy",
+                f"{str(judgement.inpainter).capitalize()} inpainting alone brings back {testable.num - testable.count} "
+                f"of {testable.num} from every pattern, so that the autoencoder could not show what it knows.",
                 "Audit with more missing pixels or larger blocks.",
             )
         )
@@ -219,8 +230,9 @@ def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
         doubts.append(
             _Doubt(
                 "too_few_members",
-                f"with {judgement.overall.members.recovered.num} training images audited, up to {high:.0%} could be "
-                "memorized and missed by chance",
+                "too few were audited",
+                f"With {judgement.overall.members.recovered.num} training images audited, up to {high:.0%} could be "
+                "memorized and missed by chance.",
                 "Audit more members (raise num_members).",
             )
         )
@@ -232,11 +244,12 @@ def _inconclusive(
 ) -> Verdict:
     return Verdict(
         "inconclusive",
-        f"Inconclusive: {what}, but {'; and '.join(doubt.because for doubt in doubts)}.",
+        f"Inconclusive: {what}, but {' and '.join(doubt.short for doubt in doubts)}.",
         found,
         certainty,
         tuple(doubt.mend for doubt in doubts),
         tuple(doubt.code for doubt in doubts),
+        tuple(doubt.because for doubt in doubts),
         cautions,
     )
 

@@ -206,8 +206,8 @@ def roc_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
 
 def comparison_chart(documents: Sequence[Mapping[str, Any]], names: Sequence[str], prefix: str) -> Markup | None:
     """Share of members found memorized against train loss, a line per run."""
-    colors = [color for color, _ in METHOD_STYLES.values()]
-    markers = [marker for _, marker in METHOD_STYLES.values()]
+    order = ("blind", "autoencoder_iterations", "known_mask", "ddnm", "white_box", "biharmonic", "paper_blind")
+    colors, markers = zip(*(METHOD_STYLES[name] for name in order), strict=True)
     with figure_style():
         figure = Figure(figsize=(6.2, 3.4), layout="constrained")
         panel = figure.subplots()

@@ -143,7 +143,7 @@ def to_json(workspace: "Workspace") -> str:
 
 def save_workspace(workspace: "Workspace") -> str:
     """Save the workspace as a new view and return its address; takes a W&B login."""
-    workspace.save()
+    workspace.save()  # type: ignore[no-untyped-call]
     return str(workspace.url)
 
 

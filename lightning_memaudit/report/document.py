@@ -19,6 +19,7 @@ from lightning_memaudit.audit.verdict import conclude
 
 SCHEMA_VERSION = "1.0.0"
 REPORT = "report.json"
+CONFIG = "config.yaml"
 SELF_HASH = "report_sha256"
 Document = dict[str, Any]
 
@@ -211,7 +212,7 @@ def _hashes(folder: RunFolder, run: Mapping[str, Any], final: Judgement) -> dict
     """Of what was audited (images, masks, weights, settings) and of the files that say what was found."""
     path = folder.recoveries_path()
     arrays = folder.recoveries()
-    config = folder.path.parent / "config.yaml"
+    config = folder.path.parent / CONFIG
     files = [folder.path / RUN, folder.path / AUDITS, folder.path / IMAGES, *([path] if path else [])]
     return {
         "members": (run.get("members") or {}).get("sha256"),
