@@ -230,7 +230,7 @@ def test_verdict_memorized_with_its_negative_control():
 def test_verdict_not_memorized():
     verdict = conclude(judged(flags_of(0))[0])
     assert (verdict.outcome, verdict.reasons) == ("not_memorized", ())
-    assert verdict.headline == "Not memorized: none of 50 training images came back."
+    assert verdict.headline == "No memorization found: none of 50 training images came back."
 
 
 def test_what_the_inpainter_recovers_too_is_not_memorized():
@@ -260,7 +260,12 @@ CASES = [
         "0 of 50 (median 25.0 dB",
     ),
     (flags_of(0), {"own": {"members": 6.0}, "train_loss": 0.25}, "train_loss_too_high", "too high (2.5e-01)"),
-    (flags_of(0), {"own": {"members": 38.2, "controls": 37.9}}, "identity_like", "median of 37.9 dB, training images at 38.2 dB"),
+    (
+        flags_of(0),
+        {"own": {"members": 38.2, "controls": 37.9}},
+        "identity_like",
+        "median of 37.9 dB, training images at 38.2 dB",
+    ),
     (flags_of(0, num=8), {}, "too_few_members", "With 8 training images audited, up to 37%"),
 ]
 
@@ -283,6 +288,16 @@ def test_members_told_apart_without_recovery_are_mentioned():
     judgement, _ = judged(flags_of(0), scores={"members": 1e-3, "controls": 1e-3})
     assert math.isclose(judgement.membership.auroc.value, 0.5)
     assert not any("leaks" in caution for caution in conclude(judgement).cautions)
+
+
+def test_members_reproduced_better_than_controls_are_mentioned():
+    found = {"own": {"members": 40.0, "controls": 20.0}}, {"own": {"members": 31.0, "controls": 26.0}}
+    cautions = [conclude(judged(flags_of(0), **options)[0]).cautions for options in found]
+    assert any("20 dB better than unseen ones" in caution for caution in cautions[0])
+    assert not any("better than unseen" in caution for caution in cautions[1])
+    assert not any(
+        "better than unseen" in caution for caution in conclude(judged(flags_of(45), **found[0])[0]).cautions
+    )
 
 
 def test_near_duplicates_are_flagged():

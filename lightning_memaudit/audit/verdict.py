@@ -12,10 +12,13 @@ MIN_CONTROLS = 20
 """None of 20 recovered bounds the controls' rate below 17% (95% Clopper-Pearson); with fewer nothing is claimed."""
 
 MAX_UNDETECTED = 0.25
-"""*Not memorized* is said when at most this share of members could be memorized and missed by chance (95%)."""
+"""*No memorization found* is said when at most this share of members could be memorized and missed by chance (95%)."""
 
 MAX_CONTROL_SHARE = 0.2
 """Controls may come back at up to this share of the members' rate; beyond it, too much would have come back anyway."""
+
+MAX_RECONSTRUCTION_GAP_DB = 6.0
+"""Members reproduced better than controls by more than this (a quarter of the squared error) are worth a word."""
 
 UNTRAINED_PSNR = 15.0
 """Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
@@ -58,8 +61,8 @@ def conclude(
     """The verdict on one audit.
 
     *Memorized* takes a difference between members and controls whose 95% interval lies above zero, counted over images
-    that the inpainter does not fill in. *Not memorized* takes an audit that could have found something. All else is
-    inconclusive, with its reasons.
+    that the inpainter does not fill in. *No memorization found* takes an audit that could have found something. All else
+    is inconclusive, with its reasons.
 
     Args:
         judgement: Of the audit.
@@ -92,7 +95,7 @@ def conclude(
         return _inconclusive("no training image came back", doubts, judgement, found, certainty, cautions)
     return Verdict(
         "not_memorized",
-        f"Not memorized: none of {judgement.overall.members.recovered.num} training images came back.",
+        f"No memorization found: none of {judgement.overall.members.recovered.num} training images came back.",
         found,
         certainty,
         (
@@ -304,6 +307,13 @@ def _cautions(
         cautions.append(
             "No image came back, but members can be told from other images by the blind score: that leaks too."
         )
+    own = {group: one.median_psnr for group, one in judgement.reconstruction.items()}
+    members, controls = own.get("members"), own.get("controls")
+    if not judgement.num_memorized and members and controls and members - controls > MAX_RECONSTRUCTION_GAP_DB:
+        cautions.append(
+            f"The autoencoder reproduces training images {members - controls:.0f} dB better than unseen ones: who was "
+            "trained on shows in its error, though no image came back."
+        )
     twins = near_duplicates or {}
     if twins.get("members"):
         count = len(twins["members"])
@@ -317,7 +327,7 @@ def _cautions(
             f"{count} control{'s are' if count > 1 else ' is'} nearly equal to a member: recovering those is no false "
             "alarm, and the difference is understated."
         )
-    if untrained is None:
+    if untrained is None and judgement.epoch != 0:
         cautions.append("No negative control: audit the untrained weights too, with at_epochs: [0].")
     return tuple(cautions)
 

@@ -144,7 +144,7 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
             f"{audited} of {available} training images were audited, chosen at random; the intervals speak of all of "
             "them, the table of images of these alone."
         )
-    if untrained is None:
+    if untrained is None and final.epoch != 0:
         sentences.append("The untrained weights were not audited: the run has no negative control.")
     sentences.append(
         "Intervals hold 95 times in 100 each; with many patterns and audits, one of them missing is to be expected."

@@ -24,7 +24,7 @@ MISSING = "\N{EN DASH}"
 
 OUTCOMES = {
     "memorized": ("Memorized", "●"),
-    "not_memorized": ("Not memorized", "○"),
+    "not_memorized": ("No memorization found", "○"),
     "inconclusive": ("Inconclusive", "◐"),
 }
 
