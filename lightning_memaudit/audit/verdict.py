@@ -60,9 +60,9 @@ def conclude(
 ) -> Verdict:
     """The verdict on one audit.
 
-    *Memorized* takes a difference between members and controls whose 95% interval lies above zero, counted over images
-    that the inpainter does not fill in. *No memorization found* takes an audit that could have found something. All else
-    is inconclusive, with its reasons.
+    *Memorized* takes a difference between members and controls whose 95% interval lies above zero, counted over
+    images that the inpainter does not fill in. *No memorization found* takes an audit that could have found
+    something. All else is inconclusive, with its reasons.
 
     Args:
         judgement: Of the audit.

@@ -4,8 +4,9 @@ Built twice from the same files it is the same to the last byte, which is what `
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def build_document(folder: RunFolder) -> Document:
         raise ValueError(f"{folder.path / AUDITS} holds no complete audit: let one finish first")
     primary = (run.get("settings") or {}).get("primary_method")
     judgements, columns = [], ImageColumns([])
-    for number, images in _by_audit(folder):
+    # One audit after the other, each read into columns row by row: the rows of many images would not fit at once.
+    for number, images in groupby(folder.iterate_images(), key=lambda row: int(row["audit"])):
         columns = ImageColumns(images)
         judgements.append(judge([row for row in rows if row["audit"] == number], columns, primary))
     if not judgements:
@@ -165,20 +167,6 @@ def run_name(folder: RunFolder) -> str:
     """What people call the run: its root folder. It is no part of the report, which may move."""
     path = folder.path.resolve()
     return path.parent.name if path.name == "memaudit" else path.name
-
-
-def _by_audit(folder: RunFolder) -> Iterable[tuple[int, list[dict[str, Any]]]]:
-    """The per-image rows of one complete audit after the other."""
-    number: int | None = None
-    collected: list[dict[str, Any]] = []
-    for row in folder.iterate_images():
-        if number is not None and row["audit"] != number:
-            yield number, collected
-            collected = []
-        number = row["audit"]
-        collected.append(row)
-    if number is not None:
-        yield number, collected
 
 
 def _negative_control(untrained: Judgement) -> dict[str, Any]:

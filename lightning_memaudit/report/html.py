@@ -14,7 +14,7 @@ from markupsafe import Markup
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.report import charts
 from lightning_memaudit.report.document import CONFIG, Document, run_name
-from lightning_memaudit.report.selection import Example, choose_examples, displayed
+from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
 from lightning_memaudit.report.style import method_label
 
 MAX_TABLE_IMAGES = 1000
@@ -50,7 +50,7 @@ def render(folders: Sequence[RunFolder], documents: Sequence[Document], pictures
     for run, settings in zip(runs, differing_settings(folders), strict=True):
         run["differs_in"] = settings
     comparison = charts.comparison_chart(documents, names, "compare") if len(runs) > 1 else None
-    return _template().render(runs=runs, comparison=comparison, pictures=pictures)
+    return _template().render(runs=runs, comparison=comparison, pictures=pictures, max_dots=charts.MAX_DOTS)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -145,7 +145,8 @@ def _strips(folder: RunFolder, document: Document) -> list[dict[str, Any]]:
     audit = document["judgement"]["audit"]
     if path is None or not path.stem.endswith(f"-{audit:04d}"):
         return []
-    arrays, images = folder.recoveries(), folder.images(audit)
+    arrays = folder.recoveries()
+    images = saved_images(folder, audit, arrays)
     strips = []
     for pattern in dict.fromkeys(row["pattern"] for row in document["rates"]):
         methods = list(dict.fromkeys(row["method"] for row in document["rates"] if row["pattern"] == pattern))
