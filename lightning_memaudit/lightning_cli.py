@@ -6,14 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_memaudit.callback import MemorizationAuditCallback
 from lightning_memaudit.cli import DONE, PROGRAM, shipped_configs
 from lightning_memaudit.parsing import OneLineParser
 
 QUICKSTART = "quickstart.yaml"
+
+
+class LoggedConfig(SaveConfigCallback):
+    """Saves the config where Lightning does, and beside the results, and gives it to the loggers to compare runs by."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """What Lightning leaves to subclasses; on the first process only."""
+        text = self.parser.dump(self.config, skip_none=False)
+        beside = Path(trainer.default_root_dir) / self.config_filename
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
 
 
 class AuditCLI(LightningCLI):
@@ -53,6 +69,7 @@ def parse(
         subclass_mode_data=True,
         parser_class=OneLineParser,
         parser_kwargs={"prog": PROGRAM},
+        save_config_callback=LoggedConfig,
         # A run into the same folder replaces its config, as it does its results.
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
