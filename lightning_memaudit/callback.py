@@ -412,7 +412,7 @@ class MemorizationAuditCallback(Callback):
             members, trained = self.members, list(range(len(self.members)))  # type: ignore[arg-type]
         else:
             members, trained = train_dataset(trainer)
-        controls = self.controls if self.controls is not None else validation_dataset(trainer, pl_module)
+        controls = self.controls if self.controls is not None else validation_dataset(trainer)
         available = {"members": (members, trained, self.num_members)}
         if controls is not None:
             available["controls"] = (controls, list(range(len(controls))), self.num_controls)  # type: ignore[arg-type]
