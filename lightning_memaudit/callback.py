@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
@@ -172,7 +173,7 @@ class MemorizationAuditCallback(Callback):
         self.last_report: AuditReport | None = None
         self._num_audits = 0
         self._last_step: int | None = None
-        self._pending: dict[str, Any] | None = None
+        self._num_epochs: int | None = None
         self._headline: dict[str, float] = {}
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
@@ -224,13 +225,15 @@ class MemorizationAuditCallback(Callback):
             self._groups = self._find_groups(trainer, pl_module)
             self._owners = [group.images.dataset for group in self._groups]  # type: ignore[attr-defined]
             self._preflight(trainer, pl_module)
-        pending, self._pending = self._pending, None
-        if pending is not None and pending["step"] == trainer.global_step:
-            self._audit(trainer, pl_module, pending["trigger"], pending["epoch"])
         trigger = self.schedule.due_at_start()
         if trigger is not None and trainer.global_step == 0 and self._num_audits == 0:
             self._audit(trainer, pl_module, trigger, 0)
-        self._log_headline(pl_module)
+        self._show_monitors(trainer)
+        if self._num_epochs is None:
+            self._num_epochs = trainer.current_epoch
+        elif trainer.current_epoch > self._num_epochs:
+            # Resumed from a checkpoint after the last batch of an epoch, but before its end.
+            self._end_epoch(trainer, pl_module, trainer.current_epoch)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -247,14 +250,7 @@ class MemorizationAuditCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit if one is due, and log its rates for monitors."""
-        num_epochs = trainer.current_epoch + 1  # Lightning counts it as done only after this hook
-        before = self.schedule.state_dict()
-        trigger = self.schedule.due(num_epochs, self._epoch_loss())
-        if trigger is None:
-            return
-        if not self._audit(trainer, pl_module, trigger, num_epochs):
-            self.schedule.load_state_dict(before)
-        self._log_headline(pl_module)
+        self._end_epoch(trainer, pl_module, trainer.current_epoch + 1)  # counted as done only after this hook
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit at the end of fit, unless these very weights were audited; draw the figures."""
@@ -274,7 +270,7 @@ class MemorizationAuditCallback(Callback):
         return {
             "num_audits": self._num_audits,
             "last_step": self._last_step,
-            "pending": self._pending,
+            "num_epochs": self._num_epochs,
             "headline": dict(self._headline),
             "loss_sum": float(self._loss_sum),
             "loss_count": self._loss_count,
@@ -285,21 +281,29 @@ class MemorizationAuditCallback(Callback):
         """Restore :meth:`state_dict`."""
         self._num_audits = state_dict["num_audits"]
         self._last_step = state_dict["last_step"]
-        self._pending = state_dict["pending"]
+        self._num_epochs = state_dict["num_epochs"]
         self._headline = dict(state_dict["headline"])
         self._loss_sum, self._loss_count = state_dict["loss_sum"], state_dict["loss_count"]
         self.schedule.load_state_dict(state_dict["schedule"])
 
     # The audit
 
+    def _end_epoch(self, trainer: Trainer, pl_module: LightningModule, num_epochs: int) -> None:
+        before = self.state_dict()
+        trigger = self.schedule.due(num_epochs, self._epoch_loss())
+        if trigger is None or self._audit(trainer, pl_module, trigger, num_epochs):
+            self._num_epochs = num_epochs
+        else:
+            self.load_state_dict(before)
+
     def _audit(self, trainer: Trainer, pl_module: LightningModule, trigger: str, num_epochs: int) -> bool:
         """Run one audit; False when the run was asked to end meanwhile. A failure warns or raises, see ``on_error``."""
         occasion = Occasion(self._num_audits, trigger, num_epochs, trainer.global_step, now())
-        self._pending = {"trigger": trigger, "epoch": num_epochs, "step": trainer.global_step}
         try:
             with preserved_random_state():
                 report = self._measure(trainer, pl_module, occasion)
                 self.last_report, self._headline = report, report.headline
+                self._show_monitors(trainer)
                 self._processes.share(lambda: self._publish(trainer, report))
         except ProcessesLost:
             raise
@@ -315,7 +319,6 @@ class MemorizationAuditCallback(Callback):
                 f"memorization audit {occasion.audit} ({trigger}) failed, the training goes on: "
                 f"{type(error).__name__}: {error}"
             )
-        self._pending = None
         self._last_step = trainer.global_step
         self._num_audits += 1
         return True
@@ -387,10 +390,15 @@ class MemorizationAuditCallback(Callback):
                     raise
                 rank_zero_warn(f"{type(logger).__name__} did not take the audit: {type(error).__name__}: {error}")
 
-    def _log_headline(self, pl_module: LightningModule) -> None:
-        """For monitors; Lightning keeps the values until the next audit, so that epochs between them cost nothing."""
-        for name, value in self._headline.items():
-            pl_module.log(f"{self.name}/{name}", value, on_step=False, on_epoch=True, logger=False, batch_size=1)
+    def _show_monitors(self, trainer: Trainer) -> None:
+        """Put the newest numbers where monitors look.
+
+        Lightning keeps them there until the next fit, so that epochs between audits cost nothing. (What ``self.log``
+        gets is forgotten at the start of the first epoch, and forbidden at the end of fit.)
+        """
+        trainer.callback_metrics.update(
+            {f"{self.name}/{name}": torch.tensor(value) for name, value in self._headline.items()}
+        )
 
     def _finish(self, folder: RunFolder) -> None:
         if not self.figures:

@@ -35,7 +35,7 @@ def context():
 @pytest.fixture
 def launch(context, tmp_path):
     def run(name, world_size, waiting_for=None, **arguments):
-        """Return each process's exit code and what it wrote down of itself; ``waiting_for`` only these, and end the rest."""
+        """Return each process's exit code and what it wrote down of itself; end all but ``waiting_for``."""
         folder, port = tmp_path / name, free_port()
         processes = [
             context.Process(
