@@ -15,6 +15,7 @@ import pytest
 from lightning_memaudit.audit.results import RunFolder
 
 TIMEOUT = 100
+FEW = process_workers.METHODS
 HERE = Path(__file__).parent
 
 
@@ -90,16 +91,16 @@ def assert_same(expected, found):
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
-    """Rows of the audit before training, by one process, for (members, controls)."""
+    """Rows of the audit before training, by one process, for (members, controls, methods)."""
     known = {}
 
-    def rows(num_members, num_controls):
-        key = (num_members, num_controls)
+    def rows(num_members, num_controls, methods=process_workers.METHODS):
+        key = (num_members, num_controls, methods)
         if key not in known:
             folder = tmp_path_factory.mktemp("single")
             process_workers.fit(
                 str(folder), 0, 1, kind="single", num_members=num_members, num_controls=num_controls, at_train_loss=[],
-                at_fit_end=False,
+                at_fit_end=False, methods=methods,
             )  # fmt: skip
             known[key] = rows_of(folder)
         return known[key]
@@ -108,23 +109,24 @@ def single(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("kind", "world_size", "num_images"),
+    ("kind", "world_size", "num_images", "methods"),
     [
-        pytest.param("ddp", 1, (7, 5), marks=pytest.mark.slow),
-        ("ddp", 2, (7, 5)),
-        ("ddp", 3, (2, 2)),  # one process has none
-        pytest.param("fsdp2", 1, (7, 5), marks=pytest.mark.slow),
-        ("fsdp2", 2, (7, 5)),
-        ("fsdp2", 3, (2, 2)),
-        ("tensor-parallel", 2, (7, 5)),
+        pytest.param("ddp", 1, (7, 5), FEW, marks=pytest.mark.slow),
+        ("ddp", 2, (7, 5), (*FEW, "blind", "known_mask")),
+        ("ddp", 3, (2, 2), FEW),  # one process has none
+        pytest.param("fsdp2", 1, (7, 5), FEW, marks=pytest.mark.slow),
+        ("fsdp2", 2, (7, 5), FEW),
+        ("fsdp2", 3, (2, 2), FEW),
+        pytest.param("fsdp2", 3, (7, 5), (*FEW, "blind", "known_mask"), marks=pytest.mark.slow),
+        ("tensor-parallel", 2, (7, 5), FEW),
     ],
 )
-def test_the_rows_are_those_of_a_single_process(launch, single, kind, world_size, num_images):
+def test_the_rows_are_those_of_a_single_process(launch, single, kind, world_size, num_images, methods):
     members, controls = num_images
-    folder, outcomes = launch("run", world_size, kind=kind, num_members=members, num_controls=controls)
+    folder, outcomes = launch("run", world_size, kind=kind, num_members=members, num_controls=controls, methods=methods)
     assert [outcome["code"] for outcome in outcomes] == [0] * world_size, outcomes
     audits, images = rows_of(folder)
-    expected = single(members, controls)
+    expected = single(members, controls, methods)
     assert any(row["num_recovered"] > 0 for row in expected[0] if row["method"] == "paper_blind")
     assert_same(expected, [[row for row in rows if row["audit"] == 0] for rows in (audits, images)])
     # The second audit was triggered by the loss, averaged over the processes; all of them know its result.
