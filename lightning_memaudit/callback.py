@@ -31,11 +31,11 @@ from lightning_memaudit.audit.engine import (
     now,
     run_audit,
 )
+from lightning_memaudit.audit.fingerprints import combined_sha256
 from lightning_memaudit.audit.groups import (
     DatasetImages,
     check_disjoint,
     choose_indices,
-    combined_hash,
     image_hashes,
     part_of,
     warn_if_random,
@@ -50,9 +50,11 @@ from lightning_memaudit.audit.summary import Occasion, headline_names
 from lightning_memaudit.run_inspection import (
     check_monitors,
     check_order,
+    describe_near_duplicates,
     describe_run,
     train_dataset,
     validation_dataset,
+    weights_sha256,
 )
 
 FAST_DEV_RUN_IMAGES = 2
@@ -91,7 +93,7 @@ class MemorizationAuditCallback(Callback):
         block_size: Images that are degraded and recovered together.
         name: Prefix of the metrics and name of the folder; several callbacks in one run need different ones.
         dirpath: Folder of the results; default ``<default_root_dir>/<name>``.
-        figures: Draw PNG figures at the end of fit.
+        figures: Draw PNG figures at the end of fit, beside report.html and report.json.
         print_table: Print a table after every audit.
         log_images: Recovered training images per group and pattern to send to the loggers; they are training data.
         save_recoveries: Images per group whose recoveries the newest audit keeps on disk.
@@ -253,11 +255,11 @@ class MemorizationAuditCallback(Callback):
         self._end_epoch(trainer, pl_module, trainer.current_epoch + 1)  # counted as done only after this hook
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Audit at the end of fit, unless these very weights were audited; draw the figures."""
+        """Audit at the end of fit, unless these very weights were audited; write the report."""
         if self.schedule.at_fit_end and self._last_step != trainer.global_step:
             self._audit(trainer, pl_module, "fit_end", trainer.current_epoch)
-        if self._num_audits and trainer.is_global_zero and self._folder is not None:
-            self._finish(self._folder)
+        if self._num_audits and self._folder is not None:
+            self._processes.share(lambda: self._finish(trainer))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give back what was taken for this run only."""
@@ -301,7 +303,8 @@ class MemorizationAuditCallback(Callback):
         occasion = Occasion(self._num_audits, trigger, num_epochs, trainer.global_step, now())
         try:
             with preserved_random_state():
-                report = self._measure(trainer, pl_module, occasion)
+                weights = weights_sha256(trainer, pl_module) if trainer.is_global_zero else None
+                report = self._measure(trainer, pl_module, replace(occasion, weights_sha256=weights))
                 self.last_report, self._headline = report, report.headline
                 self._show_monitors(trainer)
                 self._processes.share(lambda: self._publish(trainer, report))
@@ -400,18 +403,21 @@ class MemorizationAuditCallback(Callback):
             {f"{self.name}/{name}": torch.tensor(value) for name, value in self._headline.items()}
         )
 
-    def _finish(self, folder: RunFolder) -> None:
-        if not self.figures:
+    def _finish(self, trainer: Trainer) -> None:
+        if not trainer.is_global_zero or self._folder is None:
             return
-        from lightning_memaudit.report.figures import write_figures
-
         try:
             with preserved_random_state():
-                write_figures(folder)
+                from lightning_memaudit.report.terminal import print_verdict
+                from lightning_memaudit.report.write import write_report
+
+                report = write_report(self._folder, figures=self.figures)
+                if self.print_table:
+                    print_verdict(report.document)
         except Exception as error:
             if self.on_error == "raise":
                 raise
-            rank_zero_warn(f"the figures were not drawn: {type(error).__name__}: {error}")
+            rank_zero_warn(f"the report was not written: {type(error).__name__}: {error}")
 
     # Before the first step
 
@@ -470,6 +476,8 @@ class MemorizationAuditCallback(Callback):
                 )
         shape = list(self._groups[0].images[slice(0, 1)].shape[1:])
         self._run = self._description(trainer, pl_module, hashes, shape)
+        if trainer.is_global_zero:
+            self._run["near_duplicates"] = describe_near_duplicates(self._groups)
         self._processes.share(lambda: self._write_run(trainer))
         rank, num_shares = self._processes.rank, self._processes.num_shares
         self._groups = [part_of(group, rank, num_shares) for group in self._groups]
@@ -485,7 +493,15 @@ class MemorizationAuditCallback(Callback):
             if name not in hashes:
                 return None
             source = default if given is None else type(given).__name__
-            return {"num_images": len(hashes[name]), "source": source, "sha256": combined_hash(hashes[name])}
+            images = next(one.images for one in self._groups if one.name == name)
+            assert isinstance(images, DatasetImages)
+            return {
+                "num_images": len(hashes[name]),
+                "num_available": len(images.dataset),  # type: ignore[arg-type]
+                "source": source,
+                "sha256": combined_sha256(hashes[name]),
+                "saved_sha256": combined_sha256(hashes[name][: self.plan.save_recoveries]),
+            }
 
         methods = list(self.plan.methods)
         return {

@@ -8,13 +8,17 @@ import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, SubsetRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 import lightning_memaudit
 from lightning_memaudit.audit.engine import now
+from lightning_memaudit.audit.fingerprints import tensors_sha256
+from lightning_memaudit.audit.measure import Group
 from lightning_memaudit.audit.schedule import Schedule
+from lightning_memaudit.duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
 
 
 def train_dataset(trainer: Trainer) -> tuple[Dataset[Any], list[int]]:
@@ -186,3 +190,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value if isinstance(value, bool | int | float | str) or value is None else repr(value)
+
+
+def weights_sha256(trainer: Trainer, pl_module: LightningModule) -> str | None:
+    """Hash of the weights as a checkpoint would hold them; None where they are spread over processes."""
+    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+        return None
+    return tensors_sha256(pl_module.state_dict())
+
+
+def describe_near_duplicates(groups: Sequence[Group]) -> dict[str, Any]:
+    """Positions of members that nearly equal another member, and of controls that nearly equal a member."""
+    members = groups[0].images
+    found = {"members": near_duplicates(members)}
+    found |= {group.name: near_duplicates(group.images, members) for group in groups[1:]}
+    return {"psnr_db": NEAR_DUPLICATE_PSNR} | {name: one.nonzero().flatten().tolist() for name, one in found.items()}

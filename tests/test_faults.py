@@ -295,10 +295,10 @@ def test_a_logger_that_fails_costs_neither_audit_nor_the_other_loggers(tmp_path)
     assert numbers("other") == [0], "written before the logger was asked"
 
 
-def test_figures_that_cannot_be_drawn_are_said(monkeypatch):
-    import lightning_memaudit.report.figures as figures
+def test_a_report_that_cannot_be_written_is_said(monkeypatch):
+    import lightning_memaudit.report.write as report
 
-    monkeypatch.setattr(figures, "write_figures", raising(ValueError("no ink")))
+    monkeypatch.setattr(report, "write_report", raising(ValueError("no ink")))
     with pytest.warns(UserWarning, match="ValueError: no ink"):
         fit(".", figures=True)
     assert numbers() == [0, 1, 2]

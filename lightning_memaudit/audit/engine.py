@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.audit.degradations import parse_degradation
+from lightning_memaudit.audit.fingerprints import tensors_sha256
 from lightning_memaudit.audit.measure import (
     Cell,
     Columns,
@@ -57,6 +58,11 @@ class AuditReport:
     def images(self) -> list[Row]:
         """One row per group, image, pattern and method, as in ``images.jsonl``."""
         return list(image_rows(self.cells, self.occasion, self.threshold_db))
+
+    @property
+    def primary(self) -> str:
+        """The audited method: the one that the headline speaks of."""
+        return primary_method([cell.method for cell in self.cells])
 
     def rate(self, method: str, pattern: str, group: str = "members") -> float:
         """The recovery rate of one cell.
@@ -120,7 +126,8 @@ def audit(
         groups.append(Group.whole("controls", controls))
     for group in groups:
         check_group(group, autoencoder)
-    occasion = Occasion(0, "audit", None, None, now())
+    weights = tensors_sha256(autoencoder.state_dict()) if isinstance(autoencoder, torch.nn.Module) else None
+    occasion = Occasion(0, "audit", None, None, now(), weights)
     return run_audit(autoencoder, groups, plan, occasion, threshold_db, progress=progress)
 
 

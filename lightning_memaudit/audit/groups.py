@@ -177,11 +177,6 @@ def image_hashes(group: Group, block_size: int = 512) -> list[str]:
     return hashes
 
 
-def combined_hash(hashes: Sequence[str]) -> str:
-    """One hash for a group of images, in order."""
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
 def check_disjoint(members: Sequence[str], controls: Sequence[str]) -> None:
     """Raise when a control is also a member, by content.
 

@@ -143,6 +143,9 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.patterns:
             raise ValueError("patterns=[]: name at least one, such as random-0.5")
+        names = [pattern.name for pattern in self.patterns]
+        if len(set(names)) < len(names):
+            raise ValueError(f"patterns={names}: name each only once")
         if self.block_size < 1:
             raise ValueError(f"block_size={self.block_size}: must be at least 1")
 
