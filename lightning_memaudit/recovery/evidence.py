@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.admm import per_image_mean
+from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.types import Autoencoder
 
 ERROR_PER_SCORE = 1.5
@@ -30,17 +31,20 @@ class Candidate(NamedTuple):
     expected_error: Tensor
 
 
-def assess(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, image: Tensor, noise: Tensor) -> Candidate:
-    """Combine image and data as their errors deserve, and score the result with one evaluation of f.
+def refine(
+    autoencoder: Autoencoder, observed: Tensor, mask: Tensor, image: Tensor, noise: Tensor, steps: int = 1
+) -> Candidate:
+    """Combine image and data as their errors deserve, improve on the autoencoder's own errors, and score the results.
 
     x = x + h s^2 / (s^2 + noise^2) (y - x), with s^2 the mean of (y - x)^2 over h, less the noise
 
     is the posterior mean of the image given the data; without noise it is the data where they are observed. The score
 
-    mean over h of (f(x) - y)^2 - noise^2  +  mean over 1 - h of (f(x) - x)^2
+    mean over h of (f(x) - y)^2 - noise^2  +  mean over 1 - h of (f(x) + r - x)^2
 
-    is small only if f, shown its own hidden pixels and the observed ones, returns both. A mask that is empty leaves
-    nothing to explain: its data residual is taken over all pixels.
+    with r the interpolation of y - f(x) from where it is observed: what f gets wrong at a pixel it gets wrong beside it.
+    It is small only if f, shown its own hidden pixels and the observed ones, returns both. A mask that is empty leaves
+    nothing to explain: its data residual is taken over all pixels. The f(x) that scores x also gives the next x, f(x) + r.
 
     Args:
         autoencoder: f.
@@ -48,20 +52,28 @@ def assess(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, image: Tens
         mask: h, (B, 1 or C, H, W), in [0, 1].
         image: x, (B, C, H, W).
         noise: (B,) standard deviation of the noise.
+        steps: Evaluations of f; the best candidate by score is returned.
     """
     variance = noise.square()
     before = (masked_mean((observed - image).square(), mask) - variance).clamp_min(1e-6)
     trust = torch.where(variance > 0, before / (before + variance), 1.0).nan_to_num(1.0).view(-1, 1, 1, 1)
-    estimate = torch.lerp(image, observed, mask * trust)
-    output = autoencoder(estimate)
     kept = mask.expand_as(image).flatten(1).any(1)
     explained = torch.where(kept.view(-1, 1, 1, 1), mask, torch.ones_like(mask))
-    data = (masked_mean((output - observed).square(), explained) - variance).clamp_min(0)
-    fixed_point = masked_mean((output - estimate).square(), 1 - explained)
-    score = data + fixed_point
-    score = torch.where(score.isfinite() & estimate.flatten(1).isfinite().all(1), score, torch.inf)
     hidden = 1 - per_image_mean(mask * trust)
-    return Candidate(estimate, mask, score, ERROR_PER_SCORE * hidden * score)
+    best: Candidate | None = None
+    for step in range(steps):
+        estimate = torch.lerp(image, observed, mask * trust)
+        output = autoencoder(estimate)
+        residual = observed - output
+        data = (masked_mean(residual.square(), explained) - variance).clamp_min(0)
+        corrected = output + interpolate(residual, explained)
+        score = data + masked_mean((corrected - estimate).square(), 1 - explained)
+        score = torch.where(score.isfinite() & estimate.flatten(1).isfinite().all(1), score, torch.inf)
+        candidate = Candidate(estimate, mask, score, ERROR_PER_SCORE * hidden * score)
+        best = candidate if best is None else better(best, candidate)
+        image = corrected
+    assert best is not None
+    return best
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.admm import Workspace
-from lightning_memaudit.recovery.evidence import Candidate, assess, better
+from lightning_memaudit.recovery.evidence import Candidate, better, refine
 from lightning_memaudit.recovery.fills import local_agreement
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.masks import MaskEstimator, PosteriorMask, keep_smallest
@@ -47,6 +47,8 @@ class SelfTuning:
         rounds: What to try, cheap and likely first.
         shares: Shares of observed pixels to try where the mask must be told from the image's content.
         mask_steps: ADMM iterations between two estimates of such a mask.
+        refinements: Evaluations of f that improve and score what an attempt ended with, see
+            :func:`~lightning_memaudit.recovery.evidence.refine`.
         good_error: An image whose expected mean squared error is below this needs no further round.
         fair_error: Nor does one below this that the last round hardly improved.
         improvement: Factor on the expected error that counts as hardly an improvement.
@@ -55,11 +57,12 @@ class SelfTuning:
     rounds: tuple[Round, ...] = (
         Round((0.1, 0.3), "interpolated", 20),
         Round((0.03, 1.0), "interpolated", 30),
-        Round((0.1, 0.3), "autoencoder", 50),
+        Round((0.1, 0.3), "autoencoder", 100),
         Round((0.1, 0.3), "random", 40),
     )
     shares: tuple[float, ...] = (0.5, 0.1)
     mask_steps: int = 2
+    refinements: int = 6
     good_error: float = 10**-3.5
     fair_error: float = 10**-3.0
     improvement: float = 0.7
@@ -179,7 +182,7 @@ def search(
         max_evaluations: Evaluations of f per image at most, at least 1.
     """
     observed = problem.observed
-    best = assess(autoencoder, observed, problem.mask, interpolate(observed, problem.mask), problem.noise)
+    best = refine(autoencoder, observed, problem.mask, interpolate(observed, problem.mask), problem.noise)
     spent = torch.ones(len(observed), dtype=torch.int64, device=observed.device)
     active = torch.arange(len(observed), device=observed.device)
     used = 1
@@ -189,12 +192,12 @@ def search(
         masks = masking(current, len(round_.penalties))
         attempts = len(masks.mask) // max(1, len(active)) * len(round_.penalties)
         begin = round_.start != "interpolated"  # one evaluation, shared by all attempts
-        # Every attempt ends with one evaluation for its score.
-        iterations = min(round_.num_iterations, (max_evaluations - used - begin) // attempts - 1 if attempts else 0)
+        refinements = tuning.refinements
+        iterations = min(round_.num_iterations, (max_evaluations - used - begin) // max(1, attempts) - refinements)
         if iterations < 1:
             break
-        candidate = _attempt(autoencoder, current, masks, round_, iterations, number, tuning.mask_steps)
-        used += begin + attempts * (iterations + 1)
+        candidate = _attempt(autoencoder, current, masks, round_, iterations, number, tuning)
+        used += begin + attempts * (iterations + refinements)
         spent[active] = used
         before = best.expected_error[active]
         improved = better(Candidate(*(part[active] for part in best)), candidate)
@@ -214,7 +217,7 @@ def _attempt(
     round_: Round,
     iterations: int,
     seed: int,
-    mask_steps: int,
+    tuning: SelfTuning,
 ) -> Candidate:
     """Run every penalty on every mask, and return the best candidate of each image."""
     number = len(problem.observed)
@@ -238,13 +241,13 @@ def _attempt(
     work = Workspace(autoencoder, observed, start, penalty)
     work.set_mask(mask)
     for iteration in range(iterations):
-        if masks.update is not None and iteration and iteration % mask_steps == 0:
+        if masks.update is not None and iteration and iteration % tuning.mask_steps == 0:
             mask = masks.update(work.image, observed, iteration / iterations)
             work.set_mask(mask)
         work.advance()
     if masks.update is not None:
         mask = masks.update(work.image, observed, 1.0)
-    assessed = assess(autoencoder, observed, mask, work.image, noise)
+    assessed = refine(autoencoder, observed, mask, work.image, noise, tuning.refinements)
     parts = [Candidate(*part) for part in zip(*(field.split(number) for field in assessed), strict=True)]
     return functools.reduce(better, parts)
 
