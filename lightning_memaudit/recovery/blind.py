@@ -84,7 +84,7 @@ class BlindRecovery:
 
     mask_estimator: str | MaskEstimator = "auto"
     penalties: Sequence[float] | None = None
-    max_evaluations: int = 600
+    max_evaluations: int = 400
     noise: float | None = None
     certification: Calibration | Literal["turned_copies"] | None = "turned_copies"
     tuning: SelfTuning = field(default_factory=SelfTuning)

@@ -21,7 +21,7 @@ MAX_FALSE_RATE = 0.01
 LARGEST_ERROR = 10**-2.5
 """Mean squared error of an image that still counts as recovered: PSNR 25 dB."""
 
-LARGEST_GAIN = 0.5
+LARGEST_GAIN = 0.2
 """Share of white noise that an autoencoder which has stored an image may pass on around it."""
 
 

@@ -39,7 +39,7 @@ class KnownMaskRecovery:
     needs_mask: ClassVar[bool] = True
 
     penalties: Sequence[float] | None = None
-    max_evaluations: int = 600
+    max_evaluations: int = 400
     noise: float = 0.0
     tuning: SelfTuning = field(default_factory=SelfTuning)
     alternation: Alternation = field(default_factory=Alternation)

@@ -51,13 +51,14 @@ class SelfTuning:
             :func:`~lightning_memaudit.recovery.evidence.refine`.
         good_error: An image whose expected mean squared error is below this needs no further round.
         fair_error: Nor does one below this that the last round hardly improved.
-        improvement: Factor on the expected error that counts as hardly an improvement.
+        improvement: An expected error above this share of the one before is hardly an improvement.
+        patience: Nor does an image that so many rounds in a row hardly improved.
     """
 
     rounds: tuple[Round, ...] = (
         Round((0.1, 0.3), "interpolated", 20),
         Round((0.03, 1.0), "interpolated", 30),
-        Round((0.1, 0.3), "autoencoder", 100),
+        Round((0.1, 0.3), "autoencoder", 50),
         Round((0.1, 0.3), "random", 40),
     )
     shares: tuple[float, ...] = (0.5, 0.1)
@@ -65,7 +66,8 @@ class SelfTuning:
     refinements: int = 6
     good_error: float = 10**-3.5
     fair_error: float = 10**-3.0
-    improvement: float = 0.7
+    improvement: float = 0.9
+    patience: int = 2
 
 
 class Problem(NamedTuple):
@@ -185,6 +187,7 @@ def search(
     best = refine(autoencoder, observed, problem.mask, interpolate(observed, problem.mask), problem.noise)
     spent = torch.ones(len(observed), dtype=torch.int64, device=observed.device)
     active = torch.arange(len(observed), device=observed.device)
+    idle = torch.zeros_like(spent)
     used = 1
     for number in itertools.count():
         round_ = tuning.rounds[min(number, len(tuning.rounds) - 1)]
@@ -203,7 +206,9 @@ def search(
         improved = better(Candidate(*(part[active] for part in best)), candidate)
         best = _replace_rows(best, active, improved)
         error = improved.expected_error
-        done = (error < tuning.good_error) | ((error < tuning.fair_error) & (error > tuning.improvement * before))
+        stuck = error > tuning.improvement * before
+        idle[active] = torch.where(stuck, idle[active] + 1, 0)
+        done = (error < tuning.good_error) | (stuck & (error < tuning.fair_error)) | (idle[active] >= tuning.patience)
         active = active[~done]
         if not len(active):
             break

@@ -44,6 +44,7 @@ class Recovery(NamedTuple):
         expected_error: (B,) mean squared error that the score lets expect, from methods that certify.
         gain: (B,) share of white noise that the autoencoder passes on at the estimate, from methods that certify.
         calibration: Where the certificates' threshold comes from, and the rate of false ones.
+        kernel: (B, 1, K, K) estimated blur, from methods that estimate one.
     """
 
     image: Tensor
@@ -55,6 +56,7 @@ class Recovery(NamedTuple):
     expected_error: Tensor | None = None
     gain: Tensor | None = None
     calibration: "Calibration | None" = None
+    kernel: Tensor | None = None
 
 
 class RecoveryMethod(Protocol):
@@ -93,6 +95,7 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
         expected_error=_join([part.expected_error for part in parts]),
         gain=_join([part.gain for part in parts]),
         calibration=first.calibration,
+        kernel=_join([part.kernel for part in parts]),
     )
 
 
