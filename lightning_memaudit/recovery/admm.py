@@ -71,13 +71,14 @@ class Workspace:
 
     Attributes:
         image: x, (B, C, H, W).
+        prior: z, (B, C, H, W).
     """
 
     def __init__(self, autoencoder: Autoencoder, observed: Tensor, start: Tensor, penalty: Tensor) -> None:
         self._autoencoder = autoencoder
         self._observed = observed
         self._penalty = penalty.view(-1, 1, 1, 1)
-        self._prior = start
+        self.prior = start
         self.image = start.clone()
         self._dual = torch.zeros_like(start)
         self._point = torch.empty_like(start)
@@ -93,7 +94,7 @@ class Workspace:
     def advance(self) -> None:
         """One iteration; a mask must have been set."""
         assert self._weight is not None
-        torch.sub(self._prior, self._dual, out=self.image)
+        torch.sub(self.prior, self._dual, out=self.image)
         torch.addcmul(self._constant, self._weight, self.image, out=self.image)
         point = torch.add(self.image, self._dual, out=self._point)
         version = point._version
@@ -102,13 +103,13 @@ class Workspace:
             torch.add(self.image, self._dual, out=point)
         if prior.untyped_storage().data_ptr() == point.untyped_storage().data_ptr():  # f returned its input
             prior = prior.clone()
-        self._prior = prior
+        self.prior = prior
         torch.sub(point, prior, out=self._dual)
 
     def keep(self, rows: Tensor) -> None:
         """Let all but these rows (a boolean vector) leave the batch."""
         self._observed, self._penalty = self._observed[rows], self._penalty[rows]
-        self._prior, self.image, self._dual = self._prior[rows], self.image[rows], self._dual[rows]
+        self.prior, self.image, self._dual = self.prior[rows], self.image[rows], self._dual[rows]
         self._point, self._constant = torch.empty_like(self.image), self._constant[rows]
         self._weight = None if self._weight is None else self._weight[rows]
 

@@ -25,6 +25,8 @@ from lightning_memaudit.recovery.search import (
     EstimatedMask,
     Found,
     MaskFromContent,
+    Masking,
+    NoisyFill,
     Problem,
     SelfTuning,
     known_mask,
@@ -142,19 +144,27 @@ class BlindRecovery:
         if self.mask_estimator != "auto":
             estimator = self._estimator()
             mask = estimator(autoencoder(observed), observed)
-            problem = Problem(observed, mask, noise)
+            problem = Problem.whole(observed, mask, noise)
             found = search(autoencoder, problem, EstimatedMask(estimator), self.tuning, self.max_evaluations - 1)
             return Found(found.candidate, found.num_evaluations + 1)
         fill = find_constant_fill(observed, self.noise)
+        noisy = fill.present & (fill.noise > 0)
         parts: list[tuple[Tensor, Found]] = []
-        for present, masking in (
-            (True, known_mask),
-            (False, MaskFromContent(self.tuning.shares, noise=self.noise or 0.0)),
-        ):
-            rows = (fill.present == present).nonzero().squeeze(1)
-            if len(rows):
-                problem = Problem(observed[rows], fill.mask[rows], fill.noise[rows] if present else noise[rows])
-                parts.append((rows, search(autoencoder, problem, masking, self.tuning, self.max_evaluations)))
+        for kind in (fill.present & ~noisy, noisy, ~fill.present):
+            rows = kind.nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            masking: Masking
+            level = fill.noise[rows]
+            if bool(noisy[rows[0]]):
+                masking = NoisyFill(fill.value[rows])
+            elif bool(fill.present[rows[0]]):
+                masking = known_mask
+            else:
+                masking = MaskFromContent(self.tuning.shares, noise=self.noise or 0.0)
+                level = noise[rows]
+            problem = Problem.whole(observed[rows], fill.mask[rows], level)
+            parts.append((rows, search(autoencoder, problem, masking, self.tuning, self.max_evaluations)))
         return scatter(parts)
 
     def _calibrate_on_copies(self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery) -> Calibration | None:

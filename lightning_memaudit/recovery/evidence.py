@@ -40,11 +40,12 @@ def refine(
 
     is the posterior mean of the image given the data; without noise it is the data where they are observed. The score
 
-    mean over h of (f(x) - y)^2 - noise^2  +  mean over 1 - h of (f(x) + r - x)^2
+    | mean over h of (f(x) - y)^2 - noise^2 |  +  mean over 1 - h of (f(x) + r - x)^2
 
     with r the interpolation of y - f(x) from where it is observed: what f gets wrong at a pixel it gets wrong beside it.
     It is small only if f, shown its own hidden pixels and the observed ones, returns both. A mask that is empty leaves
     nothing to explain: its data residual is taken over all pixels. The f(x) that scores x also gives the next x, f(x) + r.
+    Where there is noise r is 0, and the second mean is over all pixels.
 
     Args:
         autoencoder: f.
@@ -55,20 +56,23 @@ def refine(
         steps: Evaluations of f; the best candidate by score is returned.
     """
     variance = noise.square()
-    before = (masked_mean((observed - image).square(), mask) - variance).clamp_min(1e-6)
-    trust = torch.where(variance > 0, before / (before + variance), 1.0).nan_to_num(1.0).view(-1, 1, 1, 1)
     kept = mask.expand_as(image).flatten(1).any(1)
     explained = torch.where(kept.view(-1, 1, 1, 1), mask, torch.ones_like(mask))
-    hidden = 1 - per_image_mean(mask * trust)
+    exact = (variance == 0).to(image.dtype).view(-1, 1, 1, 1)
     best: Candidate | None = None
-    for step in range(steps):
+    for _ in range(steps):
+        error = (masked_mean((observed - image).square(), mask) - variance).clamp_min(1e-6)
+        trust = torch.where(variance > 0, error / (error + variance), 1.0).nan_to_num(1.0).view(-1, 1, 1, 1)
         estimate = torch.lerp(image, observed, mask * trust)
         output = autoencoder(estimate)
         residual = observed - output
-        data = (masked_mean(residual.square(), explained) - variance).clamp_min(0)
-        corrected = output + interpolate(residual, explained)
-        score = data + masked_mean((corrected - estimate).square(), 1 - explained)
+        # A residual that is mostly noise says nothing of the neighbours.
+        corrected = output + interpolate(residual, explained) * exact
+        # Less than the noise is as wrong as more: then f has fitted the noise.
+        data = (masked_mean(residual.square(), explained) - variance).abs()
+        score = data + masked_mean((corrected - estimate).square(), 1 - explained * exact)
         score = torch.where(score.isfinite() & estimate.flatten(1).isfinite().all(1), score, torch.inf)
+        hidden = 1 - per_image_mean(mask * trust)
         candidate = Candidate(estimate, mask, score, ERROR_PER_SCORE * hidden * score)
         best = candidate if best is None else better(best, candidate)
         image = corrected

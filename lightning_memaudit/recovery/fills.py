@@ -23,12 +23,14 @@ class ConstantFill(NamedTuple):
         mask: (B, 1 or C, H, W) probability of being observed; 1 everywhere where there is none.
         noise: (B,) standard deviation of the noise, as read off the missing pixels; 0 for exact repeats.
         per_channel: (B,) whether every channel has a mask of its own.
+        value: (B, C, 1, 1) the fill, where there is noise on it.
     """
 
     present: Tensor
     mask: Tensor
     noise: Tensor
     per_channel: Tensor
+    value: Tensor
 
 
 def find_constant_fill(observed: Tensor, noise: float | None = None) -> ConstantFill:
@@ -67,6 +69,7 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
         mask.to(observed.dtype).unflatten(2, observed.shape[2:]),
         torch.zeros_like(observed[:, 0, 0, 0]),
         per_channel,
+        torch.zeros_like(observed[:, :, :1, :1]),
     )
     if noise is None:
         found = _merge(found, _noisy_zeros(observed))
@@ -92,7 +95,7 @@ def _noisy_zeros(observed: Tensor) -> ConstantFill:
     level = (below.square().sum(1) / number.clamp_min(1)).sqrt()
     found = _noisy_fill(observed, level.clamp_min(1e-6), torch.zeros_like(observed[:, :, :1, 0]))
     many = number / below.shape[1] >= LEAST_SHARE / 2
-    return ConstantFill(found.present & many, found.mask, torch.where(many, level, 0), found.per_channel)
+    return found._replace(present=found.present & many, noise=torch.where(many, level, 0))
 
 
 def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> ConstantFill:
@@ -112,7 +115,7 @@ def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> Consta
         grid = torch.linspace(0, 1, 65, device=pixels.device, dtype=pixels.dtype).view(1, 1, 1, -1)
         near = torch.exp(-(pixels[..., None] - grid).square() / (2 * width[..., None].square())).mean(2)
         candidates.append(grid[..., 0, :].squeeze(2).expand(len(pixels), channels, -1).gather(2, near.argmax(2, keepdim=True)))
-    best: tuple[Tensor, Tensor, Tensor] | None = None
+    best: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
     for center in candidates:
         share = torch.full_like(noise, 0.5)
         missing = torch.zeros_like(pixels[:, 0])
@@ -127,21 +130,20 @@ def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> Consta
             share = missing.mean(1).clamp(1e-3, 1 - 1e-3)
             if value is None:
                 center = (missing[:, None] * pixels).sum(2, keepdim=True) / missing.sum(1)[:, None, None].clamp_min(1e-6)
-        better = torch.ones_like(likelihood, dtype=torch.bool) if best is None else likelihood > best[0]
-        best = (
-            (likelihood, missing, share)
-            if best is None
-            else (
-                torch.where(better, likelihood, best[0]),
-                torch.where(better[:, None], missing, best[1]),
-                torch.where(better, share, best[2]),
+        found = (likelihood, missing, share, center.expand_as(pixels[..., :1]))
+        if best is None:
+            best = found
+        else:
+            better = likelihood > best[0]
+            best = tuple(  # type: ignore[assignment]
+                torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
+                for new, old in zip(found, best, strict=True)
             )
-        )
     assert best is not None
-    _, missing, share = best
+    _, missing, share, center = best
     present = share >= LEAST_SHARE
     mask = torch.where(present[:, None], 1 - missing, 1.0)[:, None].unflatten(2, observed.shape[2:])
-    return ConstantFill(present, mask, noise, torch.zeros_like(present))
+    return ConstantFill(present, mask, noise, torch.zeros_like(present), center[..., None])
 
 
 def _merge(exact: ConstantFill, noisy: ConstantFill) -> ConstantFill:
@@ -153,6 +155,7 @@ def _merge(exact: ConstantFill, noisy: ConstantFill) -> ConstantFill:
         torch.where(take.view(-1, 1, 1, 1), noisy.mask.expand(shape), exact.mask.expand(shape)),
         torch.where(take, noisy.noise, exact.noise),
         exact.per_channel,
+        noisy.value,
     )
 
 

@@ -68,7 +68,7 @@ class KnownMaskRecovery:
             )
 
         def find(autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Found:
-            problem = Problem(observed, mask, torch.full_like(observed[:, 0, 0, 0], self.noise))
+            problem = Problem.whole(observed, mask, torch.full_like(observed[:, 0, 0, 0], self.noise))
             return search(autoencoder, problem, known_mask, self.tuning, self.max_evaluations)
 
         return recover_self_tuned(autoencoder, observed, find, self.chunk_size, mask)

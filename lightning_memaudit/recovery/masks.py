@@ -93,37 +93,54 @@ class PosteriorMask:
         """Estimate the mask of ``observed`` given ``image``, both (B, C, H, W)."""
         return self.posterior(image, observed).mask
 
-    def posterior(self, image: Tensor, observed: Tensor, steps: int = 2, share: Tensor | None = None) -> Posterior:
+    def posterior(
+        self,
+        image: Tensor,
+        observed: Tensor,
+        steps: int = 2,
+        share: Tensor | None = None,
+        fill: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Posterior:
         """Estimate mask and error together, by ``steps`` rounds of expectation-maximization.
 
-        ``share``, (B,), stands in for the attribute.
+        ``share`` (B,), ``fill`` (B, C, 1, 1) and ``noise`` (B,) stand in for the attributes, image by image.
         """
         values = observed.shape[1] if self.shared else 1  # behind one mask entry
         error = self._over_channels((observed - image).square())
-        mask = keep_smallest(error, torch.full_like(error[:, 0, 0, 0], self.share) if share is None else share)
+        if share is None:
+            share = torch.full_like(error[:, 0, 0, 0], self.share)
+        if noise is None:
+            noise = torch.full_like(share, self.noise)
+        mask = keep_smallest(error, share)
         odds = math.log(self.prior / (1 - self.prior))
-        floor = max(self.noise**2, SMALLEST_VARIANCE)
+        noise_variance = noise.square()
         for _ in range(steps):
             kept = values * mask.flatten(1).sum(1).clamp_min(1e-6)
-            variance = ((mask * error).flatten(1).sum(1) / kept - self.noise**2).clamp_min(SMALLEST_VARIANCE)
-            observed_density = log_normal(error, values, (variance + self.noise**2).view(-1, 1, 1, 1))
-            missing_density = self._missing_density(observed, mask, values, floor)
+            variance = ((mask * error).flatten(1).sum(1) / kept - noise_variance).clamp_min(SMALLEST_VARIANCE)
+            observed_density = log_normal(error, values, (variance + noise_variance).view(-1, 1, 1, 1))
+            missing_density = self._missing_density(
+                observed, mask, values, fill, noise_variance.clamp_min(SMALLEST_VARIANCE).view(-1, 1, 1, 1)
+            )
             mask = torch.sigmoid(observed_density - missing_density + odds)
         gain = torch.logaddexp(observed_density + math.log(self.prior), missing_density + math.log1p(-self.prior))
         return Posterior(mask, variance, (gain - missing_density).flatten(1).sum(1))
 
-    def _missing_density(self, observed: Tensor, mask: Tensor, values: int, variance: float) -> Tensor:
-        if self.fill == "noise":
-            return torch.zeros_like(mask)
+    def _missing_density(
+        self, observed: Tensor, mask: Tensor, values: int, fill: Tensor | None, variance: Tensor
+    ) -> Tensor:
         value: float | Tensor
-        if self.fill == "constant":
+        if fill is not None:
+            value = fill
+        elif self.fill == "noise":
+            return torch.zeros_like(mask)
+        elif self.fill == "constant":
             missing = (1 - mask).expand_as(observed).flatten(2)
-            value = (missing * observed.flatten(2)).sum(2) / missing.sum(2).clamp_min(1e-6)
-            value = value[:, :, None, None]
+            average = (missing * observed.flatten(2)).sum(2) / missing.sum(2).clamp_min(1e-6)
+            value = average[:, :, None, None]
         else:
             value = float(self.fill)
-        error = self._over_channels((observed - value).square())
-        return log_normal(error, values, error.new_tensor(variance))
+        return log_normal(self._over_channels((observed - value).square()), values, variance)
 
     def _over_channels(self, values: Tensor) -> Tensor:
         return values.sum(1, keepdim=True) if self.shared else values

@@ -77,14 +77,22 @@ class Problem(NamedTuple):
         observed: y, (B, C, H, W).
         mask: (B, 1 or C, H, W), in [0, 1]; a guess where it must be estimated.
         noise: (B,) standard deviation of the noise.
+        index: (B,) number of each image among those that the search began with.
     """
 
     observed: Tensor
     mask: Tensor
     noise: Tensor
+    index: Tensor
 
-    def __getitem__(self, rows: Tensor) -> "Problem":  # type: ignore[override]
-        return Problem(*(part[rows] for part in (self.observed, self.mask, self.noise)))
+    @classmethod
+    def whole(cls, observed: Tensor, mask: Tensor, noise: Tensor) -> "Problem":
+        """All images of a search."""
+        return cls(observed, mask, noise, torch.arange(len(observed), device=observed.device))
+
+    def select(self, rows: Tensor) -> "Problem":
+        """Only these rows."""
+        return Problem(self.observed[rows], self.mask[rows], self.noise[rows], self.index[rows])
 
 
 class Found(NamedTuple):
@@ -128,6 +136,31 @@ class EstimatedMask:
 
 
 @dataclass(frozen=True)
+class NoisyFill:
+    """Masks of images whose missing pixels hold a known value and noise.
+
+    At first only pixels that noise could not have made are taken for observed, then the posterior decides.
+
+    Attributes:
+        value: (B, C, 1, 1) the fill of all images of the problem.
+    """
+
+    value: Tensor
+
+    def __call__(self, problem: Problem, num_penalties: int) -> Masks:
+        """Begin with what noise could not have made."""
+        value = self.value[problem.index]
+        far = (problem.observed - value).square().sum(1, keepdim=True).sqrt()
+        limit = (3 + math.sqrt(value.shape[1])) * problem.noise.view(-1, 1, 1, 1)
+        fill, noise = value.repeat(num_penalties, 1, 1, 1), problem.noise.repeat(num_penalties)
+
+        def update(image: Tensor, observed: Tensor, done: float) -> Tensor:
+            return PosteriorMask().posterior(image, observed, fill=fill, noise=noise).mask
+
+        return Masks((far > limit).to(value.dtype), update)
+
+
+@dataclass(frozen=True)
 class MaskFromContent:
     """Masks told from the content, where missing pixels hold anything at all.
 
@@ -159,13 +192,15 @@ class MaskFromContent:
             if done < 0.75:
                 error = (image - observed).square()
                 return keep_smallest(error.sum(1, keepdim=True) if self.shared else error, share)
-            return self.posterior(image, observed, share)
+            return self.posterior(image, observed, share, 2 if done < 1 else 10)
 
         return Masks(mask, update)
 
-    def posterior(self, image: Tensor, observed: Tensor, share: Tensor) -> Tensor:
+    def posterior(self, image: Tensor, observed: Tensor, share: Tensor, steps: int) -> Tensor:
         """The posterior; all ones where the image explains no more of the observation than chance would."""
-        posterior = PosteriorMask("noise", noise=self.noise, shared=self.shared).posterior(image, observed, share=share)
+        posterior = PosteriorMask("noise", noise=self.noise, shared=self.shared).posterior(
+            image, observed, steps, share
+        )
         needed = 5 * math.log(observed[0].numel())
         explained = (posterior.evidence > needed).view(-1, 1, 1, 1)
         return torch.where(explained, (posterior.mask > 0.5).to(image.dtype), torch.ones_like(posterior.mask))
@@ -191,7 +226,7 @@ def search(
     used = 1
     for number in itertools.count():
         round_ = tuning.rounds[min(number, len(tuning.rounds) - 1)]
-        current = problem[active]
+        current = problem.select(active)
         masks = masking(current, len(round_.penalties))
         attempts = len(masks.mask) // max(1, len(active)) * len(round_.penalties)
         begin = round_.start != "interpolated"  # one evaluation, shared by all attempts
@@ -252,7 +287,9 @@ def _attempt(
         work.advance()
     if masks.update is not None:
         mask = masks.update(work.image, observed, 1.0)
-    assessed = refine(autoencoder, observed, mask, work.image, noise, tuning.refinements)
+    # x fits the data with their noise, z does not.
+    image = torch.where((noise > 0).view(-1, 1, 1, 1), work.prior, work.image)
+    assessed = refine(autoencoder, observed, mask, image, noise, tuning.refinements)
     parts = [Candidate(*part) for part in zip(*(field.split(number) for field in assessed), strict=True)]
     return functools.reduce(better, parts)
 
