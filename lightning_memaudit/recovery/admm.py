@@ -99,10 +99,10 @@ class Workspace:
         point = torch.add(self.image, self._dual, out=self._point)
         version = point._version
         prior = self._autoencoder(point)
-        if point._version != version:  # f wrote into its input
-            torch.add(self.image, self._dual, out=point)
         if prior.untyped_storage().data_ptr() == point.untyped_storage().data_ptr():  # f returned its input
             prior = prior.clone()
+        if point._version != version:  # f wrote into its input
+            torch.add(self.image, self._dual, out=point)
         self.prior = prior
         torch.sub(point, prior, out=self._dual)
 

@@ -72,6 +72,9 @@ def choose(solution: Solution, observed: Tensor, count: int) -> Recovery:
     )
 
 
+GAIN_EVALUATIONS = 2
+"""Evaluations per image, beyond those of the search, that measure the gain."""
+
 ATTEMPTS_TOGETHER = 4
 """Attempts per image that the self-tuning makes at once, about: an image stands for so many rows of a chunk."""
 
@@ -101,12 +104,10 @@ def recover_self_tuned(
             mask=torch.where(finite.view(shape), candidate.mask, 1.0),
             score=candidate.score,
             certified=torch.zeros_like(finite),
-            num_evaluations=num_evaluations + 2,
+            num_evaluations=num_evaluations + GAIN_EVALUATIONS,
             expected_error=torch.where(finite, candidate.expected_error, torch.inf),
             gain=noise_gain(autoencoder, image).nan_to_num(torch.inf),
         )
 
-    if not len(observed):
-        return Recovery(observed, observed[:, :1], *[observed.new_zeros(0)] * 2, observed.new_zeros(0).long())
     rows = rows_per_chunk(observed, chunk_size)
     return concatenate(map_chunks(chunk, len(observed), max(1, rows // ATTEMPTS_TOGETHER)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.admm import Alternation
-from lightning_memaudit.recovery.attempts import recover, recover_self_tuned
+from lightning_memaudit.recovery.attempts import GAIN_EVALUATIONS, recover, recover_self_tuned
 from lightning_memaudit.recovery.certification import (
     BOUNDLESS,
     MAX_FALSE_RATE,
@@ -34,6 +34,7 @@ from lightning_memaudit.recovery.search import (
     search,
 )
 from lightning_memaudit.recovery.types import Autoencoder, Recovery
+
 
 @dataclass(frozen=True)
 class AutomaticMask:
@@ -103,7 +104,9 @@ class BlindRecovery:
             names = ", ".join(MASK_ESTIMATORS)
             raise ValueError(f"mask_estimator={self.mask_estimator!r}: pass one of {names}, or a function")
         if self.penalties is None and self.record_at:
-            raise ValueError(f"record_at={list(self.record_at)}: only given penalties are recorded, pass penalties=[0.1]")
+            raise ValueError(
+                f"record_at={list(self.record_at)}: only given penalties are recorded, pass penalties=[0.1]"
+            )
         if isinstance(self.certification, str) and self.certification != "turned_copies":
             raise ValueError(f"certification={self.certification!r}: pass 'turned_copies', a Calibration or None")
 
@@ -141,11 +144,12 @@ class BlindRecovery:
 
     def _search(self, autoencoder: Autoencoder, observed: Tensor) -> Found:
         noise = torch.full_like(observed[:, 0, 0, 0], self.noise or 0.0)
+        budget = self.max_evaluations - GAIN_EVALUATIONS
         if self.mask_estimator != "auto":
             estimator = self._estimator()
             mask = estimator(autoencoder(observed), observed)
             problem = Problem.whole(observed, mask, noise)
-            found = search(autoencoder, problem, EstimatedMask(estimator), self.tuning, self.max_evaluations - 1)
+            found = search(autoencoder, problem, EstimatedMask(estimator), self.tuning, budget - 1)
             return Found(found.candidate, found.num_evaluations + 1)
         fill = find_constant_fill(observed, self.noise)
         noisy = fill.present & (fill.noise > 0)
@@ -164,10 +168,12 @@ class BlindRecovery:
                 masking = MaskFromContent(self.tuning.shares, noise=self.noise or 0.0)
                 level = noise[rows]
             problem = Problem.whole(observed[rows], fill.mask[rows], level)
-            parts.append((rows, search(autoencoder, problem, masking, self.tuning, self.max_evaluations)))
+            parts.append((rows, search(autoencoder, problem, masking, self.tuning, budget)))
         return scatter(parts)
 
-    def _calibrate_on_copies(self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery) -> Calibration | None:
+    def _calibrate_on_copies(
+        self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery
+    ) -> Calibration | None:
         """Search turned copies no longer than the images that might be certified were searched."""
         hopeful = certify(recovery, BOUNDLESS).certified
         if not bool(hopeful.any()):

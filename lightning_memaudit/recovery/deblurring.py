@@ -105,13 +105,15 @@ def transfer_function(kernel: Tensor, size: Sequence[int]) -> Tensor:
     reach = kernel.shape[-1] // 2
     padded = kernel.new_zeros(*kernel.shape[:2], height, width)
     padded[..., : kernel.shape[-2], : kernel.shape[-1]] = kernel
-    return torch.fft.rfft2(padded.roll((-reach, -reach), (-2, -1)))
+    transfer: Tensor = torch.fft.rfft2(padded.roll((-reach, -reach), (-2, -1)))
+    return transfer
 
 
 def blur(image: Tensor, kernel: Tensor) -> Tensor:
     """Circular convolution of images (B, C, H, W) with kernels (B, 1, K, K)."""
     size = image.shape[-2:]
-    return torch.fft.irfft2(transfer_function(kernel, size) * torch.fft.rfft2(image), s=size)
+    blurred: Tensor = torch.fft.irfft2(transfer_function(kernel, size) * torch.fft.rfft2(image), s=size)
+    return blurred
 
 
 def fourier_data_step(transformed: Tensor, transfer: Tensor, target: Tensor, penalty: Tensor) -> Tensor:
@@ -124,7 +126,8 @@ def fourier_data_step(transformed: Tensor, transfer: Tensor, target: Tensor, pen
         penalty: (B, 1, 1, 1).
     """
     numerator = transfer.conj() * transformed + penalty * torch.fft.rfft2(target)
-    return torch.fft.irfft2(numerator / (transfer.abs().square() + penalty), s=target.shape[-2:])
+    image: Tensor = torch.fft.irfft2(numerator / (transfer.abs().square() + penalty), s=target.shape[-2:])
+    return image
 
 
 def estimate_kernel(image: Tensor, observed: Tensor, size: int) -> Tensor:
@@ -150,9 +153,10 @@ def estimate_kernel(image: Tensor, observed: Tensor, size: int) -> Tensor:
     matrix = itself[:, down[:, None] - down[None, :], right[:, None] - right[None, :]]
     vector = other[:, down, right]
     scale = itself[:, :1, :1].clamp_min(1e-12)
-    identity = torch.eye(size * size, dtype=image.dtype, device=image.device)
-    system = (matrix / scale + 1e-4 * identity).nan_to_num(0.0) + 0.0
-    solution = torch.linalg.lstsq(system, (vector / scale[:, 0]).nan_to_num(0.0).unsqueeze(-1)).solution
+    # A little of the identity, so that kernels that no pixel tells apart are shared out evenly.
+    system = matrix / scale + 1e-4 * torch.eye(size * size, dtype=image.dtype, device=image.device)
+    system, vector = system.nan_to_num(), (vector / scale[:, 0]).nan_to_num()  # attempts that diverged stay apart
+    solution = torch.linalg.lstsq(system, vector.unsqueeze(-1)).solution
     return project_to_simplex(solution.squeeze(-1)).view(-1, 1, size, size)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_memaudit.recovery.admm import per_image_mean
 from lightning_memaudit.recovery.interpolation import interpolate
+from lightning_memaudit.recovery.masks import same_channels
 from lightning_memaudit.recovery.types import Autoencoder
 
 ERROR_PER_SCORE = 2.0
@@ -89,9 +90,7 @@ def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 def better(first: Candidate, second: Candidate) -> Candidate:
     """Of two candidates for the same images, the one with the lower score, image by image."""
+    first_mask, second_mask = same_channels([first.mask, second.mask])
     take = second.score < first.score
-    fields = []
-    for one, other in zip(first, second, strict=True):
-        shape = torch.broadcast_shapes(one.shape, other.shape)
-        fields.append(torch.where(take.view(-1, *[1] * (one.ndim - 1)), other.expand(shape), one.expand(shape)))
-    return Candidate(*fields)
+    pairs = zip(first._replace(mask=first_mask), second._replace(mask=second_mask), strict=True)
+    return Candidate(*(torch.where(take.view(-1, *[1] * (one.ndim - 1)), other, one) for one, other in pairs))

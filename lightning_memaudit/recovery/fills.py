@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_memaudit.recovery.masks import same_channels
+
 LEAST_SHARE = 0.05
 """A value that fewer pixels share than this is taken for a coincidence."""
 
@@ -66,7 +68,7 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
         mask = mask[:, :1]
     found = ConstantFill(
         present,
-        mask.to(observed.dtype).unflatten(2, observed.shape[2:]),
+        mask.to(observed.dtype).view(batch, -1, *observed.shape[2:]),
         torch.zeros_like(observed[:, 0, 0, 0]),
         per_channel,
         torch.zeros_like(observed[:, :, :1, :1]),
@@ -114,7 +116,9 @@ def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> Consta
     if value is None:
         grid = torch.linspace(0, 1, 65, device=pixels.device, dtype=pixels.dtype).view(1, 1, 1, -1)
         near = torch.exp(-(pixels[..., None] - grid).square() / (2 * width[..., None].square())).mean(2)
-        candidates.append(grid[..., 0, :].squeeze(2).expand(len(pixels), channels, -1).gather(2, near.argmax(2, keepdim=True)))
+        candidates.append(
+            grid[..., 0, :].squeeze(2).expand(len(pixels), channels, -1).gather(2, near.argmax(2, keepdim=True))
+        )
     best: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
     for center in candidates:
         share = torch.full_like(noise, 0.5)
@@ -129,7 +133,9 @@ def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> Consta
             likelihood = torch.logaddexp(spike, flat.expand_as(spike)).sum(1)
             share = missing.mean(1).clamp(1e-3, 1 - 1e-3)
             if value is None:
-                center = (missing[:, None] * pixels).sum(2, keepdim=True) / missing.sum(1)[:, None, None].clamp_min(1e-6)
+                center = (missing[:, None] * pixels).sum(2, keepdim=True) / missing.sum(1)[:, None, None].clamp_min(
+                    1e-6
+                )
         found = (likelihood, missing, share, center.expand_as(pixels[..., :1]))
         if best is None:
             best = found
@@ -142,17 +148,17 @@ def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> Consta
     assert best is not None
     _, missing, share, center = best
     present = share >= LEAST_SHARE
-    mask = torch.where(present[:, None], 1 - missing, 1.0)[:, None].unflatten(2, observed.shape[2:])
+    mask = torch.where(present[:, None], 1 - missing, 1.0).view(len(observed), 1, *observed.shape[2:])
     return ConstantFill(present, mask, noise, torch.zeros_like(present), center[..., None])
 
 
 def _merge(exact: ConstantFill, noisy: ConstantFill) -> ConstantFill:
     """The noisy fill where no exact one was found."""
     take = noisy.present & ~exact.present
-    shape = torch.broadcast_shapes(exact.mask.shape, noisy.mask.shape)
+    exact_mask, noisy_mask = same_channels([exact.mask, noisy.mask])
     return ConstantFill(
         exact.present | noisy.present,
-        torch.where(take.view(-1, 1, 1, 1), noisy.mask.expand(shape), exact.mask.expand(shape)),
+        torch.where(take.view(-1, 1, 1, 1), noisy_mask, exact_mask),
         torch.where(take, noisy.noise, exact.noise),
         exact.per_channel,
         noisy.value,

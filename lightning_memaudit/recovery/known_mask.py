@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.admm import Alternation
-from lightning_memaudit.recovery.attempts import recover, recover_self_tuned
+from lightning_memaudit.recovery.attempts import GAIN_EVALUATIONS, recover, recover_self_tuned
 from lightning_memaudit.recovery.checks import (
     check_images,
     check_mask,
@@ -50,7 +50,9 @@ class KnownMaskRecovery:
         if self.penalties is not None:
             check_penalties(tuple(self.penalties))
         elif self.record_at:
-            raise ValueError(f"record_at={list(self.record_at)}: only given penalties are recorded, pass penalties=[0.1]")
+            raise ValueError(
+                f"record_at={list(self.record_at)}: only given penalties are recorded, pass penalties=[0.1]"
+            )
         check_max_evaluations(self.max_evaluations)
         check_noise(self.noise)
 
@@ -69,6 +71,6 @@ class KnownMaskRecovery:
 
         def find(autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Found:
             problem = Problem.whole(observed, mask, torch.full_like(observed[:, 0, 0, 0], self.noise))
-            return search(autoencoder, problem, known_mask, self.tuning, self.max_evaluations)
+            return search(autoencoder, problem, known_mask, self.tuning, self.max_evaluations - GAIN_EVALUATIONS)
 
         return recover_self_tuned(autoencoder, observed, find, self.chunk_size, mask)

@@ -5,7 +5,7 @@ A mask estimator is a function ``estimate(image, observed) -> mask`` on batches 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +13,13 @@ import torch
 from torch import Tensor
 
 MaskEstimator = Callable[[Tensor, Tensor], Tensor]
+
+
+def same_channels(masks: Sequence[Tensor]) -> list[Tensor]:
+    """Masks (B, 1 or C, H, W) with as many channels as the one that has most."""
+    channels = max(mask.shape[1] for mask in masks)
+    return [mask.expand(-1, channels, -1, -1) for mask in masks]
+
 
 SMALLEST_VARIANCE = 1e-6
 """Errors below 60 dB do not sharpen a posterior further: 8-bit images are not known better."""

@@ -14,7 +14,7 @@ from lightning_memaudit.recovery.admm import Workspace
 from lightning_memaudit.recovery.evidence import Candidate, better, refine
 from lightning_memaudit.recovery.fills import local_agreement
 from lightning_memaudit.recovery.interpolation import interpolate
-from lightning_memaudit.recovery.masks import MaskEstimator, PosteriorMask, keep_smallest
+from lightning_memaudit.recovery.masks import MaskEstimator, PosteriorMask, keep_smallest, same_channels
 from lightning_memaudit.recovery.types import Autoencoder
 
 Start = Literal["interpolated", "autoencoder", "random"]
@@ -77,13 +77,13 @@ class Problem(NamedTuple):
         observed: y, (B, C, H, W).
         mask: (B, 1 or C, H, W), in [0, 1]; a guess where it must be estimated.
         noise: (B,) standard deviation of the noise.
-        index: (B,) number of each image among those that the search began with.
+        number: (B,) number of each image among those that the search began with.
     """
 
     observed: Tensor
     mask: Tensor
     noise: Tensor
-    index: Tensor
+    number: Tensor
 
     @classmethod
     def whole(cls, observed: Tensor, mask: Tensor, noise: Tensor) -> "Problem":
@@ -92,7 +92,7 @@ class Problem(NamedTuple):
 
     def select(self, rows: Tensor) -> "Problem":
         """Only these rows."""
-        return Problem(self.observed[rows], self.mask[rows], self.noise[rows], self.index[rows])
+        return Problem(self.observed[rows], self.mask[rows], self.noise[rows], self.number[rows])
 
 
 class Found(NamedTuple):
@@ -149,7 +149,7 @@ class NoisyFill:
 
     def __call__(self, problem: Problem, num_penalties: int) -> Masks:
         """Begin with what noise could not have made."""
-        value = self.value[problem.index]
+        value = self.value[problem.number]
         far = (problem.observed - value).square().sum(1, keepdim=True).sqrt()
         limit = (3 + math.sqrt(value.shape[1])) * problem.noise.view(-1, 1, 1, 1)
         fill, noise = value.repeat(num_penalties, 1, 1, 1), problem.noise.repeat(num_penalties)
@@ -183,7 +183,7 @@ class MaskFromContent:
         if self.shared:
             agreement = local_agreement(observed)
         else:
-            agreement = torch.cat([local_agreement(channel) for channel in observed.split(1, 1)], 1)
+            agreement = torch.cat([local_agreement(channel) for channel in torch.split(observed, 1, 1)], 1)
         share = observed.new_tensor(self.shares).repeat_interleave(len(observed))
         mask = keep_smallest(-agreement.repeat(len(self.shares), 1, 1, 1), share)
         share = share.repeat(num_penalties)
@@ -275,7 +275,9 @@ def _attempt(
         start = interpolate(problem.observed.repeat(hypotheses, 1, 1, 1), masks.mask)
         if round_.start == "random":
             generator = torch.Generator(observed.device).manual_seed(seed)
-            filling = torch.rand(problem.observed.shape, generator=generator, dtype=observed.dtype, device=observed.device)
+            filling = torch.rand(
+                problem.observed.shape, generator=generator, dtype=observed.dtype, device=observed.device
+            )
             start = autoencoder(torch.lerp(filling.repeat(hypotheses, 1, 1, 1), start, masks.mask))
         start = start.repeat(len(round_.penalties), 1, 1, 1)
     work = Workspace(autoencoder, observed, start, penalty)
@@ -290,16 +292,16 @@ def _attempt(
     # x fits the data with their noise, z does not.
     image = torch.where((noise > 0).view(-1, 1, 1, 1), work.prior, work.image)
     assessed = refine(autoencoder, observed, mask, image, noise, tuning.refinements)
-    parts = [Candidate(*part) for part in zip(*(field.split(number) for field in assessed), strict=True)]
+    parts = [Candidate(*part) for part in zip(*(torch.split(field, number) for field in assessed), strict=True)]
     return functools.reduce(better, parts)
 
 
 def _replace_rows(candidate: Candidate, rows: Tensor, part: Candidate) -> Candidate:
+    whole_mask, part_mask = same_channels([candidate.mask, part.mask])
     fields = []
-    for whole, new in zip(candidate, part, strict=True):
-        shape = torch.broadcast_shapes(whole.shape[1:], new.shape[1:])
-        whole = whole.expand(len(whole), *shape).clone()
-        whole[rows] = new.expand(len(new), *shape)
+    for whole, new in zip(candidate._replace(mask=whole_mask), part._replace(mask=part_mask), strict=True):
+        whole = whole.clone()
+        whole[rows] = new
         fields.append(whole)
     return Candidate(*fields)
 
@@ -307,9 +309,7 @@ def _replace_rows(candidate: Candidate, rows: Tensor, part: Candidate) -> Candid
 def scatter(parts: Sequence[tuple[Tensor, Found]]) -> Found:
     """Join what was found for some rows each, which together are all rows."""
     order = torch.cat([rows for rows, _ in parts]).argsort()
-    channels = max(found.candidate.mask.shape[1] for _, found in parts)
-    candidates = [
-        found.candidate._replace(mask=found.candidate.mask.expand(-1, channels, -1, -1)) for _, found in parts
-    ]
+    masks = same_channels([found.candidate.mask for _, found in parts])
+    candidates = [found.candidate._replace(mask=mask) for (_, found), mask in zip(parts, masks, strict=True)]
     joined = Candidate(*(torch.cat(field)[order] for field in zip(*candidates, strict=True)))
     return Found(joined, torch.cat([found.num_evaluations for _, found in parts])[order])

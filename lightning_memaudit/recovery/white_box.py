@@ -1,6 +1,6 @@
 """Recovery by gradients through the autoencoder, for the question whether they find more than evaluations do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -17,7 +17,9 @@ from lightning_memaudit.recovery.types import Autoencoder, Recovery, concatenate
 
 @dataclass(frozen=True)
 class WhiteBoxRecovery:
-    """Minimize over x, by Adam from the smooth interpolation of the data, with the mask estimated as x goes on:
+    """Gradient descent on the image through the autoencoder.
+
+    Minimize over x, by Adam from the smooth interpolation of the data, with the mask estimated as x goes on,
 
         mean over h of (x - y)^2  +  weight * mean (f(x) - x)^2
 
@@ -35,7 +37,7 @@ class WhiteBoxRecovery:
 
     estimates_mask: ClassVar[bool] = True
 
-    mask_estimator: MaskEstimator = AutomaticMask()
+    mask_estimator: MaskEstimator = field(default_factory=AutomaticMask)
     weight: float = 1.0
     num_steps: int = 200
     learning_rate: float = 0.02
