@@ -11,6 +11,7 @@ from lightning_memaudit.recovery.admm import Alternation
 from lightning_memaudit.recovery.attempts import GAIN_EVALUATIONS, recover, recover_self_tuned
 from lightning_memaudit.recovery.certification import (
     BOUNDLESS,
+    COPIES_MARGIN,
     MAX_FALSE_RATE,
     Calibration,
     calibrate,
@@ -62,21 +63,21 @@ MASK_ESTIMATORS: dict[str, MaskEstimator] = {
 class BlindRecovery:
     """Recovery of image and mask with the autoencoder as the prior; it sees the observation and f, never the truth.
 
-    By default it tunes itself. A fill with one value, whichever, is read off the observation, with the level of the noise
-    on it; any other fill is told from the image's content as the recovery goes on. Penalties and starts are tried in
-    rounds, the best candidate by the blind score is kept, and images that are recovered well leave.
+    By default it tunes itself. A fill with one value, whichever, is read off the observation, with the level of the
+    noise on it; any other fill is told from the image's content as the recovery goes on. Penalties and starts are tried
+    in rounds, the best candidate by the blind score is kept, and images that are recovered well leave.
 
     ``BlindRecovery(mask_estimator="least_squares", penalties=[0.1])`` is the paper's method (arXiv 2310.02897): given
     penalties are run as they are, from f(y), for ``alternation.num_iterations`` iterations.
 
     Attributes:
-        mask_estimator: ``auto`` looks at what stands in the missing pixels; or a name of :data:`MASK_ESTIMATORS`, or any
-            function ``(image, observed) -> mask``.
+        mask_estimator: ``auto`` looks at what stands in the missing pixels; or a name of :data:`MASK_ESTIMATORS`, or
+            any function ``(image, observed) -> mask``.
         penalties: None tunes itself. A list: exactly these ADMM penalties, the best by the blind score is kept.
         max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself.
         noise: Standard deviation of the noise in the observation; None estimates it from the missing pixels.
-        certification: ``turned_copies`` calibrates on turned copies of the observations, as soon as there is something to
-            certify; a :class:`Calibration` on controls holds better, see :func:`calibrate`; None certifies nothing.
+        certification: ``turned_copies`` calibrates on turned copies of the observations, as soon as there is something
+            to certify; a :class:`Calibration` on controls holds better, see :func:`calibrate`; None certifies nothing.
         tuning: The order in which the self-tuning tries things.
         alternation: Iterations and tolerances of given penalties.
         chunk_size: Attempts at once; None chooses by memory.
@@ -181,4 +182,5 @@ class BlindRecovery:
         longest = int(recovery.num_evaluations[hopeful].max())
         copies = turned_copies(observed, controls_needed(MAX_FALSE_RATE))
         alone = replace(self, certification=None, max_evaluations=longest)
-        return calibrate(alone(autoencoder, copies).score, MAX_FALSE_RATE, source="turned copies")
+        scores = COPIES_MARGIN * alone(autoencoder, copies).score
+        return calibrate(scores, MAX_FALSE_RATE, source="turned copies")

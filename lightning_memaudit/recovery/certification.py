@@ -1,9 +1,9 @@
 """Certificates: which images are claimed recovered, and how often such a claim is false on images never trained on.
 
-The threshold comes from images that the autoencoder was not trained on. When the image at hand is exchangeable with n of
-those, the chance that its score is lower than all of theirs is 1 / (n + 1) at most (conformal prediction, Vovk et al.
-2005), whatever the distribution. So a threshold just below the lowest of their scores holds a false-certification rate of
-1% from n = 99 on, and no claim is made from fewer.
+The threshold comes from images that the autoencoder was not trained on. When the image at hand is exchangeable with n
+of those, the chance that its score is lower than all of theirs is 1 / (n + 1) at most (conformal prediction, Vovk et
+al. 2005), whatever the distribution. So a threshold just below the lowest of their scores holds a false-certification
+rate of 1% from n = 99 on, and no claim is made from fewer.
 """
 
 import math
@@ -56,9 +56,10 @@ def calibrate(
 ) -> Calibration:
     """Set the threshold just below the lowest score of images that were not trained on.
 
-    The claim is exact for an image that is exchangeable with the controls: from the same source, degraded alike, searched
-    alike. Scores of one control under several patterns are dependent. The expected rate over those same patterns then
-    still is at most 1 / (number of control images + 1), and 1 / (n + 1) as far as the scores are independent.
+    The claim is exact for an image that is exchangeable with the controls: from the same source, degraded alike,
+    searched alike. Scores of one control under several patterns are dependent. The expected rate over those same
+    patterns then still is at most 1 / (number of control images + 1), and 1 / (n + 1) as far as the scores are
+    independent.
 
     Args:
         control_scores: (n,) blind scores, infinite where the iterations diverged.
@@ -90,6 +91,9 @@ def calibrate(
     return Calibration(lowest, "", number, rate, interval, confidence, source)
 
 
+COPIES_MARGIN = 0.5
+"""Factor on the threshold from turned copies: theirs were up to twice the lowest scores of real controls."""
+
 BOUNDLESS = Calibration(math.inf, "", 0, 1.0, (0.0, 1.0), source="nothing")
 """Certifies by expected error and gain alone: what a calibration can only narrow."""
 
@@ -102,8 +106,8 @@ def controls_needed(max_false_rate: float) -> int:
 def certify(recovery: Recovery, calibration: Calibration) -> Recovery:
     """Certify what scores below the threshold, is expected within 25 dB, and is held fast by the autoencoder.
 
-    All three are blind: the calibrated score; the error that the score lets expect in the hidden share of the image; and
-    the gain of :func:`noise_gain`, above which an autoencoder that merely copies its input would be believed.
+    All three are blind: the calibrated score; the error that the score lets expect in the hidden share of the image;
+    and the gain of :func:`noise_gain`, above which an autoencoder that merely copies its input would be believed.
     """
     if calibration.threshold is None or recovery.expected_error is None:
         return recovery._replace(certified=torch.zeros_like(recovery.certified))
@@ -135,10 +139,11 @@ def turned_copies(observed: Tensor, number: int) -> Tensor:
     """Degraded images that cannot have been stored: copies turned upside down, by half and quarter turns, transposed.
 
     A copy has the colours, contrast, smoothness and share of missing pixels of its original, and stands in for an image
-    that was not trained on where there is none. From the second turn of all images on copies are also shifted, around the
-    border. What that does not guarantee: exchangeability with images that were not trained on. An autoencoder may find
-    turned scenes harder than upright ones, and copies of few images resemble each other. Where training itself turned its
-    images, or images are symmetric, a copy is as good as stored and scores low; then less is certified, not more.
+    that was not trained on where there is none. From the second turn of all images on copies are also shifted, around
+    the border. What that does not guarantee: exchangeability with images that were not trained on. An autoencoder may
+    find turned scenes harder than upright ones, and copies of few images resemble each other. Where training itself
+    turned its images, or images are symmetric, a copy is as good as stored and scores low; then less is certified, not
+    more. For the first reason :data:`COPIES_MARGIN` lowers the threshold that comes from copies.
 
     Args:
         observed: y, (B, C, H, W), B at least 1.

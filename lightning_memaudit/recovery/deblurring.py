@@ -14,16 +14,17 @@ from lightning_memaudit.recovery.types import Autoencoder, Recovery, concatenate
 
 @dataclass(frozen=True)
 class BlindDeblurring:
-    """``y = k * x + noise`` with an unknown kernel k of bounded support, around the border (arXiv 2310.02897, H circulant).
+    """Recovery from an unknown blur: ``y = k * x + noise`` around the border, k of bounded support.
 
-    Start from x = z = f(y), u = 0 and repeat, with F the Fourier transform:
+    H of the paper's formulation is circulant here (arXiv 2310.02897). Start from x = z = f(y), u = 0 and repeat, with F the Fourier transform:
 
         k <- least squares of |k * x - y|^2 over kernels on the support, non-negative, of sum 1     kernel
         x <- F^-1 [ (conj(F k) F y + penalty F (z - u)) / (|F k|^2 + penalty) ]                     data term
         z <- f(x + u)                                                                               prior term
         u <- u + x - z                                                                              dual
 
-    The score is ``mean (k * f(x) - y)^2 + mean (f(x) - x)^2`` and the best penalty by score is kept. It certifies nothing.
+    The score is ``mean (k * f(x) - y)^2 + mean (f(x) - x)^2`` and the best penalty by score is kept. It certifies
+    nothing.
 
     Attributes:
         kernel_size: Side of the support, odd.

@@ -43,10 +43,10 @@ def refine(
 
     | mean over h of (f(x) - y)^2 - noise^2 |  +  mean over 1 - h of (f(x) + r - x)^2
 
-    with r the interpolation of y - f(x) from where it is observed: what f gets wrong at a pixel it gets wrong beside it.
-    It is small only if f, shown its own hidden pixels and the observed ones, returns both. A mask that is empty leaves
-    nothing to explain: its data residual is taken over all pixels. The f(x) that scores x also gives the next x, f(x) + r.
-    Where there is noise r is 0, and the second mean is over all pixels.
+    with r the interpolation of y - f(x) from where it is observed: what f gets wrong at a pixel it gets wrong beside
+    it. It is small only if f, shown its own hidden pixels and the observed ones, returns both. A mask that is empty
+    leaves nothing to explain: its data residual is taken over all pixels. The f(x) that scores x also gives the next x,
+    f(x) + r. Where there is noise r is 0, and the second mean is over all pixels.
 
     Args:
         autoencoder: f.

@@ -27,7 +27,8 @@ class KnownMaskRecovery:
     It tunes itself as :class:`~lightning_memaudit.recovery.BlindRecovery` does, or runs given penalties as they are.
 
     Attributes:
-        penalties: None tunes itself. A list: exactly these ADMM penalties, from f(y), the best by the blind score is kept.
+        penalties: None tunes itself. A list: exactly these ADMM penalties, from f(y), the best by the blind score is
+            kept.
         max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself.
         noise: Standard deviation of the noise in the observation.
         tuning: The order in which the self-tuning tries things.

@@ -53,7 +53,8 @@ class Posterior(NamedTuple):
     Attributes:
         mask: (B, 1 or C, H, W) probability of being observed.
         variance: (B,) mean squared error of the image where observed, s^2.
-        evidence: (B,) log likelihood of the observation, over that of a mask that is empty: nats that the image explains.
+        evidence: (B,) log likelihood of the observation, over that of a mask that is empty: nats that the image
+            explains.
     """
 
     mask: Tensor
@@ -159,9 +160,13 @@ def log_normal(squared_error: Tensor, number: int, variance: Tensor) -> Tensor:
 
 
 def keep_smallest(error: Tensor, share: Tensor) -> Tensor:
-    """The 0/1 mask, of the shape of ``error`` (B, M, H, W), that keeps the ``share`` (B,) of entries with the least error.
+    """The 0/1 mask that keeps the share of entries with the least error.
 
     Least trimmed squares (Rousseeuw 1984) over masks that keep a known share; ties are kept.
+
+    Args:
+        error: (B, M, H, W).
+        share: (B,).
     """
     ordered = error.flatten(1).sort(1).values
     last = (share * ordered.shape[1]).round().long().clamp(1, ordered.shape[1]) - 1
