@@ -15,16 +15,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["MemorizationAuditCallback", "__version__", "audit"]
 
-_EXPORTS = {
-    "MemorizationAuditCallback": "lightning_memaudit.callback",
-    "audit": "lightning_memaudit.audit.engine",
-}
-
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `--help` and `report` do not pay for torch and lightning.
-    if name in _EXPORTS:
-        value = getattr(import_module(_EXPORTS[name]), name)
-        globals()[name] = value
-        return value
+    if name == "MemorizationAuditCallback":
+        from lightning_memaudit.callback import MemorizationAuditCallback
+
+        return MemorizationAuditCallback
+    if name == "audit":
+        return import_module("lightning_memaudit.audit")  # which can be called
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from lightning_memaudit.cli import UsageError, did_you_mean
-from lightning_memaudit.training import data, module, networks
+from lightning_memaudit.training import data, datasets, module, networks
 
 KEY = re.compile(r'^(\s*)(?:- )?Parser key "([^"]+)":')
 UNKNOWN_OPTION = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected|option '([^']+)'")
@@ -112,7 +112,7 @@ def _hint(name: str, options: Iterable[str], prefix: str = "") -> str:
 def _known_classes() -> list[type]:
     optimization = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
     bases = (nn.Module, LightningModule, LightningDataModule, Callback, Logger, *optimization)
-    places = (networks, module, data, callbacks, loggers, torch.optim, torch.optim.lr_scheduler)
+    places = (networks, module, data, datasets, callbacks, loggers, torch.optim, torch.optim.lr_scheduler)
     found = (value for place in places for value in vars(place).values())
     return [value for value in found if isinstance(value, type) and issubclass(value, bases)]
 

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from lightning_memaudit.training.data import FacesDataModule, ImagesDataModule
-from lightning_memaudit.training.images import NEAR_DUPLICATE_PSNR, ImageTensorDataset, count_near_duplicates
+from lightning_memaudit.duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
+from lightning_memaudit.training.images import ImageTensorDataset
 
 
 def everything(dataset):
@@ -128,10 +129,18 @@ def test_near_duplicates_are_counted_as_brute_force_counts_them():
         controls[row] = members[3 * row] + noise
     members, controls = members * 0.5 + 0.25, (controls * 0.5 + 0.25).clamp(0, 1)
     errors = torch.cdist(controls.flatten(1).double(), members.flatten(1).double()).square() / members[0].numel()
-    brute = int((-10 * errors.min(1).values.log10() >= NEAR_DUPLICATE_PSNR).sum())
-    assert 2 <= brute <= 5
-    counted = count_near_duplicates(ImageTensorDataset(members), ImageTensorDataset(controls), block_size=7)
-    assert counted == brute
+    brute = -10 * errors.min(1).values.log10() >= NEAR_DUPLICATE_PSNR
+    assert 2 <= brute.sum() <= 5
+    found = near_duplicates(ImageTensorDataset(controls), ImageTensorDataset(members), block_size=7)
+    assert torch.equal(found, brute)
+
+
+def test_near_duplicates_within_a_set_are_not_an_image_and_itself():
+    images = torch.rand(20, 1, 16, 16)
+    assert not near_duplicates(images, block_size=6).any()
+    images[17] = (images[2] + 0.01).clamp(0, 1)
+    images[5] = images[4]
+    assert near_duplicates(images, block_size=6).nonzero().flatten().tolist() == [2, 4, 5, 17]
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,15 @@ class Degraded(NamedTuple):
     mask: Tensor
 
 
+def _part_of(fraction: float, total: int) -> int:
+    """The fraction of a number, rounded; at least one, as nothing would be left to recover, and not all."""
+    return min(max(1, round(fraction * total)), total - 1)
+
+
 def random_pixels(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
     """Exactly ``round(fraction * H * W)`` pixels, nested in the fraction: the first of a random order."""
     missing = np.zeros(height * width, dtype=bool)
-    missing[generator.permutation(height * width)[: round(fraction * height * width)]] = True
+    missing[generator.permutation(height * width)[: _part_of(fraction, height * width)]] = True
     return missing.reshape(height, width)
 
 
@@ -73,7 +78,7 @@ def blocks(fraction: float, height: int, width: int, generator: np.random.Genera
 def rows(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
     """Whole rows, chosen at random: ``round(fraction * H)`` of them."""
     missing = np.zeros((height, width), dtype=bool)
-    missing[generator.permutation(height)[: round(fraction * height)]] = True
+    missing[generator.permutation(height)[: _part_of(fraction, height)]] = True
     return missing
 
 
@@ -88,7 +93,7 @@ def stripes(fraction: float, height: int, width: int, generator: np.random.Gener
     phase = (np.arange(height) + generator.uniform(0, period)) % period / period
     order = np.argsort(phase, kind="stable")
     missing = np.zeros((height, width), dtype=bool)
-    missing[order[: round(fraction * height)]] = True
+    missing[order[: _part_of(fraction, height)]] = True
     return missing
 
 

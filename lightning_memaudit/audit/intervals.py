@@ -1,9 +1,10 @@
-"""Uncertainty of rates: exact binomial intervals, and the area under the ROC curve with its interval."""
+"""Uncertainty of rates and of their differences, and the area under the ROC curve with its interval."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import brentq
 from scipy.stats import beta, norm, rankdata
 
 
@@ -38,11 +39,58 @@ def clopper_pearson(successes: int, count: int, confidence: float = 0.95) -> tup
     return low, high
 
 
-def auroc(members: ArrayLike, controls: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """The chance that a member has a *lower* score than a control, ties counting half, with DeLong's interval.
+def paired_difference(both: int, first_only: int, second_only: int, neither: int, confidence: float = 0.95) -> Estimate:
+    """Difference of two proportions measured on the same pairs, first minus second, with Newcombe's interval.
 
-    The Mann-Whitney statistic; variance by DeLong, DeLong & Clarke-Pearson (Biometrics 1988). Infinite scores (diverged
-    iterations) are the worst there are. With fewer than two of either the interval is [0, 1].
+    Square-and-add with a correlation: method 10 of Newcombe (Statistics in Medicine 17, 1998, 2635-2650), as
+    recommended by Fagerland, Lydersen & Laake (2014). It does not collapse at rates of 0 and 1.
+
+    Args:
+        both: Pairs in which both succeed.
+        first_only: Pairs in which only the first does.
+        second_only: Pairs in which only the second does.
+        neither: Pairs in which none does.
+        confidence: Coverage, in (0, 1).
+
+    Raises:
+        ValueError: A count is negative, or all are zero.
+    """
+    counts = (both, first_only, second_only, neither)
+    count = sum(counts)
+    if min(counts) < 0 or not count:
+        raise ValueError(f"pairs={counts}: must be counts, at least one of them positive")
+    first, second = both + first_only, both + second_only
+    rate_1, rate_2 = first / count, second / count
+    (low_1, high_1), (low_2, high_2) = (_wilson(successes, count, confidence) for successes in (first, second))
+    spread = first * (count - first) * second * (count - second)
+    product = float(both * neither - first_only * second_only)
+    if product > 0:
+        product = max(0.0, product - count / 2)  # Newcombe's continuity correction of the correlation
+    correlation = product / np.sqrt(spread) if spread else 0.0
+
+    def margin(inner: float, outer: float) -> float:
+        return float(np.sqrt(max(0.0, inner**2 - 2 * correlation * inner * outer + outer**2)))
+
+    value = rate_1 - rate_2
+    return Estimate(
+        value, value - margin(rate_1 - low_1, high_2 - rate_2), value + margin(high_1 - rate_1, rate_2 - low_2)
+    )
+
+
+def _wilson(successes: int, count: int, confidence: float) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (JASA 1927)."""
+    z = float(norm.ppf(0.5 + confidence / 2))
+    center = (successes + z**2 / 2) / (count + z**2)
+    margin = z * float(np.sqrt(successes * (count - successes) / count + z**2 / 4)) / (count + z**2)
+    return max(0.0, center - margin), min(1.0, center + margin)
+
+
+def auroc(members: ArrayLike, controls: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """The chance that a member has a *lower* score than a control, ties counting half, with its interval.
+
+    The Mann-Whitney statistic; interval by method 5 of Newcombe (Statistics in Medicine 25, 2006, 559-573), which
+    inverts Hanley & McNeil's variance and keeps its width where the groups are fully apart (DeLong's does not).
+    Infinite scores (diverged iterations) are the worst there are.
 
     Args:
         members: Scores (n,), lower means more like a member; no NaN.
@@ -57,13 +105,22 @@ def auroc(members: ArrayLike, controls: ArrayLike, confidence: float = 0.95) -> 
         raise ValueError(f"{len(positive)} members and {len(negative)} controls: give at least one score of each")
     if np.isnan(positive).any() or np.isnan(negative).any():
         raise ValueError("scores hold NaN: leave out images without a score, or give infinity where it diverged")
-    pooled = rankdata(np.concatenate([positive, negative]))
-    # The share of the other group that each score beats: DeLong's structural components.
-    beaten = 1 - (pooled[: len(positive)] - rankdata(positive)) / len(negative)
-    beats = (pooled[len(positive) :] - rankdata(negative)) / len(positive)
-    value = float(beaten.mean())
-    if min(len(positive), len(negative)) < 2:
-        return Estimate(value, 0.0, 1.0)
-    variance = beaten.var(ddof=1) / len(positive) + beats.var(ddof=1) / len(negative)
-    margin = float(norm.ppf(0.5 + confidence / 2) * np.sqrt(variance))
-    return Estimate(value, max(0.0, value - margin), min(1.0, value + margin))
+    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
+    beaten = (ranks - rankdata(positive)).sum() / (len(positive) * len(negative))
+    value = float(1 - beaten)
+    low = _lowest_auroc(value, len(positive), len(negative), confidence)
+    high = 1 - _lowest_auroc(1 - value, len(positive), len(negative), confidence)
+    return Estimate(value, low, high)
+
+
+def _lowest_auroc(value: float, num_positive: int, num_negative: int, confidence: float) -> float:
+    """The smallest area that is no further below ``value`` than z standard errors of its own."""
+    z = float(norm.ppf(0.5 + confidence / 2))
+    balanced = (num_positive + num_negative) / 2 - 1
+
+    def distance(area: float) -> float:
+        shape = 1 + balanced * ((1 - area) / (2 - area) + area / (1 + area))
+        return value - area - z * float(np.sqrt(area * (1 - area) * shape / (num_positive * num_negative)))
+
+    edge = value * (1 - 1e-12)
+    return float(brentq(distance, 0.0, edge)) if distance(edge) < 0 < value else 0.0

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 
+from lightning_memaudit.audit.names import INPAINTER, primary_method
 from lightning_memaudit.recovery import (
     AutoencoderIterations,
     BlindRecovery,
@@ -10,6 +11,19 @@ from lightning_memaudit.recovery import (
     KnownMaskRecovery,
     RecoveryMethod,
 )
+
+__all__ = [
+    "INPAINTER",
+    "METHODS",
+    "Method",
+    "Methods",
+    "estimates_mask",
+    "make_method",
+    "needs_mask",
+    "primary_method",
+    "resolve_methods",
+    "uses_autoencoder",
+]
 
 Method = RecoveryMethod | InformedRecoveryMethod
 Methods = Sequence[str] | Mapping[str, str | Method]
@@ -33,9 +47,6 @@ METHODS: dict[str, Callable[[], Method]] = {
     "biharmonic": _biharmonic,
 }
 """Name to factory. ``ddnm`` needs a diffusion model, so it is configured by class path."""
-
-INPAINTER = "biharmonic"
-"""The generic inpainter: what it recovers without any autoencoder is no evidence of memorization."""
 
 
 def resolve_methods(methods: Methods) -> dict[str, Method]:
@@ -77,8 +88,3 @@ def estimates_mask(method: Method) -> bool:
 def uses_autoencoder(method: Method) -> bool:
     """Whether the result depends on the autoencoder; if not, it is computed once per run."""
     return bool(getattr(method, "uses_autoencoder", True))
-
-
-def primary_method(names: Sequence[str]) -> str:
-    """The method that the headline speaks of: ``blind`` if it runs, else the first."""
-    return "blind" if "blind" in names else names[0]

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_memaudit.audit.intervals import auroc, clopper_pearson
 from lightning_memaudit.audit.measure import Cell
+from lightning_memaudit.audit.membership import combine_scores, drop_missing
 from lightning_memaudit.audit.methods import INPAINTER
 
 Row = dict[str, Any]
@@ -25,6 +26,7 @@ class Occasion:
         epoch: Epochs of training done.
         step: Optimizer steps done.
         time: ISO 8601.
+        weights_sha256: Of the audited weights; None where no process holds them whole.
     """
 
     audit: int
@@ -32,6 +34,7 @@ class Occasion:
     epoch: int | None
     step: int | None
     time: str
+    weights_sha256: str | None = None
 
 
 def audit_rows(cells: Sequence[Cell], occasion: Occasion, train_loss: float, threshold_db: float) -> list[Row]:
@@ -56,6 +59,7 @@ def _audit_row(cell: Cell, inpainted: Cell | None, occasion: Occasion, train_los
         "epoch": occasion.epoch,
         "step": occasion.step,
         "time": occasion.time,
+        "weights_sha256": occasion.weights_sha256,
         "train_loss": train_loss,
         "group": cell.group,
         "pattern": cell.pattern,
@@ -116,7 +120,7 @@ def headline(rows: Sequence[Row], cells: Sequence[Cell], primary: str) -> dict[s
     """The few numbers that loggers and monitors get, named without the ``memaudit/`` prefix.
 
     ``recovery_rate``, ``certified_rate`` (members), ``control_recovery_rate`` pool the primary method over patterns;
-    ``membership_auroc`` is the chance that a member has a lower blind score than a control; then
+    ``membership_auroc`` is the chance that a member has a lower blind score (over all patterns) than a control; then
     ``<pattern>/<method>/recovery_rate`` for members. What cannot be computed is left out.
     """
     numbers: dict[str, float] = {}
@@ -131,14 +135,20 @@ def headline(rows: Sequence[Row], cells: Sequence[Cell], primary: str) -> dict[s
         group: [cell.columns["score"] for cell in cells if cell.group == group and cell.method == primary]
         for group in ("members", "controls")
     }
-    members, controls = (np.concatenate(parts) if parts else np.zeros(0) for parts in scores.values())
-    members, controls = members[~np.isnan(members)], controls[~np.isnan(controls)]
-    if len(members) and len(controls):
-        numbers["membership_auroc"] = auroc(members, controls).value
+    if all(scores.values()):
+        members, controls = (drop_missing(combine_scores(parts)) for parts in scores.values())
+        if len(members) and len(controls):
+            numbers["membership_auroc"] = auroc(members, controls).value
     for row in rows:
         if row["group"] == "members" and row["recovery_rate"] is not None:
             numbers[f"{row['pattern']}/{row['method']}/recovery_rate"] = row["recovery_rate"]
     return numbers
+
+
+def headline_names(patterns: Sequence[str], methods: Sequence[str]) -> list[str]:
+    """Names that :func:`headline` may give, and ``train_loss``: what monitors can watch."""
+    pooled = ["recovery_rate", "control_recovery_rate", "certified_rate", "membership_auroc", "train_loss"]
+    return pooled + [f"{pattern}/{method}/recovery_rate" for pattern in patterns for method in methods]
 
 
 def is_recovered(cell: Cell, threshold_db: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.audit.results import RunFolder
-from lightning_memaudit.report.selection import Example, choose_examples, displayed
+from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
 from lightning_memaudit.report.style import (
     NOT_RECOVERED,
     RECOVERED,
@@ -51,13 +51,23 @@ def recovery_against_loss(folder: RunFolder) -> Path:
     Raises:
         FileNotFoundError: The run has no audit.
     """
-    rows = folder.audits()
+    return save(rate_figure(folder.audits()), folder, "recovery-against-loss")
+
+
+def rate_figure(rows: Sequence[Row], width: float = 4.4, height: float = 3.3) -> Figure:
+    """The recovery rate of every method against the train loss, a panel per pattern.
+
+    Args:
+        rows: Of all audits of a run.
+        width: Of a panel, in inches; the smaller, the larger the letters in comparison.
+        height: Likewise.
+    """
     patterns = list(dict.fromkeys(row["pattern"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
     columns = min(len(patterns), 3)
     lines = -(-len(patterns) // columns)
     with figure_style():
-        figure = Figure(figsize=(4.4 * columns, 3.3 * lines), layout="constrained")
+        figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for pattern, panel in zip(patterns, axes, strict=False):
             _rate_panel(panel, [row for row in rows if row["pattern"] == pattern], methods)
@@ -77,7 +87,7 @@ def recovery_against_loss(folder: RunFolder) -> Path:
             ncols=min(4, len(methods) + 1),
             handlelength=3,
         )
-        return save(figure, folder, "recovery-against-loss")
+    return figure
 
 
 def _rate_panel(panel: Axes, rows: Sequence[Row], methods: list[str]) -> None:
@@ -155,7 +165,7 @@ def strips(folder: RunFolder) -> list[Path]:
         return []
     audit = int(path.stem.rpartition("-")[2])
     rows = [row for row in folder.audits() if row["audit"] == audit]
-    images = folder.images(audit)
+    images = saved_images(folder, audit, arrays)
     paths = []
     for pattern in dict.fromkeys(row["pattern"] for row in rows):
         methods = list(dict.fromkeys(row["method"] for row in rows if row["pattern"] == pattern))

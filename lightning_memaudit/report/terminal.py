@@ -1,7 +1,7 @@
 """The table in the terminal after an audit."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +11,11 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lightning_memaudit.audit.names import INPAINTER
+
 Row = dict[str, Any]
-INPAINTER = "biharmonic"
 MISSING = "-"
+_VERDICT_STYLES = {"memorized": "bold red", "not_memorized": "bold green", "inconclusive": "bold yellow"}
 _HEADERS = ("members", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "controls", "beyond\ninp.")
 
 
@@ -28,6 +30,24 @@ def print_audit(rows: Sequence[Row], console: Console | None = None) -> None:
     with _bars_out_of_the_way():
         console.print()
         console.print(audit_table(rows, console.width))
+
+
+def print_verdict(document: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the verdict of a report, in the words of the report, and where it was written.
+
+    Args:
+        document: The content of ``report.json``.
+        console: Where to; default: rich's own.
+    """
+    console = console or rich.get_console()
+    verdict = document["verdict"]
+    with _bars_out_of_the_way():
+        console.print()
+        console.print(Text(verdict["headline"], style=_VERDICT_STYLES[verdict["outcome"]]))
+        for sentence in (*verdict["why"], verdict["found"], verdict["certainty"], *verdict["cautions"]):
+            if sentence:
+                console.print(Text(sentence))
+        console.print(Text("Next: " + verdict["next_steps"][0]))
 
 
 def audit_table(rows: Sequence[Row], width: int = 100) -> Table:

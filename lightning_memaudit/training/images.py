@@ -10,11 +10,9 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-NEAR_DUPLICATE_PSNR = 25.0
-"""Images at least this alike (PSNR in dB) are near-duplicates: recovering one nearly recovers the other."""
+from lightning_memaudit.duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
 
 Count = int | Literal["all"]
 Positions = NDArray[np.int64]
@@ -45,7 +43,7 @@ class ImageTensorDataset(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int | slice) -> Tensor:
         return self._to_float(self.images[index])
 
     def __getitems__(self, indices: Sequence[int]) -> Tensor:
@@ -59,44 +57,6 @@ class ImageTensorDataset(Dataset[Tensor]):
 
 def _already_a_batch(batch: Any) -> Any:
     return batch
-
-
-def count_near_duplicates(members: ImageTensorDataset, controls: ImageTensorDataset, block_size: int = 1024) -> int:
-    """Number of controls whose PSNR against some member is at least :data:`NEAR_DUPLICATE_PSNR`.
-
-    Exact: averaging over patches can only bring two images closer, so that comparing thumbnails rules out
-    almost every pair, and the few that stay are compared in full.
-
-    Args:
-        members: Images of one size.
-        controls: The same.
-        block_size: Images of either set compared at a time; bounds the memory.
-    """
-    limit = 10 ** (-NEAR_DUPLICATE_PSNR / 10)
-    found = 0
-    for first in range(0, len(controls), block_size):
-        block = _block(controls, first, block_size)
-        near = torch.zeros(len(block), dtype=torch.bool)
-        for start in range(0, len(members), block_size):
-            others = _block(members, start, block_size)
-            small, small_others = _thumbnails(block), _thumbnails(others)
-            distance = torch.cdist(small, small_others).square() / small.shape[1]
-            # A little slack: cdist loses digits, the full comparison decides.
-            for control, member in torch.nonzero((distance < 1.01 * limit + 1e-6) & ~near[:, None]).tolist():
-                near[control] |= bool((block[control] - others[member]).square().mean() <= limit)
-        found += int(near.sum())
-    return found
-
-
-def _block(images: ImageTensorDataset, first: int, size: int) -> Tensor:
-    return images.__getitems__(range(first, min(first + size, len(images))))
-
-
-def _thumbnails(images: Tensor) -> Tensor:
-    """Means over equal patches, flat; the image itself where its sides have no such patches."""
-    height, width = images.shape[-2:]
-    patch = (height // 8 if height % 8 == 0 else 1, width // 8 if width % 8 == 0 else 1)
-    return functional.avg_pool2d(images, patch).flatten(1)
 
 
 class ImagePool(Protocol):
@@ -232,7 +192,7 @@ class ImageDataModule(LightningDataModule):
             )
         self.train_dataset = ImageTensorDataset(member_images)
         self.control_dataset = ImageTensorDataset(control_images)
-        self.num_near_duplicates = count_near_duplicates(self.train_dataset, self.control_dataset)
+        self.num_near_duplicates = int(near_duplicates(self.control_dataset, self.train_dataset).sum())
         if self.num_near_duplicates:
             rank_zero_warn(
                 f"{self.num_near_duplicates} of {len(control_images)} controls are nearly identical to a "

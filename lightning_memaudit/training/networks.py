@@ -111,9 +111,9 @@ class FullyConnectedAutoencoder(_FlatAutoencoder):
     """A fully connected autoencoder: the paper's FC-10 and FC-20 (arXiv 2310.02897).
 
     Weights start orthogonal, scaled so that an image that passes all layers is multiplied by about
-    `initial_gain`, whatever the depth (somewhat more with activations that are steepest at zero, as Tanh). That number decides what is learned: from 1, a
-    network of 6 layers trains to the same loss, but none of its training images can be recovered; from 0.05
-    all of them can. Much smaller ones hardly start to train.
+    `initial_gain`, whatever the depth (somewhat more with activations that are steepest at zero, as Tanh). That
+    number decides what is learned: from 1, a network of 6 layers trains to the same loss, but none of its
+    training images can be recovered; from 0.05 all of them can. Much smaller ones hardly start to train.
 
     Args:
         image_shape: (channels, height, width) of the images.

@@ -1,0 +1,237 @@
+"""What an audit costs beside the forward passes that it cannot do without."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.multiprocessing
+from rich.table import Table
+from torch import Tensor, nn
+
+from lightning_memaudit.bench.timing import Timing, interleave, machine, show, synchronize
+from lightning_memaudit.recovery import Alternation, BlindRecovery, KnownMaskRecovery
+from lightning_memaudit.training.networks import FullyConnectedAutoencoder, UNetAutoencoder
+
+PENALTY = 0.1
+ONE_BY_ONE = 16
+"""Images that are recovered one at a time; the time of a larger batch follows by proportion."""
+
+
+class Case(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        network: ``FC-10`` or ``U-Net``.
+        image_shape: (C, H, W).
+        batch: Number of images.
+    """
+
+    network: str
+    image_shape: tuple[int, int, int]
+    batch: int
+
+    def make(self) -> nn.Module:
+        """An autoencoder with random weights; its speed does not depend on what it has learned."""
+        torch.manual_seed(0)
+        if self.network == "FC-10":
+            return FullyConnectedAutoencoder(self.image_shape, num_layers=10).eval()
+        return UNetAutoencoder(self.image_shape[0], base_channels=32).eval()
+
+
+CASES = (
+    *(Case("FC-10", (3, 32, 32), batch) for batch in (1, 50, 400, 4000)),
+    Case("FC-10", (3, 64, 64), 50),
+    Case("FC-10", (3, 64, 64), 400),
+    Case("U-Net", (3, 32, 32), 50),
+)
+
+
+@torch.no_grad()
+def speed(
+    repeats: int = 5,
+    seconds: float = 1.0,
+    batches: Sequence[int] = (1, 50, 400, 4000),
+    device: str = "auto",
+    processes: bool = True,
+    output: str = "bench-speed.json",
+) -> None:
+    """Time the recovery against its own forward passes, one image at a time, DeepInverse, and two processes.
+
+    All do the same number of evaluations of the same autoencoder on the same images; none stops early. Every number
+    is a median over interleaved repeats.
+
+    Args:
+        repeats: Repeats of every piece of work.
+        seconds: Time that the forward passes alone of one repeat should take; sets the number of iterations.
+        batches: Batch sizes to measure; cases of other sizes are left out.
+        device: auto, cpu or cuda.
+        processes: Compare one process with two (on the CPU, one thread each).
+        output: JSON file with all numbers.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats}: must be at least 1")
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    rows = [_measure(case, repeats, seconds, where) for case in CASES if case.batch in batches]
+    if not rows:
+        raise ValueError(f"batches={list(batches)}: none is measured; give some of 1, 50, 400, 4000")
+    content: dict[str, Any] = {"machine": machine(where), "rows": rows}
+    if processes and where.type == "cpu":
+        content["two_processes"] = _two_processes(max(case.batch for case in CASES if case.batch in batches), seconds)
+    Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    show(_table(content))
+    if "two_processes" in content:
+        two = content["two_processes"]
+        print(
+            f"two processes: {two['speedup']:.2f} times the throughput of one, one thread each, "
+            f"FC-10 32x32x3, batch {two['batch']}"
+        )
+    print(f"written to {output}")
+
+
+def _measure(case: Case, repeats: int, seconds: float, device: torch.device) -> dict[str, Any]:
+    network = case.make().to(device)
+    truth = torch.rand(case.batch, *case.image_shape, device=device)
+    mask = (torch.rand(case.batch, 1, *case.image_shape[1:], device=device) >= 0.5).float()
+    observed = truth * mask
+    iterations = _iterations(network, observed, seconds)
+    alternation = Alternation(num_iterations=iterations, tolerance=0.0)
+    known = KnownMaskRecovery(penalties=[PENALTY], alternation=alternation)
+    blind = BlindRecovery(mask_estimator="least_squares", penalties=[PENALTY], alternation=alternation)
+    evaluations = int(known(network, observed, mask).num_evaluations[0])
+
+    def forwards() -> None:
+        image = observed
+        for _ in range(evaluations):
+            image = network(image)
+
+    few = min(ONE_BY_ONE, case.batch)
+
+    def one_by_one() -> None:
+        for row in range(few):
+            blind(network, observed[row : row + 1])
+
+    works: dict[str, Callable[[], object]] = {
+        "forwards": forwards,
+        "blind": lambda: blind(network, observed),
+        "known_mask": lambda: known(network, observed, mask),
+        "one_by_one": one_by_one,
+    }
+    deep_inverse = _deep_inverse(network, case, iterations, observed, mask)
+    if deep_inverse is not None:
+        works["deepinverse"] = deep_inverse
+    timings = interleave(works, repeats, device)
+    base = timings["forwards"].median
+    scale = case.batch / few
+    one = timings["one_by_one"]
+    timings["one_by_one"] = Timing(one.median * scale, one.low * scale, one.high * scale)
+    return {
+        "network": case.network,
+        "image_shape": list(case.image_shape),
+        "batch": case.batch,
+        "iterations": iterations,
+        "evaluations": evaluations,
+        "seconds": {name: timing._asdict() for name, timing in timings.items()},
+        "ratio_to_forwards": {name: timing.median / base for name, timing in timings.items()},
+    }
+
+
+def _iterations(network: nn.Module, observed: Tensor, seconds: float) -> int:
+    """How many iterations the forward passes fill about ``seconds`` with: between 10 and 200."""
+    network(observed)
+    synchronize(observed.device)
+    began = time.perf_counter()
+    for _ in range(3):
+        network(observed)
+    synchronize(observed.device)
+    return max(10, min(200, math.ceil(3 * seconds / (time.perf_counter() - began))))
+
+
+def _deep_inverse(
+    network: nn.Module, case: Case, iterations: int, observed: Tensor, mask: Tensor
+) -> Callable[[], Tensor] | None:
+    """DeepInverse's plug-and-play ADMM with the same autoencoder, the true mask and as many iterations."""
+    try:
+        from deepinv.optim import ADMM
+        from deepinv.optim.data_fidelity import L2
+        from deepinv.optim.prior import PnP
+        from deepinv.physics import Inpainting
+    except ImportError:
+        return None
+    physics = Inpainting(case.image_shape, mask=mask.expand_as(observed), device=observed.device)
+    solver = ADMM(
+        data_fidelity=L2(),
+        prior=PnP(lambda image, sigma: network(image)),
+        stepsize=1 / PENALTY,
+        sigma_denoiser=0.0,
+        max_iter=iterations,
+        early_stop=False,
+    )
+    return lambda: solver(observed, physics)
+
+
+def _two_processes(batch: int, seconds: float) -> dict[str, Any]:
+    """Throughput of two processes, each with half of the images, against one with all of them; one thread each."""
+    case = Case("FC-10", (3, 32, 32), batch)
+    times = {count: _in_processes(case, count, seconds) for count in (1, 2)}
+    return {"batch": batch, "seconds": times, "speedup": times[1] / times[2]}
+
+
+def _in_processes(case: Case, count: int, seconds: float) -> float:
+    context = torch.multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(count), context.SimpleQueue()
+    workers = [
+        context.Process(target=_work, args=(case, case.batch // count, seconds, barrier, results)) for _ in range(count)
+    ]
+    for worker in workers:
+        worker.start()
+    slowest = max(results.get() for _ in workers)
+    for worker in workers:
+        worker.join()
+    return float(slowest)
+
+
+@torch.no_grad()
+def _work(case: Case, images: int, seconds: float, barrier: Any, results: Any) -> None:
+    torch.set_num_threads(1)
+    network = case.make()
+    observed = torch.rand(max(1, images), *case.image_shape)
+    # The same number of iterations in all processes: measured on a fixed batch.
+    alternation = Alternation(num_iterations=max(10, round(20 * seconds)), tolerance=0.0)
+    blind = BlindRecovery(mask_estimator="least_squares", penalties=[PENALTY], alternation=alternation)
+    blind(network, observed[:8])
+    times = []
+    for _ in range(3):
+        barrier.wait()
+        began = time.perf_counter()
+        blind(network, observed)
+        times.append(time.perf_counter() - began)
+    results.put(sorted(times)[1])
+
+
+def _table(content: dict[str, Any]) -> Table:
+    where = content["machine"]
+    table = Table(
+        title=f"Time of a recovery, in units of its forward passes alone\n{where['device']}, "
+        f"{where['threads']} threads, torch {where['torch']}",
+        caption="medians; in parentheses the number and time of the forward passes, the unit of the row",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("autoencoder", no_wrap=True)
+    for header in ("batch", "forwards", "blind", "known\nmask", "one by\none", "Deep-\nInverse"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in content["rows"]:
+        ratio = row["ratio_to_forwards"]
+        channels, height, width = row["image_shape"]
+        table.add_row(
+            f"{row['network']} {height}x{width}x{channels}",
+            str(row["batch"]),
+            f"1 ({row['evaluations']} in {row['seconds']['forwards']['median']:.2f} s)",
+            *(f"{ratio[name]:.2f}" for name in ("blind", "known_mask", "one_by_one")),
+            f"{ratio['deepinverse']:.2f}" if "deepinverse" in ratio else "-",
+        )
+    return table

@@ -1,0 +1,229 @@
+"""``report.json``: everything that a report says, computed from the results files of a run and from nothing else.
+
+Built twice from the same files it is the same to the last byte, which is what ``verify`` relies on.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_memaudit import __version__
+from lightning_memaudit.audit.fingerprints import array_sha256, file_sha256, json_sha256
+from lightning_memaudit.audit.judgement import ImageColumns, Judgement, image_table, judge
+from lightning_memaudit.audit.results import AUDITS, IMAGES, RUN, RunFolder
+from lightning_memaudit.audit.verdict import conclude
+
+SCHEMA_VERSION = "1.0.0"
+REPORT = "report.json"
+CONFIG = "config.yaml"
+SELF_HASH = "report_sha256"
+Document = dict[str, Any]
+
+
+def build_document(folder: RunFolder) -> Document:
+    """Everything there is to report of a run.
+
+    Raises:
+        FileNotFoundError: The folder holds no results, or no ``run.json``.
+        ValueError: The results cannot be read, or hold no complete audit.
+    """
+    run = folder.run()
+    rows = folder.audits()
+    if not rows:
+        raise ValueError(f"{folder.path / AUDITS} holds no complete audit: let one finish first")
+    primary = (run.get("settings") or {}).get("primary_method")
+    judgements, columns = [], ImageColumns([])
+    # One audit after the other, each read into columns row by row: the rows of many images would not fit at once.
+    for number, images in groupby(folder.iterate_images(), key=lambda row: int(row["audit"])):
+        columns = ImageColumns(images)
+        judgements.append(judge([row for row in rows if row["audit"] == number], columns, primary))
+    if not judgements:
+        raise ValueError(f"{folder.path / IMAGES} holds no images of a complete audit: run the audit again")
+    final = judgements[-1]
+    first = judgements[0]
+    untrained = first if first.epoch == 0 and first is not final else None
+    duplicates = run.get("near_duplicates")
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "lightning_memaudit", "version": __version__},
+        "run": {"created": run.get("created"), "audited": final.time},
+        "verdict": conclude(final, untrained, duplicates).to_dict(),
+        "judgement": final.to_dict(),
+        "negative_control": None if untrained is None else _negative_control(untrained),
+        "history": [_moment(one, untrained, duplicates) for one in judgements],
+        "rates": [dict(row) for row in rows if row["audit"] == final.audit],
+        "images": image_table(columns, final),
+        "near_duplicates": duplicates,
+        "setup": {
+            key: run.get(key)
+            for key in ("settings", "model", "image_shape", "members", "controls", "machine", "versions", "notes")
+        },
+        "limits": limits(final, run, untrained),
+        "hashes": _hashes(folder, run, final),
+    }
+    return seal(_finite(document))
+
+
+def seal(document: Document) -> Document:
+    """The document with its own hash, over all of it but that hash."""
+    content = {key: value for key, value in document.items() if key != SELF_HASH}
+    return {**content, SELF_HASH: json_sha256(content)}
+
+
+def write_document(folder: RunFolder, document: Document) -> Path:
+    """Write ``report.json`` beside the results, in one step."""
+    path = folder.path / REPORT
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def read_document(folder: RunFolder) -> Document:
+    """Read ``report.json``.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is no JSON object.
+    """
+    path = folder.path / REPORT
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: make it with `python -m lightning_memaudit report RUN`")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): make it again from the results") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} holds a {type(document).__name__}, not an object: make it again from the results")
+    return document
+
+
+def schema() -> dict[str, Any]:
+    """The published JSON Schema of ``report.json``."""
+    text = resources.files("lightning_memaudit.report").joinpath("report.schema.json").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def check_schema(document: Document) -> None:
+    """Check a document against the schema.
+
+    Raises:
+        ValueError: It does not follow; the message says where.
+    """
+    import jsonschema
+
+    try:
+        jsonschema.validate(document, schema(), cls=jsonschema.Draft202012Validator)
+    except jsonschema.ValidationError as error:
+        place = "/".join(str(part) for part in error.absolute_path) or "the top level"
+        raise ValueError(f"{REPORT} does not follow its schema at {place}: {error.message[:200]}") from error
+
+
+def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None) -> list[str]:
+    """What was not tested, as sentences: the reader must not conclude more than this allows."""
+    settings = run.get("settings") or {}
+    members = run.get("members") or {}
+    sentences = [
+        "One attack was run: blind recovery of degraded training images with the autoencoder as the prior (Abitbul & "
+        "Dar, 2024). Another attack, or more iterations, may get back what this one did not.",
+        f"Patterns: {', '.join(finding.pattern for finding in final.patterns)}; masks from seed "
+        f"{settings.get('seed', 'unknown')}. Other degradations were not tried.",
+        f"Recovered means a PSNR of at least {final.threshold_db:g} dB over the whole image. An image below it may "
+        "still show what matters, such as a face.",
+        "The inpainter is a smooth interpolation. A generative model of such images may fill in more without this "
+        "autoencoder, and what it could fill in is weaker evidence.",
+        "Controls stand for images that were not trained on only as far as they come from the source of the members.",
+    ]
+    available, audited = members.get("num_available"), members.get("num_images")
+    if available and audited and audited < available:
+        sentences.append(
+            f"{audited} of {available} training images were audited, chosen at random; the intervals speak of all of "
+            "them, the table of images of these alone."
+        )
+    if untrained is None and final.epoch != 0:
+        sentences.append("The untrained weights were not audited: the run has no negative control.")
+    sentences.append(
+        "Intervals hold 95 times in 100 each; with many patterns and audits, one of them missing is to be expected."
+    )
+    return sentences
+
+
+def missing_fraction(pattern: str) -> float | None:
+    """The share of missing pixels that a pattern's name states: ``random-0.9+noise-0.05`` gives 0.9."""
+    _, _, number = pattern.split("+")[0].partition("-")
+    try:
+        return float(number)
+    except ValueError:
+        return None
+
+
+def run_name(folder: RunFolder) -> str:
+    """What people call the run: its root folder. It is no part of the report, which may move."""
+    path = folder.path.resolve()
+    return path.parent.name if path.name == "memaudit" else path.name
+
+
+def _negative_control(untrained: Judgement) -> dict[str, Any]:
+    memorized = untrained.overall.members.memorized
+    return {
+        "audit": untrained.audit,
+        "train_loss": untrained.train_loss,
+        "num_memorized": None if memorized is None else memorized.count,
+        "num_images": untrained.overall.members.recovered.num,
+        "passed": None if memorized is None else memorized.count == 0,
+    }
+
+
+def _moment(judgement: Judgement, untrained: Judgement | None, duplicates: Any) -> dict[str, Any]:
+    """One audit of the run in short."""
+    verdict = conclude(judgement, untrained if judgement is not untrained else None, duplicates)
+    plain = judgement.to_dict()
+    overall = plain["overall"]
+    return {
+        **{key: plain[key] for key in ("audit", "trigger", "epoch", "step", "time", "train_loss", "weights_sha256")},
+        "outcome": verdict.outcome,
+        "reasons": list(verdict.reasons),
+        "members": overall["members"]["memorized"] or overall["members"]["recovered"],
+        "controls": overall["controls"] and (overall["controls"]["memorized"] or overall["controls"]["recovered"]),
+        "difference": overall["difference"],
+        "auroc": plain["membership"]["auroc"],
+    }
+
+
+def _hashes(folder: RunFolder, run: Mapping[str, Any], final: Judgement) -> dict[str, Any]:
+    """Of what was audited (images, masks, weights, settings) and of the files that say what was found."""
+    path = folder.recoveries_path()
+    arrays = folder.recoveries()
+    config = folder.path.parent / CONFIG
+    files = [folder.path / RUN, folder.path / AUDITS, folder.path / IMAGES, *([path] if path else [])]
+    return {
+        "members": (run.get("members") or {}).get("sha256"),
+        "controls": (run.get("controls") or {}).get("sha256"),
+        "masks": {name.removesuffix("/mask"): array_sha256(arrays[name]) for name in arrays if _is_mask(name)},
+        "weights": final.weights_sha256,
+        "settings": json_sha256(run.get("settings")),
+        "config": file_sha256(config) if config.is_file() else None,
+        "files": {file.relative_to(folder.path).as_posix(): file_sha256(file) for file in files if file.is_file()},
+    }
+
+
+def _is_mask(name: str) -> bool:
+    """``members/<pattern>/mask``, and not the estimate of a method."""
+    return name.endswith("/mask") and name.count("/") == 2
+
+
+def _finite(value: Any) -> Any:
+    """Plain JSON: tuples become lists; NaN and infinities null."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,247 @@
+"""``report.html``: one self-contained file on one run or several, by a template. No network, no fonts, no torch."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+from markupsafe import Markup
+
+from lightning_memaudit.audit.results import RunFolder
+from lightning_memaudit.report import charts
+from lightning_memaudit.report.document import CONFIG, Document, run_name
+from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
+from lightning_memaudit.report.style import method_label
+
+MAX_TABLE_IMAGES = 1000
+"""Rows of the per-image table; a browser sorts more only slowly. All images are in report.json."""
+
+MISSING = "\N{EN DASH}"
+
+OUTCOMES = {
+    "memorized": ("Memorized", "●"),
+    "not_memorized": ("No memorization found", "○"),
+    "inconclusive": ("Inconclusive", "◐"),
+}
+
+
+def render(folders: Sequence[RunFolder], documents: Sequence[Document], pictures: bool = True) -> str:
+    """The report as HTML.
+
+    Args:
+        folders: Of the runs, which hold the pictures and the history of rates.
+        documents: Their ``report.json``, in the same order.
+        pictures: Show images; they are training data, and a report without them may go further.
+
+    Raises:
+        ValueError: There is no run.
+    """
+    if not documents:
+        raise ValueError("documents=[]: give at least one run")
+    names = unique_names([run_name(folder) for folder in folders])
+    runs = [
+        _run(folder, document, name, f"r{number}", pictures)
+        for number, (folder, document, name) in enumerate(zip(folders, documents, names, strict=True))
+    ]
+    for run, settings in zip(runs, differing_settings(folders), strict=True):
+        run["differs_in"] = settings
+    comparison = charts.comparison_chart(documents, names, "compare") if len(runs) > 1 else None
+    return _template().render(runs=runs, comparison=comparison, pictures=pictures, max_dots=charts.MAX_DOTS)
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names, numbered where they repeat."""
+    return [name if list(names).count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
+
+
+def differing_settings(folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """For each run the settings in which it differs from another, as in config.yaml if all have one, else run.json."""
+    have_configs = all((folder.path.parent / CONFIG).is_file() for folder in folders)
+    flat = [_flat(_config(folder) if have_configs else _described(folder)) for folder in folders]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    differing = [
+        key
+        for key in keys
+        if key.startswith(("model", "data", "memaudit", "seed"))
+        and not key.endswith("dirpath")
+        and "._" not in key
+        and "method_settings" not in key
+        and len({repr(settings.get(key)) for settings in flat}) > 1
+    ]
+    return [{key: settings[key] for key in differing if key in settings} for settings in flat]
+
+
+def _config(folder: RunFolder) -> Any:
+    try:
+        return yaml.safe_load((folder.path.parent / CONFIG).read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return {}  # not one of ours
+
+
+def _described(folder: RunFolder) -> Any:
+    """What run.json says of the model and the audit."""
+    run = folder.run()
+    return {"model": run.get("model"), "memaudit": run.get("settings")}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings with dotted keys, without the levels that only say ``init_args``."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+        flat |= _flat(item, name)
+    return flat
+
+
+def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures: bool) -> dict[str, Any]:
+    """Everything that the template needs of one run."""
+    judgement = document["judgement"]
+    outcome, sign = OUTCOMES[document["verdict"]["outcome"]]
+    config = folder.path.parent / CONFIG
+    images = document["images"][:MAX_TABLE_IMAGES]
+    return {
+        "name": name,
+        "prefix": prefix,
+        "document": document,
+        "outcome": outcome,
+        "sign": sign,
+        "loss_chart": charts.loss_chart(folder.audits(), judgement["method"], f"{prefix}-loss"),
+        "image_chart": charts.image_chart(document, f"{prefix}-dots"),
+        "fraction_chart": charts.fraction_chart(document, f"{prefix}-fraction"),
+        "roc_chart": charts.roc_chart(document, f"{prefix}-roc"),
+        "rates": _rates(document),
+        "strips": _strips(folder, document) if pictures else [],
+        "images": images,
+        "num_hidden_images": len(document["images"]) - len(images),
+        "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
+        "hyperparameters": {
+            key: value
+            for key, value in ((document["setup"].get("model") or {}).get("hyperparameters") or {}).items()
+            if not str(key).startswith("_")
+        },
+    }
+
+
+def _rates(document: Document) -> list[dict[str, Any]]:
+    """Rows of the newest audit, members beside controls: a list of patterns, each with a list of methods."""
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in document["rates"]:
+        table.setdefault(row["pattern"], {}).setdefault(row["method"], {})[row["group"]] = row
+    return [
+        {"pattern": pattern, "methods": [{"method": method, **groups} for method, groups in methods.items()]}
+        for pattern, methods in table.items()
+    ]
+
+
+def _strips(folder: RunFolder, document: Document) -> list[dict[str, Any]]:
+    """Images with what came back of them, by pattern; empty when the newest audit saved none."""
+    path = folder.recoveries_path()
+    audit = document["judgement"]["audit"]
+    if path is None or not path.stem.endswith(f"-{audit:04d}"):
+        return []
+    arrays = folder.recoveries()
+    images = saved_images(folder, audit, arrays)
+    strips = []
+    for pattern in dict.fromkeys(row["pattern"] for row in document["rates"]):
+        methods = list(dict.fromkeys(row["method"] for row in document["rates"] if row["pattern"] == pattern))
+        examples = choose_examples(arrays, images, pattern, methods, document["judgement"]["method"])
+        if examples:
+            strips.append(
+                {
+                    "pattern": pattern,
+                    "methods": methods,
+                    "rows": [_strip_row(one, pattern, methods) for one in examples],
+                }
+            )
+    return strips
+
+
+def _strip_row(example: Example, pattern: str, methods: Sequence[str]) -> dict[str, Any]:
+    what = f"{'member' if example.group == 'members' else 'control'} {example.image}"
+    cells: list[dict[str, Any] | None] = [
+        {"source": picture(example.truth), "alt": f"{what}, the truth", "caption": "", "recovered": None},
+        {
+            "source": picture(example.observed),
+            "alt": f"{what}, degraded by {pattern}",
+            "caption": "",
+            "recovered": None,
+        },
+        None
+        if example.mask is None
+        else {
+            "source": picture(example.mask),
+            "alt": f"{what}, estimated mask, white is observed",
+            "caption": "" if example.mask_accuracy is None else f"{example.mask_accuracy:.1%} right",
+            "recovered": None,
+        },
+    ]
+    for method in methods:
+        outcome = example.outcomes.get(method)
+        cells.append(
+            None
+            if outcome is None
+            else {
+                "source": picture(outcome.image),
+                "alt": f"{what}, by {method_label(method)}: {outcome.caption.rstrip('✓✗ ')}, "
+                f"{'recovered' if outcome.recovered else 'not recovered'}",
+                "caption": outcome.caption,
+                "recovered": outcome.recovered,
+            }
+        )
+    return {"label": example.label.replace("\n", ", "), "cells": cells}
+
+
+def picture(image: "np.ndarray[Any, Any]") -> str:
+    """An image (C, H, W) in [0, 1] as a PNG data URI, at its own size."""
+    from PIL import Image
+
+    pixels = (displayed(image) * 255).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lightning_memaudit.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        percent=_percent, interval=_interval, number=_number, share=_share, label=method_label, short=_short
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _percent(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.0%}"
+
+
+def _interval(share: Mapping[str, Any] | None) -> str:
+    if share is None or share["low"] is None:
+        return MISSING
+    return f"{100 * share['low']:.0f} to {share['high']:.0%}"
+
+
+def _share(share: Mapping[str, Any] | None) -> Markup:
+    """``45 of 50`` with its interval on a second line."""
+    if share is None:
+        return Markup(MISSING)
+    return Markup('{} of {}<span class="interval">{}</span>').format(share["count"], share["num"], _interval(share))
+
+
+def _number(value: float | None, form: str = ".1f") -> str:
+    return MISSING if value is None else format(value, form)
+
+
+def _short(digest: str | None) -> str:
+    return "not recorded" if digest is None else digest

@@ -1,0 +1,60 @@
+"""Write everything that a run's results allow: figures, ``report.json``, ``report.html``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning_memaudit.audit.results import RunFolder
+from lightning_memaudit.report.document import Document, build_document, check_schema, write_document
+from lightning_memaudit.report.html import render
+
+HTML = "report.html"
+
+
+class WrittenReport(NamedTuple):
+    """What was written.
+
+    Attributes:
+        document: The content of ``report.json``.
+        json: Its path.
+        html: Path of ``report.html``.
+        figures: Paths of the PNG figures.
+    """
+
+    document: Document
+    json: Path
+    html: Path
+    figures: list[Path]
+
+
+def write_report(folder: RunFolder, figures: bool = True, pictures: bool = True) -> WrittenReport:
+    """Write the report of one run into its results folder; needs no torch.
+
+    Args:
+        folder: The results.
+        figures: Also draw the PNG figures.
+        pictures: Show images in the HTML; they are training data.
+
+    Raises:
+        FileNotFoundError: There are no results.
+        ValueError: They cannot be read.
+    """
+    document = build_document(folder)
+    check_schema(document)
+    path = write_document(folder, document)
+    html = write_html([folder], [document], folder.path / HTML, pictures)
+    drawn: list[Path] = []
+    if figures:
+        from lightning_memaudit.report.figures import write_figures
+
+        drawn = write_figures(folder)
+    return WrittenReport(document, path, html, drawn)
+
+
+def write_html(folders: Sequence[RunFolder], documents: Sequence[Document], path: Path, pictures: bool = True) -> Path:
+    """Write one HTML report on one run or several."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(render(folders, documents, pictures), encoding="utf-8")
+    temporary.replace(path)
+    return path

@@ -1,0 +1,102 @@
+"""The command line: the quickstart, its config, help, and one clear line for whatever is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lightning_memaudit
+from lightning_memaudit.cli import main, shipped_configs
+
+ROOT = Path(lightning_memaudit.__file__).parent.parent
+QUICK = [
+    "--trainer.max_epochs=3",
+    "--memaudit.at_train_loss=[0.2]",
+    "--memaudit.methods=[paper_blind,biharmonic]",
+    "--memaudit.patterns=[random-0.5]",
+]
+
+
+def run(*arguments):
+    return main(list(arguments))
+
+
+def test_fit_without_a_config_runs_the_quickstart(tmp_path, capsys):
+    assert run("fit", *QUICK) == 0
+    folder = tmp_path / "runs" / "quickstart" / "memaudit"
+    rows = [json.loads(line) for line in (folder / "audits.jsonl").read_text().splitlines()]
+    assert {row["num_images"] for row in rows} == {50}
+    assert (folder / "figures" / "strip-random-0.5.png").stat().st_size > 10_000
+    assert (folder.parent / "checkpoints" / "last.ckpt").exists()
+    assert "results: runs/quickstart/memaudit" in capsys.readouterr().out
+
+
+def test_the_config_spells_out_the_same_run(capsys):
+    assert run("fit", "--print_config", *QUICK) == 0
+    implicit = capsys.readouterr().out
+    assert run("fit", "--config", str(shipped_configs() / "quickstart.yaml"), "--print_config", *QUICK) == 0
+    assert capsys.readouterr().out == implicit
+    assert yaml.safe_load(implicit)["memaudit"]["patterns"] == ["random-0.5"]
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_memaudit", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == f"lightning_memaudit {lightning_memaudit.__version__}"
+
+
+def test_help_lists_the_commands(capsys):
+    for arguments in ([], ["--help"], ["help"]):
+        assert run(*arguments) == 0
+        assert "fit" in capsys.readouterr().out
+    assert run("fit", "--help") == 0
+    text = capsys.readouterr().out
+    assert "--memaudit.every_n_epochs" in text
+    assert "After every n-th epoch" in text, "arguments come with what they do"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fitt"], ["'fitt'", "did you mean 'fit'"]),
+        (["fit", "--memaudit.every_n_epoch=3"], ["memaudit.every_n_epoch", "did you mean", "every_n_epochs"]),
+        (["fit", "--memaudit.every_n_epochs=often"], ["memaudit.every_n_epochs", "often", "int"]),
+        (["fit", "--memaudit.every_n_epochs=0"], ["every_n_epochs=0", "at least 1"]),
+        (["fit", "--memaudit.patterns=[randon-0.5]"], ["randon-0.5", "did you mean random"]),
+        (["fit", "--memaudit.methods=[blnd]"], ["blnd", "did you mean 'blind'"]),
+        (["fit", "--memaudit.on_error=ignore"], ["on_error", "ignore", "warn"]),
+        (["fit", "--memaudit.at_train_loss=[-1]"], ["at_train_loss", "positive"]),
+        (["fit", "--config=nowhere.yaml"], ["nowhere.yaml"]),
+        (["fit", "--model.init_args.network.init_args.activation=leakyrelu"], ["leakyrelu", "LeakyReLU"]),
+        (["fit", "--model.init_args.network.class_path=NoSuchNetwork"], ["NoSuchNetwork"]),
+        (["fit", "--data.init_args.num_train=99"], ["num_train=99", "lower"]),
+        (["fit", "--data=ImagesDataModule", "--data.init_args.path=nowhere"], ["nowhere"]),
+        (["fit", "--trainer.max_epoch=3"], ["max_epoch", "max_epochs"]),
+        (["fit", "--trainer.max_epochs=many"], ["max_epochs", "many"]),
+        (["fit", "--trainer.accelerator=abacus"], ["abacus"]),
+        (["fit", "--nonsense"], ["--nonsense"]),
+    ],
+)  # fmt: skip
+def test_bad_usage_is_one_line_and_exit_code_2(capsys, arguments, words):
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1, error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    for word in words:
+        assert word in error
+
+
+def test_a_failure_that_is_not_the_users_is_exit_code_1(capsys, monkeypatch):
+    def broken(arguments):
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr("lightning_memaudit.lightning_cli.run_fit", broken)
+    assert run("fit") == 1
+    error = capsys.readouterr().err
+    assert "RuntimeError: the disk is on fire" in error
+    assert "Traceback" not in error
