@@ -55,8 +55,7 @@ def certify_from_controls(cells: Sequence[Cell], plan: Plan) -> dict[str, Calibr
         for cell in mine:
             cell.columns["claims"] = np.ones_like(cell.columns["claims"])
             if calibration.threshold is not None:
-                score, error, gain = (
-                    torch.from_numpy(cell.columns[key].astype(np.float64)) for key in ("score", "expected_error", "gain")
-                )
+                columns = (cell.columns[key].astype(np.float64) for key in ("score", "expected_error", "gain"))
+                score, error, gain = map(torch.from_numpy, columns)
                 cell.columns["certified"] = is_certified(score, error, gain, calibration).numpy()
     return calibrations
