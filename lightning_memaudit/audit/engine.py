@@ -24,7 +24,7 @@ from lightning_memaudit.audit.measure import (
     measure,
 )
 from lightning_memaudit.audit.methods import Methods, primary_method, resolve_methods
-from lightning_memaudit.audit.processes import Processes
+from lightning_memaudit.audit.processes import AuditStopped, Processes
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.audit.summary import Occasion, Row, audit_rows, headline, image_rows
 from lightning_memaudit.recovery import Autoencoder
@@ -208,7 +208,16 @@ def check_group(group: Group, autoencoder: Autoencoder, num_images: int = 2) -> 
         raise ValueError(f"{group.name} holds no images: pass at least one")
     images = group.images[slice(0, num_images)]
     check_values(group.name, images)
-    output = autoencoder(images)
+    try:
+        output = autoencoder(images)
+    except (AuditStopped, ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"the autoencoder fails on {group.name} of shape {tuple(images.shape)} ({reason}): pass reconstruct=<a "
+            "method, or a function (module, images)>, or flatten=True if it takes flat images"
+        ) from error
     if not isinstance(output, Tensor):
         raise ValueError(
             f"the autoencoder returned {type(output).__name__} for images: pass output=<index, key or attribute> "
