@@ -4,12 +4,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -31,6 +33,7 @@ from lightning_memaudit.audit.engine import (
     now,
     run_audit,
 )
+from lightning_memaudit.audit.extras import Extra, largest_missing_extra, proximal_extra, write_extra
 from lightning_memaudit.audit.fingerprints import combined_sha256
 from lightning_memaudit.audit.groups import (
     DatasetImages,
@@ -95,6 +98,8 @@ class MemorizationAuditCallback(Callback):
         dirpath: Folder of the results; default ``<default_root_dir>/<name>``.
         figures: Draw PNG figures at the end of fit, beside report.html and report.json.
         print_table: Print a table after every audit.
+        num_proximal: At the end, also say how far the model is from a proximal map at so many images per group.
+        largest_missing: At the end, also find the largest missing fraction from which each image still comes back.
         log_images: Recovered training images per group and pattern to send to the loggers; they are training data.
         save_recoveries: Images per group whose recoveries the newest audit keeps on disk.
         on_error: What a failing audit does to the training: ``warn`` and go on, or ``raise``. What can be known to be
@@ -131,6 +136,8 @@ class MemorizationAuditCallback(Callback):
         dirpath: str | Path | None = None,
         figures: bool = True,
         print_table: bool = True,
+        num_proximal: int = 0,
+        largest_missing: bool = False,
         log_images: int = 0,
         save_recoveries: int = 64,
         on_error: Literal["warn", "raise"] = "warn",
@@ -141,7 +148,8 @@ class MemorizationAuditCallback(Callback):
         for argument, value in (("num_members", num_members), ("num_controls", num_controls)):
             if value is not None and value < 1:
                 raise ValueError(f"{argument}={value}: must be at least 1, or null for all")
-        for argument, count in (("log_images", log_images), ("save_recoveries", save_recoveries)):
+        counts = {"num_proximal": num_proximal, "log_images": log_images, "save_recoveries": save_recoveries}
+        for argument, count in counts.items():
             if count < 0:
                 raise ValueError(f"{argument}={count}: must be 0 or more")
         if not 0 < process_timeout < float("inf"):
@@ -168,6 +176,11 @@ class MemorizationAuditCallback(Callback):
         self.name = name
         self.dirpath = dirpath
         self.figures, self.print_table = figures, print_table
+        self.extras: list[Extra] = []
+        if num_proximal:
+            self.extras.append(proximal_extra(num_proximal))
+        if largest_missing:
+            self.extras.append(largest_missing_extra(self.plan, threshold_db))
         self.log_images = log_images
         self.on_error = on_error
         self.process_timeout = process_timeout
@@ -198,17 +211,22 @@ class MemorizationAuditCallback(Callback):
         """Check everything that needs no data: the schedule, how the model is called, the folder."""
         if stage != "fit":
             return
-        strategy = trainer.strategy
-        share = getattr(strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
-        self._processes = Processes.connect(share["rank"], share["num_replicas"], self.process_timeout)
+        self._connect(trainer)
         self._processes.share(lambda: self._setup(trainer, pl_module))
+
+    def _connect(self, trainer: Trainer) -> None:
+        share = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
+        self._processes = Processes.connect(share["rank"], share["num_replicas"], self.process_timeout)
 
     def _setup(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.schedule.check(trainer.max_epochs)
         for part in self.schedule.never(trainer.max_epochs):
             rank_zero_warn(f"{part}: no such audit within max_epochs={trainer.max_epochs}")
-        bind_reconstruct(pl_module, pl_module, self.reconstruct)
         check_order(trainer.callbacks, self)  # type: ignore[attr-defined]
+        self._open(trainer, pl_module)
+
+    def _open(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        bind_reconstruct(pl_module, pl_module, self.reconstruct)
         root = Path(self.dirpath) if self.dirpath is not None else Path(trainer.default_root_dir) / self.name
         self._folder = None if trainer.fast_dev_run else RunFolder(root)  # type: ignore[attr-defined]
         if trainer.is_global_zero and self._folder is not None:
@@ -224,9 +242,7 @@ class MemorizationAuditCallback(Callback):
             names = headline_names([pattern.name for pattern in self.plan.patterns], list(self.plan.methods))
             check_monitors(trainer, names, self.schedule, self.name)
         with preserved_random_state(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
-            self._groups = self._find_groups(trainer, pl_module)
-            self._owners = [group.images.dataset for group in self._groups]  # type: ignore[attr-defined]
-            self._preflight(trainer, pl_module)
+            self._inspect(trainer, pl_module)
         trigger = self.schedule.due_at_start()
         if trigger is not None and trainer.global_step == 0 and self._num_audits == 0:
             self._audit(trainer, pl_module, trigger, 0)
@@ -259,7 +275,27 @@ class MemorizationAuditCallback(Callback):
         if self.schedule.at_fit_end and self._last_step != trainer.global_step:
             self._audit(trainer, pl_module, "fit_end", trainer.current_epoch)
         if self._num_audits and self._folder is not None:
-            self._processes.share(lambda: self._finish(trainer))
+            self._finish(trainer, pl_module)
+
+    def audit_once(self, trainer: Trainer, pl_module: LightningModule, epoch: int | None, step: int | None) -> None:
+        """Audit the model as it is, outside of a fit; whatever fails is raised.
+
+        Args:
+            trainer: In a stage that has set up the model under its strategy.
+            pl_module: The model.
+            epoch: Epochs of training done, if known.
+            step: Optimizer steps done, if known.
+        """
+        self.on_error = "raise"
+        self.plan = replace(self.plan, raise_errors=True)
+        self._connect(trainer)
+        self._processes.share(lambda: self._open(trainer, pl_module))
+        self._inspect(trainer, pl_module)
+        weights = weights_sha256(trainer, pl_module) if trainer.is_global_zero else None
+        report = self._measure(trainer, pl_module, Occasion(0, "audit", epoch, step, now(), weights))
+        self.last_report = report
+        self._processes.share(lambda: self._publish(trainer, report))
+        self._finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make up for an audit that a finished training lacks, when resuming it finds nothing left to train."""
@@ -421,30 +457,51 @@ class MemorizationAuditCallback(Callback):
             {f"{self.name}/{name}": torch.tensor(value) for name, value in self._headline.items()}
         )
 
-    def _finish(self, trainer: Trainer) -> None:
-        if not trainer.is_global_zero or self._folder is None:
-            return
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure what was asked for beyond the audit, then write the report on the first process."""
         try:
             with preserved_random_state():
-                from lightning_memaudit.report.terminal import print_verdict
-                from lightning_memaudit.report.write import write_report
-
-                report = write_report(self._folder, figures=self.figures)
-                if self.print_table:
-                    print_verdict(report.document)
+                self._measure_extras(trainer, pl_module)
+                self._processes.share(lambda: self._write_report(trainer))
+        except ProcessesLost:
+            raise
         except Exception as error:
             if self.on_error == "raise":
                 raise
             rank_zero_warn(f"the report was not written: {type(error).__name__}: {error}")
 
+    def _measure_extras(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for extra in self.extras:
+            with self._autoencoder(trainer, pl_module) as (autoencoder, processes):
+                parts = processes.share(partial(extra.measure_all, autoencoder, self._groups))
+            if trainer.is_global_zero and self._folder is not None:
+                write_extra(self._folder.path / extra.file, extra.settings, parts)
+
+    def _write_report(self, trainer: Trainer) -> None:
+        if not trainer.is_global_zero or self._folder is None:
+            return
+        from lightning_memaudit.report.terminal import print_verdict
+        from lightning_memaudit.report.write import write_report
+
+        report = write_report(self._folder, figures=self.figures)
+        if self.print_table:
+            print_verdict(report.document)
+
     # Before the first step
+
+    def _inspect(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._groups = self._find_groups(trainer, pl_module)
+        self._owners = [group.images.dataset for group in self._groups]  # type: ignore[attr-defined]
+        self._preflight(trainer, pl_module)
 
     def _find_groups(self, trainer: Trainer, pl_module: LightningModule) -> list[Group]:
         if self.members is not None:
             members, trained = self.members, list(range(len(self.members)))  # type: ignore[arg-type]
         else:
             members, trained = train_dataset(trainer)
-        controls = self.controls if self.controls is not None else validation_dataset(trainer)
+        controls = self.controls
+        if controls is None and trainer.state.fn == TrainerFn.FITTING:
+            controls = validation_dataset(trainer)
         available = {"members": (members, trained, self.num_members)}
         if controls is not None:
             available["controls"] = (controls, list(range(len(controls))), self.num_controls)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ DONE, FAILED, BAD_USAGE = 0, 1, 2
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("lightning_memaudit.lightning_cli:run_fit", "train an autoencoder and audit it as it trains"),
+    "audit": ("lightning_memaudit.audit_command:run_audit", "audit a checkpoint of any LightningModule"),
     "bench": ("lightning_memaudit.bench.main:run", "measure speed, and what each piece of the method pays"),
     "report": ("lightning_memaudit.report_cli:run_report", "rebuild tables and reports from results; compare runs"),
     "verify": ("lightning_memaudit.report_cli:run_verify", "score the saved recoveries again: is the report true?"),

@@ -6,14 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_memaudit.callback import MemorizationAuditCallback
 from lightning_memaudit.cli import DONE, PROGRAM, shipped_configs
 from lightning_memaudit.parsing import OneLineParser
 
 QUICKSTART = "quickstart.yaml"
+
+
+class LoggedConfig(SaveConfigCallback):
+    """Saves the config where Lightning does, and beside the results, and gives it to the loggers to compare runs by."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """What Lightning leaves to subclasses; on the first process only."""
+        text = self.parser.dump(self.config, skip_none=False)
+        beside = Path(trainer.default_root_dir) / self.config_filename
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
 
 
 class AuditCLI(LightningCLI):
@@ -35,16 +51,18 @@ class AuditCLI(LightningCLI):
 
 def run_fit(arguments: Sequence[str]) -> int:
     """Train, and audit on the way; without a config the options change the quickstart."""
-    _quiet()
+    quiet()
     cli = parse(["fit", *with_quickstart(arguments)])
     if cli.trainer.is_global_zero:
-        _say_where(cli)
+        say_where(cli)
     return DONE
 
 
-def parse(arguments: Sequence[str], run: bool = True) -> AuditCLI:
+def parse(
+    arguments: Sequence[str], run: bool = True, command_line: type[AuditCLI] = AuditCLI, **settings: Any
+) -> AuditCLI:
     """Parse, make all objects, and run the command unless told otherwise (then without its name in front)."""
-    return AuditCLI(
+    return command_line(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
@@ -56,6 +74,7 @@ def parse(arguments: Sequence[str], run: bool = True) -> AuditCLI:
         seed_everything_default=0,
         args=list(arguments),
         run=run,
+        **({"save_config_callback": LoggedConfig} | settings),
     )
 
 
@@ -65,7 +84,7 @@ def with_quickstart(arguments: Sequence[str]) -> list[str]:
     return list(arguments) if asks else ["--config", str(shipped_configs() / QUICKSTART), *arguments]
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep Lightning from filling the terminal with what does not concern images held in memory."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -78,8 +97,9 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", noise)
 
 
-def _say_where(cli: AuditCLI) -> None:
+def say_where(cli: AuditCLI) -> None:
+    """Print where the results are."""
     callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it without declaring it
     audit = next(one for one in callbacks if isinstance(one, MemorizationAuditCallback))
-    results = Path(audit.dirpath or Path(cli.trainer.default_root_dir) / "memaudit")
+    results = Path(audit.dirpath or Path(cli.trainer.default_root_dir) / audit.name)
     print(f"results: {results}")

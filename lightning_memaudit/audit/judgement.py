@@ -163,6 +163,7 @@ class Judgement:
         inpainter: The generic one; None where it did not run.
         overall: Over all patterns, every image counted once.
         patterns: The same for each pattern.
+        testable: Members that the inpainter fails on in at least one pattern: on the others nothing could be shown.
         reconstruction: By group.
         membership: From the blind score.
     """
@@ -179,6 +180,7 @@ class Judgement:
     inpainter: str | None
     overall: Finding
     patterns: tuple[Finding, ...]
+    testable: Proportion | None
     reconstruction: dict[str, Reconstruction]
     membership: Membership
 
@@ -248,6 +250,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         inpainter=inpainter,
         overall=finding("any", slice(None)),
         patterns=tuple(finding(pattern, slice(i, i + 1)) for i, pattern in enumerate(patterns)),
+        testable=Proportion.of(_in_any(evidence["members"])) if evidence else None,
         reconstruction={
             group: _reconstruction(images[group, patterns[0], method], float(first["threshold_db"])) for group in groups
         },

@@ -6,11 +6,9 @@ and nonexpansive (Moreau 1965): its Jacobian is symmetric with a spectrum in [0,
 are multiplied with vectors, so that images of 12,288 values and more work.
 """
 
-import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -89,18 +87,6 @@ class ProximalReport:
         """One row per image: the numbers and the verdicts."""
         columns = (*_NUMBERS, *_VERDICTS)
         return [{name: getattr(self, name)[row] for name in columns} for row in range(len(self))]
-
-    def to_json(self, path: str | Path, indices: Sequence[int] | None = None) -> None:
-        """Write tolerance, number of steps and rows as one JSON object.
-
-        Args:
-            path: The file.
-            indices: Index of every image within its data set; default 0, 1, 2, ...
-        """
-        indices = range(len(self)) if indices is None else indices
-        rows = [{"image": int(index), **row} for index, row in zip(indices, self.rows, strict=True)]
-        content = {"tolerance": self.tolerance, "num_steps": self.num_steps, "images": rows}
-        Path(path).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 _NUMBERS = (

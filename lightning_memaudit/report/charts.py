@@ -21,6 +21,9 @@ Row = Mapping[str, Any]
 MEMBERS, CONTROLS, INPAINTED = "#0072B2", "#D55E00", "#767676"
 """The three things compared; the page has its own shade of each for light and dark."""
 
+MAX_DOTS = 400
+"""Images of a group that are drawn as dots: the first, which are as good as any."""
+
 PAGE_COLORS = {"#000000": "currentColor", "#e4e4e4": "var(--line)", "#444444": "var(--soft)"} | {
     color.lower(): f"var(--{name.replace('_', '-')})" for name, (color, _) in METHOD_STYLES.items()
 }
@@ -90,7 +93,7 @@ def image_chart(document: Mapping[str, Any], prefix: str) -> Markup:
         for panel, pattern in zip(axes, patterns, strict=True):
             for place, group in enumerate(groups):
                 values = [image["psnr"].get(pattern) for image in document["images"] if image["group"] == group]
-                present = [min(value, 60.0) for value in values if value is not None]
+                present = [min(value, 60.0) for value in values if value is not None][:MAX_DOTS]
                 # A fixed zigzag instead of chance: the same report gives the same picture.
                 across = [place + 0.28 * ((7 * i % 11) / 5 - 1) for i in range(len(present))]
                 panel.plot(
@@ -206,8 +209,8 @@ def roc_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
 
 def comparison_chart(documents: Sequence[Mapping[str, Any]], names: Sequence[str], prefix: str) -> Markup | None:
     """Share of members found memorized against train loss, a line per run."""
-    colors = [color for color, _ in METHOD_STYLES.values()]
-    markers = [marker for _, marker in METHOD_STYLES.values()]
+    order = ("blind", "autoencoder_iterations", "known_mask", "ddnm", "white_box", "biharmonic", "paper_blind")
+    colors, markers = zip(*(METHOD_STYLES[name] for name in order), strict=True)
     with figure_style():
         figure = Figure(figsize=(6.2, 3.4), layout="constrained")
         panel = figure.subplots()

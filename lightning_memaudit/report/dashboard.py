@@ -25,8 +25,7 @@ def build_workspace(entity: str, project: str, name: str = "Memorization audit")
         name: Of the saved view.
 
     Raises:
-        ImportError: ``wandb-workspaces`` is not installed.
-        ValueError: A name is empty.
+        ValueError: ``wandb-workspaces`` is not installed, or a name is empty.
     """
     for argument, value in (("entity", entity), ("project", project), ("name", name)):
         if not value:
@@ -35,9 +34,7 @@ def build_workspace(entity: str, project: str, name: str = "Memorization audit")
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as spaces
     except ImportError as error:
-        raise ValueError(
-            "the dashboard needs wandb-workspaces: pip install 'lightning-memaudit[dashboard]'"
-        ) from error
+        raise ValueError("the dashboard needs wandb-workspaces: pip install 'lightning-memaudit[dashboard]'") from error
     sections = [
         spaces.Section(name="Is it memorized?", panels=_overview(panels), is_open=True, pinned=True),
         spaces.Section(name="Methods and patterns", panels=_methods(panels), is_open=True),
@@ -146,7 +143,7 @@ def to_json(workspace: "Workspace") -> str:
 
 def save_workspace(workspace: "Workspace") -> str:
     """Save the workspace as a new view and return its address; takes a W&B login."""
-    workspace.save()
+    workspace.save()  # type: ignore[no-untyped-call]
     return str(workspace.url)
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import yaml
 from markupsafe import Markup
 
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.report import charts
-from lightning_memaudit.report.document import Document
-from lightning_memaudit.report.selection import Example, choose_examples, displayed
+from lightning_memaudit.report.document import CONFIG, Document, run_name
+from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
 from lightning_memaudit.report.style import method_label
 
 MAX_TABLE_IMAGES = 1000
@@ -23,7 +24,7 @@ MISSING = "\N{EN DASH}"
 
 OUTCOMES = {
     "memorized": ("Memorized", "●"),
-    "not_memorized": ("Not memorized", "○"),
+    "not_memorized": ("No memorization found", "○"),
     "inconclusive": ("Inconclusive", "◐"),
 }
 
@@ -41,13 +42,15 @@ def render(folders: Sequence[RunFolder], documents: Sequence[Document], pictures
     """
     if not documents:
         raise ValueError("documents=[]: give at least one run")
-    names = unique_names([str(document["run"]["name"]) for document in documents])
+    names = unique_names([run_name(folder) for folder in folders])
     runs = [
         _run(folder, document, name, f"r{number}", pictures)
         for number, (folder, document, name) in enumerate(zip(folders, documents, names, strict=True))
     ]
+    for run, settings in zip(runs, differing_settings(folders), strict=True):
+        run["differs_in"] = settings
     comparison = charts.comparison_chart(documents, names, "compare") if len(runs) > 1 else None
-    return _template().render(runs=runs, comparison=comparison, pictures=pictures)
+    return _template().render(runs=runs, comparison=comparison, pictures=pictures, max_dots=charts.MAX_DOTS)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -55,11 +58,52 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return [name if list(names).count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
+def differing_settings(folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """For each run the settings in which it differs from another, as in config.yaml if all have one, else run.json."""
+    have_configs = all((folder.path.parent / CONFIG).is_file() for folder in folders)
+    flat = [_flat(_config(folder) if have_configs else _described(folder)) for folder in folders]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    differing = [
+        key
+        for key in keys
+        if key.startswith(("model", "data", "memaudit", "seed"))
+        and not key.endswith("dirpath")
+        and "._" not in key
+        and "method_settings" not in key
+        and len({repr(settings.get(key)) for settings in flat}) > 1
+    ]
+    return [{key: settings[key] for key in differing if key in settings} for settings in flat]
+
+
+def _config(folder: RunFolder) -> Any:
+    try:
+        return yaml.safe_load((folder.path.parent / CONFIG).read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return {}  # not one of ours
+
+
+def _described(folder: RunFolder) -> Any:
+    """What run.json says of the model and the audit."""
+    run = folder.run()
+    return {"model": run.get("model"), "memaudit": run.get("settings")}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings with dotted keys, without the levels that only say ``init_args``."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+        flat |= _flat(item, name)
+    return flat
+
+
 def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures: bool) -> dict[str, Any]:
     """Everything that the template needs of one run."""
     judgement = document["judgement"]
     outcome, sign = OUTCOMES[document["verdict"]["outcome"]]
-    config = folder.path.parent / "config.yaml"
+    config = folder.path.parent / CONFIG
     images = document["images"][:MAX_TABLE_IMAGES]
     return {
         "name": name,
@@ -101,7 +145,8 @@ def _strips(folder: RunFolder, document: Document) -> list[dict[str, Any]]:
     audit = document["judgement"]["audit"]
     if path is None or not path.stem.endswith(f"-{audit:04d}"):
         return []
-    arrays, images = folder.recoveries(), folder.images(audit)
+    arrays = folder.recoveries()
+    images = saved_images(folder, audit, arrays)
     strips = []
     for pattern in dict.fromkeys(row["pattern"] for row in document["rates"]):
         methods = list(dict.fromkeys(row["method"] for row in document["rates"] if row["pattern"] == pattern))

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_memaudit.report.selection import displayed
+
 if TYPE_CHECKING:
     from lightning_memaudit.audit.engine import AuditReport
 
@@ -58,7 +60,8 @@ def log_audit(logger: Any, report: "AuditReport", prefix: str, num_images: int) 
     metrics |= {
         f"{prefix}/{row['pattern']}/{row['method']}/control_recovery_rate": row["recovery_rate"]
         for row in report.rows
-        if row["group"] == "controls" and row["recovery_rate"] is not None
+        # Of the audited method alone: with those of all, the few that matter are lost among the charts.
+        if row["group"] == "controls" and row["method"] == report.primary and row["recovery_rate"] is not None
     }
     metrics[f"{prefix}/audit"] = report.occasion.audit
     if report.occasion.epoch is not None:
@@ -88,5 +91,6 @@ def _table_images(report: "AuditReport") -> list[Any]:
 def _log_images(logger: Any, report: "AuditReport", prefix: str, num_images: int) -> None:
     for key, images in report.recoveries.items():
         if key.endswith(("/truth", "/observed", "/image")):
-            shown = [np.moveaxis(np.clip(image, 0, 1), 0, -1) for image in images[:num_images]]
+            # Bytes: what loggers make of floating point differs, down to black pictures.
+            shown = [(255 * displayed(image)).round().astype(np.uint8) for image in images[:num_images]]
             logger.log_image(f"{prefix}/images/{key}", shown, step=report.occasion.step)

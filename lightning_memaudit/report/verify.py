@@ -17,7 +17,7 @@ from lightning_memaudit.report.document import SELF_HASH, build_document, check_
 TOLERANCE_DB = 0.02
 """Between a PSNR in single precision, as measured, and in double precision, as computed here."""
 MAX_PSNR = 120.0
-_WORDS = ("headline", "found", "certainty", "next_steps", "cautions")
+_WORDS = ("headline", "why", "found", "certainty", "next_steps", "cautions")
 
 
 @dataclass(frozen=True)
