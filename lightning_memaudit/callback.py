@@ -297,6 +297,24 @@ class MemorizationAuditCallback(Callback):
         self._processes.share(lambda: self._publish(trainer, report))
         self._finish(trainer, pl_module)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make up for an audit that a finished training lacks, when resuming it finds nothing left to train."""
+        if self._num_epochs is None or self._groups or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if trainer.current_epoch == self._num_epochs and not self._lacks_last_audit(trainer):
+            return
+        self.on_train_start(trainer, pl_module)
+        if self._lacks_last_audit(trainer):
+            self.on_train_end(trainer, pl_module)
+
+    def _lacks_last_audit(self, trainer: Trainer) -> bool:
+        """Whether the audit at the end of fit is in neither the state nor the folder."""
+        if not self.schedule.at_fit_end or self._last_step == trainer.global_step:
+            return False
+        last = (self._num_audits, trainer.global_step)
+        done = self._folder is not None and last in self._folder.audited()
+        return not self._processes.any(done)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give back what was taken for this run only."""
         self._processes.disconnect()

@@ -1,5 +1,6 @@
 """Runs that nobody here wrote: batches, outputs, ranges, loaders, limits, several audits, resuming, monitors."""
 
+import contextlib
 import re
 import warnings
 
@@ -17,6 +18,12 @@ from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.audit.summary import headline_names
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*")
+
+
+@pytest.fixture(autouse=True)
+def _without_report(monkeypatch):
+    """The report at the end of fit has tests of its own, and takes longer than these runs."""
+    monkeypatch.setattr("lightning_memaudit.report.write.write_report", lambda *_, **__: None)
 
 
 def images(count, seed=0, channels=1, side=8):
@@ -366,6 +373,31 @@ def test_a_finished_run_resumed_for_no_more_epochs_audits_nothing_again():
         fit([audit_callback(every_n_epochs=2), saver], Module(), *loaders, max_epochs=2, ckpt_path=checkpoint)
     assert [row["audit"] for row in rows()] == [0]
     assert not list(RunFolder("memaudit").path.glob("superseded-*"))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_audit_at_the_end_of_fit_is_made_up_for_once(killed):
+    """Resumed with nothing left to train: done if the run was killed before it, and not again otherwise."""
+
+    class Last(lightning.Callback):
+        def on_train_end(self, trainer, pl_module):
+            if killed:
+                raise KeyboardInterrupt
+
+    loaders = DataLoader(Items(images(6)), 2), DataLoader(Items(images(4, seed=1)))
+
+    def run(*callbacks, checkpoint=None):
+        saver = ModelCheckpoint("saved", save_last=True, save_on_train_epoch_end=True)
+        fit([*callbacks, audit_callback(), saver], Module(), *loaders, max_epochs=2, ckpt_path=checkpoint)
+
+    with pytest.raises(SystemExit) if killed else contextlib.nullcontext():
+        run(Last())
+    written = (RunFolder("memaudit").path / "audits.jsonl").exists()
+    assert written == (not killed)
+    for _ in range(2):
+        run(checkpoint="saved/last.ckpt")
+        assert [(row["audit"], row["trigger"], row["epoch"], row["step"]) for row in rows()] == [(0, "fit_end", 2, 6)]
+        assert not list(RunFolder("memaudit").path.glob("superseded-*"))
 
 
 # Monitors

@@ -23,6 +23,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists 
 IGNORED = ("seconds", "time")
 
 
+@pytest.fixture(autouse=True)
+def _without_report(monkeypatch):
+    """The report at the end of fit has tests of its own, and takes longer than these runs."""
+    monkeypatch.setattr("lightning_memaudit.report.write.write_report", lambda *_, **__: None)
+
+
 def results(folder="."):
     run = RunFolder(f"{folder}/memaudit")
     audits = [{key: value for key, value in row.items() if key not in IGNORED} for row in run.audits()]
@@ -328,7 +334,9 @@ def test_sigterm_ends_the_audit_at_once_and_resuming_repeats_it(audit, calls_bef
 @pytest.fixture(scope="module")
 def context():
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["process_workers", "fault_workers"])
+    forks.set_forkserver_preload(
+        ["lightning.pytorch", "torch.distributed.fsdp", "lightning_memaudit.callback", "matplotlib.figure"]
+    )
     return forks
 
 

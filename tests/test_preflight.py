@@ -19,6 +19,12 @@ from lightning_memaudit import MemorizationAuditCallback
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 
 
+@pytest.fixture(autouse=True)
+def _without_report(monkeypatch):
+    """The report at the end of fit has tests of its own, and takes longer than these runs."""
+    monkeypatch.setattr("lightning_memaudit.report.write.write_report", lambda *_, **__: None)
+
+
 def images(count=6, seed=0, shape=(1, 8, 8)):
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
 

@@ -29,7 +29,9 @@ def free_port():
 def context():
     """Processes that are forked from a server which has imported everything: a tenth of a second each."""
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["process_workers"])
+    forks.set_forkserver_preload(
+        ["lightning.pytorch", "torch.distributed.fsdp", "lightning_memaudit.callback", "matplotlib.figure"]
+    )
     return forks
 
 
