@@ -15,9 +15,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_memaudit.audit.isolation import preserved_random_state
-from lightning_memaudit.callback import MemorizationAuditCallback, dataset_of
+from lightning_memaudit.callback import MemorizationAuditCallback
 from lightning_memaudit.cli import DONE, UsageError
 from lightning_memaudit.lightning_cli import AuditCLI, parse, quiet, say_where, with_quickstart
+from lightning_memaudit.run_inspection import dataset_of, first_loader
 
 AS_MADE = "none"
 """The ``ckpt_path`` of a model whose class loads its weights itself."""
@@ -110,10 +111,10 @@ class _AuditOnce(Callback):
             if self.audit.members is None:
                 if not is_overridden("train_dataloader", source, kind):
                     raise UsageError("no images to audit: give --data, the data module that the model was trained with")
-                self.audit.members = dataset_of(source.train_dataloader(), "members")
+                self.audit.members = dataset_of(first_loader(source.train_dataloader(), "members"), "members")
             if self.audit.controls is None and is_overridden("val_dataloader", source, kind):
                 loaders = source.val_dataloader()
-                self.audit.controls = dataset_of(loaders, "controls") if loaders else None
+                self.audit.controls = dataset_of(first_loader(loaders, "controls"), "controls") if loaders else None
 
 
 class CheckpointCLI(AuditCLI):

@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("lightning_memaudit.lightning_cli:run_fit", "train an autoencoder and audit it as it trains"),
     "audit": ("lightning_memaudit.audit_command:run_audit", "audit a checkpoint of any LightningModule"),
     "bench": ("lightning_memaudit.bench.main:run", "measure speed, and what each piece of the method pays"),
-    "report": ("lightning_memaudit.report_cli:run_report", "rebuild table, figures and reports from results; compare runs"),
+    "report": ("lightning_memaudit.report_cli:run_report", "rebuild tables and reports from results; compare runs"),
     "verify": ("lightning_memaudit.report_cli:run_verify", "score the saved recoveries again: is the report true?"),
     "dashboard": ("lightning_memaudit.report_cli:run_dashboard", "save a W&B workspace that shows the audits"),
 }

@@ -52,7 +52,7 @@ def near_duplicates(images: Sliceable, others: Sliceable | None = None, block_si
                 continue
             block = images[slice(first, first + block_size)].cpu()
             other_block = against[slice(start, start + block_size)].cpu()
-            for some in pairs.split(_PAIRS_AT_ONCE):
+            for some in torch.split(pairs, _PAIRS_AT_ONCE):
                 rows, columns = some[~near[first + some[:, 0]]].unbind(1)
                 error = (block[rows] - other_block[columns]).square().flatten(1).mean(1)
                 near[first + rows[error <= limit]] = True

@@ -6,14 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_memaudit.callback import MemorizationAuditCallback
 from lightning_memaudit.cli import DONE, PROGRAM, shipped_configs
 from lightning_memaudit.parsing import OneLineParser
 
 QUICKSTART = "quickstart.yaml"
+
+
+class LoggedConfig(SaveConfigCallback):
+    """Saves the config where Lightning does, and beside the results, and gives it to the loggers to compare runs by."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """What Lightning leaves to subclasses; on the first process only."""
+        text = self.parser.dump(self.config, skip_none=False)
+        beside = Path(trainer.default_root_dir) / self.config_filename
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
 
 
 class AuditCLI(LightningCLI):
@@ -58,7 +72,7 @@ def parse(
         seed_everything_default=0,
         args=list(arguments),
         run=run,
-        **settings,
+        **({"save_config_callback": LoggedConfig} | settings),
     )
 
 
@@ -85,5 +99,5 @@ def say_where(cli: AuditCLI) -> None:
     """Print where the results are."""
     callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it without declaring it
     audit = next(one for one in callbacks if isinstance(one, MemorizationAuditCallback))
-    results = Path(audit.dirpath or Path(cli.trainer.default_root_dir) / "memaudit")
+    results = Path(audit.dirpath or Path(cli.trainer.default_root_dir) / audit.name)
     print(f"results: {results}")

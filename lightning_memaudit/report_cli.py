@@ -34,7 +34,7 @@ def run_report(arguments: Sequence[str]) -> int:
         "--output",
         type=Path,
         metavar="FILE",
-        help="where the HTML goes; default: report.html in the results of one run, memaudit-report.html here for several",
+        help="where the HTML goes; default: with the results of one run, memaudit-report.html here for several",
     )
     parser.add_argument("--no_pictures", action="store_true", help="leave all images out: they are training data")
     parser.add_argument("--no_figures", action="store_true", help="do not draw the PNG figures")

@@ -3,13 +3,15 @@
 Which images count as recovered is drawn at random; every number that can be computed from the arrays is.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import skimage.data
+import torch
 from scipy.stats import beta
 
+from lightning_memaudit.audit.degradations import parse_degradation
+from lightning_memaudit.audit.fingerprints import combined_sha256, image_sha256
 from lightning_memaudit.audit.results import RunFolder
 
 PATTERNS = ("random-0.5", "block-0.25")
@@ -39,12 +41,15 @@ def make_run_folder(
     color=False,
     seed=0,
     memorizes=True,
+    identity=False,
+    untrained=False,
     network="FullyConnectedAutoencoder",
     hyperparameters=None,
 ):
     """Write a run folder below ``path`` and return its :class:`RunFolder`.
 
-    ``memorizes=False`` is a model from which only the inpainter gets anything back.
+    ``memorizes=False`` is a model from which only the inpainter gets anything back; ``identity=True`` one that also
+    reproduces images it has never seen; ``untrained=True`` adds an audit of epoch 0 before the others.
     """
     rng = np.random.default_rng(seed)
     folder = RunFolder(Path(path) / "memaudit")
@@ -56,18 +61,22 @@ def make_run_folder(
     )
     difficulty = {name: rng.random((len(images), len(patterns), len(methods))) for name, images in groups.items()}
     inpainted = {}
+    train_losses = [0.25, *train_losses] if untrained else list(train_losses)
     for audit, train_loss in enumerate(train_losses):
         readiness = np.clip((np.log10(train_losses[0]) - np.log10(train_loss)) / 3, 0, 1) if memorizes else 0
+        if len(train_losses) == 1 and memorizes:
+            readiness = 1
         cells, arrays = [], {}
         for group, images in groups.items():
             arrays[f"{group}/indices"] = np.arange(len(images))
             arrays[f"{group}/truth"] = images
             own = np.clip(images + np.sqrt(train_loss) * rng.standard_normal(images.shape), 0, 1).astype(np.float32)
-            if group == "controls":
+            if group == "controls" and not identity:
                 own = np.clip(images + 0.2 * rng.standard_normal(images.shape), 0, 1).astype(np.float32)
             for p, pattern in enumerate(patterns):
-                mask = masks(pattern, len(images), images.shape[-1])
-                arrays[f"{group}/{pattern}/observed"] = images * mask
+                degraded = parse_degradation(pattern)(torch.from_numpy(images), range(len(images)), 0)
+                mask = degraded.mask.numpy()
+                arrays[f"{group}/{pattern}/observed"] = degraded.observed.numpy()
                 arrays[f"{group}/{pattern}/mask"] = mask.astype(np.uint8)
                 for m, method in enumerate(methods):
                     skill = SKILL[method] * (readiness if method != "biharmonic" else 1)
@@ -87,9 +96,13 @@ def make_run_folder(
                     cells.append(measured(group, pattern, method, images, mask, recovered, estimate, own, rng))
         occasion = {
             "audit": audit,
-            "trigger": "fit_end" if audit == len(train_losses) - 1 else f"train_loss<={train_loss:g}",
-            "epoch": 100 * (audit + 1),
-            "step": 100 * (audit + 1),
+            "trigger": "epoch 0"
+            if untrained and audit == 0
+            else "fit_end"
+            if audit == len(train_losses) - 1
+            else f"train_loss<={train_loss:g}",
+            "epoch": 100 * (audit + (not untrained)),
+            "step": 100 * (audit + (not untrained)),
             "time": f"2025-01-01T00:0{audit % 10}:00+00:00",
             "train_loss": train_loss,
         }
@@ -110,21 +123,6 @@ def pictures(count, color, offset):
     corners = [(row, column) for row in range(0, 460, 38) for column in range(0, 460, 38)]
     crops = [photo[row : row + 48 : 2, column : column + 48 : 2] for row, column in corners[offset:][:count]]
     return (np.stack(crops).transpose(0, 3, 1, 2) / 255).astype(np.float32)
-
-
-def masks(pattern, count, size):
-    """(count, 1, size, size), 1 is observed; the same for members and controls."""
-    name, missing = pattern.rsplit("-", 1)
-    mask = np.ones((count, 1, size, size), dtype=np.float32)
-    rng = np.random.default_rng(int(hashlib.sha256(pattern.encode()).hexdigest()[:8], 16))
-    for image in mask[:, 0]:
-        if name == "random":
-            image[rng.random((size, size)) < float(missing)] = 0
-        else:
-            side = round(size * float(missing) ** 0.5)
-            row, column = rng.integers(0, size - side + 1, 2)
-            image[row : row + side, column : column + side] = 0
-    return mask
 
 
 def psnr(images, truth, where=None):
@@ -216,7 +214,8 @@ def run_json(groups, patterns, methods, network, hyperparameters):
         return {
             "num_images": len(images),
             "source": source,
-            "sha256": hashlib.sha256(images.tobytes()).hexdigest(),
+            "num_available": 2 * len(images),
+            "sha256": combined_sha256([image_sha256(image) for image in images]),
         }
 
     return {
@@ -244,5 +243,6 @@ def run_json(groups, patterns, methods, network, hyperparameters):
             "seed": 0,
             "primary_method": "blind",
         },
+        "near_duplicates": {"psnr_db": 25.0, "members": [], "controls": []},
         "notes": [],
     }

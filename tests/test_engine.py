@@ -9,11 +9,12 @@ import torch
 from lightning_memaudit import audit
 from lightning_memaudit.audit.adapter import ModuleAutoencoder, Normalization, select_output
 from lightning_memaudit.audit.degradations import parse_degradation
-from lightning_memaudit.audit.engine import Collective, run_audit
+from lightning_memaudit.audit.engine import run_audit
 from lightning_memaudit.audit.groups import part_of
 from lightning_memaudit.audit.inpainting import BiharmonicInpainting
 from lightning_memaudit.audit.measure import Group, Plan
 from lightning_memaudit.audit.methods import METHODS, resolve_methods
+from lightning_memaudit.audit.processes import Processes
 from lightning_memaudit.audit.summary import Occasion
 from lightning_memaudit.recovery import Recovery
 
@@ -123,14 +124,20 @@ def test_any_number_of_processes_gives_the_same_rows(members, controls, world_si
     for rank in range(world_size):
         mine: list[object] = []
 
-        def record(value, mine=mine):
-            mine.append(value)
-            return [value]
+        class Recorded(Processes):
+            def gather(self, value, mine=mine):
+                mine.append((self.rank, value))
+                return mine[-1:]
 
-        run_audit(autoencoder, parts[rank], plan, occasion, 30.0, Collective(record))
+        run_audit(autoencoder, parts[rank], plan, occasion, 30.0, Recorded(rank, world_size))
         gathered.append(mine)
     calls = iter(zip(*gathered, strict=True))
-    joined = run_audit(autoencoder, parts[0], plan, occasion, 30.0, Collective(lambda value: list(next(calls))))
+
+    class Replayed(Processes):
+        def gather(self, value):
+            return list(next(calls))
+
+    joined = run_audit(autoencoder, parts[0], plan, occasion, 30.0, Replayed(0, world_size))
     assert_same(single, joined)
 
 

@@ -6,10 +6,28 @@ import itertools
 import pytest
 import torch
 
-from lightning_memaudit.recovery import Alternation, AutoencoderIterations, BlindRecovery, KnownMaskRecovery
-from lightning_memaudit.recovery.admm import State, alternate, data_step, step
+from lightning_memaudit.recovery import (
+    Alternation,
+    AutoencoderIterations,
+    BlindDeblurring,
+    BlindRecovery,
+    KnownMaskRecovery,
+    PosteriorMask,
+    Round,
+    SelfTuning,
+    WhiteBoxRecovery,
+    calibrate,
+    certify,
+    turned_copies,
+)
+from lightning_memaudit.recovery.admm import State, Workspace, alternate, data_step, step
+from lightning_memaudit.recovery.certification import noise_gain
 from lightning_memaudit.recovery.chunks import map_chunks
-from lightning_memaudit.recovery.masks import LeastSquaresMask
+from lightning_memaudit.recovery.deblurring import blur, estimate_kernel, fourier_data_step, project_to_simplex
+from lightning_memaudit.recovery.evidence import refine
+from lightning_memaudit.recovery.fills import find_constant_fill, local_agreement
+from lightning_memaudit.recovery.interpolation import interpolate
+from lightning_memaudit.recovery.masks import LeastSquaresMask, keep_smallest
 
 
 def linear(matrix):
@@ -102,7 +120,9 @@ def stored():
 
 
 def hide(images, fraction=0.5, seed=5):
-    mask = (torch.rand(len(images), 1, *images.shape[2:], generator=torch.Generator().manual_seed(seed)) >= fraction).float()
+    mask = (
+        torch.rand(len(images), 1, *images.shape[2:], generator=torch.Generator().manual_seed(seed)) >= fraction
+    ).float()
     return images * mask, mask
 
 
@@ -147,11 +167,12 @@ def test_iterations_reach_the_fixed_point_of_a_contraction():
 def test_a_diverging_image_is_marked_and_leaves_the_others_alone(stored, method):
     def autoencoder(images):
         explode = images.flatten(1).mean(1).view(-1, 1, 1, 1) > 1.5
-        return torch.where(explode, images.abs() * 1e6, memory(stored)(images))
+        return torch.where(explode, images.abs() * 1e30, memory(stored)(images))
 
     observed, _ = hide(stored)
     alone = method(autoencoder, observed)
-    mixed = method(autoencoder, torch.cat([observed[:3], torch.full((1, 3, 8, 8), 5.0), observed[3:]]))
+    exploding = 5 + torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(7))
+    mixed = method(autoencoder, torch.cat([observed[:3], exploding, observed[3:]]))
     keep = [0, 1, 2, 4, 5, 6]
     assert torch.isinf(mixed.score[3])
     assert not mixed.certified[3]
@@ -187,7 +208,7 @@ def test_map_chunks_gives_up_when_one_row_does_not_fit():
     def work(rows):
         raise torch.OutOfMemoryError("too much")
 
-    with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError):
+    with pytest.warns(UserWarning, match="out of memory"), pytest.raises(torch.OutOfMemoryError):
         map_chunks(work, 4, 4)
 
 
@@ -216,7 +237,7 @@ def test_recorded_iterations_end_at_the_result_and_cost_nothing_when_off(stored)
 
 
 def test_the_blind_methods_cannot_see_the_truth():
-    for method in (BlindRecovery, AutoencoderIterations):
+    for method in (BlindRecovery, AutoencoderIterations, BlindDeblurring, WhiteBoxRecovery):
         assert list(inspect.signature(method.__call__).parameters) == ["self", "autoencoder", "observed"]
 
 
@@ -226,6 +247,19 @@ def test_the_blind_methods_cannot_see_the_truth():
         (lambda: BlindRecovery(penalties=[]), "penalties"),
         (lambda: BlindRecovery(penalties=[-1.0]), "penalties"),
         (lambda: BlindRecovery(mask_estimator="nonsense"), "mask_estimator='nonsense'"),
+        (lambda: BlindRecovery(max_evaluations=2), "max_evaluations=2"),
+        (lambda: BlindRecovery(noise=-0.1), "noise=-0.1"),
+        (lambda: BlindRecovery(record_at=[0]), "record_at"),
+        (lambda: BlindRecovery(certification="trust me"), "certification='trust me'"),
+        (lambda: KnownMaskRecovery(record_at=[0]), "record_at"),
+        (lambda: PosteriorMask(fill="grey"), "fill='grey'"),
+        (lambda: PosteriorMask(share=0.0), "share=0.0"),
+        (lambda: BlindDeblurring(kernel_size=4), "kernel_size=4"),
+        (lambda: BlindDeblurring(kernel_size=9)(torch.tanh, torch.rand(1, 1, 8, 8)), "kernel_size=9"),
+        (lambda: WhiteBoxRecovery(num_steps=0), "num_steps=0"),
+        (lambda: WhiteBoxRecovery()(lambda x: x.detach(), torch.rand(1, 1, 8, 8)), "no gradient"),
+        (lambda: calibrate([0.1, float("nan")]), "NaN"),
+        (lambda: calibrate([0.1], max_false_rate=0.0), "max_false_rate=0.0"),
         (lambda: Alternation(num_iterations=0), "num_iterations=0"),
         (lambda: BlindRecovery()(torch.tanh, torch.rand(3, 8, 8)), "shape"),
         (lambda: BlindRecovery()(torch.tanh, torch.zeros(1, 1, 2, 2, dtype=torch.uint8)), "dtype"),
@@ -239,3 +273,329 @@ def test_bad_input_raises_one_clear_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def associative(stored, sharpness=20.0):
+    """A smooth memory: stored images weighted by their nearness (modern Hopfield network)."""
+
+    def autoencoder(images):
+        distance = torch.cdist(images.flatten(1), stored.flatten(1)).square()
+        return (torch.softmax(-sharpness * distance, 1) @ stored.flatten(1)).view_as(images)
+
+    return autoencoder
+
+
+def smooth_images(number, channels=3, size=16, seed=8):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(number, channels, 5, 5, generator=generator)
+    images = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=True)
+    return images * 0.8 + 0.1
+
+
+def uniform(shape, seed=9):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    "autoencoder",
+    [torch.tanh, lambda images: images, lambda images: images.mul_(0.5), lambda images: images[..., :, :] * 0.3 + 0.1],
+    ids=["function", "returns its input", "writes into its input", "view"],
+)
+def test_the_workspace_does_what_the_three_equations_say(autoencoder):
+    observed, start = uniform((3, 2, 4, 4)), uniform((3, 2, 4, 4), 10)
+    mask = (uniform((3, 1, 4, 4), 11) > 0.5).float()
+    penalty = torch.tensor([0.1, 0.5, 2.0])
+    work = Workspace(autoencoder, observed, start, penalty)
+    work.set_mask(mask)
+    state = State(start, start, torch.zeros_like(start))
+    for iteration in range(6):
+        if iteration == 3:
+            mask = 1 - mask
+            work.set_mask(mask)
+        work.advance()
+        state = step(lambda images: autoencoder(images.clone()), observed, mask, state, penalty.view(-1, 1, 1, 1))
+        torch.testing.assert_close(work.image, state.image)
+        torch.testing.assert_close(work.prior, state.prior)
+    rows = torch.tensor([True, False, True])
+    work.keep(rows)
+    work.advance()
+    state = step(
+        lambda images: autoencoder(images.clone()),
+        observed[rows],
+        mask[rows],
+        State(*(variable[rows] for variable in state)),
+        penalty[rows].view(-1, 1, 1, 1),
+    )
+    torch.testing.assert_close(work.image, state.image)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("fill", [0.0, 0.3, "noise"])
+def test_the_posterior_is_that_of_all_masks_enumerated(shared, fill):
+    image, observed = uniform((1, 2, 2, 2)), uniform((1, 2, 2, 2), 10)
+    observed[..., 0] = image[..., 0] + 0.02
+    noise, prior, share = 0.2, 0.6, 0.5
+    estimator = PosteriorMask(fill, noise=noise, prior=prior, share=share, shared=shared)
+    posterior = estimator.posterior(image, observed, steps=1)
+    groups = observed.double().permute(0, 2, 3, 1).reshape(4, 2) if shared else observed.double().reshape(8, 1)
+    recovered = image.double().permute(0, 2, 3, 1).reshape(4, 2) if shared else image.double().reshape(8, 1)
+    errors = (groups - recovered).square().sum(1)
+    kept = errors.sort().values[: len(errors) // 2]
+    variance = max(float(kept.mean()) / groups.shape[1] - noise**2, 1e-6)
+    assert float(posterior.variance) == pytest.approx(variance, rel=1e-4)
+
+    def density(values, mean, deviation):
+        return torch.distributions.Normal(mean, deviation).log_prob(values).sum(1).exp()
+
+    present = density(groups, recovered, (variance + noise**2) ** 0.5)
+    missing = torch.ones_like(present) if fill == "noise" else density(groups, torch.tensor(fill).double(), noise)
+    total, marginal = 0.0, torch.zeros_like(present)
+    for bits in itertools.product((0, 1), repeat=len(present)):
+        mask = torch.tensor(bits).double()
+        weight = (torch.where(mask > 0, prior * present, (1 - prior) * missing)).prod()
+        total, marginal = total + weight, marginal + weight * mask
+    order = (1, 1, 2, 2) if shared else (1, 2, 2, 2)
+    torch.testing.assert_close(posterior.mask.double(), (marginal / total).view(order), atol=1e-4, rtol=1e-3)
+    evidence = torch.log(total) - torch.log(missing.prod())
+    assert float(posterior.evidence) == pytest.approx(float(evidence), abs=1e-3)
+
+
+def test_keep_smallest_keeps_the_least_errors_of_each_image():
+    error = torch.tensor([[4.0, 1.0, 3.0, 2.0], [1.0, 2.0, 3.0, 4.0]]).view(2, 1, 2, 2)
+    kept = keep_smallest(error, torch.tensor([0.5, 0.25]))
+    assert kept.flatten(1).tolist() == [[0, 1, 0, 1], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (25, 13)])
+def test_interpolation_keeps_the_data_and_fills_with_averages_of_them(size):
+    images = uniform((2, 3, *size))
+    mask = (uniform((2, 1, *size), 10) > 0.9).float()
+    filled = interpolate(images * mask, mask)
+    torch.testing.assert_close(filled * mask, images * mask)
+    observed = (images * mask)[mask.expand_as(images) > 0]
+    assert observed.min() <= filled.min() + 1e-6
+    assert filled.max() <= observed.max() + 1e-6
+    constant = torch.full_like(images, 0.3)
+    torch.testing.assert_close(interpolate(constant * mask, mask), constant)
+    assert not interpolate(images * 0, mask * 0).any()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
+def test_a_constant_fill_is_found_whatever_its_value(value):
+    images = smooth_images(4)
+    mask = (uniform((4, 1, 16, 16)) > 0.2).float()
+    fill = find_constant_fill(mask * images + (1 - mask) * value)
+    assert fill.present.all()
+    assert torch.equal(fill.mask, mask)
+    assert not fill.noise.any()
+
+
+def test_masks_of_single_channels_are_found():
+    images = smooth_images(4)
+    mask = (uniform((4, 3, 16, 16)) > 0.5).float()
+    fill = find_constant_fill(mask * images)
+    assert fill.per_channel.all()
+    assert torch.equal(fill.mask, mask)
+
+
+def test_a_fill_with_zeros_is_found_under_noise_and_the_noise_is_measured():
+    images = smooth_images(4, size=32)
+    mask = (uniform((4, 1, 32, 32)) > 0.5).float()
+    noise = 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    fill = find_constant_fill(mask * images + noise)
+    assert fill.present.all()
+    torch.testing.assert_close(fill.noise, torch.full((4,), 0.05), atol=0.005, rtol=0)
+    assert ((fill.mask > 0.5) == (mask > 0.5)).float().mean() > 0.95
+    known = find_constant_fill(mask * images + (1 - mask) * 0.4 + noise, 0.05)
+    torch.testing.assert_close(known.value.flatten(), torch.full((12,), 0.4), atol=0.02, rtol=0)
+
+
+def test_no_constant_fill_is_found_where_there_is_none():
+    images = smooth_images(4)
+    noise = uniform(images.shape)
+    mask = (uniform((4, 1, 16, 16)) > 0.5).float()
+    assert not find_constant_fill(images).present.any()
+    assert not find_constant_fill(mask * images + (1 - mask) * noise).present.any()
+
+
+def test_image_content_agrees_with_its_neighbours_and_noise_does_not():
+    images = smooth_images(4)
+    mask = (uniform((4, 1, 16, 16)) > 0.5).float()
+    agreement = local_agreement(mask * images + (1 - mask) * uniform(images.shape, 12))
+    assert agreement[mask > 0].mean() > 3 * agreement[mask == 0].mean()
+
+
+@pytest.mark.parametrize("fill", ["zeros", "grey", "noise", "zeros and noise"])
+def test_blind_recovery_finds_stored_images_whatever_fills_the_holes(fill):
+    stored = smooth_images(8)
+    mask = (uniform((8, 1, 16, 16)) > 0.5).float()
+    filling = {"grey": 0.5, "noise": uniform(stored.shape, 13)}.get(fill, 0.0)
+    observed = mask * stored + (1 - mask) * filling
+    if fill == "zeros and noise":
+        observed += 0.05 * torch.randn(stored.shape, generator=torch.Generator().manual_seed(1))
+    recovery = BlindRecovery(certification=None)(associative(stored), observed)
+    assert (recovery.image - stored).square().mean() < 1e-3
+    assert ((recovery.mask > 0.5) == (mask > 0.5)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("wrong", [0.0, 1.0])
+def test_degenerate_masks_lose_on_their_own_score(wrong):
+    stored = smooth_images(8)
+    mask = (uniform((8, 1, 16, 16)) > 0.5).float()
+    none = torch.zeros(8)
+    right = refine(associative(stored), mask * stored, mask, stored, none)
+    # A fixed point of f for the empty mask, the data themselves for the full one: the best that each can do.
+    image = stored.roll(1, 0) if wrong == 0 else mask * stored
+    other = refine(associative(stored), mask * stored, torch.full_like(mask, wrong), image, none)
+    assert (right.score < other.score / 100).all()
+
+
+@pytest.mark.parametrize("budget", [5, 40, 150])
+def test_evaluations_are_bounded_and_counted(budget):
+    stored, rows = smooth_images(4), []
+
+    def autoencoder(images):
+        rows.append(len(images))
+        return associative(stored)(images)
+
+    strangers, _ = hide(smooth_images(5, seed=20))
+    recovery = BlindRecovery(max_evaluations=budget, certification=None)(autoencoder, strangers)
+    assert recovery.num_evaluations.sum() == sum(rows)
+    assert (recovery.num_evaluations <= budget).all()
+    assert recovery.image.isfinite().all()
+
+
+def test_images_that_are_recovered_leave_and_the_budget_goes_to_the_others():
+    stored = smooth_images(4)
+    observed, _ = hide(torch.cat([stored, smooth_images(4, seed=20)]))
+    recovery = BlindRecovery(certification=None)(associative(stored), observed)
+    assert recovery.num_evaluations[:4].max() < recovery.num_evaluations[4:].min()
+
+
+def test_more_rounds_never_worsen_the_score():
+    stored = smooth_images(6)
+    observed, mask = hide(stored, 0.9)
+    rounds = (Round((0.3,), "interpolated", 3), Round((0.1, 1.0), "random", 10))
+    scores = [
+        KnownMaskRecovery(tuning=SelfTuning(rounds=rounds, patience=9), max_evaluations=budget)(
+            associative(stored), observed, mask
+        ).score
+        for budget in (12, 60, 200)
+    ]
+    assert (scores[0] >= scores[1]).all()
+    assert (scores[1] >= scores[2]).all()
+
+
+def test_a_calibration_is_refused_where_too_few_controls_could_claim_the_rate():
+    scores = torch.linspace(0.01, 0.1, 98)
+    refused = calibrate(scores)
+    assert refused.threshold is None
+    assert "99" in refused.reason
+    granted = calibrate([*scores.tolist(), float("inf")])
+    assert granted.threshold == pytest.approx(0.01)
+    assert granted.false_rate <= 0.01
+    low, high = granted.interval
+    # Clopper and Pearson: the largest rate at which none of 99 has at least a chance of 2.5%.
+    assert (low, (1 - high) ** 99) == pytest.approx((0.0, 0.025))
+    assert calibrate([]).threshold is None
+
+
+def test_the_threshold_holds_its_rate_on_exchangeable_scores():
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.rand(20_000, 100, generator=generator) ** 3
+    false = scores[:, 99] < scores[:, :99].min(1).values
+    assert float(false.double().mean()) == pytest.approx(calibrate(scores[0, :99]).false_rate, abs=0.003)
+
+
+def test_certificates_are_for_stored_images_only():
+    stored, strangers = smooth_images(20), smooth_images(20, seed=20)
+    observed, _ = hide(torch.cat([stored, strangers]))
+    recovery = BlindRecovery()(associative(stored), observed)
+    assert recovery.calibration.num_controls == 99
+    assert recovery.certified.tolist() == [True] * 20 + [False] * 20
+    controls = BlindRecovery(certification=None)(associative(stored), hide(smooth_images(120, seed=21))[0])
+    assert certify(recovery, calibrate(controls.score)).certified.tolist() == [True] * 20 + [False] * 20
+    assert not certify(recovery, calibrate(controls.score[:50])).certified.any()
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.98])
+def test_an_autoencoder_that_copies_certifies_nothing(factor):
+    observed, _ = hide(smooth_images(20), 0.3)
+    recovery = BlindRecovery()(lambda images: factor * images, observed)
+    assert not recovery.certified.any()
+
+
+def test_the_noise_gain_of_a_linear_map_is_its_mean_squared_singular_value():
+    matrix = torch.randn(64, 64, generator=torch.Generator().manual_seed(3)) / 8
+    gain = noise_gain(linear(matrix), torch.zeros(1, 1, 8, 8))
+    assert float(gain) == pytest.approx(float(torch.linalg.svdvals(matrix).square().mean()), rel=0.4)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 8)])
+def test_turned_copies_hold_the_same_pixels_in_other_places(size):
+    observed = uniform((3, 2, *size))
+    copies = turned_copies(observed, 40)
+    assert copies.shape == (40, 2, *size)
+    for index, copy in enumerate(copies):
+        original = observed[index % 3]
+        assert not torch.equal(copy, original)
+        torch.testing.assert_close(copy.flatten(1).sort(1).values, original.flatten(1).sort(1).values)
+
+
+def test_the_fourier_data_step_is_the_least_squares_solution():
+    kernel = project_to_simplex(uniform((1, 9))).view(1, 1, 3, 3).double()
+    observed, target = (uniform((1, 1, 5, 6), seed).double() for seed in (1, 2))
+    basis = torch.eye(30, dtype=torch.float64).view(30, 1, 5, 6)
+    matrix = blur(basis, kernel.expand(30, -1, -1, -1)).flatten(1).T
+    penalty = 0.2
+    direct = torch.linalg.solve(
+        matrix.T @ matrix + penalty * torch.eye(30), matrix.T @ observed.flatten() + penalty * target.flatten()
+    )
+    transfer = torch.fft.rfft2(blur(basis[:1], kernel))
+    solved = fourier_data_step(torch.fft.rfft2(observed), transfer, target, torch.tensor(penalty).view(1, 1, 1, 1))
+    torch.testing.assert_close(solved.flatten(), direct)
+
+
+def test_blur_is_the_circular_convolution():
+    image, kernel = uniform((1, 1, 4, 5)), uniform((1, 1, 3, 3), 2)
+    blurred = torch.zeros_like(image)
+    for i, j, a, b in itertools.product(range(4), range(5), range(3), range(3)):
+        blurred[0, 0, i, j] += kernel[0, 0, a, b] * image[0, 0, (i - a + 1) % 4, (j - b + 1) % 5]
+    torch.testing.assert_close(blur(image, kernel), blurred)
+
+
+def test_the_kernel_is_found_from_the_image_and_its_blurred_copy():
+    kernel = project_to_simplex(uniform((2, 25))).view(2, 1, 5, 5)
+    image = uniform((2, 3, 16, 16))
+    torch.testing.assert_close(estimate_kernel(image, blur(image, kernel), 5), kernel, atol=2e-3, rtol=0)
+
+
+def test_the_projection_to_the_simplex_is_the_nearest_point_of_it():
+    points = torch.randn(5, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    steps = torch.linspace(0, 1, 301, dtype=torch.float64)
+    grid = torch.cartesian_prod(steps, steps)
+    grid = torch.cat([grid, 1 - grid.sum(1, keepdim=True)], 1)
+    grid = grid[grid[:, 2] >= 0]
+    nearest = grid[torch.cdist(points, grid).argmin(1)]
+    torch.testing.assert_close(project_to_simplex(points), nearest, atol=5e-3, rtol=0)
+
+
+def test_stored_images_come_back_from_unknown_blur_with_the_kernel():
+    stored = uniform((6, 3, 16, 16))
+    kernel = project_to_simplex(uniform((6, 9), 3)).view(6, 1, 3, 3)
+    recovery = BlindDeblurring(kernel_size=3, num_iterations=40)(associative(stored, 2.0), blur(stored, kernel))
+    torch.testing.assert_close(recovery.image, stored, atol=2e-2, rtol=0)
+    torch.testing.assert_close(recovery.kernel, kernel, atol=2e-2, rtol=0)
+    assert recovery.num_evaluations.tolist() == [1 + 4 * 41] * 6
+
+
+def test_white_box_recovery_finds_stored_images_and_leaves_the_weights_alone():
+    stored = smooth_images(6)
+    scale = torch.nn.Parameter(torch.ones(()))
+    observed, mask = hide(stored, 0.7)
+    with torch.no_grad():
+        recovery = WhiteBoxRecovery(num_steps=150)(lambda images: scale * associative(stored)(images), observed)
+    assert scale.grad is None
+    assert (recovery.image - stored).square().mean() < 1e-3
+    assert torch.equal(recovery.mask.round(), mask)
+    assert (recovery.num_evaluations == 451).all()

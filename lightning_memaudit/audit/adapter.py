@@ -1,5 +1,6 @@
 """Turn any LightningModule into a function from images in [0, 1] to images in [0, 1]."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,22 +49,76 @@ class Normalization:
         return tensor.view(-1, 1, 1)
 
 
-def select_output(result: Any, output: int | str | None) -> Any:
-    """Pick the reconstruction from what a model returned: an index, a dict key or an attribute.
+Key = int | str | Sequence[int | str]
+"""Where something is within nested tuples, mappings and objects: an index, key or attribute, or a path of them."""
+
+
+def select_output(result: Any, output: Key | None) -> Any:
+    """Pick the reconstruction from what a model returned: an index, a dict key or an attribute, or a path of them.
 
     Raises:
         ValueError: ``output`` selects nothing there.
     """
-    if output is None:
-        return result
-    try:
-        if isinstance(output, str) and not isinstance(result, Mapping):
-            return getattr(result, output)
-        return result[output]
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        kind = type(result).__name__
-        keys = f" with keys {list(result)}" if isinstance(result, Mapping) else ""
-        raise ValueError(f"output={output!r} selects nothing from the {kind}{keys} that the model returned") from error
+    selected = result
+    for key in key_path(output):
+        try:
+            by_name = isinstance(key, str) and not isinstance(selected, Mapping)
+            selected = getattr(selected, str(key)) if by_name else selected[key]
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            kind = type(selected).__name__
+            keys = f" with keys {list(selected)}" if isinstance(selected, Mapping) else ""
+            raise ValueError(
+                f"output={output!r} selects nothing from the {kind}{keys} that the model returned"
+            ) from error
+    return selected
+
+
+def key_path(key: Key | None) -> Sequence[int | str]:
+    """A key as a path of keys; none at all for None."""
+    return () if key is None else (key,) if isinstance(key, int | str) else tuple(key)
+
+
+class HalvingBatches:
+    """A function on batches that goes on with half as many images at once when memory runs out, and says so once.
+
+    In evaluation mode the images of a batch do not depend on each other, so the result is the same.
+
+    Args:
+        call: From images (B, ...) to the same number of results.
+    """
+
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        self.call = call
+        self.most_images: int | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Call the function, on as many images at once as fit the memory.
+
+        Raises:
+            torch.OutOfMemoryError: Not even one image fits.
+        """
+        if self.most_images is not None and len(images) > self.most_images:
+            return torch.cat([self(part) for part in torch.split(images, self.most_images)])
+        try:
+            return self.call(images)
+        except (RuntimeError, MemoryError) as error:
+            if len(images) < 2 or not _out_of_memory(error):
+                raise
+        # Outside the except block, whose traceback would keep the tensors that filled the memory.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.most_images is None:
+            warnings.warn(
+                f"memorization audit: out of memory with {len(images)} images at once, going on with fewer",
+                stacklevel=2,
+            )
+        self.most_images = len(images) // 2
+        return self(images)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of a device, or of the CPU, for which torch has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 @dataclass(frozen=True)
@@ -78,7 +133,7 @@ class ModuleAutoencoder:
     """
 
     call: Callable[[Tensor], Any]
-    output: int | str | None = None
+    output: Key | None = None
     flatten: bool = False
     normalization: Normalization = Normalization()
 
@@ -88,22 +143,32 @@ class ModuleAutoencoder:
         Raises:
             ValueError: The model returned no tensor, or one of another size.
         """
-        inputs = images if self.normalization.is_identity else self.normalization.apply(images)
+        # A copy: the model may work in place, and what it is given are the very images that it is measured on.
+        inputs = images.clone() if self.normalization.is_identity else self.normalization.apply(images)
         result = select_output(self.call(inputs.flatten(1) if self.flatten else inputs), self.output)
         if not isinstance(result, Tensor):
             raise ValueError(
                 f"the model returned {type(result).__name__}, not a tensor: pass output=<index, key or attribute> "
-                "of the reconstruction"
+                f"of the reconstruction{_suggestion(result, images)}"
             )
         if result.shape != images.shape:
             if result.numel() != images.numel():
                 raise ValueError(
-                    f"the model returned shape {tuple(result.shape)} for input {tuple(images.shape)}: an autoencoder "
+                    f"the model returned shape {tuple(result.shape)} for input {tuple(inputs.shape)}: an autoencoder "
                     "returns its input's shape; pass reconstruct=<a method, or a function (module, images)>"
                 )
             result = result.reshape(images.shape)
         result = result.to(images.dtype)
         return result if self.normalization.is_identity else self.normalization.undo(result)
+
+
+def _suggestion(result: Any, images: Tensor) -> str:
+    """``, such as 0`` when the first tensor of the images' size is there."""
+    items = dict(result) if isinstance(result, Mapping) else {}
+    if isinstance(result, tuple | list):
+        items = dict(enumerate(result))
+    fitting = [key for key, item in items.items() if isinstance(item, Tensor) and item.numel() == images.numel()]
+    return f", such as {fitting[0]!r}" if fitting else ""
 
 
 def bind_reconstruct(

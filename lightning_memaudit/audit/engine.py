@@ -1,14 +1,15 @@
 """The audit: members and controls × patterns × methods, measured and summed up. Callback and CLI run this engine."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lightning_memaudit.audit.certificates import certify_from_controls, leave_certificates_to_controls
 from lightning_memaudit.audit.degradations import parse_degradation
 from lightning_memaudit.audit.fingerprints import tensors_sha256
 from lightning_memaudit.audit.measure import (
@@ -20,14 +21,15 @@ from lightning_memaudit.audit.measure import (
     Measurement,
     Plan,
     Progress,
+    check_values,
     measure,
 )
 from lightning_memaudit.audit.methods import Methods, primary_method, resolve_methods
+from lightning_memaudit.audit.processes import AuditStopped, Processes
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.audit.summary import Occasion, Row, audit_rows, headline, image_rows
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.recovery.admm import per_image_mean
-from lightning_memaudit.recovery.checks import check_images
 
 DEFAULT_PATTERNS = ("random-0.5", "block-0.25")
 DEFAULT_METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
@@ -57,6 +59,11 @@ class AuditReport:
     def images(self) -> list[Row]:
         """One row per group, image, pattern and method, as in ``images.jsonl``."""
         return list(image_rows(self.cells, self.occasion, self.threshold_db))
+
+    @property
+    def primary(self) -> str:
+        """The audited method: the one that the headline speaks of."""
+        return primary_method([cell.method for cell in self.cells])
 
     def rate(self, method: str, pattern: str, group: str = "members") -> float:
         """The recovery rate of one cell.
@@ -125,38 +132,39 @@ def audit(
     return run_audit(autoencoder, groups, plan, occasion, threshold_db, progress=progress)
 
 
-@dataclass
-class Collective:
-    """How several processes share an audit; this default is a single process.
-
-    Attributes:
-        gather: From this process's object to the list of all processes' objects, in rank order.
-    """
-
-    gather: Callable[[object], list[object]] = field(default=lambda value: [value])
-
-
 def run_audit(
     autoencoder: Autoencoder,
     groups: Sequence[Group],
     plan: Plan,
     occasion: Occasion,
     threshold_db: float,
-    collective: Collective | None = None,
+    processes: Processes | None = None,
     cache: InpaintingCache | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
     """Measure every group, join what the processes measured, sum up. Every process returns the same report."""
-    collective = collective or Collective()
+    processes = processes or Processes()
+    lean = leave_certificates_to_controls(plan, groups, processes.num_shares)
+
+    def measure_all() -> list[tuple[float, int, Measurement]]:
+        return [
+            (
+                *(_squared_error(autoencoder, group, plan.block_size) if group.name == "members" else (0.0, 0)),
+                measure(autoencoder, group, lean, cache, progress),
+            )
+            for group in groups
+        ]
+
     cells: list[Cell] = []
     recoveries: Columns = {}
     train_loss = float("nan")
-    for group in groups:
+    for group, parts in zip(groups, zip(*processes.share(measure_all), strict=True), strict=True):
         if group.name == "members":
-            train_loss = _train_loss(autoencoder, group, plan.block_size, collective)
-        joined = join(collective.gather(measure(autoencoder, group, plan, cache, progress)))  # type: ignore[arg-type]
+            train_loss = sum(part[0] for part in parts) / max(1, sum(part[1] for part in parts))
+        joined = join([measurement for _, _, measurement in parts])
         cells += joined.cells
         recoveries |= joined.recoveries
+    certify_from_controls(cells, plan)
     rows = audit_rows(cells, occasion, train_loss, threshold_db)
     numbers = headline(rows, cells, primary_method(list(plan.methods)))
     return AuditReport(rows, cells, {**numbers, "train_loss": train_loss}, recoveries, occasion, threshold_db)
@@ -180,15 +188,14 @@ def join(parts: Sequence[Measurement]) -> Measurement:
 
 
 @torch.no_grad()
-def _train_loss(autoencoder: Autoencoder, group: Group, block_size: int, collective: Collective) -> float:
-    """Mean squared error of f over the group, in double precision, over all processes."""
+def _squared_error(autoencoder: Autoencoder, group: Group, block_size: int) -> tuple[float, int]:
+    """Sum over the images of their mean squared error under f, in double precision, and how many they are."""
     total, count = 0.0, 0
     for begin in range(0, len(group.images), block_size):
         images = group.images[begin : begin + block_size]
         total += float(per_image_mean((autoencoder(images) - images).double().square()).sum())
         count += len(images)
-    pairs: list[tuple[float, int]] = collective.gather((total, count))  # type: ignore[assignment]
-    return sum(pair[0] for pair in pairs) / max(1, sum(pair[1] for pair in pairs))
+    return total, count
 
 
 @torch.no_grad()
@@ -204,14 +211,17 @@ def check_group(group: Group, autoencoder: Autoencoder, num_images: int = 2) -> 
     if not len(group.images):
         raise ValueError(f"{group.name} holds no images: pass at least one")
     images = group.images[slice(0, num_images)]
-    check_images(group.name, images)
-    low, high = float(images.min()), float(images.max())
-    if low < -1e-4 or high > 1 + 1e-4:
+    check_values(group.name, images)
+    try:
+        output = autoencoder(images)
+    except (AuditStopped, ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{group.name} has values in [{low:.4g}, {high:.4g}]: pass images in [0, 1], or mean and std to undo "
-            "their normalization"
-        )
-    output = autoencoder(images)
+            f"the autoencoder fails on {group.name} of shape {tuple(images.shape)} ({reason}): pass reconstruct=<a "
+            "method, or a function (module, images)>, or flatten=True if it takes flat images"
+        ) from error
     if not isinstance(output, Tensor):
         raise ValueError(
             f"the autoencoder returned {type(output).__name__} for images: pass output=<index, key or attribute> "

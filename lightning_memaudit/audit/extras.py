@@ -30,6 +30,10 @@ class Extra:
     settings: dict[str, Any]
     measure: Callable[[Autoencoder, Group], list[Row]]
 
+    def measure_all(self, autoencoder: Autoencoder, groups: Sequence[Group]) -> list[Row]:
+        """The rows of every group."""
+        return [row for group in groups for row in self.measure(autoencoder, group)]
+
 
 def proximal_extra(num_images: int, num_steps: int = 40, tolerance: float = 1e-3) -> Extra:
     """How far the autoencoder is from a proximal map at the first images of each group."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_memaudit.audit.adapter import Normalization
-from lightning_memaudit.audit.measure import Group
+from lightning_memaudit.audit.adapter import Key, Normalization, key_path
+from lightning_memaudit.audit.measure import Group, check_values
 
 CACHE_BYTES = 2**30
 """A group up to this size is read once and kept; a larger one is read again at every audit, block by block."""
@@ -25,30 +25,35 @@ def choose_indices(num_available: int, num_wanted: int | None, seed: int) -> lis
     return sorted(random.Random(seed).sample(range(num_available), num_wanted))
 
 
-def read_image(item: Any, image_key: int | str | None) -> Tensor:
+def read_image(item: Any, image_key: Key | None) -> Tensor:
     """The image (C, H, W), or a flat vector, within a data set's item.
 
-    Without a key: the item itself when it is a tensor or array, else the first element of a tuple or list.
+    Without a key: the item itself when it is a tensor or array, else the first element of a tuple or list. With several
+    keys: one within the other, outermost first.
 
     Raises:
         ValueError: No tensor is found there.
     """
     image = item
-    if image_key is not None:
+    for key in key_path(image_key):
         try:
-            image = item[image_key]
+            image = image[key]
         except (IndexError, KeyError, TypeError) as error:
-            keys = f"; it has keys {list(item)}" if isinstance(item, Mapping) else ""
-            raise ValueError(f"image_key={image_key!r} is not in the data set's {type(item).__name__}{keys}") from error
-    elif isinstance(item, (tuple, list)) and item:
+            keys = f"; it has keys {list(image)}" if isinstance(image, Mapping) else ""
+            raise ValueError(
+                f"image_key={image_key!r} is not in the data set's {type(image).__name__}{keys}"
+            ) from error
+    if image_key is None and isinstance(item, (tuple, list)) and item:
         image = item[0]
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(image)
     if not isinstance(image, Tensor):
-        keys = f" with keys {list(item)}" if isinstance(item, Mapping) else ""
-        raise ValueError(
-            f"the data set's items are {type(item).__name__}{keys}: pass image_key=<index or key> of the image tensor"
-        )
+        keys = f" with keys {list(image)}" if isinstance(image, Mapping) else ""
+        kind = type(image).__name__
+        mend = "pass image_key=<index or key> of the image tensor"
+        if hasattr(image, "getbands"):  # a PIL image
+            mend = "convert them to tensors in the data set, as torchvision's ToTensor does"
+        raise ValueError(f"the data set gives a {kind}{keys} where an image tensor should be: {mend}")
     return image
 
 
@@ -68,7 +73,7 @@ class DatasetImages:
         self,
         dataset: Dataset[Any],
         indices: Sequence[int],
-        image_key: int | str | None = None,
+        image_key: Key | None = None,
         normalization: Normalization | None = None,
         device: torch.device | str = "cpu",
         image_shape: Sequence[int] | None = None,
@@ -98,14 +103,29 @@ class DatasetImages:
         if not indices:
             shape = tuple(self._image(self.indices[0]).shape) if self.indices else (self.image_shape or (1, 1, 1))
             return torch.zeros(0, *shape, device=self.device)
-        images = torch.stack([self._image(index) for index in indices]).to(self.device)
+        read = [self._image(index) for index in indices]
+        for index, image in zip(indices, read, strict=True):
+            if image.shape != read[0].shape:
+                raise ValueError(
+                    f"items {indices[0]} and {index} of the data set have shapes {tuple(read[0].shape)} and "
+                    f"{tuple(image.shape)}: images must be of one size; pass members or controls that are"
+                )
+        images = torch.stack(read).to(self.device)
         return images if self.normalization.is_identity else self.normalization.undo(images)
 
     def _image(self, index: int) -> Tensor:
-        image = read_image(self.dataset[index], self.image_key)
-        if image.dtype == torch.uint8:
+        try:
+            item = self.dataset[index]
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
-                f"item {index} of the data set is uint8: give floating-point images as the model sees them"
+                f"item {index} of {type(self.dataset).__name__} cannot be read ({reason}): mend the data set, or pass "
+                "members or controls that can be read by index"
+            ) from error
+        image = read_image(item, self.image_key)
+        if not image.is_floating_point():
+            raise ValueError(
+                f"item {index} of the data set is {image.dtype}: give floating-point images as the model sees them"
             )
         image = image.detach().float()
         if self.image_shape is not None:
@@ -143,10 +163,16 @@ def part_of(group: Group, rank: int, world_size: int) -> Group:
 
 
 def image_hashes(group: Group, block_size: int = 512) -> list[str]:
-    """SHA-256 of every image, at 8 bits per value: what two data sets must not share."""
+    """Check that all images are finite and in [0, 1]; SHA-256 of each at 8 bits: what two data sets must not share.
+
+    Raises:
+        ValueError: An image holds values that it must not.
+    """
     hashes = []
     for begin in range(0, len(group.images), block_size):
-        block = (group.images[begin : begin + block_size].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        images = group.images[begin : begin + block_size]
+        check_values(group.name, images)
+        block = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         hashes += [hashlib.sha256(image.tobytes()).hexdigest() for image in block]
     return hashes
 
@@ -165,7 +191,7 @@ def check_disjoint(members: Sequence[str], controls: Sequence[str]) -> None:
         )
 
 
-def warn_if_random(dataset: Dataset[Any], index: int, image_key: int | str | None) -> None:
+def warn_if_random(dataset: Dataset[Any], index: int, image_key: Key | None) -> None:
     """Warn when reading the same item twice gives different images: there is no fixed target to recover."""
     first, second = (read_image(dataset[index], image_key) for _ in range(2))
     if first.shape != second.shape or not torch.equal(first, second):

@@ -42,8 +42,8 @@ def clopper_pearson(successes: int, count: int, confidence: float = 0.95) -> tup
 def paired_difference(both: int, first_only: int, second_only: int, neither: int, confidence: float = 0.95) -> Estimate:
     """Difference of two proportions measured on the same pairs, first minus second, with Newcombe's interval.
 
-    Square-and-add with a correlation: method 10 of Newcombe (Statistics in Medicine 17, 1998, 2635-2650), as recommended
-    by Fagerland, Lydersen & Laake (2014). Unlike Wald's it neither collapses nor leaves [-1, 1] at rates of 0 and 1.
+    Square-and-add with a correlation: method 10 of Newcombe (Statistics in Medicine 17, 1998, 2635-2650), as
+    recommended by Fagerland, Lydersen & Laake (2014). It does not collapse at rates of 0 and 1.
 
     Args:
         both: Pairs in which both succeed.
@@ -63,7 +63,7 @@ def paired_difference(both: int, first_only: int, second_only: int, neither: int
     rate_1, rate_2 = first / count, second / count
     (low_1, high_1), (low_2, high_2) = (_wilson(successes, count, confidence) for successes in (first, second))
     spread = first * (count - first) * second * (count - second)
-    product = both * neither - first_only * second_only
+    product = float(both * neither - first_only * second_only)
     if product > 0:
         product = max(0.0, product - count / 2)  # Newcombe's continuity correction of the correlation
     correlation = product / np.sqrt(spread) if spread else 0.0
@@ -88,8 +88,8 @@ def _wilson(successes: int, count: int, confidence: float) -> tuple[float, float
 def auroc(members: ArrayLike, controls: ArrayLike, confidence: float = 0.95) -> Estimate:
     """The chance that a member has a *lower* score than a control, ties counting half, with its interval.
 
-    The Mann-Whitney statistic; interval by method 5 of Newcombe (Statistics in Medicine 25, 2006, 559-573), which inverts
-    Hanley & McNeil's variance and so stays honest where the groups are fully apart (DeLong's has width zero there).
+    The Mann-Whitney statistic; interval by method 5 of Newcombe (Statistics in Medicine 25, 2006, 559-573), which
+    inverts Hanley & McNeil's variance and keeps its width where the groups are fully apart (DeLong's does not).
     Infinite scores (diverged iterations) are the worst there are.
 
     Args:

@@ -163,6 +163,7 @@ class Judgement:
         inpainter: The generic one; None where it did not run.
         overall: Over all patterns, every image counted once.
         patterns: The same for each pattern.
+        testable: Members that the inpainter fails on in at least one pattern: on the others nothing could be shown.
         reconstruction: By group.
         membership: From the blind score.
     """
@@ -179,6 +180,7 @@ class Judgement:
     inpainter: str | None
     overall: Finding
     patterns: tuple[Finding, ...]
+    testable: Proportion | None
     reconstruction: dict[str, Reconstruction]
     membership: Membership
 
@@ -224,15 +226,15 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         memorized = {group: parts[group] & evidence[group][chosen] for group in groups} if inpainted else None
         found = {
             group: GroupFinding(
-                Proportion.of(parts[group].any(0)),
-                Proportion.of(inpainted[group][chosen].any(0)) if inpainted else None,
-                Proportion.of(memorized[group].any(0)) if memorized else None,
+                Proportion.of(_in_any(parts[group])),
+                Proportion.of(_in_any(inpainted[group][chosen])) if inpainted else None,
+                Proportion.of(_in_any(memorized[group])) if memorized else None,
             )
             for group in groups
         }
         counted = memorized or parts
         both = "controls" in groups
-        difference = Difference.of(counted["members"].any(0), counted["controls"].any(0)) if both else None
+        difference = Difference.of(_in_any(counted["members"]), _in_any(counted["controls"])) if both else None
         return Finding(name, found["members"], found.get("controls"), difference)
 
     return Judgement(
@@ -248,6 +250,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         inpainter=inpainter,
         overall=finding("any", slice(None)),
         patterns=tuple(finding(pattern, slice(i, i + 1)) for i, pattern in enumerate(patterns)),
+        testable=Proportion.of(_in_any(evidence["members"])) if evidence else None,
         reconstruction={
             group: _reconstruction(images[group, patterns[0], method], float(first["threshold_db"])) for group in groups
         },
@@ -287,6 +290,11 @@ def image_table(images: ImageColumns, judgement: Judgement) -> list[dict[str, An
 def _flags(images: ImageColumns, group: str, patterns: Sequence[str], method: str) -> NDArray[np.bool_]:
     """Recovered, (patterns, images)."""
     return np.stack([images[group, pattern, method]["recovered"] for pattern in patterns])
+
+
+def _in_any(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(patterns, images) to (images,)."""
+    return np.asarray(flags.any(0))
 
 
 def _inpainter_fails(images: ImageColumns, group: str, patterns: Sequence[str]) -> NDArray[np.bool_]:

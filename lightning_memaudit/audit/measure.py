@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.audit.degradations import Degradation, Degraded
-from lightning_memaudit.audit.methods import Method, estimates_mask, needs_mask, uses_autoencoder
+from lightning_memaudit.audit.methods import Method, claims, estimates_mask, needs_mask, uses_autoencoder
 from lightning_memaudit.audit.metrics import hidden_psnr, mask_accuracy, psnr, ssim
+from lightning_memaudit.audit.processes import AuditStopped
 from lightning_memaudit.recovery import Autoencoder, Recovery
+from lightning_memaudit.recovery.checks import check_images
 
 Columns = dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]
 
@@ -54,6 +56,26 @@ class Group:
     def whole(cls, name: str, images: ImageSource) -> "Group":
         """A group that this process holds entirely, indexed 0, 1, 2, ..."""
         return cls(name, images, range(len(images)), range(len(images)))
+
+
+def check_values(name: str, images: Tensor) -> None:
+    """Raise unless ``images`` is a finite batch (B, C, H, W) in [0, 1]; the message says how to bring it there.
+
+    Raises:
+        ValueError: It is not.
+    """
+    check_images(name, images)
+    if not len(images):
+        return
+    low, high = float(images.min()), float(images.max())
+    if low >= -1e-4 and high <= 1 + 1e-4:
+        return
+    mend = "pass images in [0, 1], or mean and std to undo their normalization"
+    if -1 - 1e-4 <= low < 0 and high <= 1 + 1e-4:
+        mend += "; mean=[0.5], std=[0.5] if they are in [-1, 1]"
+    elif low >= 0 and 2 < high <= 255:
+        mend += "; std=[0.00392157] if they go up to 255"
+    raise ValueError(f"{name} has values in [{low:.4g}, {high:.4g}]: {mend}")
 
 
 @dataclass
@@ -217,7 +239,7 @@ def _recover(
         else:
             recovery = method(autoencoder, degraded.observed)  # type: ignore[call-arg]
     except Exception as error:
-        if raise_errors:
+        if raise_errors or isinstance(error, AuditStopped):
             raise
         warnings.warn(f"{key[2]} failed on {key[0]}, {key[1]}: {type(error).__name__}: {error}", stacklevel=3)
         return None
@@ -236,6 +258,9 @@ def _columns(recovery: Recovery | None, method: Method, degraded: Degraded, imag
             "diverged": np.zeros(count, dtype=bool),
             "failed": np.ones(count, dtype=bool),
             "num_evaluations": np.zeros(count, dtype=np.int64),
+            "claims": np.full(count, claims(method)),
+            "expected_error": missing,
+            "gain": missing,
         }
     score = _numpy(recovery.score).astype(np.float64)
     accuracy = mask_accuracy(recovery.mask, degraded.mask) if estimates_mask(method) else torch.full((count,), np.nan)
@@ -249,7 +274,14 @@ def _columns(recovery: Recovery | None, method: Method, degraded: Degraded, imag
         "diverged": np.isinf(score),
         "failed": np.zeros(count, dtype=bool),
         "num_evaluations": _numpy(recovery.num_evaluations),
+        "claims": np.full(count, claims(method)),
+        "expected_error": _or_nan(recovery.expected_error, count),
+        "gain": _or_nan(recovery.gain, count),
     }
+
+
+def _or_nan(values: Tensor | None, count: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
+    return np.full(count, np.nan) if values is None else _numpy(values).astype(np.float64)
 
 
 def _finite(images: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The recovery methods by name, and what the audit must know about each."""
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from lightning_memaudit.audit.names import INPAINTER, primary_method
@@ -10,6 +11,7 @@ from lightning_memaudit.recovery import (
     InformedRecoveryMethod,
     KnownMaskRecovery,
     RecoveryMethod,
+    WhiteBoxRecovery,
 )
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "METHODS",
     "Method",
     "Methods",
+    "claims",
     "estimates_mask",
     "make_method",
     "needs_mask",
@@ -43,6 +46,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "blind": BlindRecovery,
     "paper_blind": _paper_blind,
     "known_mask": KnownMaskRecovery,
+    "white_box": WhiteBoxRecovery,
     "autoencoder_iterations": AutoencoderIterations,
     "biharmonic": _biharmonic,
 }
@@ -58,6 +62,10 @@ def resolve_methods(methods: Methods) -> dict[str, Method]:
     named = dict(methods) if isinstance(methods, Mapping) else {name: name for name in methods}
     if not named:
         raise ValueError(f"methods={methods!r}: name at least one of {', '.join(METHODS)}")
+    for name in named:
+        # Names become parts of metrics, arrays and pages.
+        if not re.fullmatch(r"[A-Za-z0-9_.+-]*[A-Za-z0-9_+-]", name):
+            raise ValueError(f"method name {name!r}: use letters, digits, '_', '-', '+' and '.' only")
     return {name: make_method(method) if isinstance(method, str) else method for name, method in named.items()}
 
 
@@ -83,6 +91,11 @@ def needs_mask(method: Method) -> bool:
 def estimates_mask(method: Method) -> bool:
     """Whether the mask that comes back is an estimate worth scoring."""
     return bool(getattr(method, "estimates_mask", False))
+
+
+def claims(method: Method) -> bool:
+    """Whether the method certifies images as recovered, which only blind ones can."""
+    return bool(getattr(method, "claims", False))
 
 
 def uses_autoencoder(method: Method) -> bool:

@@ -20,6 +20,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -100,6 +101,12 @@ class RunFolder:
         complete = _complete(rows)
         return [row for row in rows if row["audit"] in complete]
 
+    def audited(self) -> set[tuple[int, int]]:
+        """Number and step of every complete audit; none when nothing was written yet."""
+        if not (self.path / AUDITS).is_file():
+            return set()
+        return {(row["audit"], row["step"]) for row in self.audits()}
+
     def images(self, audit: int | None = None) -> list[Row]:
         """Per-image rows of one complete audit, or of all; empty when there is no ``images.jsonl``.
 
@@ -174,7 +181,7 @@ class RunFolder:
 
     def write_run(self, content: Mapping[str, Any]) -> None:
         """Write ``run.json``, replacing the old one in one step."""
-        if not self._prepared:
+        if not (self._prepared and self.path.is_dir()):
             self.prepare()
         text = json.dumps({"schema_version": SCHEMA_VERSION, **_plain(content)}, indent=1, allow_nan=False)
         with _replacing(self.path / RUN) as file:
@@ -204,8 +211,9 @@ class RunFolder:
         if len(numbers) != 1:
             raise ValueError(f"audit_rows are of audits {sorted(numbers)}: pass the rows of one audit")
         number = numbers.pop()
-        if not self._prepared:
+        if not (self._prepared and self.path.is_dir()):
             self.prepare()
+        self._prepared = False  # until all is written: after a full disk the next audit begins by removing what is torn
         self._supersede(number)
         if recoveries:
             with _replacing(self.path / RECOVERIES / f"audit-{number:04d}.npz") as file:
@@ -216,6 +224,7 @@ class RunFolder:
             for path in self._saved():
                 if _audit_number(path) != number:
                     path.unlink()
+        self._prepared = True
 
     def _repair_audits(self) -> set[int]:
         path = self.path / AUDITS
@@ -306,14 +315,16 @@ class _replacing:
         return self.file
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if kind is None:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        self.file.close()
-        if kind is None:
-            self.temporary.replace(self.path)
-        else:
-            self.temporary.unlink()
+        try:
+            if kind is None:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+                self.file.close()
+                self.temporary.replace(self.path)
+        finally:
+            with suppress(OSError):  # closing writes what is left, and on a full disk fails again
+                self.file.close()
+            self.temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -36,17 +36,34 @@ class Schedule:
         Raises:
             ValueError: The schedule cannot fire.
         """
-        if self.at_fit_end or self.at_train_loss:
-            return
+        certain = self.first_epoch()
         known = max_epochs is not None and max_epochs >= 0
-        epochs = max_epochs if known else None
-        periodic = self.every_n_epochs is not None and (epochs is None or self.every_n_epochs <= epochs)
-        listed = any(epochs is None or epoch <= epochs for epoch in self.at_epochs)
-        if not (periodic or listed):
+        periodic = certain is not None and (not known or certain <= max_epochs)  # type: ignore[operator]
+        if not (self.at_fit_end or self.at_train_loss or periodic):
             raise ValueError(
                 f"every_n_epochs={self.every_n_epochs}, at_epochs={list(self.at_epochs)}, at_fit_end=False: no audit "
                 f"would ever run within max_epochs={max_epochs}; set one of them, or at_train_loss"
             )
+
+    def first_epoch(self) -> int | None:
+        """Epochs after which an audit is certain to have run; None when that depends on the loss or the end of fit."""
+        certain = [*self.at_epochs, *([] if self.every_n_epochs is None else [self.every_n_epochs])]
+        return min(certain, default=None)
+
+    def never(self, max_epochs: int | None) -> list[str]:
+        """The parts that cannot fire within ``max_epochs`` (None or -1: unknown), as ``argument=value``."""
+        if max_epochs is None or max_epochs < 0:
+            return []
+        beyond = [epoch for epoch in self.at_epochs if epoch > max_epochs]
+        parts = [f"at_epochs={beyond}"] if beyond else []
+        if self.every_n_epochs is not None and self.every_n_epochs > max_epochs:
+            parts.append(f"every_n_epochs={self.every_n_epochs}")
+        return parts
+
+    @property
+    def waits_for_loss(self) -> bool:
+        """Whether a level of the training loss has not been reached yet."""
+        return not self.reached.issuperset(self.at_train_loss)
 
     def due_at_start(self) -> str | None:
         """Trigger before the first epoch, or None."""

@@ -145,6 +145,12 @@ def headline(rows: Sequence[Row], cells: Sequence[Cell], primary: str) -> dict[s
     return numbers
 
 
+def headline_names(patterns: Sequence[str], methods: Sequence[str]) -> list[str]:
+    """Names that :func:`headline` may give, and ``train_loss``: what monitors can watch."""
+    pooled = ["recovery_rate", "control_recovery_rate", "certified_rate", "membership_auroc", "train_loss"]
+    return pooled + [f"{pattern}/{method}/recovery_rate" for pattern in patterns for method in methods]
+
+
 def is_recovered(cell: Cell, threshold_db: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
     """Accurately recovered: PSNR at or above the threshold, and the method neither diverged nor failed."""
     columns = cell.columns

@@ -1,7 +1,7 @@
 """The verdict in plain words. The terminal, the HTML report and report.json all take their words from here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lightning_memaudit.audit.judgement import Judgement, Proportion
@@ -9,10 +9,16 @@ from lightning_memaudit.audit.judgement import Judgement, Proportion
 Outcome = Literal["memorized", "not_memorized", "inconclusive"]
 
 MIN_CONTROLS = 20
-"""None of 20 recovered bounds the controls' rate below 17% (95% Clopper-Pearson); with fewer no difference is claimed."""
+"""None of 20 recovered bounds the controls' rate below 17% (95% Clopper-Pearson); with fewer nothing is claimed."""
 
 MAX_UNDETECTED = 0.25
-"""*Not memorized* is said when at most this share of members could be memorized and missed by chance (95%)."""
+"""*No memorization found* is said when at most this share of members could be memorized and missed by chance (95%)."""
+
+MAX_CONTROL_SHARE = 0.2
+"""Controls may come back at up to this share of the members' rate; beyond it, too much would have come back anyway."""
+
+MAX_RECONSTRUCTION_GAP_DB = 6.0
+"""Members reproduced better than controls by more than this (a quarter of the squared error) are worth a word."""
 
 UNTRAINED_PSNR = 15.0
 """Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
@@ -25,7 +31,8 @@ class Verdict:
     Attributes:
         outcome: ``memorized``, ``not_memorized`` or ``inconclusive``.
         reasons: Why inconclusive, as codes; empty otherwise.
-        headline: One sentence.
+        headline: One short sentence.
+        why: Why inconclusive, a sentence for each reason; empty otherwise.
         found: What came back, of members and of controls.
         certainty: How sure that is.
         next_steps: What to do about it.
@@ -38,7 +45,8 @@ class Verdict:
     certainty: str
     next_steps: tuple[str, ...]
     reasons: tuple[str, ...] = ()
-    cautions: tuple[str, ...] = field(default=())
+    why: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python, for JSON."""
@@ -52,9 +60,9 @@ def conclude(
 ) -> Verdict:
     """The verdict on one audit.
 
-    *Memorized* takes a difference between members and controls whose 95% interval lies above zero, counted over images
-    that the inpainter does not fill in. *Not memorized* takes an audit that could have found something. All else is
-    inconclusive, with its reasons.
+    *Memorized* takes a difference between members and controls whose 95% interval lies above zero, counted over
+    images that the inpainter does not fill in. *No memorization found* takes an audit that could have found
+    something. All else is inconclusive, with its reasons.
 
     Args:
         judgement: Of the audit.
@@ -62,16 +70,14 @@ def conclude(
         near_duplicates: Positions of members, and of controls, that nearly equal another member.
     """
     doubts = _doubts_about_finding(judgement, untrained)
-    memorized = judgement.overall.members.memorized
-    difference = judgement.overall.difference
+    back = judgement.overall.members.memorized or judgement.overall.members.recovered
     found, certainty = _found(judgement), _certainty(judgement)
     cautions = _cautions(judgement, untrained, near_duplicates)
-    if memorized is not None and memorized.count:
-        above = difference is not None and difference.low > 0
-        if not doubts and above:
+    if back.count:
+        if not doubts and _above_controls(judgement):
             return Verdict(
                 "memorized",
-                f"Memorized: {_of(memorized)} training images came back.",
+                f"Memorized: {_of(back)} training images came back.",
                 found,
                 certainty,
                 (
@@ -83,15 +89,13 @@ def conclude(
             )
         if not doubts:
             doubts = [_not_above_controls(judgement)]
-        return _inconclusive(
-            f"{_of(memorized)} training images came back", doubts, judgement, found, certainty, cautions
-        )
+        return _inconclusive(f"{_of(back)} training images came back", doubts, judgement, found, certainty, cautions)
     doubts = [*doubts, *_doubts_about_absence(judgement)]
     if doubts:
         return _inconclusive("no training image came back", doubts, judgement, found, certainty, cautions)
     return Verdict(
         "not_memorized",
-        f"Not memorized: none of {judgement.overall.members.recovered.num} training images came back.",
+        f"No memorization found: none of {judgement.overall.members.recovered.num} training images came back.",
         found,
         certainty,
         (
@@ -106,8 +110,19 @@ def conclude(
 @dataclass(frozen=True)
 class _Doubt:
     code: str
+    short: str  # completes "no training image came back, but ..."
     because: str
     mend: str
+
+
+def _above_controls(judgement: Judgement) -> bool:
+    """Whether members come back more often than controls, and so much more often that each recovery says something."""
+    members, controls = judgement.overall.members.memorized, judgement.overall.controls
+    difference = judgement.overall.difference
+    if members is None or controls is None or controls.memorized is None or difference is None:
+        return False
+    enough = (controls.memorized.rate or 0.0) <= MAX_CONTROL_SHARE * (members.rate or 0.0)
+    return difference.low > 0 and enough
 
 
 def _not_above_controls(judgement: Judgement) -> _Doubt:
@@ -118,7 +133,10 @@ def _not_above_controls(judgement: Judgement) -> _Doubt:
         "not_above_controls",
         f"so did {count} of {controls.recovered.num} that it was not trained on"
         if count
-        else "that is too few to tell from chance with so few images",
+        else "that is too few to tell from chance",
+        "Controls come back too, so that coming back proves little."
+        if count
+        else f"With {controls.recovered.num} controls the interval of the difference includes zero.",
         "Audit more members and controls, and look at the images that came back: each may still be a leak.",
     )
 
@@ -131,7 +149,8 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
         doubts.append(
             _Doubt(
                 "no_inpainter",
-                "no generic inpainter ran, so that what came back may be what anyone can fill in",
+                "no generic inpainter ran",
+                "What comes back may be what anyone can fill in without the autoencoder.",
                 "Add biharmonic to methods and audit again.",
             )
         )
@@ -140,18 +159,19 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
         doubts.append(
             _Doubt(
                 "too_few_controls",
-                f"{num_controls or 'no'} image{'s' if num_controls != 1 else ''} that were not trained on "
-                f"{'is' if num_controls == 1 else 'are'} too few to compare with; {MIN_CONTROLS} are needed",
-                f"Give the audit at least {MIN_CONTROLS} controls (100 for a true positive rate at 1% false positives).",
+                f"there {'was' if num_controls == 1 else 'were'} too few controls ({num_controls})",
+                f"It takes at least {MIN_CONTROLS} images that were not trained on to say what comes back anyway.",
+                f"Give the audit at least {MIN_CONTROLS} controls; 100 resolve a false positive rate of 1%.",
             )
         )
     if untrained is not None and untrained.num_memorized:
         doubts.append(
             _Doubt(
                 "negative_control_failed",
-                f"the same audit finds {untrained.num_memorized} images in the weights that the run started from",
-                "If those were trained on the same images before, audit truly untrained weights instead; if not, distrust "
-                "this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
+                "the negative control failed",
+                f"The audit finds {untrained.num_memorized} images in the weights that the run started from.",
+                "If those were trained on the same images before, audit truly untrained weights instead; if not, "
+                "distrust this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
             )
         )
     return doubts
@@ -166,9 +186,10 @@ def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
         return [
             _Doubt(
                 "train_loss_too_high",
-                f"the train loss is too high ({_loss(judgement)}): even given a training image intact, the autoencoder "
-                f"returns something else (median PSNR {_decibels(members.median_psnr)}). These weights gave nothing "
-                "back; what training will make of them is not tested",
+                f"the train loss is too high ({_loss(judgement)})",
+                "Even given a training image intact, the autoencoder returns something else (median PSNR "
+                f"{_decibels(members.median_psnr)}). These weights give nothing back; what training will make of them "
+                "is not tested.",
                 "Train, and audit again; as the negative control of a run this is the expected result.",
             )
         ]
@@ -177,9 +198,10 @@ def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
         doubts.append(
             _Doubt(
                 "reconstruction_below_threshold",
-                f"even given a training image intact, the autoencoder reaches {level} on only "
-                f"{members.reaching.count} of {members.reaching.num} (median {_decibels(members.median_psnr)}, train "
-                f"loss {_loss(judgement)}), so that nothing could count as recovered",
+                f"the autoencoder itself does not reach {level}",
+                f"Even given a training image intact, it reaches {level} on only {members.reaching.count} of "
+                f"{members.reaching.num} (median {_decibels(members.median_psnr)}, train loss {_loss(judgement)}), so "
+                "that hardly anything could count as recovered.",
                 f"Train further, or set threshold_db below {members.median_psnr:.0f} and audit again.",
             )
         )
@@ -187,20 +209,33 @@ def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
         doubts.append(
             _Doubt(
                 "identity_like",
-                "the autoencoder reproduces images it has never seen as well as its training images (median "
-                f"{_decibels(controls.median_psnr)} against {_decibels(members.median_psnr)}): it passes images "
-                "through, as networks with skip connections do, and this attack has nothing to hold on to. That it "
-                "stores nothing is not shown",
+                "the autoencoder also reproduces images it has never seen",
+                f"Unseen images come out at a median of {_decibels(controls.median_psnr)}, training images at "
+                f"{_decibels(members.median_psnr)}: the autoencoder passes images through, as networks with skip "
+                "connections do, and this attack has nothing to hold on to. That it stores nothing is not shown.",
                 "Audit without the skip connections if they are yours to remove, or use another attack.",
             )
         )
-    high = judgement.overall.members.recovered.high
+    testable = judgement.testable
+    if testable is not None and 2 * testable.count < testable.num:
+        doubts.append(
+            _Doubt(
+                "patterns_too_easy",
+                "the patterns were too easy",
+                f"{str(judgement.inpainter).capitalize()} inpainting alone brings back {testable.num - testable.count} "
+                f"of {testable.num} from every pattern, so that the autoencoder could not show what it knows.",
+                "Audit with more missing pixels or larger blocks.",
+            )
+        )
+    back = judgement.overall.members.memorized or judgement.overall.members.recovered
+    high = back.high
     if high is not None and high > MAX_UNDETECTED:
         doubts.append(
             _Doubt(
                 "too_few_members",
-                f"with {judgement.overall.members.recovered.num} training images audited, up to {high:.0%} could be "
-                "memorized and missed by chance",
+                "too few were audited",
+                f"With {judgement.overall.members.recovered.num} training images audited, up to {high:.0%} could be "
+                "memorized and missed by chance.",
                 "Audit more members (raise num_members).",
             )
         )
@@ -212,11 +247,12 @@ def _inconclusive(
 ) -> Verdict:
     return Verdict(
         "inconclusive",
-        f"Inconclusive: {what}, but {'; and '.join(doubt.because for doubt in doubts)}.",
+        f"Inconclusive: {what}, but {' and '.join(doubt.short for doubt in doubts)}.",
         found,
         certainty,
         tuple(doubt.mend for doubt in doubts),
         tuple(doubt.code for doubt in doubts),
+        tuple(doubt.because for doubt in doubts),
         cautions,
     )
 
@@ -238,7 +274,8 @@ def _found(judgement: Judgement) -> str:
         counted += f" where {judgement.inpainter} inpainting, which does not know the autoencoder, fails"
     counted += f", from {where}" if len(patterns) == 1 else f", once each, from any of {where}"
     method = _method(judgement)
-    return f"{method[0].upper()}{method[1:]} recovery brought back {_share(members, 'training images')}{against}. {counted}."
+    back = f"{method[0].upper()}{method[1:]} recovery brought back {_share(members, 'training images')}{against}"
+    return f"{back}. {counted}."
 
 
 def _certainty(judgement: Judgement) -> str:
@@ -270,6 +307,13 @@ def _cautions(
         cautions.append(
             "No image came back, but members can be told from other images by the blind score: that leaks too."
         )
+    own = {group: one.median_psnr for group, one in judgement.reconstruction.items()}
+    members, controls = own.get("members"), own.get("controls")
+    if not judgement.num_memorized and members and controls and members - controls > MAX_RECONSTRUCTION_GAP_DB:
+        cautions.append(
+            f"The autoencoder reproduces training images {members - controls:.0f} dB better than unseen ones: who was "
+            "trained on shows in its error, though no image came back."
+        )
     twins = near_duplicates or {}
     if twins.get("members"):
         count = len(twins["members"])
@@ -283,7 +327,7 @@ def _cautions(
             f"{count} control{'s are' if count > 1 else ' is'} nearly equal to a member: recovering those is no false "
             "alarm, and the difference is understated."
         )
-    if untrained is None:
+    if untrained is None and judgement.epoch != 0:
         cautions.append("No negative control: audit the untrained weights too, with at_epochs: [0].")
     return tuple(cautions)
 

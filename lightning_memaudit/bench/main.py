@@ -1,5 +1,6 @@
 """``python -m lightning_memaudit bench [NAME] [options]``: pick a measurement and run it."""
 
+import inspect
 from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,6 +13,8 @@ from lightning_memaudit.parsing import explain
 BENCHMARKS = {
     "speed": "lightning_memaudit.bench.speed:speed",
     "overhead": "lightning_memaudit.bench.overhead:overhead",
+    "large": "lightning_memaudit.bench.large:large",
+    "ablation": "lightning_memaudit.bench.ablation:ablation",
 }
 """Where each measurement lives, as ``module:function``; its arguments are the command's options."""
 DEFAULT = "speed"
@@ -30,14 +33,16 @@ def run(arguments: Sequence[str]) -> int:
         known = ", ".join(BENCHMARKS)
         raise UsageError(f"{name!r} is not a measurement{did_you_mean(name, BENCHMARKS)}; known: {known}")
     module, _, function = BENCHMARKS[name].partition(":")
+    measurement = getattr(import_module(module), function)
     try:
         auto_cli(
-            getattr(import_module(module), function),
+            measurement,
             args=rest,
             as_positional=False,
             exit_on_error=False,
+            allow_abbrev=False,
             prog=f"{PROGRAM} bench {name}",
         )
     except ArgumentError as error:
-        raise UsageError(explain(str(error))) from error
+        raise UsageError(explain(str(error), inspect.signature(measurement).parameters)) from error
     return DONE

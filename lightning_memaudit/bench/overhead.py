@@ -11,12 +11,11 @@ from typing import Any
 
 import lightning
 import numpy as np
-import rich
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 
-from lightning_memaudit.bench.timing import interleave, machine
+from lightning_memaudit.bench.timing import interleave, machine, show
 from lightning_memaudit.callback import MemorizationAuditCallback
 from lightning_memaudit.training.data import FacesDataModule
 from lightning_memaudit.training.module import AutoencoderModule
@@ -74,7 +73,7 @@ def overhead(repeats: int = 5, epochs: int = 300, output: str = "bench-overhead.
         "help_seconds": _help_seconds(repeats),
     }
     Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    rich.print(_table(content))
+    show(_table(content))
     print(f"written to {output}")
 
 

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import rich
 import torch
 import torch.multiprocessing
 from rich.table import Table
 from torch import Tensor, nn
 
-from lightning_memaudit.bench.timing import Timing, interleave, machine, synchronize
+from lightning_memaudit.bench.timing import Timing, interleave, machine, show, synchronize
 from lightning_memaudit.recovery import Alternation, BlindRecovery, KnownMaskRecovery
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder, UNetAutoencoder
 
@@ -83,10 +82,10 @@ def speed(
     if processes and where.type == "cpu":
         content["two_processes"] = _two_processes(max(case.batch for case in CASES if case.batch in batches), seconds)
     Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    rich.print(_table(content))
+    show(_table(content))
     if "two_processes" in content:
         two = content["two_processes"]
-        rich.print(
+        print(
             f"two processes: {two['speedup']:.2f} times the throughput of one, one thread each, "
             f"FC-10 32x32x3, batch {two['batch']}"
         )

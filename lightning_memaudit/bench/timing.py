@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import rich
 import torch
+from rich.console import Console
+from rich.table import Table
 
 
 class Timing(NamedTuple):
@@ -38,6 +41,11 @@ def interleave(works: Mapping[str, Callable[[], object]], repeats: int, device: 
             if repeat:
                 seconds[name].append(time.perf_counter() - began)
     return {name: Timing(float(np.median(all_)), min(all_), max(all_)) for name, all_ in seconds.items()}
+
+
+def show(table: Table) -> None:
+    """Print a table at least 100 columns wide, also into a file or a pipe, where rich would assume 80."""
+    Console(width=max(100, rich.get_console().width)).print(table)
 
 
 def synchronize(device: torch.device) -> None:

@@ -57,6 +57,63 @@ def step(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, state: State,
     return State(image, prior, dual)
 
 
+class Workspace:
+    """:func:`step` in place: the same three equations in buffers that are allocated once.
+
+    With the data term's constants ``a = h y / (h^2 + penalty)`` and ``b = penalty / (h^2 + penalty)``, and v = x + u:
+
+    x = a + b (z - u)
+    z = f(v)
+    u = v - z            since u + x - z = v - z
+
+    Beside f's own memory it holds five tensors of the batch's size, a, x, u, v and the z that f returned; b has the
+    mask's size.
+
+    Attributes:
+        image: x, (B, C, H, W).
+        prior: z, (B, C, H, W).
+    """
+
+    def __init__(self, autoencoder: Autoencoder, observed: Tensor, start: Tensor, penalty: Tensor) -> None:
+        self._autoencoder = autoencoder
+        self._observed = observed
+        self._penalty = penalty.view(-1, 1, 1, 1)
+        self.prior = start
+        self.image = start.clone()
+        self._dual = torch.zeros_like(start)
+        self._point = torch.empty_like(start)
+        self._constant = torch.empty_like(start)
+        self._weight: Tensor | None = None
+
+    def set_mask(self, mask: Tensor) -> None:
+        """Take over a mask (B, 1 or C, H, W)."""
+        denominator = mask.square().add_(self._penalty)
+        self._weight = self._penalty / denominator
+        torch.mul(self._observed, mask.div(denominator), out=self._constant)
+
+    def advance(self) -> None:
+        """One iteration; a mask must have been set."""
+        assert self._weight is not None
+        torch.sub(self.prior, self._dual, out=self.image)
+        torch.addcmul(self._constant, self._weight, self.image, out=self.image)
+        point = torch.add(self.image, self._dual, out=self._point)
+        version = point._version
+        prior = self._autoencoder(point)
+        if prior.untyped_storage().data_ptr() == point.untyped_storage().data_ptr():  # f returned its input
+            prior = prior.clone()
+        if point._version != version:  # f wrote into its input
+            torch.add(self.image, self._dual, out=point)
+        self.prior = prior
+        torch.sub(point, prior, out=self._dual)
+
+    def keep(self, rows: Tensor) -> None:
+        """Let all but these rows (a boolean vector) leave the batch."""
+        self._observed, self._penalty = self._observed[rows], self._penalty[rows]
+        self.prior, self.image, self._dual = self.prior[rows], self.image[rows], self._dual[rows]
+        self._point, self._constant = torch.empty_like(self.image), self._constant[rows]
+        self._weight = None if self._weight is None else self._weight[rows]
+
+
 class Solution(NamedTuple):
     """Where the alternation stopped, one row per attempt.
 
@@ -153,42 +210,41 @@ def alternate(
         settings: Iterations and tolerances.
         record_at: Iterations to record; 0 is the start. Recording costs one more evaluation each, which is not counted.
     """
-    known = mask if isinstance(mask, Tensor) else None
     estimate = None if isinstance(mask, Tensor) else mask
     rows = torch.arange(len(observed), device=observed.device)
-    penalty = penalty.view(-1, 1, 1, 1)
-    state = State(start, start, torch.zeros_like(start))
-    current = known if known is not None else estimate(start, observed)  # type: ignore[misc]
+    current = mask if isinstance(mask, Tensor) else mask(start, observed)
+    work = Workspace(autoencoder, observed, start, penalty)
+    work.set_mask(current)
 
     final_image, final_mask = start.clone(), current.clone()
     iterations_used = torch.zeros(len(observed), dtype=torch.int64, device=observed.device)
     recorder = _Recorder(autoencoder, observed, record_at)
-    recorder.record(0, rows, state.image, current)
+    recorder.record(0, rows, work.image, current)
 
-    previous = state.image
-    iteration = 0
-    while iteration < settings.num_iterations and len(rows):
-        if estimate is not None and iteration % settings.admm_steps == 0:
-            current = estimate(state.image, observed)
-        previous = state.image
-        state = step(autoencoder, observed, current, state, penalty)
-        iteration += 1
-        recorder.record(iteration, rows, state.image, current)
+    active = observed
+    for iteration in range(1, settings.num_iterations + 1):
+        if estimate is not None and iteration > 1 and (iteration - 1) % settings.admm_steps == 0:
+            current = estimate(work.image, active)
+            work.set_mask(current)
         last = iteration == settings.num_iterations
-        if last or iteration % settings.check_every == 0:
-            change = per_image_mean((state.image - previous).square())
+        check = last or (iteration % settings.check_every == 0 and settings.tolerance > 0)
+        previous = work.image.clone() if check else None
+        work.advance()
+        recorder.record(iteration, rows, work.image, current)
+        if previous is not None:
+            change = per_image_mean(previous.sub_(work.image).square_())
             # NaN compares false, so a diverged row is "not moving on" and leaves.
             going = torch.zeros_like(change, dtype=torch.bool) if last else change > settings.tolerance**2
             done = ~going
-            final_image[rows[done]] = state.image[done]
+            final_image[rows[done]] = work.image[done]
             final_mask[rows[done]] = current[done]
             iterations_used[rows[done]] = iteration
             if not bool(going.all()):
-                rows, observed, penalty = rows[going], observed[going], penalty[going]
-                current = current[going]
-                state = State(*(variable[going] for variable in state))
+                rows, active, current = rows[going], active[going], current[going]
+                work.keep(going)
+                if not len(rows):
+                    break
 
-    observed = recorder.observed
     if estimate is not None:
         final_mask = estimate(final_image, observed)
     fixed_point, data = residuals(autoencoder, observed, final_mask, final_image)

@@ -1,13 +1,15 @@
 """Several attempts per image in one batch, and the choice of the best one by its blind score."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.admm import Alternation, Solution, alternate
+from lightning_memaudit.recovery.certification import noise_gain
 from lightning_memaudit.recovery.chunks import map_chunks, rows_per_chunk
 from lightning_memaudit.recovery.masks import MaskEstimator
+from lightning_memaudit.recovery.search import Found
 from lightning_memaudit.recovery.types import Autoencoder, Recovery, Trace, concatenate
 
 
@@ -68,3 +70,44 @@ def choose(solution: Solution, observed: Tensor, count: int) -> Recovery:
         num_evaluations=solution.num_evaluations.view(-1, count).sum(1),
         trace=None if trace is None else Trace(trace.iterations, *(field[:, rows] for field in trace[1:])),
     )
+
+
+GAIN_EVALUATIONS = 2
+"""Evaluations per image, beyond those of the search, that measure the gain."""
+
+ATTEMPTS_TOGETHER = 4
+"""Attempts per image that the self-tuning makes at once, about: an image stands for so many rows of a chunk."""
+
+
+@torch.no_grad()
+def recover_self_tuned(
+    autoencoder: Autoencoder, observed: Tensor, search: Callable[..., Found], chunk_size: int | None, *more: Tensor
+) -> Recovery:
+    """Search chunk by chunk, and measure how fast the autoencoder holds what was found.
+
+    Args:
+        autoencoder: f.
+        observed: (B, C, H, W).
+        search: From f, a chunk of ``observed`` and of ``more`` to what was found.
+        chunk_size: Attempts at once; None chooses by memory.
+        more: What else the search takes, row by row.
+    """
+
+    def chunk(images: slice) -> Recovery:
+        part = observed[images]
+        candidate, num_evaluations = search(autoencoder, part, *(rows[images] for rows in more))
+        finite = candidate.score.isfinite()
+        shape = (-1, 1, 1, 1)
+        image = torch.where(finite.view(shape), candidate.image, part)
+        return Recovery(
+            image=image,
+            mask=torch.where(finite.view(shape), candidate.mask, 1.0),
+            score=candidate.score,
+            certified=torch.zeros_like(finite),
+            num_evaluations=num_evaluations + GAIN_EVALUATIONS,
+            expected_error=torch.where(finite, candidate.expected_error, torch.inf),
+            gain=noise_gain(autoencoder, image).nan_to_num(torch.inf),
+        )
+
+    rows = rows_per_chunk(observed, chunk_size)
+    return concatenate(map_chunks(chunk, len(observed), max(1, rows // ATTEMPTS_TOGETHER)))

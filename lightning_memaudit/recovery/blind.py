@@ -1,50 +1,120 @@
 """Blind recovery: image and mask from the observation and the autoencoder alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.admm import Alternation
-from lightning_memaudit.recovery.attempts import recover
-from lightning_memaudit.recovery.checks import check_images, check_penalties
-from lightning_memaudit.recovery.masks import LeastSquaresMask, MaskEstimator
+from lightning_memaudit.recovery.attempts import GAIN_EVALUATIONS, recover, recover_self_tuned
+from lightning_memaudit.recovery.certification import (
+    BOUNDLESS,
+    COPIES_MARGIN,
+    MAX_FALSE_RATE,
+    Calibration,
+    calibrate,
+    certify,
+    controls_needed,
+    turned_copies,
+)
+from lightning_memaudit.recovery.checks import check_images, check_max_evaluations, check_noise, check_penalties
+from lightning_memaudit.recovery.fills import find_constant_fill
+from lightning_memaudit.recovery.masks import LeastSquaresMask, MaskEstimator, PosteriorMask
+from lightning_memaudit.recovery.search import (
+    EstimatedMask,
+    Found,
+    MaskFromContent,
+    Masking,
+    NoisyFill,
+    Problem,
+    SelfTuning,
+    known_mask,
+    scatter,
+    search,
+)
 from lightning_memaudit.recovery.types import Autoencoder, Recovery
 
-MASK_ESTIMATORS: dict[str, MaskEstimator] = {"least_squares": LeastSquaresMask()}
+
+@dataclass(frozen=True)
+class AutomaticMask:
+    """Where one value fills the missing pixels, those that do not have it; else the posterior for any fill."""
+
+    noise: float | None = None
+
+    def __call__(self, image: Tensor, observed: Tensor) -> Tensor:
+        """Estimate the mask of ``observed`` given ``image``, both (B, C, H, W)."""
+        fill = find_constant_fill(observed, self.noise)
+        content = PosteriorMask("noise", noise=self.noise or 0.0)(image, observed)
+        return torch.where(fill.present.view(-1, 1, 1, 1), fill.mask, content)
+
+
+MASK_ESTIMATORS: dict[str, MaskEstimator] = {
+    "auto": AutomaticMask(),
+    "least_squares": LeastSquaresMask(),
+    "posterior": PosteriorMask(),
+    "posterior_constant_fill": PosteriorMask("constant"),
+    "posterior_noise_fill": PosteriorMask("noise"),
+}
 
 
 @dataclass(frozen=True)
 class BlindRecovery:
-    """Alternating recovery of image and mask with the autoencoder as the prior (arXiv 2310.02897).
+    """Recovery of image and mask with the autoencoder as the prior; it sees the observation and f, never the truth.
 
-    It sees the autoencoder and the observation, never the truth. ``BlindRecovery(mask_estimator="least_squares",
-    penalties=[0.1])`` is the paper's method.
+    By default it tunes itself. A fill with one value, whichever, is read off the observation, with the level of the
+    noise on it; any other fill is told from the image's content as the recovery goes on. Penalties and starts are tried
+    in rounds, the best candidate by the blind score is kept, and images that are recovered well leave.
+
+    ``BlindRecovery(mask_estimator="least_squares", penalties=[0.1])`` is the paper's method (arXiv 2310.02897): given
+    penalties are run as they are, from f(y), for ``alternation.num_iterations`` iterations.
 
     Attributes:
-        mask_estimator: A name, or any function ``(image, observed) -> mask``.
-        penalties: ADMM penalties to try on every image; the best by the blind score is kept.
-        alternation: Iterations and tolerances.
-        certification_threshold: Blind scores at or below it are certified as recovered; None certifies nothing.
+        mask_estimator: ``auto`` looks at what stands in the missing pixels; or a name of :data:`MASK_ESTIMATORS`, or
+            any function ``(image, observed) -> mask``.
+        penalties: None tunes itself. A list: exactly these ADMM penalties, the best by the blind score is kept.
+        max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself.
+        noise: Standard deviation of the noise in the observation; None estimates it from the missing pixels.
+        certification: ``turned_copies`` calibrates on turned copies of the observations, as soon as there is something
+            to certify; a :class:`Calibration` on controls holds better, see :func:`calibrate`; None certifies nothing.
+        tuning: The order in which the self-tuning tries things.
+        alternation: Iterations and tolerances of given penalties.
         chunk_size: Attempts at once; None chooses by memory.
-        record_at: Iterations to record in ``recovery.trace``; 0 is the start.
+        record_at: Iterations of given penalties to record in ``recovery.trace``; 0 is the start.
     """
 
     estimates_mask: ClassVar[bool] = True
 
-    mask_estimator: str | MaskEstimator = "least_squares"
-    penalties: Sequence[float] = (0.03, 0.1, 0.3, 1.0)
+    mask_estimator: str | MaskEstimator = "auto"
+    penalties: Sequence[float] | None = None
+    max_evaluations: int = 400
+    noise: float | None = None
+    certification: Calibration | Literal["turned_copies"] | None = "turned_copies"
+    tuning: SelfTuning = field(default_factory=SelfTuning)
     alternation: Alternation = field(default_factory=Alternation)
-    certification_threshold: float | None = None
     chunk_size: int | None = None
     record_at: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        check_penalties(tuple(self.penalties))
+        if self.penalties is not None:
+            check_penalties(tuple(self.penalties))
+        check_max_evaluations(self.max_evaluations)
+        check_noise(self.noise)
         if isinstance(self.mask_estimator, str) and self.mask_estimator not in MASK_ESTIMATORS:
             names = ", ".join(MASK_ESTIMATORS)
             raise ValueError(f"mask_estimator={self.mask_estimator!r}: pass one of {names}, or a function")
+        if self.penalties is None and self.record_at:
+            raise ValueError(
+                f"record_at={list(self.record_at)}: only given penalties are recorded, pass penalties=[0.1]"
+            )
+        if isinstance(self.certification, str) and self.certification != "turned_copies":
+            raise ValueError(f"certification={self.certification!r}: pass 'turned_copies', a Calibration or None")
+
+    @property
+    def claims(self) -> bool:
+        """Whether it certifies images, by itself or once :func:`certify` is given a calibration."""
+        return self.penalties is None and self.certification is not None
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
         """Recover ``observed``, (B, C, H, W).
@@ -53,16 +123,69 @@ class BlindRecovery:
             ValueError: ``observed`` is not a finite batch of images.
         """
         check_images("observed", observed)
-        estimator = self.mask_estimator
-        recovery = recover(
-            autoencoder,
-            observed,
-            MASK_ESTIMATORS[estimator] if isinstance(estimator, str) else estimator,
-            self.penalties,
-            self.alternation,
-            self.chunk_size,
-            self.record_at,
-        )
-        if self.certification_threshold is None:
+        if self.penalties is not None:
+            recovery = recover(
+                autoencoder,
+                observed,
+                self._estimator(),
+                self.penalties,
+                self.alternation,
+                self.chunk_size,
+                self.record_at,
+            )
             return recovery
-        return recovery._replace(certified=recovery.score <= self.certification_threshold)
+        recovery = recover_self_tuned(autoencoder, observed, self._search, self.chunk_size)
+        calibration = self.certification
+        if calibration == "turned_copies":
+            calibration = self._calibrate_on_copies(autoencoder, observed, recovery)
+        if not isinstance(calibration, Calibration):
+            return recovery
+        return certify(recovery, calibration)._replace(calibration=calibration)
+
+    def _estimator(self) -> MaskEstimator:
+        estimator = self.mask_estimator
+        if estimator == "auto":
+            return AutomaticMask(self.noise)
+        return MASK_ESTIMATORS[estimator] if isinstance(estimator, str) else estimator
+
+    def _search(self, autoencoder: Autoencoder, observed: Tensor) -> Found:
+        noise = torch.full_like(observed[:, 0, 0, 0], self.noise or 0.0)
+        budget = self.max_evaluations - GAIN_EVALUATIONS
+        if self.mask_estimator != "auto":
+            estimator = self._estimator()
+            mask = estimator(autoencoder(observed), observed)
+            problem = Problem.whole(observed, mask, noise)
+            found = search(autoencoder, problem, EstimatedMask(estimator), self.tuning, budget - 1)
+            return Found(found.candidate, found.num_evaluations + 1)
+        fill = find_constant_fill(observed, self.noise)
+        noisy = fill.present & (fill.noise > 0)
+        parts: list[tuple[Tensor, Found]] = []
+        for kind in (fill.present & ~noisy, noisy, ~fill.present):
+            rows = kind.nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            masking: Masking
+            level = fill.noise[rows]
+            if bool(noisy[rows[0]]):
+                masking = NoisyFill(fill.value[rows])
+            elif bool(fill.present[rows[0]]):
+                masking = known_mask
+            else:
+                masking = MaskFromContent(self.tuning.shares, noise=self.noise or 0.0)
+                level = noise[rows]
+            problem = Problem.whole(observed[rows], fill.mask[rows], level)
+            parts.append((rows, search(autoencoder, problem, masking, self.tuning, budget)))
+        return scatter(parts)
+
+    def _calibrate_on_copies(
+        self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery
+    ) -> Calibration | None:
+        """Search turned copies no longer than the images that might be certified were searched."""
+        hopeful = certify(recovery, BOUNDLESS).certified
+        if not bool(hopeful.any()):
+            return None
+        longest = int(recovery.num_evaluations[hopeful].max())
+        copies = turned_copies(observed, controls_needed(MAX_FALSE_RATE))
+        alone = replace(self, certification=None, max_evaluations=longest)
+        scores = COPIES_MARGIN * alone(autoencoder, copies).score
+        return calibrate(scores, MAX_FALSE_RATE, source="turned copies")

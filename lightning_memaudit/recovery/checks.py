@@ -38,3 +38,23 @@ def check_penalties(penalties: tuple[float, ...]) -> None:
     """
     if not penalties or not all(0 < penalty < float("inf") for penalty in penalties):
         raise ValueError(f"penalties={list(penalties)}: pass one or more positive numbers, such as [0.1]")
+
+
+def check_max_evaluations(max_evaluations: int) -> None:
+    """Raise unless there is an evaluation to spend on a start, an iteration and its score.
+
+    Raises:
+        ValueError: ``max_evaluations`` is below 5.
+    """
+    if max_evaluations < 5:
+        raise ValueError(f"max_evaluations={max_evaluations}: must be at least 5")
+
+
+def check_noise(noise: float | None) -> None:
+    """Raise unless ``noise`` is None, or 0 or more and finite.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if noise is not None and not 0 <= noise < float("inf"):
+        raise ValueError(f"noise={noise}: pass a standard deviation of 0 or more, or None to estimate it")

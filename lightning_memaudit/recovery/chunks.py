@@ -9,12 +9,16 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-ELEMENTS_PER_CHUNK = 2**20
-"""Rows per chunk are chosen so that one variable of the solver has about this many elements (4 MiB in float32)."""
+ELEMENTS_PER_CHUNK = {"cpu": 2**18, "cuda": 2**25}
+"""Rows per chunk are chosen so that one variable of the solver has about this many elements.
+
+On a CPU 1 MiB in float32: the solver's handful of variables stays in its cache. On a GPU 128 MiB: enough to keep it
+busy.
+"""
 
 
 def rows_per_chunk(images: Tensor, chunk_size: int | None) -> int:
-    """``chunk_size`` if given, else as many rows as :data:`ELEMENTS_PER_CHUNK` holds; at least 1.
+    """``chunk_size`` if given, else as many rows as :data:`ELEMENTS_PER_CHUNK` holds on their device; at least 1.
 
     Raises:
         ValueError: ``chunk_size`` is below 1.
@@ -23,7 +27,10 @@ def rows_per_chunk(images: Tensor, chunk_size: int | None) -> int:
         if chunk_size < 1:
             raise ValueError(f"chunk_size={chunk_size}: must be at least 1")
         return chunk_size
-    return max(1, ELEMENTS_PER_CHUNK // max(1, images[0].numel())) if len(images) else 1
+    if not len(images):
+        return 1
+    elements = ELEMENTS_PER_CHUNK.get(images.device.type, ELEMENTS_PER_CHUNK["cpu"])
+    return max(1, elements // max(1, images[0].numel()))
 
 
 def map_chunks(function: Callable[[slice], Result], num_rows: int, chunk_size: int) -> list[Result]:

@@ -5,14 +5,24 @@ A mask estimator is a function ``estimate(image, observed) -> mask`` on batches 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 MaskEstimator = Callable[[Tensor, Tensor], Tensor]
+
+
+def same_channels(masks: Sequence[Tensor]) -> list[Tensor]:
+    """Masks (B, 1 or C, H, W) with as many channels as the one that has most."""
+    channels = max(mask.shape[1] for mask in masks)
+    return [mask.expand(-1, channels, -1, -1) for mask in masks]
+
+
+SMALLEST_VARIANCE = 1e-6
+"""Errors below 60 dB do not sharpen a posterior further: 8-bit images are not known better."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,132 @@ class LeastSquaresMask:
         if self.shared:
             kept, dropped = kept.sum(1, keepdim=True), dropped.sum(1, keepdim=True)
         return (kept < dropped).to(image.dtype)
+
+
+class Posterior(NamedTuple):
+    """The mask's posterior and what was estimated with it.
+
+    Attributes:
+        mask: (B, 1 or C, H, W) probability of being observed.
+        variance: (B,) mean squared error of the image where observed, s^2.
+        evidence: (B,) log likelihood of the observation, over that of a mask that is empty: nats that the image
+            explains.
+    """
+
+    mask: Tensor
+    variance: Tensor
+    evidence: Tensor
+
+
+@dataclass(frozen=True)
+class PosteriorMask:
+    """The probability that a pixel was observed, with the noise and the error of the current image in it.
+
+        log P(y|h=1) = -(y - x)^2 / 2(noise^2 + s^2) - log 2 pi (noise^2 + s^2) / 2
+        log P(y|h=0) = -(y - c)^2 / 2 noise^2 - log 2 pi noise^2 / 2   for a fill c, or 0: a uniform density on [0, 1]
+        h = sigmoid(log P(y|h=1) - log P(y|h=0) + log prior / (1 - prior))
+
+    summed over the channels that share the mask entry. s^2, the mean squared error of x where observed, is the mean
+    of (y - x)^2 over h: first over the ``share`` of pixels that fit best, then over the posterior, a few times.
+
+    Attributes:
+        fill: The value in missing pixels, ``"constant"`` for one value per channel that is estimated, or ``"noise"``
+            for values that may be anything.
+        noise: Standard deviation of the noise in the observation; 0 is taken as 0.001.
+        prior: Probability of being observed before anything is seen.
+        share: Share of the pixels that is observed for sure; where the fill is noise, the anchor of s^2.
+        shared: One mask for all channels (B, 1, H, W), or one per channel (B, C, H, W).
+    """
+
+    fill: float | str = 0.0
+    noise: float = 0.0
+    prior: float = 0.5
+    share: float = 0.3
+    shared: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.fill, str) and self.fill not in {"constant", "noise"}:
+            raise ValueError(f"fill={self.fill!r}: pass a number, 'constant' or 'noise'")
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"noise={self.noise}: must be 0 or more")
+        for name in ("prior", "share"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be between 0 and 1")
+
+    def __call__(self, image: Tensor, observed: Tensor) -> Tensor:
+        """Estimate the mask of ``observed`` given ``image``, both (B, C, H, W)."""
+        return self.posterior(image, observed).mask
+
+    def posterior(
+        self,
+        image: Tensor,
+        observed: Tensor,
+        steps: int = 2,
+        share: Tensor | None = None,
+        fill: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Posterior:
+        """Estimate mask and error together, by ``steps`` rounds of expectation-maximization.
+
+        ``share`` (B,), ``fill`` (B, C, 1, 1) and ``noise`` (B,) stand in for the attributes, image by image.
+        """
+        values = observed.shape[1] if self.shared else 1  # behind one mask entry
+        error = self._over_channels((observed - image).square())
+        if share is None:
+            share = torch.full_like(error[:, 0, 0, 0], self.share)
+        if noise is None:
+            noise = torch.full_like(share, self.noise)
+        mask = keep_smallest(error, share)
+        odds = math.log(self.prior / (1 - self.prior))
+        noise_variance = noise.square()
+        for _ in range(steps):
+            kept = values * mask.flatten(1).sum(1).clamp_min(1e-6)
+            variance = ((mask * error).flatten(1).sum(1) / kept - noise_variance).clamp_min(SMALLEST_VARIANCE)
+            observed_density = log_normal(error, values, (variance + noise_variance).view(-1, 1, 1, 1))
+            missing_density = self._missing_density(
+                observed, mask, values, fill, noise_variance.clamp_min(SMALLEST_VARIANCE).view(-1, 1, 1, 1)
+            )
+            mask = torch.sigmoid(observed_density - missing_density + odds)
+        gain = torch.logaddexp(observed_density + math.log(self.prior), missing_density + math.log1p(-self.prior))
+        return Posterior(mask, variance, (gain - missing_density).flatten(1).sum(1))
+
+    def _missing_density(
+        self, observed: Tensor, mask: Tensor, values: int, fill: Tensor | None, variance: Tensor
+    ) -> Tensor:
+        value: float | Tensor
+        if fill is not None:
+            value = fill
+        elif self.fill == "noise":
+            return torch.zeros_like(mask)
+        elif self.fill == "constant":
+            missing = (1 - mask).expand_as(observed).flatten(2)
+            average = (missing * observed.flatten(2)).sum(2) / missing.sum(2).clamp_min(1e-6)
+            value = average[:, :, None, None]
+        else:
+            value = float(self.fill)
+        return log_normal(self._over_channels((observed - value).square()), values, variance)
+
+    def _over_channels(self, values: Tensor) -> Tensor:
+        return values.sum(1, keepdim=True) if self.shared else values
+
+
+def log_normal(squared_error: Tensor, number: int, variance: Tensor) -> Tensor:
+    """Log density of ``number`` normal values with this variance and this sum of squared errors."""
+    return -squared_error / (2 * variance) - number * torch.log(2 * math.pi * variance) / 2
+
+
+def keep_smallest(error: Tensor, share: Tensor) -> Tensor:
+    """The 0/1 mask that keeps the share of entries with the least error.
+
+    Least trimmed squares (Rousseeuw 1984) over masks that keep a known share; ties are kept.
+
+    Args:
+        error: (B, M, H, W).
+        share: (B,).
+    """
+    ordered = error.flatten(1).sort(1).values
+    last = (share * ordered.shape[1]).round().long().clamp(1, ordered.shape[1]) - 1
+    return (error <= ordered.gather(1, last[:, None]).view(-1, 1, 1, 1)).to(error.dtype)
 
 
 def least_squares_mask(image: Tensor, observed: Tensor, shared: bool = True) -> Tensor:

@@ -1,10 +1,13 @@
 """What goes into a recovery method and what comes out."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning_memaudit.recovery.certification import Calibration
 
 Autoencoder = Callable[[Tensor], Tensor]
 """Any function from images (B, C, H, W) to images of the same shape, nominally in [0, 1]."""
@@ -38,6 +41,10 @@ class Recovery(NamedTuple):
         certified: (B,) bool, claimed recovered without any ground truth.
         num_evaluations: (B,) int64, evaluations of the autoencoder spent on each image.
         trace: The recorded iterations, when asked for.
+        expected_error: (B,) mean squared error that the score lets expect, from methods that certify.
+        gain: (B,) share of white noise that the autoencoder passes on at the estimate, from methods that certify.
+        calibration: Where the certificates' threshold comes from, and the rate of false ones.
+        kernel: (B, 1, K, K) estimated blur, from methods that estimate one.
     """
 
     image: Tensor
@@ -46,6 +53,10 @@ class Recovery(NamedTuple):
     certified: Tensor
     num_evaluations: Tensor
     trace: Trace | None = None
+    expected_error: Tensor | None = None
+    gain: Tensor | None = None
+    calibration: "Calibration | None" = None
+    kernel: Tensor | None = None
 
 
 class RecoveryMethod(Protocol):
@@ -68,8 +79,26 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
     """Join the recoveries of consecutive chunks of a batch."""
     if len(parts) == 1:
         return parts[0]
-    traces = [part.trace for part in parts if part.trace is not None]
+    first = parts[0]
+    masks = [part.mask.expand(-1, max(part.mask.shape[1] for part in parts), -1, -1) for part in parts]
     trace = None
-    if traces:
-        trace = Trace(traces[0].iterations, *(torch.cat(field, 1) for field in zip(*(t[1:] for t in traces), strict=True)))
-    return Recovery(*(torch.cat(field) for field in zip(*(part[:5] for part in parts), strict=True)), trace)
+    if first.trace is not None:
+        traces = [part.trace[1:] for part in parts if part.trace is not None]
+        trace = Trace(first.trace.iterations, *(torch.cat(field, 1) for field in zip(*traces, strict=True)))
+    return Recovery(
+        image=torch.cat([part.image for part in parts]),
+        mask=torch.cat(masks),
+        score=torch.cat([part.score for part in parts]),
+        certified=torch.cat([part.certified for part in parts]),
+        num_evaluations=torch.cat([part.num_evaluations for part in parts]),
+        trace=trace,
+        expected_error=_join([part.expected_error for part in parts]),
+        gain=_join([part.gain for part in parts]),
+        calibration=first.calibration,
+        kernel=_join([part.kernel for part in parts]),
+    )
+
+
+def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if len(present) == len(parts) else None

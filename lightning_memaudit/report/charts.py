@@ -21,6 +21,9 @@ Row = Mapping[str, Any]
 MEMBERS, CONTROLS, INPAINTED = "#0072B2", "#D55E00", "#767676"
 """The three things compared; the page has its own shade of each for light and dark."""
 
+MAX_DOTS = 400
+"""Images of a group that are drawn as dots: the first, which are as good as any."""
+
 PAGE_COLORS = {"#000000": "currentColor", "#e4e4e4": "var(--line)", "#444444": "var(--soft)"} | {
     color.lower(): f"var(--{name.replace('_', '-')})" for name, (color, _) in METHOD_STYLES.items()
 }
@@ -58,7 +61,7 @@ def to_svg(figure: Figure, prefix: str, description: str) -> Markup:
         text = re.sub(color, replacement, text, flags=re.IGNORECASE)
     label = escape(description)
     text = text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-    return Markup(text)  # noqa: S704 - made here; the one foreign text, the label, is escaped
+    return Markup(text)  # made here; the one foreign text, the label, is escaped
 
 
 def loss_chart(rows: Sequence[Row], primary: str, prefix: str) -> Markup | None:
@@ -67,12 +70,14 @@ def loss_chart(rows: Sequence[Row], primary: str, prefix: str) -> Markup | None:
         return None
     ends = [row for row in rows if row["audit"] == max(r["audit"] for r in rows) and row["method"] == primary]
     words = "; ".join(
-        f"{row['pattern']}, {row['group']}: {row['recovery_rate']:.0%}" for row in ends if row["recovery_rate"] is not None
+        f"{row['pattern']}, {row['group']}: {row['recovery_rate']:.0%}"
+        for row in ends
+        if row["recovery_rate"] is not None
     )
     return to_svg(
         rate_figure([dict(row) for row in rows], width=3.0, height=2.9),
         prefix,
-        f"Recovery rate of each method against the falling train loss, one panel per pattern. At the last audit: {words}.",
+        f"Recovery rate of each method against the falling train loss, one panel per pattern. At last: {words}.",
     )
 
 
@@ -88,7 +93,7 @@ def image_chart(document: Mapping[str, Any], prefix: str) -> Markup:
         for panel, pattern in zip(axes, patterns, strict=True):
             for place, group in enumerate(groups):
                 values = [image["psnr"].get(pattern) for image in document["images"] if image["group"] == group]
-                present = [min(value, 60.0) for value in values if value is not None]
+                present = [min(value, 60.0) for value in values if value is not None][:MAX_DOTS]
                 # A fixed zigzag instead of chance: the same report gives the same picture.
                 across = [place + 0.28 * ((7 * i % 11) / 5 - 1) for i in range(len(present))]
                 panel.plot(
@@ -111,12 +116,8 @@ def image_chart(document: Mapping[str, Any], prefix: str) -> Markup:
             f"recovered ≥ {threshold:g} dB", (-0.55, threshold), (0, 3), textcoords="offset points", fontsize=7.5
         )
     words = "; ".join(
-        f"{finding['pattern']}: {finding['members']['recovered']['count']} of {finding['members']['recovered']['num']} members"
-        + (
-            f" and {finding['controls']['recovered']['count']} of {finding['controls']['recovered']['num']} controls"
-            if finding["controls"]
-            else ""
-        )
+        f"{finding['pattern']}: "
+        + " and ".join("{count} of {num}".format(**finding[group]["recovered"]) + f" {group}" for group in groups)
         for finding in judgement["patterns"]
     )
     return to_svg(figure, prefix, f"PSNR of every recovery by pattern. At or above {threshold:g} dB are {words}.")
@@ -130,7 +131,9 @@ def fraction_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
         if fraction is not None:
             head, *modifiers = finding["pattern"].split("+")
             families.setdefault("+".join([head.partition("-")[0], *modifiers]), []).append((fraction, finding))
-    families = {name: sorted(points, key=lambda point: point[0]) for name, points in families.items() if len(points) > 1}
+    families = {
+        name: sorted(points, key=lambda point: point[0]) for name, points in families.items() if len(points) > 1
+    }
     if not families:
         return None
     with figure_style():
@@ -148,6 +151,30 @@ def fraction_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
         axes[0].set_ylabel("images that come back")
         figure.legend(handles=_fraction_legend(), loc="outside lower center", ncols=3)
     return to_svg(figure, prefix, f"Share of images that come back against missing pixels. {'; '.join(words)}.")
+
+
+def survival_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
+    """Share of images that still come back, against the missing fraction; None where that was not measured."""
+    measured = document["largest_missing"]
+    if measured is None:
+        return None
+    words = []
+    with figure_style():
+        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+        panel = figure.subplots()
+        for group, color, dashes in (("members", MEMBERS, "-"), ("controls", CONTROLS, (0, (4, 2)))):
+            largest = sorted(row["largest_missing"] for row in measured["images"] if row["group"] == group)
+            if not largest:
+                continue
+            left = [1 - index / len(largest) for index in range(len(largest))]
+            panel.step([0, *largest, 1], [1, *left, 0], where="pre", color=color, linestyle=dashes, label=group)
+            half = largest[len(largest) // 2]
+            words.append(f"half of the {group} still come back with {half:.0%} missing")
+        panel.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="randomly missing pixels", ylabel="images that come back")
+        panel.xaxis.set_major_formatter(PercentFormatter(1))
+        panel.yaxis.set_major_formatter(PercentFormatter(1))
+        figure.legend(loc="outside lower center", ncols=2)
+    return to_svg(figure, prefix, f"Share of images that still come back as pixels go missing: {'; '.join(words)}.")
 
 
 def _fraction_panel(panel: Axes, points: Sequence[tuple[float, Row]]) -> None:
@@ -198,14 +225,16 @@ def roc_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
         panel.xaxis.set_major_formatter(PercentFormatter(1))
         panel.yaxis.set_major_formatter(PercentFormatter(1))
     area = membership["auroc"]
-    words = "" if area is None else f" The area under it is {area['value']:.2f} ({area['low']:.2f} to {area['high']:.2f})."
+    words = (
+        "" if area is None else f" The area under it is {area['value']:.2f} ({area['low']:.2f} to {area['high']:.2f})."
+    )
     return to_svg(figure, prefix, f"ROC curve of telling members from controls by the blind score.{words}")
 
 
 def comparison_chart(documents: Sequence[Mapping[str, Any]], names: Sequence[str], prefix: str) -> Markup | None:
     """Share of members found memorized against train loss, a line per run."""
-    colors = [color for color, _ in METHOD_STYLES.values()]
-    markers = [marker for _, marker in METHOD_STYLES.values()]
+    order = ("blind", "autoencoder_iterations", "known_mask", "ddnm", "white_box", "biharmonic", "paper_blind")
+    colors, markers = zip(*(METHOD_STYLES[name] for name in order), strict=True)
     with figure_style():
         figure = Figure(figsize=(6.2, 3.4), layout="constrained")
         panel = figure.subplots()
@@ -218,7 +247,9 @@ def comparison_chart(documents: Sequence[Mapping[str, Any]], names: Sequence[str
             losses = [max(one["train_loss"], 1e-12) for one in moments]
             color, marker = colors[i % len(colors)], markers[i % len(markers)]
             shares = [one["members"] for one in moments]
-            panel.plot(losses, [share["rate"] for share in shares], color=color, marker=marker, label=name, clip_on=False)
+            panel.plot(
+                losses, [share["rate"] for share in shares], color=color, marker=marker, label=name, clip_on=False
+            )
             low, high = ([share[end] for share in shares] for end in ("low", "high"))
             panel.fill_between(losses, low, high, color=color, alpha=0.1, linewidth=0)
             words.append(f"{name}: {shares[-1]['rate'] or 0:.0%} at train loss {losses[-1]:.0e}")

@@ -4,8 +4,9 @@ Built twice from the same files it is the same to the last byte, which is what `
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning_memaudit.audit.verdict import conclude
 
 SCHEMA_VERSION = "1.0.0"
 REPORT = "report.json"
+CONFIG = "config.yaml"
 SELF_HASH = "report_sha256"
 Document = dict[str, Any]
 
@@ -36,7 +38,8 @@ def build_document(folder: RunFolder) -> Document:
         raise ValueError(f"{folder.path / AUDITS} holds no complete audit: let one finish first")
     primary = (run.get("settings") or {}).get("primary_method")
     judgements, columns = [], ImageColumns([])
-    for number, images in _by_audit(folder):
+    # One audit after the other, each read into columns row by row: the rows of many images would not fit at once.
+    for number, images in groupby(folder.iterate_images(), key=lambda row: int(row["audit"])):
         columns = ImageColumns(images)
         judgements.append(judge([row for row in rows if row["audit"] == number], columns, primary))
     if not judgements:
@@ -48,7 +51,7 @@ def build_document(folder: RunFolder) -> Document:
     document = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "lightning_memaudit", "version": __version__},
-        "run": {"name": _name(folder), "created": run.get("created"), "audited": final.time},
+        "run": {"created": run.get("created"), "audited": final.time},
         "verdict": conclude(final, untrained, duplicates).to_dict(),
         "judgement": final.to_dict(),
         "negative_control": None if untrained is None else _negative_control(untrained),
@@ -56,6 +59,8 @@ def build_document(folder: RunFolder) -> Document:
         "rates": [dict(row) for row in rows if row["audit"] == final.audit],
         "images": image_table(columns, final),
         "near_duplicates": duplicates,
+        "largest_missing": _read_extra(folder, "largest_missing.json"),
+        "proximal": _read_extra(folder, "proximal.json"),
         "setup": {
             key: run.get(key)
             for key in ("settings", "model", "image_shape", "members", "controls", "machine", "versions", "notes")
@@ -131,11 +136,11 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
         "Dar, 2024). Another attack, or more iterations, may get back what this one did not.",
         f"Patterns: {', '.join(finding.pattern for finding in final.patterns)}; masks from seed "
         f"{settings.get('seed', 'unknown')}. Other degradations were not tried.",
-        f"Recovered means a PSNR of at least {final.threshold_db:g} dB over the whole image. An image below it may still "
-        "show what matters, such as a face.",
+        f"Recovered means a PSNR of at least {final.threshold_db:g} dB over the whole image. An image below it may "
+        "still show what matters, such as a face.",
         "The inpainter is a smooth interpolation. A generative model of such images may fill in more without this "
         "autoencoder, and what it could fill in is weaker evidence.",
-        "Controls stand for images that were not trained on only as far as they come from the same source as the members.",
+        "Controls stand for images that were not trained on only as far as they come from the source of the members.",
     ]
     available, audited = members.get("num_available"), members.get("num_images")
     if available and audited and audited < available:
@@ -143,7 +148,7 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
             f"{audited} of {available} training images were audited, chosen at random; the intervals speak of all of "
             "them, the table of images of these alone."
         )
-    if untrained is None:
+    if untrained is None and final.epoch != 0:
         sentences.append("The untrained weights were not audited: the run has no negative control.")
     sentences.append(
         "Intervals hold 95 times in 100 each; with many patterns and audits, one of them missing is to be expected."
@@ -160,23 +165,10 @@ def missing_fraction(pattern: str) -> float | None:
         return None
 
 
-def _name(folder: RunFolder) -> str:
+def run_name(folder: RunFolder) -> str:
+    """What people call the run: its root folder. It is no part of the report, which may move."""
     path = folder.path.resolve()
     return path.parent.name if path.name == "memaudit" else path.name
-
-
-def _by_audit(folder: RunFolder) -> Iterable[tuple[int, list[dict[str, Any]]]]:
-    """The per-image rows of one complete audit after the other."""
-    number: int | None = None
-    collected: list[dict[str, Any]] = []
-    for row in folder.iterate_images():
-        if number is not None and row["audit"] != number:
-            yield number, collected
-            collected = []
-        number = row["audit"]
-        collected.append(row)
-    if number is not None:
-        yield number, collected
 
 
 def _negative_control(untrained: Judgement) -> dict[str, Any]:
@@ -206,11 +198,28 @@ def _moment(judgement: Judgement, untrained: Judgement | None, duplicates: Any) 
     }
 
 
+def _read_extra(folder: RunFolder, name: str) -> dict[str, Any] | None:
+    """A measurement beyond the audit's own, where it was asked for.
+
+    Raises:
+        ValueError: The file is not what the audit writes.
+    """
+    path = folder.path / name
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["images"][0]["group"]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove it, or run the audit again") from error
+    return dict(content)
+
+
 def _hashes(folder: RunFolder, run: Mapping[str, Any], final: Judgement) -> dict[str, Any]:
     """Of what was audited (images, masks, weights, settings) and of the files that say what was found."""
     path = folder.recoveries_path()
     arrays = folder.recoveries()
-    config = folder.path.parent / "config.yaml"
+    config = folder.path.parent / CONFIG
     files = [folder.path / RUN, folder.path / AUDITS, folder.path / IMAGES, *([path] if path else [])]
     return {
         "members": (run.get("members") or {}).get("sha256"),

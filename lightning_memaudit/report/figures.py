@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.audit.results import RunFolder
-from lightning_memaudit.report.selection import Example, choose_examples, displayed
+from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
 from lightning_memaudit.report.style import (
     NOT_RECOVERED,
     RECOVERED,
@@ -165,7 +165,7 @@ def strips(folder: RunFolder) -> list[Path]:
         return []
     audit = int(path.stem.rpartition("-")[2])
     rows = [row for row in folder.audits() if row["audit"] == audit]
-    images = folder.images(audit)
+    images = saved_images(folder, audit, arrays)
     paths = []
     for pattern in dict.fromkeys(row["pattern"] for row in rows):
         methods = list(dict.fromkeys(row["method"] for row in rows if row["pattern"] == pattern))

@@ -8,20 +8,23 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import yaml
 from markupsafe import Markup
 
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.report import charts
-from lightning_memaudit.report.document import Document
-from lightning_memaudit.report.selection import Example, choose_examples, displayed
+from lightning_memaudit.report.document import CONFIG, Document, run_name
+from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
 from lightning_memaudit.report.style import method_label
 
 MAX_TABLE_IMAGES = 1000
 """Rows of the per-image table; a browser sorts more only slowly. All images are in report.json."""
 
+MISSING = "\N{EN DASH}"
+
 OUTCOMES = {
     "memorized": ("Memorized", "●"),
-    "not_memorized": ("Not memorized", "○"),
+    "not_memorized": ("No memorization found", "○"),
     "inconclusive": ("Inconclusive", "◐"),
 }
 
@@ -39,13 +42,15 @@ def render(folders: Sequence[RunFolder], documents: Sequence[Document], pictures
     """
     if not documents:
         raise ValueError("documents=[]: give at least one run")
-    names = unique_names([str(document["run"]["name"]) for document in documents])
+    names = unique_names([run_name(folder) for folder in folders])
     runs = [
         _run(folder, document, name, f"r{number}", pictures)
         for number, (folder, document, name) in enumerate(zip(folders, documents, names, strict=True))
     ]
+    for run, settings in zip(runs, differing_settings(folders), strict=True):
+        run["differs_in"] = settings
     comparison = charts.comparison_chart(documents, names, "compare") if len(runs) > 1 else None
-    return _template().render(runs=runs, comparison=comparison, pictures=pictures)
+    return _template().render(runs=runs, comparison=comparison, pictures=pictures, max_dots=charts.MAX_DOTS)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -53,11 +58,52 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return [name if list(names).count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
+def differing_settings(folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """For each run the settings in which it differs from another, as in config.yaml if all have one, else run.json."""
+    have_configs = all((folder.path.parent / CONFIG).is_file() for folder in folders)
+    flat = [_flat(_config(folder) if have_configs else _described(folder)) for folder in folders]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    differing = [
+        key
+        for key in keys
+        if key.startswith(("model", "data", "memaudit", "seed"))
+        and not key.endswith("dirpath")
+        and "._" not in key
+        and "method_settings" not in key
+        and len({repr(settings.get(key)) for settings in flat}) > 1
+    ]
+    return [{key: settings[key] for key in differing if key in settings} for settings in flat]
+
+
+def _config(folder: RunFolder) -> Any:
+    try:
+        return yaml.safe_load((folder.path.parent / CONFIG).read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return {}  # not one of ours
+
+
+def _described(folder: RunFolder) -> Any:
+    """What run.json says of the model and the audit."""
+    run = folder.run()
+    return {"model": run.get("model"), "memaudit": run.get("settings")}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings with dotted keys, without the levels that only say ``init_args``."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+        flat |= _flat(item, name)
+    return flat
+
+
 def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures: bool) -> dict[str, Any]:
     """Everything that the template needs of one run."""
     judgement = document["judgement"]
     outcome, sign = OUTCOMES[document["verdict"]["outcome"]]
-    config = folder.path.parent / "config.yaml"
+    config = folder.path.parent / CONFIG
     images = document["images"][:MAX_TABLE_IMAGES]
     return {
         "name": name,
@@ -68,6 +114,10 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
         "loss_chart": charts.loss_chart(folder.audits(), judgement["method"], f"{prefix}-loss"),
         "image_chart": charts.image_chart(document, f"{prefix}-dots"),
         "fraction_chart": charts.fraction_chart(document, f"{prefix}-fraction"),
+        "survival_chart": charts.survival_chart(document, f"{prefix}-survival"),
+        "largest_missing": _summary(document["largest_missing"], ("largest_missing",)),
+        "proximal": _summary(document["proximal"], PROXIMAL),
+        "num_proximal": sum(bool(row.get("proximal")) for row in (document["proximal"] or {"images": []})["images"]),
         "roc_chart": charts.roc_chart(document, f"{prefix}-roc"),
         "rates": _rates(document),
         "strips": _strips(folder, document) if pictures else [],
@@ -80,6 +130,22 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
             if not str(key).startswith("_")
         },
     }
+
+
+PROXIMAL = ("asymmetry", "smallest_eigenvalue", "largest_eigenvalue", "spectral_norm", "spectral_radius")
+
+
+def _summary(extra: Mapping[str, Any] | None, names: Sequence[str]) -> list[dict[str, Any]]:
+    """For each group and number of an extra measurement: its least, median and largest value."""
+    rows = [] if extra is None else extra["images"]
+    summary = []
+    for group in dict.fromkeys(row["group"] for row in rows):
+        for name in names:
+            values = [float(row[name]) for row in rows if row["group"] == group and row.get(name) is not None]
+            if values:
+                numbers = {"low": min(values), "median": float(np.median(values)), "high": max(values)}
+                summary.append({"group": group, "name": name, "num": len(values), **numbers})
+    return summary
 
 
 def _rates(document: Document) -> list[dict[str, Any]]:
@@ -99,14 +165,19 @@ def _strips(folder: RunFolder, document: Document) -> list[dict[str, Any]]:
     audit = document["judgement"]["audit"]
     if path is None or not path.stem.endswith(f"-{audit:04d}"):
         return []
-    arrays, images = folder.recoveries(), folder.images(audit)
+    arrays = folder.recoveries()
+    images = saved_images(folder, audit, arrays)
     strips = []
     for pattern in dict.fromkeys(row["pattern"] for row in document["rates"]):
         methods = list(dict.fromkeys(row["method"] for row in document["rates"] if row["pattern"] == pattern))
         examples = choose_examples(arrays, images, pattern, methods, document["judgement"]["method"])
         if examples:
             strips.append(
-                {"pattern": pattern, "methods": methods, "rows": [_strip_row(one, pattern, methods) for one in examples]}
+                {
+                    "pattern": pattern,
+                    "methods": methods,
+                    "rows": [_strip_row(one, pattern, methods) for one in examples],
+                }
             )
     return strips
 
@@ -115,7 +186,12 @@ def _strip_row(example: Example, pattern: str, methods: Sequence[str]) -> dict[s
     what = f"{'member' if example.group == 'members' else 'control'} {example.image}"
     cells: list[dict[str, Any] | None] = [
         {"source": picture(example.truth), "alt": f"{what}, the truth", "caption": "", "recovered": None},
-        {"source": picture(example.observed), "alt": f"{what}, degraded by {pattern}", "caption": "", "recovered": None},
+        {
+            "source": picture(example.observed),
+            "alt": f"{what}, degraded by {pattern}",
+            "caption": "",
+            "recovered": None,
+        },
         None
         if example.mask is None
         else {
@@ -128,8 +204,9 @@ def _strip_row(example: Example, pattern: str, methods: Sequence[str]) -> dict[s
     for method in methods:
         outcome = example.outcomes.get(method)
         cells.append(
-            outcome
-            and {
+            None
+            if outcome is None
+            else {
                 "source": picture(outcome.image),
                 "alt": f"{what}, by {method_label(method)}: {outcome.caption.rstrip('✓✗ ')}, "
                 f"{'recovered' if outcome.recovered else 'not recovered'}",
@@ -166,24 +243,24 @@ def _template() -> jinja2.Template:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"
+    return MISSING if value is None else f"{value:.0%}"
 
 
 def _interval(share: Mapping[str, Any] | None) -> str:
     if share is None or share["low"] is None:
-        return "–"
+        return MISSING
     return f"{100 * share['low']:.0f} to {share['high']:.0%}"
 
 
 def _share(share: Mapping[str, Any] | None) -> Markup:
     """``45 of 50`` with its interval on a second line."""
     if share is None:
-        return Markup("–")
+        return Markup(MISSING)
     return Markup('{} of {}<span class="interval">{}</span>').format(share["count"], share["num"], _interval(share))
 
 
 def _number(value: float | None, form: str = ".1f") -> str:
-    return "–" if value is None else format(value, form)
+    return MISSING if value is None else format(value, form)
 
 
 def _short(digest: str | None) -> str:

@@ -1,13 +1,21 @@
 """Send an audit to whatever loggers the run has, by what each can do, not by what it is."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_memaudit.report.selection import displayed
+
 if TYPE_CHECKING:
     from lightning_memaudit.audit.engine import AuditReport
 
-TABLE_COLUMNS = (
+PREFIX = "memaudit"
+IMAGE_TABLE = "image_table"
+MAX_TABLE_ROWS = 2000
+"""Rows of the table of images; the rest is in ``images.jsonl``."""
+
+RATE_COLUMNS = (
     "audit",
     "epoch",
     "train_loss",
@@ -22,6 +30,20 @@ TABLE_COLUMNS = (
     "psnr_mean",
     "hidden_psnr_mean",
     "ssim_mean",
+)
+IMAGE_COLUMNS = (
+    "group",
+    "image",
+    "pattern",
+    "method",
+    "psnr",
+    "hidden_psnr",
+    "mask_accuracy",
+    "score",
+    "reconstruction_psnr",
+    "recovered",
+    "certified",
+    "diverged",
 )
 
 
@@ -38,7 +60,8 @@ def log_audit(logger: Any, report: "AuditReport", prefix: str, num_images: int) 
     metrics |= {
         f"{prefix}/{row['pattern']}/{row['method']}/control_recovery_rate": row["recovery_rate"]
         for row in report.rows
-        if row["group"] == "controls" and row["recovery_rate"] is not None
+        # Of the audited method alone: with those of all, the few that matter are lost among the charts.
+        if row["group"] == "controls" and row["method"] == report.primary and row["recovery_rate"] is not None
     }
     metrics[f"{prefix}/audit"] = report.occasion.audit
     if report.occasion.epoch is not None:
@@ -50,14 +73,24 @@ def log_audit(logger: Any, report: "AuditReport", prefix: str, num_images: int) 
         define_metric(f"{prefix}/*", step_metric=f"{prefix}/train_loss")
     logger.log_metrics(metrics, step=report.occasion.step)
     if hasattr(logger, "log_table"):
-        rows = [[row[column] for column in TABLE_COLUMNS] for row in report.rows]
-        logger.log_table(f"{prefix}/rates", columns=list(TABLE_COLUMNS), data=rows, step=report.occasion.step)
+        _log_table(logger, f"{prefix}/rates", RATE_COLUMNS, report.rows, report.occasion.step)
+        _log_table(logger, f"{prefix}/{IMAGE_TABLE}", IMAGE_COLUMNS, _table_images(report), report.occasion.step)
     if num_images and hasattr(logger, "log_image"):
         _log_images(logger, report, prefix, num_images)
+
+
+def _log_table(logger: Any, key: str, columns: Sequence[str], rows: Sequence[Any], step: int | None) -> None:
+    logger.log_table(key, columns=list(columns), data=[[row[name] for name in columns] for row in rows], step=step)
+
+
+def _table_images(report: "AuditReport") -> list[Any]:
+    """The images as the audited method recovered them; the other methods are summed up in the rates."""
+    return [row for row in report.images if row["method"] == report.primary][:MAX_TABLE_ROWS]
 
 
 def _log_images(logger: Any, report: "AuditReport", prefix: str, num_images: int) -> None:
     for key, images in report.recoveries.items():
         if key.endswith(("/truth", "/observed", "/image")):
-            shown = [np.moveaxis(np.clip(image, 0, 1), 0, -1) for image in images[:num_images]]
+            # Bytes: what loggers make of floating point differs, down to black pictures.
+            shown = [(255 * displayed(image)).round().astype(np.uint8) for image in images[:num_images]]
             logger.log_image(f"{prefix}/images/{key}", shown, step=report.occasion.step)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_memaudit.audit.results import RunFolder
+
 Row = dict[str, Any]
 Array = "np.ndarray[Any, Any]"
 CAPTION_DIVERGED = "diverged ✗"
@@ -59,6 +61,16 @@ class Example:
     mask: "np.ndarray[Any, Any] | None"
     mask_accuracy: float | None
     outcomes: dict[str, Outcome]
+
+
+def saved_images(folder: RunFolder, audit: int, arrays: "Mapping[str, np.ndarray[Any, Any]]") -> list[Row]:
+    """The per-image rows of those images of an audit whose recoveries were saved."""
+    saved = {
+        (group, int(index))
+        for group in ("members", "controls")
+        for index in arrays.get(f"{group}/indices", np.zeros(0))
+    }
+    return [row for row in folder.iterate_images(audit) if (row["group"], row["image"]) in saved]
 
 
 def choose_examples(

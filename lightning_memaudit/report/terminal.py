@@ -44,7 +44,7 @@ def print_verdict(document: Mapping[str, Any], console: Console | None = None) -
     with _bars_out_of_the_way():
         console.print()
         console.print(Text(verdict["headline"], style=_VERDICT_STYLES[verdict["outcome"]]))
-        for sentence in (verdict["found"], verdict["certainty"], *verdict["cautions"]):
+        for sentence in (*verdict["why"], verdict["found"], verdict["certainty"], *verdict["cautions"]):
             if sentence:
                 console.print(Text(sentence))
         console.print(Text("Next: " + verdict["next_steps"][0]))

@@ -17,7 +17,7 @@ from lightning_memaudit.report.document import SELF_HASH, build_document, check_
 TOLERANCE_DB = 0.02
 """Between a PSNR in single precision, as measured, and in double precision, as computed here."""
 MAX_PSNR = 120.0
-_WORDS = ("headline", "found", "certainty", "next_steps", "cautions")
+_WORDS = ("headline", "why", "found", "certainty", "next_steps", "cautions")
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Check:
 def verify(folder: RunFolder, checkpoint: Path | None = None) -> list[Check]:
     """Check the report of a run against its results, and those against the saved recoveries.
 
-    It shows that the report follows from the recoveries that are in the folder. That these came out of the weights whose
-    hash it names, only an audit of those weights can show.
+    It shows that the report follows from the recoveries that are in the folder. That these came out of the weights
+    whose hash it names, only an audit of those weights can show.
 
     Args:
         folder: The results of the run.
@@ -133,7 +133,9 @@ def _same_counts(rows: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
         for image in cell:
             reaches = image["psnr"] is not None and image["psnr"] >= threshold
             if image["recovered"] != (reaches and not image["diverged"] and not image["failed"]):
-                return Check(name, False, f"{'/'.join(key)}: image {image['image']} is called recovered={image['recovered']}")
+                return Check(
+                    name, False, f"{'/'.join(key)}: image {image['image']} is called recovered={image['recovered']}"
+                )
         count = sum(image["recovered"] for image in cell)
         low, high = clopper_pearson(count, len(cell))
         expected = {
@@ -186,15 +188,13 @@ def _same_scores(folder: RunFolder, images: Sequence[Mapping[str, Any]], audit: 
             ):
                 if row[field] is not None and not abs(row[field] - value) <= tolerance:
                     wrong = wrong or (
-                        f"{group}/{pattern}/{method}: image {index} has {field} {row[field]:.4f}, computed again {value:.4f}"
+                        f"{group}/{pattern}/{method}: {field} of image {index} is {row[field]:.4f}, now {value:.4f}"
                     )
     yield Check(name, wrong is None, wrong or f"{checked} recoveries scored again")
     yield _same_observations(arrays, int((folder.run().get("settings") or {}).get("seed") or 0))
 
 
-def _same_observations(
-    arrays: Mapping[str, "np.ndarray[Any, Any]"], seed: int
-) -> Check:
+def _same_observations(arrays: Mapping[str, "np.ndarray[Any, Any]"], seed: int) -> Check:
     """Masks and observations are those that pattern and seed make of the truth: none was easier than its name says."""
     import torch
 
@@ -246,7 +246,9 @@ def _same_weights(document: Mapping[str, Any], checkpoint: Path) -> Check:
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"--ckpt_path {checkpoint} cannot be read ({type(error).__name__}): give a checkpoint") from error
+        raise ValueError(
+            f"--ckpt_path {checkpoint} cannot be read ({type(error).__name__}): give a checkpoint"
+        ) from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     found = tensors_sha256(state)
     return Check(name, found == expected, found if found == expected else f"they have the hash {found}, not {expected}")

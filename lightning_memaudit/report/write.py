@@ -51,9 +51,7 @@ def write_report(folder: RunFolder, figures: bool = True, pictures: bool = True)
     return WrittenReport(document, path, html, drawn)
 
 
-def write_html(
-    folders: Sequence[RunFolder], documents: Sequence[Document], path: Path, pictures: bool = True
-) -> Path:
+def write_html(folders: Sequence[RunFolder], documents: Sequence[Document], path: Path, pictures: bool = True) -> Path:
     """Write one HTML report on one run or several."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")

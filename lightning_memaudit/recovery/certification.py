@@ -1,0 +1,181 @@
+"""Certificates: which images are claimed recovered, and how often such a claim is false on images never trained on.
+
+The threshold comes from images that the autoencoder was not trained on. When the image at hand is exchangeable with n
+of those, the chance that its score is lower than all of theirs is 1 / (n + 1) at most (conformal prediction, Vovk et
+al. 2005), whatever the distribution. So a threshold just below the lowest of their scores holds a false-certification
+rate of 1% from n = 99 on, and no claim is made from fewer.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.recovery.types import Autoencoder, Recovery
+
+MAX_FALSE_RATE = 0.01
+"""Rate of false certificates that is claimed by default."""
+
+LARGEST_ERROR = 10**-2.5
+"""Mean squared error of an image that still counts as recovered: PSNR 25 dB."""
+
+LARGEST_GAIN = 0.2
+"""Share of white noise that an autoencoder which has stored an image may pass on around it."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold for the blind score, and what it claims.
+
+    Attributes:
+        threshold: Certify below it; None where nothing may be certified.
+        reason: Why not, in one line; empty where there is a threshold.
+        num_controls: Scores of images that were not trained on.
+        false_rate: Largest expected rate of false certificates, 1 / (n + 1).
+        interval: Confidence interval of that rate given that none of n was certified (Clopper & Pearson 1934).
+        confidence: Coverage of the interval.
+        source: What the scores are of: ``controls``, or ``turned copies``, see :func:`turned_copies`.
+    """
+
+    threshold: float | None
+    reason: str
+    num_controls: int
+    false_rate: float
+    interval: tuple[float, float]
+    confidence: float = 0.95
+    source: str = "controls"
+
+
+def calibrate(
+    control_scores: Tensor | Sequence[float],
+    max_false_rate: float = MAX_FALSE_RATE,
+    confidence: float = 0.95,
+    source: str = "controls",
+) -> Calibration:
+    """Set the threshold just below the lowest score of images that were not trained on.
+
+    The claim is exact for an image that is exchangeable with the controls: from the same source, degraded alike,
+    searched alike. Scores of one control under several patterns are dependent. The expected rate over those same
+    patterns then still is at most 1 / (number of control images + 1), and 1 / (n + 1) as far as the scores are
+    independent.
+
+    Args:
+        control_scores: (n,) blind scores, infinite where the iterations diverged.
+        max_false_rate: Refuse to certify where n is too small to claim this rate.
+        confidence: Coverage of the interval, in (0, 1).
+        source: What the scores are of.
+
+    Raises:
+        ValueError: A score is NaN, or an argument is out of its range.
+    """
+    scores = torch.as_tensor(control_scores, dtype=torch.float64).flatten()
+    if bool(scores.isnan().any()):
+        raise ValueError("control_scores holds NaN: give infinity where the iterations diverged")
+    if not 0 < max_false_rate < 1:
+        raise ValueError(f"max_false_rate={max_false_rate}: must be between 0 and 1, such as 0.01")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: must be between 0 and 1, such as 0.95")
+    number = len(scores)
+    rate = 1 / (number + 1)
+    interval = (0.0, 1 - ((1 - confidence) / 2) ** (1 / number)) if number else (0.0, 1.0)
+    needed = controls_needed(max_false_rate)
+    if number < needed:
+        reason = (
+            f"{number} {source} cannot show a false-certification rate of {max_false_rate:.2g}: "
+            f"it takes {needed}, so nothing is certified"
+        )
+        return Calibration(None, reason, number, rate, interval, confidence, source)
+    lowest = float(scores.min())
+    return Calibration(lowest, "", number, rate, interval, confidence, source)
+
+
+COPIES_MARGIN = 0.5
+"""Factor on the threshold from turned copies: theirs were up to twice the lowest scores of real controls."""
+
+BOUNDLESS = Calibration(math.inf, "", 0, 1.0, (0.0, 1.0), source="nothing")
+"""Certifies by expected error and gain alone: what a calibration can only narrow."""
+
+
+def controls_needed(max_false_rate: float) -> int:
+    """The smallest n with 1 / (n + 1) at most ``max_false_rate``."""
+    return math.ceil(1 / max_false_rate - 1 - 1e-9)
+
+
+def certify(recovery: Recovery, calibration: Calibration) -> Recovery:
+    """Certify what scores below the threshold, is expected within 25 dB, and is held fast by the autoencoder.
+
+    All three are blind: the calibrated score; the error that the score lets expect in the hidden share of the image;
+    and the gain of :func:`noise_gain`, above which an autoencoder that merely copies its input would be believed.
+    """
+    if recovery.expected_error is None or recovery.gain is None:
+        return recovery._replace(certified=torch.zeros_like(recovery.certified))
+    certified = is_certified(recovery.score, recovery.expected_error, recovery.gain, calibration)
+    return recovery._replace(certified=certified)
+
+
+def is_certified(score: Tensor, expected_error: Tensor, gain: Tensor, calibration: Calibration) -> Tensor:
+    """The certificates of :func:`certify`, (B,), from the three numbers of every image, (B,) each."""
+    if calibration.threshold is None:
+        return torch.zeros_like(score, dtype=torch.bool)
+    return (score < calibration.threshold) & (expected_error <= LARGEST_ERROR) & (gain <= LARGEST_GAIN)
+
+
+@torch.no_grad()
+def noise_gain(autoencoder: Autoencoder, images: Tensor, deviation: float = 0.1) -> Tensor:
+    """Share of white noise that f passes on: ``mean (f(x + n) - f(x))^2 / mean n^2``, (B,).
+
+    For small noise the mean square of the singular values of f's Jacobian at x (Hutchinson 1990). Near a stored image
+    few directions survive; the identity passes everything on, and says nothing of what it was trained on.
+
+    Args:
+        autoencoder: f.
+        images: x, (B, C, H, W).
+        deviation: Standard deviation of the noise.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(images.shape[1:], generator=generator).to(images) * deviation
+    change = (autoencoder(images + noise) - autoencoder(images)).square().flatten(1).mean(1)
+    return change / noise.square().mean()
+
+
+def turned_copies(observed: Tensor, number: int) -> Tensor:
+    """Degraded images that cannot have been stored: copies turned upside down, by half and quarter turns, transposed.
+
+    A copy has the colours, contrast, smoothness and share of missing pixels of its original, and stands in for an image
+    that was not trained on where there is none. From the second turn of all images on copies are also shifted, around
+    the border. What that does not guarantee: exchangeability with images that were not trained on. An autoencoder may
+    find turned scenes harder than upright ones, and copies of few images resemble each other. Where training itself
+    turned its images, or images are symmetric, a copy is as good as stored and scores low; then less is certified, not
+    more. For the first reason :data:`COPIES_MARGIN` lowers the threshold that comes from copies.
+
+    Args:
+        observed: y, (B, C, H, W), B at least 1.
+        number: Copies wanted.
+
+    Returns:
+        (number, C, H, W).
+    """
+    turns: list[Callable[[Tensor], Tensor]] = [
+        lambda images: images.flip(-2),
+        lambda images: images.flip(-2, -1),
+    ]
+    if observed.shape[-1] == observed.shape[-2]:
+        turns = [
+            lambda images: images.transpose(-2, -1).flip(-1),
+            *turns,
+            lambda images: images.transpose(-2, -1).flip(-2),
+            lambda images: images.transpose(-2, -1),
+            lambda images: images.transpose(-2, -1).flip(-2, -1),
+        ]
+    height, width = observed.shape[-2:]
+    copies: list[Tensor] = []
+    for index in range(math.ceil(number / len(observed))):
+        copy = turns[index % len(turns)](observed)
+        if index >= len(turns):
+            # Steps of the golden ratio never repeat and spread evenly.
+            shift = index * 0.6180339887 % 1
+            copy = copy.roll((round(shift * height), round((shift + 0.5) % 1 * width)), (-2, -1))
+        copies.append(copy)
+    return torch.cat(copies)[:number].contiguous()

@@ -1,0 +1,191 @@
+"""What stands in the missing pixels: looked for in the observation itself, before the autoencoder is asked.
+
+A degraded image mixes pixels of two origins. Missing pixels that were filled with one value share it exactly, or up to
+the noise; missing pixels that were filled with noise do not resemble their neighbours.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_memaudit.recovery.masks import same_channels
+
+LEAST_SHARE = 0.05
+"""A value that fewer pixels share than this is taken for a coincidence."""
+
+
+class ConstantFill(NamedTuple):
+    """A fill with one value per channel, for each of B images.
+
+    Attributes:
+        present: (B,) whether there is one.
+        mask: (B, 1 or C, H, W) probability of being observed; 1 everywhere where there is none.
+        noise: (B,) standard deviation of the noise, as read off the missing pixels; 0 for exact repeats.
+        per_channel: (B,) whether every channel has a mask of its own.
+        value: (B, C, 1, 1) the fill, where there is noise on it.
+    """
+
+    present: Tensor
+    mask: Tensor
+    noise: Tensor
+    per_channel: Tensor
+    value: Tensor
+
+
+def find_constant_fill(observed: Tensor, noise: float | None = None) -> ConstantFill:
+    """Find one value that many pixels share: exactly, or up to Gaussian noise.
+
+    Without noise the most frequent pixel (all channels at once) is looked up, then the most frequent value of each
+    channel. With noise of known level the densest value is; when the level is not known, only a fill with zeros can be
+    told from image content, by values below 0 that no image has.
+
+    Args:
+        observed: y, (B, C, H, W).
+        noise: Standard deviation of the noise; None when it is not known.
+    """
+    if noise:
+        return _noisy_fill(observed, torch.full_like(observed[:, 0, 0, 0], noise), None)
+    batch, channels = observed.shape[:2]
+    pixels = observed.flatten(2)
+    code = torch.zeros_like(pixels[:, 0], dtype=torch.float64)
+    for channel, values in enumerate(pixels.unbind(1)):
+        code += values.double() * math.sqrt(2) ** -channel * math.pi ** (channel % 3)
+    repeated, share = _most_frequent(code)
+    present = share >= LEAST_SHARE
+    mask = ~(repeated & present[:, None])[:, None].expand(-1, channels, -1)
+    per_channel = torch.zeros_like(present)
+    if channels > 1:
+        alone, shares = _most_frequent(pixels.flatten(0, 1).double())
+        # A mask of its own per channel leaves pixels with some channels missing: more values repeat than whole pixels.
+        lost = shares.view(batch, channels).min(1).values
+        per_channel = (lost >= LEAST_SHARE) & (lost >= share + LEAST_SHARE)
+        mask = torch.where(per_channel[:, None, None], ~alone.view(batch, channels, -1), mask)
+        present = present | per_channel
+    if not bool(per_channel.any()):
+        mask = mask[:, :1]
+    found = ConstantFill(
+        present,
+        mask.to(observed.dtype).view(batch, -1, *observed.shape[2:]),
+        torch.zeros_like(observed[:, 0, 0, 0]),
+        per_channel,
+        torch.zeros_like(observed[:, :, :1, :1]),
+    )
+    if noise is None:
+        found = _merge(found, _noisy_zeros(observed))
+    return found
+
+
+def _most_frequent(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row (R, N) holds its most frequent value (R, N), and the share of that value (R,)."""
+    ordered = values.sort(1).values
+    number = values.shape[1]
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    position = torch.arange(number, device=values.device).expand_as(ordered)
+    begin = torch.where(begins, position, 0).cummax(1).values
+    length, at = (position - begin + 1).max(1)
+    return values == ordered.gather(1, at[:, None]), length.to(values.dtype) / number
+
+
+def _noisy_zeros(observed: Tensor) -> ConstantFill:
+    """Zeros with noise of an unknown level: the values below 0 are half of a normal distribution."""
+    below = observed.flatten(1).clamp_max(0)
+    number = (below < 0).to(observed.dtype).sum(1)
+    level = (below.square().sum(1) / number.clamp_min(1)).sqrt()
+    found = _noisy_fill(observed, level.clamp_min(1e-6), torch.zeros_like(observed[:, :, :1, 0]))
+    many = number / below.shape[1] >= LEAST_SHARE / 2
+    return found._replace(present=found.present & many, noise=torch.where(many, level, 0))
+
+
+def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> ConstantFill:
+    """A Gaussian spike of known width among values spread evenly over their range: expectation-maximization.
+
+    Args:
+        observed: y, (B, C, H, W).
+        noise: (B,) width.
+        value: (B, C, 1) position of the spike; None looks for the densest one.
+    """
+    pixels = observed.flatten(2)
+    channels = pixels.shape[1]
+    width = noise[:, None, None]
+    spread = pixels.amax((1, 2)) - pixels.amin((1, 2))
+    candidates = [value] if value is not None else [torch.zeros_like(pixels[..., :1])]
+    if value is None:
+        grid = torch.linspace(0, 1, 65, device=pixels.device, dtype=pixels.dtype).view(1, 1, 1, -1)
+        near = torch.exp(-(pixels[..., None] - grid).square() / (2 * width[..., None].square())).mean(2)
+        candidates.append(
+            grid[..., 0, :].squeeze(2).expand(len(pixels), channels, -1).gather(2, near.argmax(2, keepdim=True))
+        )
+    best: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+    for center in candidates:
+        share = torch.full_like(noise, 0.5)
+        missing = torch.zeros_like(pixels[:, 0])
+        likelihood = torch.zeros_like(noise)
+        for _ in range(20):
+            spike = -((pixels - center) / width).square().sum(1) / 2
+            spike = spike - channels * torch.log(width[:, 0] * math.sqrt(2 * math.pi))
+            spike = spike + torch.log(share)[:, None]
+            flat = (torch.log1p(-share) - channels * torch.log(spread))[:, None]
+            missing = torch.sigmoid(spike - flat)
+            likelihood = torch.logaddexp(spike, flat.expand_as(spike)).sum(1)
+            share = missing.mean(1).clamp(1e-3, 1 - 1e-3)
+            if value is None:
+                center = (missing[:, None] * pixels).sum(2, keepdim=True) / missing.sum(1)[:, None, None].clamp_min(
+                    1e-6
+                )
+        found = (likelihood, missing, share, center.expand_as(pixels[..., :1]))
+        if best is None:
+            best = found
+        else:
+            better = likelihood > best[0]
+            best = tuple(  # type: ignore[assignment]
+                torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
+                for new, old in zip(found, best, strict=True)
+            )
+    assert best is not None
+    _, missing, share, center = best
+    present = share >= LEAST_SHARE
+    mask = torch.where(present[:, None], 1 - missing, 1.0).view(len(observed), 1, *observed.shape[2:])
+    return ConstantFill(present, mask, noise, torch.zeros_like(present), center[..., None])
+
+
+def _merge(exact: ConstantFill, noisy: ConstantFill) -> ConstantFill:
+    """The noisy fill where no exact one was found."""
+    take = noisy.present & ~exact.present
+    exact_mask, noisy_mask = same_channels([exact.mask, noisy.mask])
+    return ConstantFill(
+        exact.present | noisy.present,
+        torch.where(take.view(-1, 1, 1, 1), noisy_mask, exact_mask),
+        torch.where(take, noisy.noise, exact.noise),
+        exact.per_channel,
+        noisy.value,
+    )
+
+
+def local_agreement(observed: Tensor, size: int = 7, tolerance: float = 0.1) -> Tensor:
+    """How many pixels of the neighbourhood resemble each pixel in all channels, near ones counting more.
+
+    Image content resembles its surroundings, noise in place of missing pixels does not.
+
+    Args:
+        observed: y, (B, C, H, W), nominally in [0, 1].
+        size: Side of the neighbourhood, odd.
+        tolerance: Largest difference that counts as a resemblance.
+
+    Returns:
+        (B, 1, H, W).
+    """
+    height, width = observed.shape[-2:]
+    reach = size // 2
+    padded = functional.pad(observed, (reach,) * 4, value=torch.inf)
+    agreement = torch.zeros_like(observed[:, :1])
+    for down in range(-reach, reach + 1):
+        for right in range(-reach, reach + 1):
+            if down or right:
+                neighbour = padded[..., reach + down : reach + down + height, reach + right : reach + right + width]
+                resembles = ((neighbour - observed).abs() < tolerance).all(1, keepdim=True)
+                agreement += math.exp(-(down**2 + right**2) / 8) * resembles
+    return agreement
