@@ -94,6 +94,15 @@ def test_the_tied_autoencoder_of_the_theorem():
     assert [extra.file for extra in callback_of(cli).extras] == ["proximal.json"]
 
 
+def test_recorded_iterations(tmp_path):
+    cli = make(shipped_configs() / "quickstart.yaml", PAPER / "record.yaml")
+    methods = callback_of(cli).plan.methods
+    (tmp_path / "saved.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
+    assert repr(callback_of(make(tmp_path / "saved.yaml")).plan.methods) == repr(methods), "what fit saves can be read"
+    assert list(methods) == ["blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic"]
+    assert methods["paper_blind"].record_at[-1] == methods["autoencoder_iterations"].record_at[-1] == 200
+
+
 def test_the_diffusion_baseline(tmp_path):
     diffusers = pytest.importorskip("diffusers")
     diffusers.UNet2DModel(
