@@ -437,6 +437,18 @@ def test_with_an_audit_before_training_every_monitor_works(validation):
             assert monitored(make(), at_epochs=[0], every_n_epochs=3, validation=validation).current_epoch == 4
 
 
+def test_a_resumed_run_shows_monitors_the_newest_audit_before_the_next():
+    loaders = DataLoader(Items(images(4)), 2), DataLoader(Items(images(4, seed=1)))
+    for epochs, checkpoint in ((1, None), (3, "saved/last.ckpt")):
+        saver = ModelCheckpoint("saved", save_last=True, save_on_train_epoch_end=True)
+        audit = audit_callback(at_epochs=[0], every_n_epochs=9, at_fit_end=False)
+        trainer = fit(
+            [audit, at_epoch_end(patience=9), saver], Module(), *loaders, max_epochs=epochs, ckpt_path=checkpoint
+        )
+    assert trainer.current_epoch == 3
+    assert [row["audit"] for row in rows()] == [0]
+
+
 def test_unknown_metrics_are_refused():
     with pytest.raises(
         ValueError, match=r"'memaudit/recovery'\): there is no such metric; monitor one of recovery_rate, "
