@@ -183,8 +183,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     first = rows[0] if rows else {"threshold_db": 30.0, "num_images": 0, "device": "", "threads": 0}
     lines += [
         "",
-        f"Share of {first['num_images']} training images recovered (PSNR ≥ {first['threshold_db']:g} dB) with its exact "
-        "95% interval, then how many images were recovered that were not trained on. "
+        f"Share of {first['num_images']} training images recovered (PSNR ≥ {first['threshold_db']:g} dB) with its "
+        "exact 95% interval, then how many images were recovered that were not trained on. "
         f"On {first['device']}, {first['threads']} threads.",
     ]
     return "\n".join(lines)
