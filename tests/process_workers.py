@@ -143,7 +143,7 @@ def fit(
         num_sanity_val_steps=0,
     )
     # It has tests of its own, and takes longer than these runs.
-    without_report = mock.patch.object(report, "write_report", lambda *_, **__: None)
+    without_report = mock.patch.object(report, "write_report", return_value=None)
     fault = FAULTS[model_fault] if model_fault and faulty else None
     model = Model(members, shard=kind == "fsdp2", fault=fault)
     outcome = {}
