@@ -21,7 +21,7 @@ from lightning_memaudit.recovery import (
     turned_copies,
 )
 from lightning_memaudit.recovery.admm import State, Workspace, alternate, data_step, step
-from lightning_memaudit.recovery.certification import noise_gain
+from lightning_memaudit.recovery.certification import is_certified, noise_gain
 from lightning_memaudit.recovery.chunks import map_chunks
 from lightning_memaudit.recovery.deblurring import blur, estimate_kernel, fourier_data_step, project_to_simplex
 from lightning_memaudit.recovery.evidence import refine
@@ -530,6 +530,14 @@ def test_certificates_are_for_stored_images_only():
     controls = BlindRecovery(certification=None)(associative(stored), hide(smooth_images(120, seed=21))[0])
     assert certify(recovery, calibrate(controls.score)).certified.tolist() == [True] * 20 + [False] * 20
     assert not certify(recovery, calibrate(controls.score[:50])).certified.any()
+
+
+def test_a_certificate_takes_more_where_the_autoencoder_may_be_copying():
+    score = torch.tensor([0.02, 0.02, 0.0005, 0.02, 0.2])
+    error = torch.tensor([0.001, 0.001, 0.001, 0.01, 0.001])
+    gain = torch.tensor([0.1, 0.9, 0.9, 0.1, 0.1])
+    calibration = calibrate([0.1] * 99)
+    assert is_certified(score, error, gain, calibration).tolist() == [True, False, True, False, False]
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.98])
