@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_memaudit.callback import MemorizationAuditCallback

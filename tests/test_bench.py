@@ -2,6 +2,7 @@
 
 import json
 
+import numpy
 import pytest
 import torch
 
@@ -98,3 +99,20 @@ def test_the_iterations_are_those_of_deepinverse():
         )
         state = step(autoencoder, observed, mask, state, torch.full((5, 1, 1, 1), penalty))
         torch.testing.assert_close(solver(observed, physics, init=start), state.prior, atol=1e-5, rtol=1e-5)
+
+
+def test_the_ablation_goes_from_the_papers_method_to_the_default(tmp_path, capsys):
+    options = ["--num_members=3", "--train_losses=[1e-2]", "--patterns=[random-0.5]", "--num_layers=3"]
+    assert main(["bench", "ablation", *options]) == 0
+    rows = {row["method"]: row for row in json.loads((tmp_path / "bench-ablation.json").read_text())["rows"]}
+    assert next(iter(rows)) == "paper_blind"
+    assert rows["+four_penalties"]["evaluations_per_image"] > rows["+rounds_the_default"]["evaluations_per_image"]
+    assert all(row["train_loss"] < 1e-2 for row in rows.values())
+    assert rows["paper_blind"]["num_certified"] is None
+    assert "Recovery rate of training images" in capsys.readouterr().out
+
+
+def test_the_ablation_names_a_file_that_holds_no_images(tmp_path, capsys):
+    numpy.savez(tmp_path / "wrong.npz", pictures=numpy.zeros(3))
+    assert main(["bench", "ablation", f"--data={tmp_path / 'wrong.npz'}"]) == 2
+    assert "save the images under the name images" in capsys.readouterr().err

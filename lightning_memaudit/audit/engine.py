@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_memaudit.audit.certificates import certify_from_controls, leave_certificates_to_controls
 from lightning_memaudit.audit.degradations import parse_degradation
 from lightning_memaudit.audit.fingerprints import tensors_sha256
 from lightning_memaudit.audit.measure import (
@@ -142,12 +143,14 @@ def run_audit(
     progress: Progress | None = None,
 ) -> AuditReport:
     """Measure every group, join what the processes measured, sum up. Every process returns the same report."""
+    processes = processes or Processes()
+    lean = leave_certificates_to_controls(plan, groups, processes.num_shares)
 
     def measure_all() -> list[tuple[float, int, Measurement]]:
         return [
             (
                 *(_squared_error(autoencoder, group, plan.block_size) if group.name == "members" else (0.0, 0)),
-                measure(autoencoder, group, plan, cache, progress),
+                measure(autoencoder, group, lean, cache, progress),
             )
             for group in groups
         ]
@@ -155,13 +158,14 @@ def run_audit(
     cells: list[Cell] = []
     recoveries: Columns = {}
     train_loss = float("nan")
-    for group, parts in zip(groups, zip(*(processes or Processes()).share(measure_all), strict=True), strict=True):
+    for group, parts in zip(groups, zip(*processes.share(measure_all), strict=True), strict=True):
         if group.name == "members":
             train_loss = sum(part[0] for part in parts) / max(1, sum(part[1] for part in parts))
         joined = join([measurement for _, _, measurement in parts])
         cells += joined.cells
         recoveries |= joined.recoveries
-    rows = audit_rows(cells, occasion, train_loss, threshold_db)
+    calibrations = certify_from_controls(cells, plan)
+    rows = audit_rows(cells, occasion, train_loss, threshold_db, calibrations)
     numbers = headline(rows, cells, primary_method(list(plan.methods)))
     return AuditReport(rows, cells, {**numbers, "train_loss": train_loss}, recoveries, occasion, threshold_db)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.audit.degradations import Degradation, Degraded
-from lightning_memaudit.audit.methods import Method, estimates_mask, needs_mask, uses_autoencoder
+from lightning_memaudit.audit.methods import Method, claims, estimates_mask, needs_mask, uses_autoencoder
 from lightning_memaudit.audit.metrics import hidden_psnr, mask_accuracy, psnr, ssim
 from lightning_memaudit.audit.processes import AuditStopped
 from lightning_memaudit.recovery import Autoencoder, Recovery
@@ -258,6 +258,9 @@ def _columns(recovery: Recovery | None, method: Method, degraded: Degraded, imag
             "diverged": np.zeros(count, dtype=bool),
             "failed": np.ones(count, dtype=bool),
             "num_evaluations": np.zeros(count, dtype=np.int64),
+            "claims": np.full(count, claims(method)),
+            "expected_error": missing,
+            "gain": missing,
         }
     score = _numpy(recovery.score).astype(np.float64)
     accuracy = mask_accuracy(recovery.mask, degraded.mask) if estimates_mask(method) else torch.full((count,), np.nan)
@@ -271,7 +274,14 @@ def _columns(recovery: Recovery | None, method: Method, degraded: Degraded, imag
         "diverged": np.isinf(score),
         "failed": np.zeros(count, dtype=bool),
         "num_evaluations": _numpy(recovery.num_evaluations),
+        "claims": np.full(count, claims(method)),
+        "expected_error": _or_nan(recovery.expected_error, count),
+        "gain": _or_nan(recovery.gain, count),
     }
+
+
+def _or_nan(values: Tensor | None, count: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
+    return np.full(count, np.nan) if values is None else _numpy(values).astype(np.float64)
 
 
 def _finite(images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from lightning_memaudit.recovery import (
     InformedRecoveryMethod,
     KnownMaskRecovery,
     RecoveryMethod,
+    WhiteBoxRecovery,
 )
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "METHODS",
     "Method",
     "Methods",
+    "claims",
     "estimates_mask",
     "make_method",
     "needs_mask",
@@ -44,6 +46,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "blind": BlindRecovery,
     "paper_blind": _paper_blind,
     "known_mask": KnownMaskRecovery,
+    "white_box": WhiteBoxRecovery,
     "autoencoder_iterations": AutoencoderIterations,
     "biharmonic": _biharmonic,
 }
@@ -88,6 +91,11 @@ def needs_mask(method: Method) -> bool:
 def estimates_mask(method: Method) -> bool:
     """Whether the mask that comes back is an estimate worth scoring."""
     return bool(getattr(method, "estimates_mask", False))
+
+
+def claims(method: Method) -> bool:
+    """Whether the method certifies images as recovered, which only blind ones can."""
+    return bool(getattr(method, "claims", False))
 
 
 def uses_autoencoder(method: Method) -> bool:

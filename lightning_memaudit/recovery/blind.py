@@ -111,6 +111,11 @@ class BlindRecovery:
         if isinstance(self.certification, str) and self.certification != "turned_copies":
             raise ValueError(f"certification={self.certification!r}: pass 'turned_copies', a Calibration or None")
 
+    @property
+    def claims(self) -> bool:
+        """Whether it certifies images, by itself or once :func:`certify` is given a calibration."""
+        return self.penalties is None and self.certification is not None
+
     def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
         """Recover ``observed``, (B, C, H, W).
 

@@ -109,12 +109,17 @@ def certify(recovery: Recovery, calibration: Calibration) -> Recovery:
     All three are blind: the calibrated score; the error that the score lets expect in the hidden share of the image;
     and the gain of :func:`noise_gain`, above which an autoencoder that merely copies its input would be believed.
     """
-    if calibration.threshold is None or recovery.expected_error is None:
+    if recovery.expected_error is None or recovery.gain is None:
         return recovery._replace(certified=torch.zeros_like(recovery.certified))
-    certified = (recovery.score < calibration.threshold) & (recovery.expected_error <= LARGEST_ERROR)
-    if recovery.gain is not None:
-        certified &= recovery.gain <= LARGEST_GAIN
+    certified = is_certified(recovery.score, recovery.expected_error, recovery.gain, calibration)
     return recovery._replace(certified=certified)
+
+
+def is_certified(score: Tensor, expected_error: Tensor, gain: Tensor, calibration: Calibration) -> Tensor:
+    """The certificates of :func:`certify`, (B,), from the three numbers of every image, (B,) each."""
+    if calibration.threshold is None:
+        return torch.zeros_like(score, dtype=torch.bool)
+    return (score < calibration.threshold) & (expected_error <= LARGEST_ERROR) & (gain <= LARGEST_GAIN)
 
 
 @torch.no_grad()

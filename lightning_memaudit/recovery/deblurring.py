@@ -16,7 +16,8 @@ from lightning_memaudit.recovery.types import Autoencoder, Recovery, concatenate
 class BlindDeblurring:
     """Recovery from an unknown blur: ``y = k * x + noise`` around the border, k of bounded support.
 
-    H of the paper's formulation is circulant here (arXiv 2310.02897). Start from x = z = f(y), u = 0 and repeat, with F the Fourier transform:
+    H of the paper's formulation is circulant here (arXiv 2310.02897). Start from x = z = f(y), u = 0 and repeat, with F
+    the Fourier transform:
 
         k <- least squares of |k * x - y|^2 over kernels on the support, non-negative, of sum 1     kernel
         x <- F^-1 [ (conj(F k) F y + penalty F (z - u)) / (|F k|^2 + penalty) ]                     data term

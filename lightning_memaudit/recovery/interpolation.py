@@ -11,7 +11,8 @@ OWN_WEIGHT = 0.02
 def interpolate(observed: Tensor, mask: Tensor) -> Tensor:
     """Fill every hole with the average of the observed pixels near it.
 
-    Pixels are averaged in cells of 2, 4, 8, ..., and a hole takes the finest cell that has any observed. Normalized convolution (Knutsson & Westin 1993) on a pyramid: smooth, exact where observed, any mask, one pass.
+    Pixels are averaged in cells of 2, 4, 8, ..., and a hole takes the finest cell that has any observed. Normalized
+    convolution (Knutsson & Westin 1993) on a pyramid: smooth, exact where observed, any mask, one pass.
 
     Args:
         observed: y, (B, C, H, W).

@@ -1,0 +1,167 @@
+"""What each piece of the recovery pays: from the paper's method to the default, one piece more in every row."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_memaudit.audit.engine import AuditReport, audit
+from lightning_memaudit.audit.methods import Method
+from lightning_memaudit.bench.timing import machine, show
+from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery, Round, SelfTuning, WhiteBoxRecovery
+from lightning_memaudit.training.networks import FullyConnectedAutoencoder
+
+PENALTIES = (0.03, 0.1, 0.3, 1.0)
+PATTERNS = ("random-0.5", "random-0.9", "block-0.25", "block-0.5", "random-0.5+fill-noise")
+CONTROLS = 100
+"""As many as a certificate takes."""
+
+
+def steps() -> dict[str, Method]:
+    """The rows of the table; each has one piece more than the one before, but for the last two."""
+    once = Round(PENALTIES, "interpolated", 50)
+
+    def rounds(*rounds: Round, budget: int, refinements: int) -> BlindRecovery:
+        tuning = SelfTuning(rounds=rounds, refinements=refinements, patience=1)
+        return BlindRecovery(tuning=tuning, max_evaluations=budget)
+
+    return {
+        "paper_blind": BlindRecovery("least_squares", (0.1,)),
+        "+posterior_mask": BlindRecovery("auto", (0.1,)),
+        "+four_penalties": BlindRecovery("auto", PENALTIES),
+        "+smooth_start_exact_data": rounds(once, budget=4 * 51 + 3, refinements=1),
+        "+refinement": rounds(once, budget=4 * 56 + 3, refinements=6),
+        "+rounds_the_default": BlindRecovery(),
+        "known_mask_self_tuned": KnownMaskRecovery(),
+        "white_box": WhiteBoxRecovery(),
+    }
+
+
+def ablation(
+    data: str | None = None,
+    num_members: int = 50,
+    patterns: Sequence[str] = PATTERNS,
+    train_losses: Sequence[float] = (1e-3, 1e-5),
+    num_layers: int = 6,
+    activation: str = "ELU",
+    max_steps: int = 20_000,
+    threshold_db: float = 30.0,
+    seed: int = 0,
+    output: str = "bench-ablation.json",
+) -> None:
+    """Train a fully connected autoencoder, and recover its images with more and more of the method.
+
+    Args:
+        data: An .npz file with uint8 ``images`` (n, H, W, C); None takes the 100 faces that scikit-image ships.
+        num_members: Images to train on; the next ones, 100 at most, are the controls.
+        patterns: Degradations by name.
+        train_losses: Mean squared errors at which to recover, falling.
+        num_layers: Linear layers of the autoencoder.
+        activation: Its nonlinearity.
+        max_steps: Steps of Adam at most; the lowest loss reached stands in for those that were not.
+        threshold_db: PSNR in dB at or above which an image counts as recovered.
+        seed: Seeds the weights, the order of the images and the masks.
+        output: JSON file with all numbers.
+
+    Raises:
+        ValueError: The file does not hold images, or too few.
+    """
+    images = _load(data)
+    if not 1 <= num_members < len(images):
+        raise ValueError(f"num_members={num_members}: must leave controls of the {len(images)} images")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    members, controls = images[order[:num_members]], images[order[num_members : num_members + CONTROLS]]
+    torch.manual_seed(seed)
+    network = FullyConnectedAutoencoder(tuple(members.shape[1:]), num_layers, activation=activation)
+    rows: list[dict[str, Any]] = []
+    for loss in _train(network, members, train_losses, max_steps):
+        report = audit(network, members, controls, patterns, steps(), threshold_db, seed, save_recoveries=0)
+        rows += [_row(report, name, loss, patterns) for name in steps()]
+    content = {"machine": machine(torch.device("cpu")), "patterns": list(patterns), "rows": rows}
+    Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    show(_table(rows, patterns))
+    print(f"written to {output}")
+
+
+def _load(path: str | None) -> Tensor:
+    if path is None:
+        from skimage.data import lfw_subset  # slow to import
+
+        faces = lfw_subset()[:100]  # type: ignore[no-untyped-call]
+        return torch.from_numpy(np.asarray(faces, dtype=np.float32)).unsqueeze(1)
+    with np.load(path) as file:
+        if "images" not in file:
+            raise ValueError(f"data={path!r} holds {', '.join(file)}: save the images under the name images")
+        images = file["images"]
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise ValueError(f"data={path!r} holds {images.dtype} {images.shape}: save uint8 images (n, H, W, C)")
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
+
+
+def _train(network: nn.Module, images: Tensor, losses: Sequence[float], max_steps: int) -> Iterator[float]:
+    """Train until the loss falls below each level; yields the loss at every one that is reached, or the last one."""
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    levels = sorted(losses, reverse=True)
+    value = float("inf")
+    for step in range(max_steps + 1):
+        loss = functional.mse_loss(network(images), images)
+        value = loss.item()
+        while levels and value < levels[0]:
+            levels.pop(0)
+            yield value
+        if not levels or step == max_steps:
+            break
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    if levels:
+        yield value
+
+
+def _row(report: AuditReport, name: str, loss: float, patterns: Sequence[str]) -> dict[str, Any]:
+    members = [row for row in report.rows if row["group"] == "members" and row["method"] == name]
+    controls = [row for row in report.rows if row["group"] == "controls" and row["method"] == name]
+    certified = [row["num_certified"] for row in members]
+    claims = all(number is not None for number in certified)
+    return {
+        "train_loss": loss,
+        "method": name,
+        "recovery_rate": {row["pattern"]: row["recovery_rate"] for row in members},
+        "evaluations_per_image": sum(row["num_evaluations"] for row in members)
+        / sum(row["num_images"] for row in members),
+        "num_recovered": sum(row["num_recovered"] for row in members),
+        "num_certified": sum(certified) if claims else None,
+        "num_certified_unrecovered": sum(row["num_certified"] - row["num_certified_recovered"] for row in members)
+        if claims
+        else None,
+        "num_certified_controls": sum(row["num_certified"] for row in controls) if claims else None,
+    }
+
+
+def _table(rows: Sequence[Mapping[str, Any]], patterns: Sequence[str]) -> Table:
+    table = Table(title="Recovery rate of training images, evaluations of the autoencoder, certificates")
+    for column in ("train loss", "method"):
+        table.add_column(column)
+    for column in (*patterns, "mean", "evaluations", "certified", "below threshold", "controls"):
+        table.add_column(column, justify="right")
+    last = None
+    for row in rows:
+        if last is not None and row["train_loss"] != last:
+            table.add_section()
+        rates = [row["recovery_rate"][pattern] for pattern in patterns]
+        counts = [row[name] for name in ("num_certified", "num_certified_unrecovered", "num_certified_controls")]
+        table.add_row(
+            f"{row['train_loss']:.1e}",
+            row["method"].replace("_", " "),
+            *(f"{rate:.2f}" for rate in (*rates, float(np.mean(rates)))),
+            f"{row['evaluations_per_image']:.0f}",
+            *("-" if count is None else str(count) for count in counts),
+        )
+        last = row["train_loss"]
+    return table
