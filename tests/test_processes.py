@@ -133,6 +133,7 @@ def test_the_rows_are_those_of_a_single_process(launch, single, kind, world_size
     # The second audit was triggered by the loss, averaged over the processes; all of them know its result.
     assert {row["audit"]: row["trigger"] for row in audits} == {0: "epoch 0", 1: "train_loss<=1"}
     assert len(images) == 2 * len(expected[1]), "rows are written once"
+    assert not list((folder / "memaudit").glob("superseded-*")), "by one process"
     assert all(outcome["headline"] == outcomes[0]["headline"] for outcome in outcomes)
     assert all(outcome["num_audits"] == 2 for outcome in outcomes)
 
