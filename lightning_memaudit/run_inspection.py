@@ -35,7 +35,7 @@ def validation_dataset(trainer: Trainer) -> Dataset[Any] | None:
     """The data set of the (first) validation dataloader; None when the run has none.
 
     Lightning asks for these loaders when validation first runs, perhaps many epochs from now. Asking in its place would
-    change when their hook draws random numbers; so they are asked for once more: the caller preserves random states.
+    change when their hook draws random numbers. So they are asked for once more; the caller preserves random states.
 
     Raises:
         ValueError: There is no data set that can be indexed.

@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from unittest import mock
 
 import lightning
 import torch
@@ -141,13 +142,15 @@ def fit(
         callbacks=[callback],
         num_sanity_val_steps=0,
     )
-    report.write_report = lambda *_, **__: None  # it has tests of its own, and takes longer than these runs
+    # It has tests of its own, and takes longer than these runs.
+    without_report = mock.patch.object(report, "write_report", return_value=None)
     fault = FAULTS[model_fault] if model_fault and faulty else None
     model = Model(members, shard=kind == "fsdp2", fault=fault)
     outcome = {}
     began = time.monotonic()
     try:
-        trainer.fit(model, DataLoader(Pictures(members), 2), DataLoader(Pictures(controls), 2))
+        with without_report:
+            trainer.fit(model, DataLoader(Pictures(members), 2), DataLoader(Pictures(controls), 2))
         outcome["headline"] = callback.last_report.headline if callback.last_report else None
         outcome["num_audits"] = callback._num_audits
         outcome["steps"] = trainer.global_step

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler
 
 from lightning_memaudit import MemorizationAuditCallback
+from lightning_memaudit.audit.processes import Processes
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.audit.summary import headline_names
 
@@ -437,6 +438,18 @@ def test_with_an_audit_before_training_every_monitor_works(validation):
             assert monitored(make(), at_epochs=[0], every_n_epochs=3, validation=validation).current_epoch == 4
 
 
+def test_a_resumed_run_shows_monitors_the_newest_audit_before_the_next():
+    loaders = DataLoader(Items(images(4)), 2), DataLoader(Items(images(4, seed=1)))
+    for epochs, checkpoint in ((1, None), (3, "saved/last.ckpt")):
+        saver = ModelCheckpoint("saved", save_last=True, save_on_train_epoch_end=True)
+        audit = audit_callback(at_epochs=[0], every_n_epochs=9, at_fit_end=False)
+        trainer = fit(
+            [audit, at_epoch_end(patience=9), saver], Module(), *loaders, max_epochs=epochs, ckpt_path=checkpoint
+        )
+    assert trainer.current_epoch == 3
+    assert [row["audit"] for row in rows()] == [0]
+
+
 def test_unknown_metrics_are_refused():
     with pytest.raises(
         ValueError, match=r"'memaudit/recovery'\): there is no such metric; monitor one of recovery_rate, "
@@ -504,6 +517,19 @@ def test_between_audits_it_neither_computes_nor_waits(monkeypatch):
     callback.on_train_batch_end(trainer, module, {"loss": torch.tensor(0.5)}, None, 0)
     assert callback._loss_count == 0
     assert callback._epoch_loss() is None
+
+
+def test_the_loss_that_triggers_is_the_mean_over_the_processes_batches():
+    """One process with three batches, one with a single batch, one with none at all."""
+
+    class Three(Processes):
+        def gather(self, value):
+            return [(0, value), (1, (0.8, 1)), (2, (0.0, 0))]
+
+    callback = audit_callback(at_train_loss=[0.1])
+    callback._processes = Three()
+    callback._loss_sum, callback._loss_count = torch.tensor(0.6), 3
+    assert callback._epoch_loss() == pytest.approx(1.4 / 4)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -16,6 +16,7 @@ from lightning_memaudit.audit.results import RunFolder
 
 TIMEOUT = 100
 FEW = process_workers.METHODS
+IGNORED = ("seconds", "time", "weights_sha256")  # weights that are spread over processes have no hash
 HERE = Path(__file__).parent
 
 
@@ -71,9 +72,7 @@ def rows_of(folder):
     """What must not depend on the processes: all but the times."""
     audits = RunFolder(folder / "memaudit").audits()
     images = RunFolder(folder / "memaudit").images()
-    return [
-        [{k: v for k, v in row.items() if k not in ("seconds", "time")} for row in rows] for rows in (audits, images)
-    ]
+    return [[{k: v for k, v in row.items() if k not in IGNORED} for row in rows] for rows in (audits, images)]
 
 
 def assert_same(expected, found):
@@ -134,6 +133,7 @@ def test_the_rows_are_those_of_a_single_process(launch, single, kind, world_size
     # The second audit was triggered by the loss, averaged over the processes; all of them know its result.
     assert {row["audit"]: row["trigger"] for row in audits} == {0: "epoch 0", 1: "train_loss<=1"}
     assert len(images) == 2 * len(expected[1]), "rows are written once"
+    assert not list((folder / "memaudit").glob("superseded-*")), "by one process"
     assert all(outcome["headline"] == outcomes[0]["headline"] for outcome in outcomes)
     assert all(outcome["num_audits"] == 2 for outcome in outcomes)
 

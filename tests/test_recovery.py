@@ -21,7 +21,7 @@ from lightning_memaudit.recovery import (
     turned_copies,
 )
 from lightning_memaudit.recovery.admm import State, Workspace, alternate, data_step, step
-from lightning_memaudit.recovery.certification import noise_gain
+from lightning_memaudit.recovery.certification import is_certified, noise_gain
 from lightning_memaudit.recovery.chunks import map_chunks
 from lightning_memaudit.recovery.deblurring import blur, estimate_kernel, fourier_data_step, project_to_simplex
 from lightning_memaudit.recovery.evidence import refine
@@ -188,6 +188,17 @@ def test_chunks_change_nothing(stored, method):
     chunked = method(chunk_size=2)(memory(stored), observed)
     torch.testing.assert_close(whole.image, chunked.image)
     assert torch.equal(whole.num_evaluations, chunked.num_evaluations)
+
+
+def test_no_image_depends_on_the_others_in_its_batch():
+    strangers, mask = hide(smooth_images(6, seed=20), 0.7)
+    strangers[3:] += ((1 - mask) * uniform(strangers.shape))[3:]
+    autoencoder = associative(smooth_images(4))
+    method = BlindRecovery(certification=None, tuning=SelfTuning(patience=9))
+    together = method(autoencoder, strangers)
+    alone = [method(autoencoder, strangers[row : row + 1]) for row in range(6)]
+    torch.testing.assert_close(together.image, torch.cat([recovery.image for recovery in alone]), atol=1e-4, rtol=0)
+    assert together.num_evaluations.tolist() == [int(recovery.num_evaluations) for recovery in alone]
 
 
 def test_map_chunks_halves_when_memory_runs_out_and_covers_everything_once():
@@ -450,15 +461,18 @@ def test_degenerate_masks_lose_on_their_own_score(wrong):
     assert (right.score < other.score / 100).all()
 
 
-@pytest.mark.parametrize("budget", [5, 40, 150])
-def test_evaluations_are_bounded_and_counted(budget):
+@pytest.mark.parametrize("budget", [5, 40, 150, 400])
+@pytest.mark.parametrize("fill", [0.0, "noise"])
+def test_evaluations_are_bounded_and_counted(budget, fill):
     stored, rows = smooth_images(4), []
 
     def autoencoder(images):
         rows.append(len(images))
         return associative(stored)(images)
 
-    strangers, _ = hide(smooth_images(5, seed=20))
+    strangers, mask = hide(smooth_images(5, seed=20))
+    if fill == "noise":
+        strangers = strangers + (1 - mask) * uniform(strangers.shape)
     recovery = BlindRecovery(max_evaluations=budget, certification=None)(autoencoder, strangers)
     assert recovery.num_evaluations.sum() == sum(rows)
     assert (recovery.num_evaluations <= budget).all()
@@ -516,6 +530,14 @@ def test_certificates_are_for_stored_images_only():
     controls = BlindRecovery(certification=None)(associative(stored), hide(smooth_images(120, seed=21))[0])
     assert certify(recovery, calibrate(controls.score)).certified.tolist() == [True] * 20 + [False] * 20
     assert not certify(recovery, calibrate(controls.score[:50])).certified.any()
+
+
+def test_a_certificate_takes_more_where_the_autoencoder_may_be_copying():
+    score = torch.tensor([0.02, 0.02, 0.0005, 0.02, 0.2])
+    error = torch.tensor([0.001, 0.001, 0.001, 0.01, 0.001])
+    gain = torch.tensor([0.1, 0.9, 0.9, 0.1, 0.1])
+    calibration = calibrate([0.1] * 99)
+    assert is_certified(score, error, gain, calibration).tolist() == [True, False, True, False, False]
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.98])

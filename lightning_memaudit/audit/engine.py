@@ -164,8 +164,8 @@ def run_audit(
         joined = join([measurement for _, _, measurement in parts])
         cells += joined.cells
         recoveries |= joined.recoveries
-    certify_from_controls(cells, plan)
-    rows = audit_rows(cells, occasion, train_loss, threshold_db)
+    calibrations = certify_from_controls(cells, plan)
+    rows = audit_rows(cells, occasion, train_loss, threshold_db, calibrations)
     numbers = headline(rows, cells, primary_method(list(plan.methods)))
     return AuditReport(rows, cells, {**numbers, "train_loss": train_loss}, recoveries, occasion, threshold_db)
 

@@ -228,10 +228,12 @@ def search(
         round_ = tuning.rounds[min(number, len(tuning.rounds) - 1)]
         current = problem.select(active)
         masks = masking(current, len(round_.penalties))
-        attempts = len(masks.mask) // max(1, len(active)) * len(round_.penalties)
-        begin = round_.start != "interpolated"  # one evaluation, shared by all attempts
+        hypotheses = len(masks.mask) // len(active)
+        attempts = hypotheses * len(round_.penalties)
+        # Evaluations that make the starts, shared by the penalties.
+        begin = {"interpolated": 0, "autoencoder": 1, "random": hypotheses}[round_.start]
         refinements = tuning.refinements
-        iterations = min(round_.num_iterations, (max_evaluations - used - begin) // max(1, attempts) - refinements)
+        iterations = min(round_.num_iterations, (max_evaluations - used - begin) // attempts - refinements)
         if iterations < 1:
             break
         candidate = _attempt(autoencoder, current, masks, round_, iterations, number, tuning)
@@ -275,10 +277,9 @@ def _attempt(
         start = interpolate(problem.observed.repeat(hypotheses, 1, 1, 1), masks.mask)
         if round_.start == "random":
             generator = torch.Generator(observed.device).manual_seed(seed)
-            filling = torch.rand(
-                problem.observed.shape, generator=generator, dtype=observed.dtype, device=observed.device
-            )
-            start = autoencoder(torch.lerp(filling.repeat(hypotheses, 1, 1, 1), start, masks.mask))
+            # The same for every image: what is found for one must not depend on the others in its batch.
+            filling = torch.rand(start.shape[1:], generator=generator, dtype=start.dtype, device=start.device)
+            start = autoencoder(torch.lerp(filling.expand_as(start), start, masks.mask.expand_as(start)))
         start = start.repeat(len(round_.penalties), 1, 1, 1)
     work = Workspace(autoencoder, observed, start, penalty)
     work.set_mask(mask)
