@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -187,7 +188,7 @@ class MemorizationAuditCallback(Callback):
         self.last_report: AuditReport | None = None
         self._num_audits = 0
         self._last_step: int | None = None
-        self._pending: dict[str, Any] | None = None
+        self._num_epochs: int | None = None
         self._headline: dict[str, float] = {}
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
@@ -242,13 +243,15 @@ class MemorizationAuditCallback(Callback):
             check_monitors(trainer, names, self.schedule, self.name)
         with preserved_random_state(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
             self._inspect(trainer, pl_module)
-        pending, self._pending = self._pending, None
-        if pending is not None and pending["step"] == trainer.global_step:
-            self._audit(trainer, pl_module, pending["trigger"], pending["epoch"])
         trigger = self.schedule.due_at_start()
         if trigger is not None and trainer.global_step == 0 and self._num_audits == 0:
             self._audit(trainer, pl_module, trigger, 0)
-        self._log_headline(pl_module)
+        self._show_monitors(trainer)
+        if self._num_epochs is None:
+            self._num_epochs = trainer.current_epoch
+        elif trainer.current_epoch > self._num_epochs:
+            # Resumed from a checkpoint after the last batch of an epoch, but before its end.
+            self._end_epoch(trainer, pl_module, trainer.current_epoch)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -265,20 +268,13 @@ class MemorizationAuditCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit if one is due, and log its rates for monitors."""
-        num_epochs = trainer.current_epoch + 1  # Lightning counts it as done only after this hook
-        before = self.schedule.state_dict()
-        trigger = self.schedule.due(num_epochs, self._epoch_loss())
-        if trigger is None:
-            return
-        if not self._audit(trainer, pl_module, trigger, num_epochs):
-            self.schedule.load_state_dict(before)
-        self._log_headline(pl_module)
+        self._end_epoch(trainer, pl_module, trainer.current_epoch + 1)  # counted as done only after this hook
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit at the end of fit, unless these very weights were audited; write the report."""
         if self.schedule.at_fit_end and self._last_step != trainer.global_step:
             self._audit(trainer, pl_module, "fit_end", trainer.current_epoch)
-        if self._num_audits:
+        if self._num_audits and self._folder is not None:
             self._finish(trainer, pl_module)
 
     def audit_once(self, trainer: Trainer, pl_module: LightningModule, epoch: int | None, step: int | None) -> None:
@@ -301,6 +297,24 @@ class MemorizationAuditCallback(Callback):
         self._processes.share(lambda: self._publish(trainer, report))
         self._finish(trainer, pl_module)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make up for an audit that a finished training lacks, when resuming it finds nothing left to train."""
+        if self._num_epochs is None or self._groups or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if trainer.current_epoch == self._num_epochs and not self._lacks_last_audit(trainer):
+            return
+        self.on_train_start(trainer, pl_module)
+        if self._lacks_last_audit(trainer):
+            self.on_train_end(trainer, pl_module)
+
+    def _lacks_last_audit(self, trainer: Trainer) -> bool:
+        """Whether the audit at the end of fit is in neither the state nor the folder."""
+        if not self.schedule.at_fit_end or self._last_step == trainer.global_step:
+            return False
+        last = (self._num_audits, trainer.global_step)
+        done = self._folder is not None and last in self._folder.audited()
+        return not self._processes.any(done)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give back what was taken for this run only."""
         self._processes.disconnect()
@@ -312,7 +326,7 @@ class MemorizationAuditCallback(Callback):
         return {
             "num_audits": self._num_audits,
             "last_step": self._last_step,
-            "pending": self._pending,
+            "num_epochs": self._num_epochs,
             "headline": dict(self._headline),
             "loss_sum": float(self._loss_sum),
             "loss_count": self._loss_count,
@@ -323,22 +337,30 @@ class MemorizationAuditCallback(Callback):
         """Restore :meth:`state_dict`."""
         self._num_audits = state_dict["num_audits"]
         self._last_step = state_dict["last_step"]
-        self._pending = state_dict["pending"]
+        self._num_epochs = state_dict["num_epochs"]
         self._headline = dict(state_dict["headline"])
         self._loss_sum, self._loss_count = state_dict["loss_sum"], state_dict["loss_count"]
         self.schedule.load_state_dict(state_dict["schedule"])
 
     # The audit
 
+    def _end_epoch(self, trainer: Trainer, pl_module: LightningModule, num_epochs: int) -> None:
+        before = self.state_dict()
+        trigger = self.schedule.due(num_epochs, self._epoch_loss())
+        if trigger is None or self._audit(trainer, pl_module, trigger, num_epochs):
+            self._num_epochs = num_epochs
+        else:
+            self.load_state_dict(before)
+
     def _audit(self, trainer: Trainer, pl_module: LightningModule, trigger: str, num_epochs: int) -> bool:
         """Run one audit; False when the run was asked to end meanwhile. A failure warns or raises, see ``on_error``."""
-        weights = weights_sha256(trainer, pl_module) if trainer.is_global_zero else None
-        occasion = Occasion(self._num_audits, trigger, num_epochs, trainer.global_step, now(), weights)
-        self._pending = {"trigger": trigger, "epoch": num_epochs, "step": trainer.global_step}
+        occasion = Occasion(self._num_audits, trigger, num_epochs, trainer.global_step, now())
         try:
             with preserved_random_state():
-                report = self._measure(trainer, pl_module, occasion)
+                weights = weights_sha256(trainer, pl_module) if trainer.is_global_zero else None
+                report = self._measure(trainer, pl_module, replace(occasion, weights_sha256=weights))
                 self.last_report, self._headline = report, report.headline
+                self._show_monitors(trainer)
                 self._processes.share(lambda: self._publish(trainer, report))
         except ProcessesLost:
             raise
@@ -354,7 +376,6 @@ class MemorizationAuditCallback(Callback):
                 f"memorization audit {occasion.audit} ({trigger}) failed, the training goes on: "
                 f"{type(error).__name__}: {error}"
             )
-        self._pending = None
         self._last_step = trainer.global_step
         self._num_audits += 1
         return True
@@ -426,18 +447,24 @@ class MemorizationAuditCallback(Callback):
                     raise
                 rank_zero_warn(f"{type(logger).__name__} did not take the audit: {type(error).__name__}: {error}")
 
-    def _log_headline(self, pl_module: LightningModule) -> None:
-        """For monitors; Lightning keeps the values until the next audit, so that epochs between them cost nothing."""
-        for name, value in self._headline.items():
-            pl_module.log(f"{self.name}/{name}", value, on_step=False, on_epoch=True, logger=False, batch_size=1)
+    def _show_monitors(self, trainer: Trainer) -> None:
+        """Put the newest numbers where monitors look.
+
+        Lightning keeps them there until the next fit, so that epochs between audits cost nothing. (What ``self.log``
+        gets is forgotten at the start of the first epoch, and forbidden at the end of fit.)
+        """
+        trainer.callback_metrics.update(
+            {f"{self.name}/{name}": torch.tensor(value) for name, value in self._headline.items()}
+        )
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure what was asked for beyond the audit, then write the report."""
+        """Measure what was asked for beyond the audit, then write the report on the first process."""
         try:
             with preserved_random_state():
                 self._measure_extras(trainer, pl_module)
-                if trainer.is_global_zero and self._folder is not None:
-                    self._write_report(self._folder)
+                self._processes.share(lambda: self._write_report(trainer))
+        except ProcessesLost:
+            raise
         except Exception as error:
             if self.on_error == "raise":
                 raise
@@ -450,13 +477,14 @@ class MemorizationAuditCallback(Callback):
             if trainer.is_global_zero and self._folder is not None:
                 write_extra(self._folder.path / extra.file, extra.settings, parts)
 
-    def _write_report(self, folder: RunFolder) -> None:
+    def _write_report(self, trainer: Trainer) -> None:
+        if not trainer.is_global_zero or self._folder is None:
+            return
+        from lightning_memaudit.report.terminal import print_verdict
         from lightning_memaudit.report.write import write_report
 
-        report = write_report(folder, figures=self.figures)
+        report = write_report(self._folder, figures=self.figures)
         if self.print_table:
-            from lightning_memaudit.report.terminal import print_verdict
-
             print_verdict(report.document)
 
     # Before the first step
@@ -473,7 +501,7 @@ class MemorizationAuditCallback(Callback):
             members, trained = train_dataset(trainer)
         controls = self.controls
         if controls is None and trainer.state.fn == TrainerFn.FITTING:
-            controls = validation_dataset(trainer, pl_module)
+            controls = validation_dataset(trainer)
         available = {"members": (members, trained, self.num_members)}
         if controls is not None:
             available["controls"] = (controls, list(range(len(controls))), self.num_controls)  # type: ignore[arg-type]

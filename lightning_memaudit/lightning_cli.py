@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_memaudit.callback import MemorizationAuditCallback
@@ -69,13 +67,12 @@ def parse(
         subclass_mode_data=True,
         parser_class=OneLineParser,
         parser_kwargs={"prog": PROGRAM},
-        save_config_callback=LoggedConfig,
         # A run into the same folder replaces its config, as it does its results.
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         args=list(arguments),
         run=run,
-        **settings,
+        **({"save_config_callback": LoggedConfig} | settings),
     )
 
 
@@ -102,5 +99,5 @@ def say_where(cli: AuditCLI) -> None:
     """Print where the results are."""
     callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it without declaring it
     audit = next(one for one in callbacks if isinstance(one, MemorizationAuditCallback))
-    results = Path(audit.dirpath or Path(cli.trainer.default_root_dir) / "memaudit")
+    results = Path(audit.dirpath or Path(cli.trainer.default_root_dir) / audit.name)
     print(f"results: {results}")

@@ -3,15 +3,18 @@
 import inspect
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import torch
+from jsonargparse.typing import register_type
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from lightning_memaudit.cli import UsageError, did_you_mean
+from lightning_memaudit.recovery.search import Round
 from lightning_memaudit.training import data, datasets, module, networks
 
 KEY = re.compile(r'^(\s*)(?:- )?Parser key "([^"]+)":')
@@ -27,6 +30,14 @@ TYPE_NAMES = {
     "collections.abc.Sequence": "a list, such as [a, b]",
     "collections.abc.Mapping": "a mapping, such as {a: b}",
 }
+
+
+def _round_of(given: Any) -> Round:
+    return Round(tuple(given["penalties"]), given["start"], given["num_iterations"])
+
+
+# Within a tuple, which is what it is a default of, jsonargparse writes no dataclass: a saved config could not be read.
+register_type(Round, lambda one: asdict(one) | {"penalties": list(one.penalties)}, _round_of)
 
 
 class OneLineParser(LightningArgumentParser):

@@ -59,6 +59,12 @@ def run_report(arguments: Sequence[str]) -> int:
         path = options.output or Path("memaudit-report.html")
         write_html(folders, [report.document for report in written], path, pictures=not options.no_pictures)
         print(path)
+        if len(folders) > 1 and not options.no_figures:
+            from lightning_memaudit.report.paper_figures import fraction_figure, save_figure
+
+            figure = fraction_figure(folders)
+            if figure is not None:
+                print(save_figure(figure, path.with_name(f"{path.stem}-missing-fraction.png")))
     return DONE
 
 

@@ -16,7 +16,6 @@ from torch.utils.data.distributed import DistributedSampler
 import lightning_memaudit
 from lightning_memaudit.audit.engine import now
 from lightning_memaudit.audit.fingerprints import tensors_sha256
-from lightning_memaudit.audit.isolation import preserved_random_state
 from lightning_memaudit.audit.measure import Group
 from lightning_memaudit.audit.schedule import Schedule
 from lightning_memaudit.duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
@@ -32,11 +31,11 @@ def train_dataset(trainer: Trainer) -> tuple[Dataset[Any], list[int]]:
     return dataset_of(loader, "members"), trained_indices(loader, trainer.num_training_batches)
 
 
-def validation_dataset(trainer: Trainer, pl_module: LightningModule) -> Dataset[Any] | None:
+def validation_dataset(trainer: Trainer) -> Dataset[Any] | None:
     """The data set of the (first) validation dataloader; None when the run has none.
 
     Lightning asks for these loaders when validation first runs, perhaps many epochs from now. Asking in its place would
-    change when their hook draws random numbers; so they are asked for once more, under preserved random states.
+    change when their hook draws random numbers. So they are asked for once more; the caller preserves random states.
 
     Raises:
         ValueError: There is no data set that can be indexed.
@@ -46,8 +45,7 @@ def validation_dataset(trainer: Trainer, pl_module: LightningModule) -> Dataset[
         source = trainer.fit_loop.epoch_loop.val_loop._data_source
         if source.instance is None or not source.is_defined():
             return None
-        with preserved_random_state(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
-            loaders = source.dataloader()
+        loaders = source.dataloader()
     if not loaders:
         return None
     return dataset_of(first_loader(loaders, "controls"), "controls")

@@ -105,10 +105,10 @@ def test_the_ablation_goes_from_the_papers_method_to_the_default(tmp_path, capsy
     options = ["--num_members=3", "--train_losses=[1e-2]", "--patterns=[random-0.5]", "--num_layers=3"]
     assert main(["bench", "ablation", *options]) == 0
     rows = {row["method"]: row for row in json.loads((tmp_path / "bench-ablation.json").read_text())["rows"]}
-    assert next(iter(rows)) == "paper's method"
-    assert rows["+ four penalties"]["evaluations_per_image"] > rows["+ rounds: the default"]["evaluations_per_image"]
+    assert next(iter(rows)) == "paper_blind"
+    assert rows["+four_penalties"]["evaluations_per_image"] > rows["+rounds_the_default"]["evaluations_per_image"]
     assert all(row["train_loss"] < 1e-2 for row in rows.values())
-    assert rows["paper's method"]["num_certified"] is None
+    assert rows["paper_blind"]["num_certified"] is None
     assert "Recovery rate of training images" in capsys.readouterr().out
 
 

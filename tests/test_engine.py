@@ -91,6 +91,24 @@ def test_rows_count_what_was_recovered(members, controls):
     assert [image["recovered"] for image in report.images if image["group"] == "members"] == [True] * 3 + [False] * 3
 
 
+@pytest.mark.parametrize("num_controls", [5, 99])
+def test_rows_say_what_a_certificate_claims_or_why_there_is_none(members, num_controls):
+    controls = torch.rand(num_controls, 1, 12, 12) * 0.8 + 0.1
+    report = audit(remembers(members), members, controls, ["random-0.5"], ["blind", "biharmonic"])
+    rows = {(row["group"], row["method"]): row for row in report.rows}
+    assert rows["members", "biharmonic"]["certification"] is None
+    certification = rows["members", "blind"]["certification"]
+    assert certification["num_control_scores"] == num_controls
+    if num_controls == 5:
+        assert certification["threshold"] is None
+        assert "it takes 99" in certification["reason"]
+    else:
+        assert certification["false_rate"] == pytest.approx(0.01)
+        assert certification["false_rate_high"] == pytest.approx(0.0366, abs=1e-3)  # Clopper-Pearson, 0 of 99
+        assert rows["members", "blind"]["num_certified"] == 6
+        assert rows["controls", "blind"]["num_certified"] == 0
+
+
 def test_members_and_controls_get_the_same_masks(members, controls):
     masks = {}
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,17 @@ ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 SNIPPETS = [text for language, text in BLOCKS if language == "python"]
 COMMANDS = [
-    line
+    line.partition("  #")[0].strip()
     for language, text in BLOCKS
     if language == "bash"
     for line in text.splitlines()
     if line.startswith("python -m lightning_memaudit ")
 ]
-SHORT = ["--trainer.max_epochs=2", "--memaudit.methods=[paper_blind]", "--memaudit.at_train_loss=[]"]
+SHORT = {
+    "fit": ["--trainer.max_epochs=2", "--memaudit.methods=[paper_blind]", "--memaudit.at_train_loss=[]"],
+    "audit": ["--memaudit.methods=[paper_blind]"],
+}
+"""Options that make a command quick."""
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
@@ -26,11 +31,19 @@ def test_snippet_runs(snippet):
     exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command_runs(command, tmp_path):
+def test_commands_run_one_after_the_other(tmp_path, capsys):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    arguments = shlex.split(command)[3:]
-    assert main(arguments + (SHORT if arguments[0] == "fit" else [])) == 0
+    for command in COMMANDS:
+        arguments = shlex.split(command)[3:]
+        if "configs/ddp.yaml" in arguments:
+            arguments += ["--trainer.accelerator=cpu", "--trainer.devices=1"]
+        if arguments[0] == "dashboard" and "--dry_run" not in arguments:
+            continue  # saves on a server
+        if "runs/a" in arguments:
+            for name in ("runs/a", "runs/b"):
+                shutil.copytree("runs/quickstart", name)
+        assert main(arguments + SHORT.get(arguments[0], [])) == 0, command
+        capsys.readouterr()
 
 
 def test_there_is_something_to_run():

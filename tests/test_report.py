@@ -326,6 +326,28 @@ def test_page_says_the_verdict(finished, comparison):
     assert "3 runs compared" in compared
 
 
+def test_extra_measurements_are_shown(run, capsys):
+    rows = [
+        {"group": g, "image": i, "position": i, "largest_missing": i / 24}
+        for g in ("members", "controls")
+        for i in range(24)
+    ]
+    (run.path / "largest_missing.json").write_text(json.dumps({"method": "blind", "images": rows}))
+    jacobian = {"asymmetry": 0.25, "spectral_norm": 1.5, "proximal": False}
+    rows = [{"group": "members", "image": 0, "position": 0, **jacobian}]
+    (run.path / "proximal.json").write_text(json.dumps({"num_steps": 4, "images": rows}))
+    assert main(["report", str(run.path), "--no_figures"]) == 0
+    text = (run.path / "report.html").read_text()
+    assert "half of the members still come back with 50% missing" in text
+    assert "Members: median 48% missing, from 0% to 96%." in text
+    assert "members: asymmetry</th><td>0.25</td>" in text
+    assert "So it is at 0 of 1 images." in text
+    assert is_true(verify(run))
+    (run.path / "proximal.json").write_text("[]")
+    assert main(["report", str(run.path), "--no_figures"]) == 2
+    assert "proximal.json cannot be read" in capsys.readouterr().err
+
+
 def test_what_runs_differ_in(tmp_path):
     folders = []
     for name, activation in (("one", "ReLU"), ("two", "ELU")):

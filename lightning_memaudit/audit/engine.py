@@ -25,7 +25,7 @@ from lightning_memaudit.audit.measure import (
     measure,
 )
 from lightning_memaudit.audit.methods import Methods, primary_method, resolve_methods
-from lightning_memaudit.audit.processes import Processes
+from lightning_memaudit.audit.processes import AuditStopped, Processes
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.audit.summary import Occasion, Row, audit_rows, headline, image_rows
 from lightning_memaudit.recovery import Autoencoder
@@ -164,8 +164,8 @@ def run_audit(
         joined = join([measurement for _, _, measurement in parts])
         cells += joined.cells
         recoveries |= joined.recoveries
-    certify_from_controls(cells, plan)
-    rows = audit_rows(cells, occasion, train_loss, threshold_db)
+    calibrations = certify_from_controls(cells, plan)
+    rows = audit_rows(cells, occasion, train_loss, threshold_db, calibrations)
     numbers = headline(rows, cells, primary_method(list(plan.methods)))
     return AuditReport(rows, cells, {**numbers, "train_loss": train_loss}, recoveries, occasion, threshold_db)
 
@@ -212,7 +212,16 @@ def check_group(group: Group, autoencoder: Autoencoder, num_images: int = 2) -> 
         raise ValueError(f"{group.name} holds no images: pass at least one")
     images = group.images[slice(0, num_images)]
     check_values(group.name, images)
-    output = autoencoder(images)
+    try:
+        output = autoencoder(images)
+    except (AuditStopped, ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"the autoencoder fails on {group.name} of shape {tuple(images.shape)} ({reason}): pass reconstruct=<a "
+            "method, or a function (module, images)>, or flatten=True if it takes flat images"
+        ) from error
     if not isinstance(output, Tensor):
         raise ValueError(
             f"the autoencoder returned {type(output).__name__} for images: pass output=<index, key or attribute> "

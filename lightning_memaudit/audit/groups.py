@@ -114,7 +114,15 @@ class DatasetImages:
         return images if self.normalization.is_identity else self.normalization.undo(images)
 
     def _image(self, index: int) -> Tensor:
-        image = read_image(self.dataset[index], self.image_key)
+        try:
+            item = self.dataset[index]
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"item {index} of {type(self.dataset).__name__} cannot be read ({reason}): mend the data set, or pass "
+                "members or controls that can be read by index"
+            ) from error
+        image = read_image(item, self.image_key)
         if not image.is_floating_point():
             raise ValueError(
                 f"item {index} of the data set is {image.dtype}: give floating-point images as the model sees them"

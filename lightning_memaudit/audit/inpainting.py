@@ -11,7 +11,6 @@ from torch import Tensor
 from lightning_memaudit.recovery import Autoencoder, Recovery
 from lightning_memaudit.recovery.checks import check_images, check_mask
 
-
 Image = NDArray[np.float64]
 Missing = NDArray[np.bool_]
 

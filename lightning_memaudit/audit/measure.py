@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from lightning_memaudit.audit.degradations import Degradation, Degraded
 from lightning_memaudit.audit.methods import Method, claims, estimates_mask, needs_mask, uses_autoencoder
 from lightning_memaudit.audit.metrics import hidden_psnr, mask_accuracy, psnr, ssim
 from lightning_memaudit.audit.processes import AuditStopped
-from lightning_memaudit.recovery import Autoencoder, Recovery
+from lightning_memaudit.recovery import Autoencoder, Recovery, Trace
 from lightning_memaudit.recovery.checks import check_images
 
 Columns = dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]
@@ -205,6 +205,8 @@ def measure(
                 if len(keep) and recovery is not None:
                     _save(saved, f"{prefix}/{name}/image", _numpy(recovery.image)[keep])
                     _save(saved, f"{prefix}/{name}/mask", _numpy(recovery.mask)[keep])
+                    if recovery.trace is not None:
+                        _save_trace(saved, f"{prefix}/{name}", recovery.trace, getattr(method, "record_at", ()), keep)
                 if progress is not None:
                     progress(f"{group.name} · {pattern.name} · {name}", len(images))
     return Measurement(
@@ -291,6 +293,17 @@ def _finite(images: Tensor) -> Tensor:
 
 def _save(saved: dict[str, list[Columns]], key: str, array: object) -> None:
     saved.setdefault(key, []).append(array)  # type: ignore[arg-type]
+
+
+def _save_trace(
+    saved: dict[str, list[Columns]], prefix: str, trace: Trace, record_at: Sequence[int], keep: "np.ndarray[Any, Any]"
+) -> None:
+    """Keep what was recorded, image by image; where all had converged before, their last state stands for the rest."""
+    wanted = sorted(set(record_at) | {trace.iterations[0]})
+    steps = [max(row for row, step in enumerate(trace.iterations) if step <= asked) for asked in wanted]
+    _save(saved, f"{prefix}/trace_iterations", np.tile(np.asarray(wanted, dtype=np.int64), (len(keep), 1)))
+    for name, values in (("trace_image", trace.image), ("trace_mask", trace.mask)):
+        _save(saved, f"{prefix}/{name}", _numpy(values[steps].transpose(0, 1))[keep])
 
 
 def _numpy(tensor: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":

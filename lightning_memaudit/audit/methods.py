@@ -1,6 +1,7 @@
 """The recovery methods by name, and what the audit must know about each."""
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from lightning_memaudit.audit.names import INPAINTER, primary_method
@@ -61,6 +62,10 @@ def resolve_methods(methods: Methods) -> dict[str, Method]:
     named = dict(methods) if isinstance(methods, Mapping) else {name: name for name in methods}
     if not named:
         raise ValueError(f"methods={methods!r}: name at least one of {', '.join(METHODS)}")
+    for name in named:
+        # Names become parts of metrics, arrays and pages.
+        if not re.fullmatch(r"[A-Za-z0-9_.+-]*[A-Za-z0-9_+-]", name):
+            raise ValueError(f"method name {name!r}: use letters, digits, '_', '-', '+' and '.' only")
     return {name: make_method(method) if isinstance(method, str) else method for name, method in named.items()}
 
 

@@ -98,7 +98,8 @@ class Processes:
         shares: dict[int, Result] = {}
         for process, (share, (part, message)) in enumerate(gathered):
             if message is not None:
-                raise RuntimeError(f"in process {process} of {len(gathered)}: {message}")
+                kind = AuditInterrupted if message.startswith(AuditInterrupted.__name__) else RuntimeError
+                raise kind(f"in process {process} of {len(gathered)}: {message}")
             shares.setdefault(share, part)
         return [shares[share] for share in sorted(shares)]
 

@@ -101,6 +101,12 @@ class RunFolder:
         complete = _complete(rows)
         return [row for row in rows if row["audit"] in complete]
 
+    def audited(self) -> set[tuple[int, int]]:
+        """Number and step of every complete audit; none when nothing was written yet."""
+        if not (self.path / AUDITS).is_file():
+            return set()
+        return {(row["audit"], row["step"]) for row in self.audits()}
+
     def images(self, audit: int | None = None) -> list[Row]:
         """Per-image rows of one complete audit, or of all; empty when there is no ``images.jsonl``.
 

@@ -1,6 +1,6 @@
 """From per-image measurements to the rows of the results files and the headline numbers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from lightning_memaudit.audit.intervals import auroc, clopper_pearson
 from lightning_memaudit.audit.measure import Cell
 from lightning_memaudit.audit.membership import combine_scores, drop_missing
 from lightning_memaudit.audit.methods import INPAINTER
+from lightning_memaudit.recovery import Calibration
 
 Row = dict[str, Any]
 THRESHOLDS_DB = (20.0, 25.0, 30.0, 35.0)
@@ -37,13 +38,38 @@ class Occasion:
     weights_sha256: str | None = None
 
 
-def audit_rows(cells: Sequence[Cell], occasion: Occasion, train_loss: float, threshold_db: float) -> list[Row]:
-    """One row per group, pattern and method: counts, rates with 95% Clopper-Pearson intervals, means."""
+def audit_rows(
+    cells: Sequence[Cell],
+    occasion: Occasion,
+    train_loss: float,
+    threshold_db: float,
+    calibrations: Mapping[str, Calibration] | None = None,
+) -> list[Row]:
+    """One row per group, pattern and method: counts, rates with 95% Clopper-Pearson intervals, means.
+
+    Rows of a method that claims also say how often such a claim is false, or why none was made: ``certification``.
+    """
     inpainted = {(cell.group, cell.pattern): cell for cell in cells if cell.method == INPAINTER}
+    certification = {name: _certification(calibration) for name, calibration in (calibrations or {}).items()}
     return [
-        _audit_row(cell, inpainted.get((cell.group, cell.pattern)), occasion, train_loss, threshold_db)
+        {
+            **_audit_row(cell, inpainted.get((cell.group, cell.pattern)), occasion, train_loss, threshold_db),
+            "certification": certification.get(cell.method),
+        }
         for cell in cells
     ]
+
+
+def _certification(calibration: Calibration) -> Row:
+    low, high = calibration.interval
+    return {
+        "threshold": calibration.threshold,
+        "reason": calibration.reason,
+        "num_control_scores": calibration.num_controls,
+        "false_rate": calibration.false_rate,
+        "false_rate_low": low,
+        "false_rate_high": high,
+    }
 
 
 def _audit_row(cell: Cell, inpainted: Cell | None, occasion: Occasion, train_loss: float, threshold_db: float) -> Row:

@@ -32,14 +32,14 @@ def steps() -> dict[str, Method]:
         return BlindRecovery(tuning=tuning, max_evaluations=budget)
 
     return {
-        "paper's method": BlindRecovery("least_squares", (0.1,)),
-        "+ posterior mask": BlindRecovery("auto", (0.1,)),
-        "+ four penalties": BlindRecovery("auto", PENALTIES),
-        "+ smooth start, exact data": rounds(once, budget=4 * 51 + 3, refinements=1),
-        "+ refinement": rounds(once, budget=4 * 56 + 3, refinements=6),
-        "+ rounds: the default": BlindRecovery(),
-        "known mask, self-tuned": KnownMaskRecovery(),
-        "white box": WhiteBoxRecovery(),
+        "paper_blind": BlindRecovery("least_squares", (0.1,)),
+        "+posterior_mask": BlindRecovery("auto", (0.1,)),
+        "+four_penalties": BlindRecovery("auto", PENALTIES),
+        "+smooth_start_exact_data": rounds(once, budget=4 * 51 + 3, refinements=1),
+        "+refinement": rounds(once, budget=4 * 56 + 3, refinements=6),
+        "+rounds_the_default": BlindRecovery(),
+        "known_mask_self_tuned": KnownMaskRecovery(),
+        "white_box": WhiteBoxRecovery(),
     }
 
 
@@ -158,7 +158,7 @@ def _table(rows: Sequence[Mapping[str, Any]], patterns: Sequence[str]) -> Table:
         counts = [row[name] for name in ("num_certified", "num_certified_unrecovered", "num_certified_controls")]
         table.add_row(
             f"{row['train_loss']:.1e}",
-            row["method"],
+            row["method"].replace("_", " "),
             *(f"{rate:.2f}" for rate in (*rates, float(np.mean(rates)))),
             f"{row['evaluations_per_image']:.0f}",
             *("-" if count is None else str(count) for count in counts),

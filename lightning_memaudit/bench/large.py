@@ -135,17 +135,20 @@ def _run(
     stop = EarlyStopping(
         "train/loss", stopping_threshold=train_loss, patience=10**9, check_on_train_epoch_end=True, verbose=False
     )
+    settings: dict[str, Any] = {
+        "precision": precision,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
     trainer = lightning.Trainer(
         max_epochs=-1,
         max_time=timedelta(seconds=seconds),
-        precision=precision,  # type: ignore[arg-type]
         callbacks=[stop],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
         check_val_every_n_epoch=10**6,
+        **settings,
     )
     began = time.perf_counter()
     trainer.fit(module, datamodule=data)
@@ -157,16 +160,7 @@ def _run(
     module.optimizer = lambda parameters: torch.optim.SGD(parameters, 0.0)
     audit.schedule.at_fit_end = True
     began = time.perf_counter()
-    auditor = lightning.Trainer(
-        max_steps=1,
-        precision=precision,  # type: ignore[arg-type]
-        callbacks=[audit],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    auditor = lightning.Trainer(max_steps=1, callbacks=[audit], **settings)
     auditor.fit(module, datamodule=data)
     audited = time.perf_counter() - began
     report = audit.last_report

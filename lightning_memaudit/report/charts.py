@@ -153,6 +153,30 @@ def fraction_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
     return to_svg(figure, prefix, f"Share of images that come back against missing pixels. {'; '.join(words)}.")
 
 
+def survival_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
+    """Share of images that still come back, against the missing fraction; None where that was not measured."""
+    measured = document["largest_missing"]
+    if measured is None:
+        return None
+    words = []
+    with figure_style():
+        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+        panel = figure.subplots()
+        for group, color, dashes in (("members", MEMBERS, "-"), ("controls", CONTROLS, (0, (4, 2)))):
+            largest = sorted(row["largest_missing"] for row in measured["images"] if row["group"] == group)
+            if not largest:
+                continue
+            left = [1 - index / len(largest) for index in range(len(largest))]
+            panel.step([0, *largest, 1], [1, *left, 0], where="pre", color=color, linestyle=dashes, label=group)
+            half = largest[len(largest) // 2]
+            words.append(f"half of the {group} still come back with {half:.0%} missing")
+        panel.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="randomly missing pixels", ylabel="images that come back")
+        panel.xaxis.set_major_formatter(PercentFormatter(1))
+        panel.yaxis.set_major_formatter(PercentFormatter(1))
+        figure.legend(loc="outside lower center", ncols=2)
+    return to_svg(figure, prefix, f"Share of images that still come back as pixels go missing: {'; '.join(words)}.")
+
+
 def _fraction_panel(panel: Axes, points: Sequence[tuple[float, Row]]) -> None:
     across = [fraction for fraction, _ in points]
     for (group, what), color, marker in (

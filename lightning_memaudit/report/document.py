@@ -59,6 +59,8 @@ def build_document(folder: RunFolder) -> Document:
         "rates": [dict(row) for row in rows if row["audit"] == final.audit],
         "images": image_table(columns, final),
         "near_duplicates": duplicates,
+        "largest_missing": _read_extra(folder, "largest_missing.json"),
+        "proximal": _read_extra(folder, "proximal.json"),
         "setup": {
             key: run.get(key)
             for key in ("settings", "model", "image_shape", "members", "controls", "machine", "versions", "notes")
@@ -194,6 +196,23 @@ def _moment(judgement: Judgement, untrained: Judgement | None, duplicates: Any) 
         "difference": overall["difference"],
         "auroc": plain["membership"]["auroc"],
     }
+
+
+def _read_extra(folder: RunFolder, name: str) -> dict[str, Any] | None:
+    """A measurement beyond the audit's own, where it was asked for.
+
+    Raises:
+        ValueError: The file is not what the audit writes.
+    """
+    path = folder.path / name
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["images"][0]["group"]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove it, or run the audit again") from error
+    return dict(content)
 
 
 def _hashes(folder: RunFolder, run: Mapping[str, Any], final: Judgement) -> dict[str, Any]:

@@ -30,7 +30,9 @@ def write_figures(folder: RunFolder) -> list[Path]:
     Returns:
         The files, in the order in which one would look at them.
     """
-    return [recovery_against_loss(folder), *strips(folder)]
+    from lightning_memaudit.report.paper_figures import write_paper_figures
+
+    return [recovery_against_loss(folder), *strips(folder), *write_paper_figures(folder, folder.path / FIGURES)]
 
 
 def save(figure: Figure, folder: RunFolder, name: str) -> Path:

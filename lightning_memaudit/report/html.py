@@ -114,6 +114,10 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
         "loss_chart": charts.loss_chart(folder.audits(), judgement["method"], f"{prefix}-loss"),
         "image_chart": charts.image_chart(document, f"{prefix}-dots"),
         "fraction_chart": charts.fraction_chart(document, f"{prefix}-fraction"),
+        "survival_chart": charts.survival_chart(document, f"{prefix}-survival"),
+        "largest_missing": _summary(document["largest_missing"], ("largest_missing",)),
+        "proximal": _summary(document["proximal"], PROXIMAL),
+        "num_proximal": sum(bool(row.get("proximal")) for row in (document["proximal"] or {"images": []})["images"]),
         "roc_chart": charts.roc_chart(document, f"{prefix}-roc"),
         "rates": _rates(document),
         "strips": _strips(folder, document) if pictures else [],
@@ -126,6 +130,22 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
             if not str(key).startswith("_")
         },
     }
+
+
+PROXIMAL = ("asymmetry", "smallest_eigenvalue", "largest_eigenvalue", "spectral_norm", "spectral_radius")
+
+
+def _summary(extra: Mapping[str, Any] | None, names: Sequence[str]) -> list[dict[str, Any]]:
+    """For each group and number of an extra measurement: its least, median and largest value."""
+    rows = [] if extra is None else extra["images"]
+    summary = []
+    for group in dict.fromkeys(row["group"] for row in rows):
+        for name in names:
+            values = [float(row[name]) for row in rows if row["group"] == group and row.get(name) is not None]
+            if values:
+                numbers = {"low": min(values), "median": float(np.median(values)), "high": max(values)}
+                summary.append({"group": group, "name": name, "num": len(values), **numbers})
+    return summary
 
 
 def _rates(document: Document) -> list[dict[str, Any]]:

@@ -128,11 +128,27 @@ def _caption(rows: Sequence[Row]) -> str:
     text = f"members, controls: recovered, that is PSNR >= {rows[0]['threshold_db']:g} dB"
     if any(row.get("num_beyond_inpainting") is not None for row in rows):
         text += f"; beyond inp.: members recovered where {INPAINTER} inpainting of the same mask fails"
+    text += _certificates(rows)
     for name in ("diverged", "failed"):
         count = sum(row.get(f"num_{name}") or 0 for row in rows)
         if count:
             text += f"; {count} recoveries {name}"
     return text
+
+
+def _certificates(rows: Sequence[Row]) -> str:
+    """What a certificate claims, or why none was given."""
+    certification = next((row["certification"] for row in rows if row.get("certification")), None)
+    if certification is None:
+        return ""
+    if certification["threshold"] is None:
+        return f"; certified: {certification['reason']}"
+    return (
+        "; certified: claimed recovered (PSNR >= 25 dB) without the truth, falsely for at most "
+        f"{certification['false_rate']:.1%} of images not trained on (none of "
+        f"{certification['num_control_scores']} scores of controls, 95% CI up to "
+        f"{certification['false_rate_high']:.1%})"
+    )
 
 
 def _number(value: Any, form: str) -> str:

@@ -1,0 +1,194 @@
+"""The paper's experiment in small: recovery from FC-10, FC-20 and a U-Net as their training loss falls, in a table."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_memaudit.audit.degradations import parse_degradation
+from lightning_memaudit.audit.engine import audit
+from lightning_memaudit.audit.methods import Method, resolve_methods
+from lightning_memaudit.bench.timing import machine
+from lightning_memaudit.training.data import ImagesDataModule
+from lightning_memaudit.training.networks import FullyConnectedAutoencoder, UNetAutoencoder
+
+PATTERNS = ("random-0.5", "random-0.9", "block-0.25", "block-0.5")
+METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
+AUTOENCODERS = ("FC-10", "FC-20", "U-Net")
+Row = dict[str, Any]
+
+
+def paper(
+    data: str,
+    autoencoders: Sequence[str] = AUTOENCODERS,
+    num_members: int = 25,
+    num_controls: int = 25,
+    image_size: int | None = None,
+    train_losses: Sequence[float] = (1e-3, 1e-4, 1e-5),
+    patterns: Sequence[str] = PATTERNS,
+    methods: Sequence[str] = METHODS,
+    diffusion_model: str | None = None,
+    width: int = 256,
+    base_channels: int = 16,
+    activation: str = "PReLU",
+    max_steps: int = 20_000,
+    threshold_db: float = 30.0,
+    seed: int = 0,
+    device: str = "auto",
+    output: str = "bench-paper.json",
+) -> None:
+    """Train the paper's autoencoders and recover their images, at falling training losses, by every method.
+
+    Results are written after every loss. A run with the same output goes on where the last one stopped, with the
+    autoencoders that are not finished; the table at the end is of all that the file holds.
+
+    Args:
+        data: Images to train on: a folder, or an .npy or .npz file.
+        autoencoders: Which of FC-10, FC-20 and U-Net; the first two flatten the images.
+        num_members: Images to train on.
+        num_controls: Images that are not trained on.
+        image_size: Resize images to this side; null keeps them.
+        train_losses: Mean squared errors at which to recover.
+        patterns: Degradations by name.
+        methods: Methods by name.
+        diffusion_model: Folder or hub name of a diffusion model for ddnm, which then joins the methods.
+        width: Units of the hidden layers of FC-10 and FC-20.
+        base_channels: Channels of the U-Net at full resolution.
+        activation: Nonlinearity of all of them.
+        max_steps: Steps of Adam at most; the loss reached by then stands in for those that were not.
+        threshold_db: PSNR in dB at or above which an image counts as recovered.
+        seed: Seeds images, weights and masks.
+        device: Where to compute; auto takes a GPU when there is one.
+        output: JSON file with all rows.
+
+    Raises:
+        ValueError: A bad name or number; the message says which.
+    """
+    for name in autoencoders:
+        if name not in AUTOENCODERS:
+            raise ValueError(f"autoencoders: {name!r} is unknown; give any of {', '.join(AUTOENCODERS)}")
+    for pattern in patterns:
+        parse_degradation(pattern)
+    chosen: dict[str, str | Method] = {name: name for name in methods}
+    if diffusion_model is not None:
+        from lightning_memaudit.audit.ddnm import DDNM
+
+        chosen["ddnm"] = DDNM(diffusion_model)
+    resolved = resolve_methods(chosen)
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    module = ImagesDataModule(data, None, num_members, num_controls, image_size, seed=seed)
+    module.setup()
+    members = module.train_dataset.__getitems__(range(num_members)).to(place)
+    controls = module.control_dataset.__getitems__(range(num_controls)).to(place)
+    file = Path(output)
+    rows: list[Row] = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    for name in autoencoders:
+        torch.manual_seed(seed)
+        network = _make(name, members.shape[1:], width, base_channels, activation).to(place)
+        done = {row["target_loss"] for row in rows if row["autoencoder"] == name}
+        wanted = [loss for loss in train_losses if loss not in done]
+        for state in train_until(network, members, wanted, max_steps):
+            began = time.perf_counter()
+            report = audit(network.eval(), members, controls, patterns, resolved, threshold_db, seed, save_recoveries=0)
+            place_in_table = {
+                "autoencoder": name,
+                "target_loss": state.target,
+                "steps": state.steps,
+                "train_seconds": state.seconds,
+                "data": Path(data).name,
+                "image_shape": list(members.shape[1:]),
+                "audit_seconds": time.perf_counter() - began,
+                **machine(place),
+            }
+            rows += [row | place_in_table for row in report.rows]
+            file.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+            print(f"{name}: loss {state.loss:.1e} after {state.steps} steps, {state.seconds:.0f} s", flush=True)
+    print(markdown(rows))
+
+
+def _make(name: str, shape: Sequence[int], width: int, base_channels: int, activation: str) -> nn.Module:
+    if name == "U-Net":
+        return UNetAutoencoder(shape[0], base_channels, activation=activation)
+    return FullyConnectedAutoencoder(tuple(shape), int(name.removeprefix("FC-")), width, activation)
+
+
+class Trained(NamedTuple):
+    """How far the training has come: the loss that was asked for, the one reached, steps and seconds of training."""
+
+    target: float
+    loss: float
+    steps: int
+    seconds: float
+
+
+def train_until(network: nn.Module, images: Tensor, losses: Sequence[float], max_steps: int) -> Iterator[Trained]:
+    """Train on all images at once; stop at the first step whose loss is below each level, and once more at the end.
+
+    The learning rate of Adam starts at 1e-3 and falls with the loss, as the square root of it below 1e-3: at a constant
+    one the loss of deep networks jumps about, and never stays low.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    levels = sorted(losses, reverse=True)
+    smooth, seconds = 1.0, 0.0
+    for step in range(max_steps + 1):
+        began = time.perf_counter()
+        network.train()
+        optimizer.zero_grad()
+        loss = functional.mse_loss(network(images), images)
+        value = loss.item()
+        seconds += time.perf_counter() - began
+        while levels and (value < levels[0] or step == max_steps):
+            yield Trained(levels.pop(0), value, step, seconds)
+        if not levels or step == max_steps:
+            return
+        began = time.perf_counter()
+        network.train()
+        smooth = value if step == 0 else 0.95 * smooth + 0.05 * value
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * min(1.0, (smooth / 1e-3) ** 0.5)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        seconds += time.perf_counter() - began
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of all rows: recovered members of all, the rate's 95% interval, then recovered controls of all."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    cells = {(row["autoencoder"], row["target_loss"], row["pattern"], row["method"], row["group"]): row for row in rows}
+    lines = [
+        "| autoencoder | train MSE | own PSNR | mask | "
+        + " | ".join(method.replace("_", " ") for method in methods)
+        + " |",
+        "|" + "---|" * (4 + len(methods)),
+    ]
+    for name, target, pattern in dict.fromkeys(
+        (row["autoencoder"], row["target_loss"], row["pattern"]) for row in rows
+    ):
+        found = [cells.get((name, target, pattern, method, "members")) for method in methods]
+        first = next(cell for cell in found if cell is not None)
+        head = [name, f"{first['train_loss']:.1e}", f"{first['reconstruction_psnr_mean']:.0f} dB", pattern]
+        parts = [
+            "-"
+            if cell is None
+            else f"{cell['recovery_rate']:.2f} ({cell['ci_low']:.2f}-{cell['ci_high']:.2f}), "
+            + _controls(cells.get((name, target, pattern, method, "controls")))
+            for method, cell in zip(methods, found, strict=True)
+        ]
+        lines.append("| " + " | ".join([*head, *parts]) + " |")
+    first = rows[0] if rows else {"threshold_db": 30.0, "num_images": 0, "device": "", "threads": 0}
+    lines += [
+        "",
+        f"Share of {first['num_images']} training images recovered (PSNR ≥ {first['threshold_db']:g} dB) with its "
+        "exact 95% interval, then how many images were recovered that were not trained on. "
+        f"On {first['device']}, {first['threads']} threads.",
+    ]
+    return "\n".join(lines)
+
+
+def _controls(cell: Mapping[str, Any] | None) -> str:
+    return "" if cell is None else f"{cell['num_recovered']}/{cell['num_images']}"

@@ -1,0 +1,243 @@
+"""The paper's figures (arXiv 2310.02897): recoveries and masks along the iterations, rates against missing pixels."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from lightning_memaudit.audit.results import RunFolder
+from lightning_memaudit.report.document import missing_fraction, run_name
+from lightning_memaudit.report.selection import displayed
+from lightning_memaudit.report.style import NOT_RECOVERED, RECOVERED, figure_style, method_label, method_style
+
+PLAIN = "autoencoder_iterations"
+PROPOSED = ("blind", "paper_blind")
+Row = dict[str, Any]
+Arrays = "Mapping[str, np.ndarray[Any, Any]]"
+
+
+# Along the iterations
+
+
+def iteration_figures(folder: RunFolder) -> "dict[str, Figure]":
+    """For every pattern whose recoveries were recorded: the proposed method, its mask, and plain iteration below.
+
+    Recorded are methods with ``record_at``, such as ``paper_blind`` by class path. The images are the best, the median
+    and the worst training image by the PSNR at the end of the proposed method.
+
+    Returns:
+        Figures by their names; none when nothing was recorded.
+    """
+    arrays = folder.recoveries()
+    path = folder.recoveries_path()
+    if path is None:
+        return {}
+    rows = [row for row in folder.audits() if row["audit"] == int(path.stem.rpartition("-")[2])]
+    figures = {}
+    for pattern in dict.fromkeys(row["pattern"] for row in rows):
+        methods = list(dict.fromkeys(row["method"] for row in rows if row["pattern"] == pattern))
+        traced = [name for name in methods if f"members/{pattern}/{name}/trace_image" in arrays]
+        proposed = _proposed(traced)
+        if proposed is not None:
+            plain = PLAIN if PLAIN in traced else None
+            figures[f"iterations-{pattern}"] = _iteration_figure(arrays, pattern, proposed, plain, rows[0])
+    return figures
+
+
+def _proposed(traced: Sequence[str]) -> str | None:
+    return next((name for name in (*PROPOSED, *traced) if name in traced and name != PLAIN), None)
+
+
+def _iteration_figure(
+    arrays: "Mapping[str, np.ndarray[Any, Any]]", pattern: str, proposed: str, plain: str | None, occasion: Row
+) -> Figure:
+    truth = arrays["members/truth"]
+    traces = {name: arrays[f"members/{pattern}/{name}/trace_image"] for name in (proposed, plain) if name is not None}
+    masks = arrays[f"members/{pattern}/{proposed}/trace_mask"]
+    iterations = arrays[f"members/{pattern}/{proposed}/trace_iterations"][0]
+    quality = [_psnr(traces[proposed][image, -1], truth[image]) for image in range(len(truth))]
+    order = np.argsort(quality, kind="stable")[::-1]
+    chosen = list(dict.fromkeys([int(order[0]), int(order[len(order) // 2]), int(order[-1])]))
+    words = ["best", "median", "worst"]
+    lines = [("recovery", proposed), ("mask", proposed), *([("recovery", plain)] if plain else [])]
+    size, left = 0.95, 1.35
+    with figure_style():
+        figure = Figure(figsize=(left + size * (2 + len(iterations)), (size + 0.2) * len(lines) * len(chosen) + 0.75))
+        grid = figure.subplots(len(lines) * len(chosen), 2 + len(iterations), squeeze=False)
+        height, width = figure.get_figheight(), figure.get_figwidth()
+        figure.subplots_adjust(
+            left=left / width, right=0.995, top=1 - 0.6 / height, bottom=0.2 / height, wspace=0.06, hspace=0.26
+        )
+        for panel in grid.ravel():
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(False)
+        for panel, header in zip(grid[0], ["truth", "observed", *[f"step {step}" for step in iterations]], strict=True):
+            panel.set_title(header, fontsize=8, pad=4)
+        for place, image in enumerate(chosen):
+            part = grid[place * len(lines) : (place + 1) * len(lines)]
+            _show(part[0][0], truth[image])
+            _show(part[0][1], arrays[f"members/{pattern}/observed"][image])
+            _show(part[1][1], arrays[f"members/{pattern}/mask"][image].astype(float))
+            part[1][1].set_xlabel("true mask", fontsize=7, labelpad=2)
+            for number, (line, (kind, name)) in enumerate(zip(part, lines, strict=True)):
+                label = f"{method_label(name)},\nestimated mask" if kind == "mask" else method_label(name)
+                label = label.replace("autoencoder iterations", "autoencoder\niterations")
+                which = f"{words[place]}, member {int(arrays['members/indices'][image])}\n" if number == 0 else ""
+                line[0].set_ylabel(which + label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
+                for step, panel in enumerate(line[2:]):
+                    if kind == "mask":
+                        _show(panel, masks[image, step])
+                        panel.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
+                    else:
+                        _show_step(panel, traces[name][image, step], truth[image], occasion["threshold_db"])
+        loss = occasion["train_loss"]
+        figure.suptitle(
+            f"{pattern}   audit {occasion['audit']}, train loss {'-' if loss is None else format(loss, '.1e')}; "
+            f"✓ recovered: PSNR ≥ {occasion['threshold_db']:g} dB",
+            fontsize=9,
+            x=0.01,
+            ha="left",
+            y=1 - 0.1 / height,
+            va="top",
+        )
+    return figure
+
+
+def _show(panel: Axes, image: "np.ndarray[Any, Any]") -> None:
+    panel.imshow(displayed(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+
+
+def _show_step(panel: Axes, image: "np.ndarray[Any, Any]", truth: "np.ndarray[Any, Any]", threshold_db: float) -> None:
+    _show(panel, image)
+    quality = _psnr(image, truth)
+    recovered = quality >= threshold_db
+    color = RECOVERED if recovered else NOT_RECOVERED
+    panel.spines[:].set(visible=True, color=color, linewidth=1.5)
+    text = f"{quality:.1f} dB {'✓' if recovered else ''}" if np.isfinite(quality) else "diverged ✗"
+    panel.set_xlabel(text.strip(), fontsize=7, labelpad=2, color=color)
+
+
+def _psnr(image: "np.ndarray[Any, Any]", truth: "np.ndarray[Any, Any]") -> float:
+    """In dB for a peak of 1, at most 120; minus infinity for images that are not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = float(np.mean(np.square(image.astype(np.float64) - truth)))
+    return float(-10 * np.log10(max(error, 1e-12))) if np.isfinite(error) else -np.inf
+
+
+# Against the missing fraction
+
+
+def fraction_figure(folders: Sequence[RunFolder]) -> Figure | None:
+    """Recovery rate against the share of missing pixels, at the last audit: a row per run, a panel per kind of mask.
+
+    Args:
+        folders: One run per architecture, for instance.
+
+    Returns:
+        None when no run has two fractions of one kind.
+    """
+    runs = [(run_name(folder), _families(_last(folder.audits()))) for folder in folders]
+    kinds = list(dict.fromkeys(kind for _, families in runs for kind in families))
+    runs = [(name, families) for name, families in runs if families]
+    if not kinds:
+        return None
+    methods = list(dict.fromkeys(row["method"] for _, families in runs for rows in families.values() for row in rows))
+    with figure_style():
+        figure = Figure(figsize=(1.0 + 3.6 * len(kinds), 0.7 + 2.7 * len(runs)), layout="constrained")
+        axes = figure.subplots(len(runs), len(kinds), squeeze=False, sharex=True, sharey=True)
+        for line, (name, families) in zip(axes, runs, strict=True):
+            for panel, kind in zip(line, kinds, strict=True):
+                if kind not in families:
+                    panel.set_visible(False)
+                    continue
+                _rates(panel, families[kind], methods)
+                loss = families[kind][0]["train_loss"]
+                suffix = "" if loss is None else f", train loss {loss:.1e}"
+                panel.set_title(f"{name}, {kind}{suffix}", loc="left", fontsize=9, fontweight="bold")
+            line[0].set_ylabel("recovered")
+        for panel in axes[-1]:
+            panel.set_xlabel("missing pixels")
+        figure.legend(
+            handles=_legend(methods), loc="outside lower center", ncols=min(4, len(methods) + 1), handlelength=3
+        )
+    return figure
+
+
+def _last(rows: Sequence[Row]) -> list[Row]:
+    newest = max(row["audit"] for row in rows)
+    return [row for row in rows if row["audit"] == newest]
+
+
+def _families(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by the kind of mask with its modifiers, where that has at least two missing fractions."""
+    families: dict[str, list[Row]] = {}
+    for row in rows:
+        if missing_fraction(row["pattern"]) is not None and row["recovery_rate"] is not None:
+            head, *modifiers = row["pattern"].split("+")
+            families.setdefault("+".join([head.partition("-")[0], *modifiers]), []).append(row)
+    return {kind: found for kind, found in families.items() if len({row["pattern"] for row in found}) > 1}
+
+
+def _rates(panel: Axes, rows: Sequence[Row], methods: list[str]) -> None:
+    panel.set(xlim=(0, 1), ylim=(-0.04, 1.04))
+    panel.xaxis.set_major_formatter(PercentFormatter(1))
+    panel.yaxis.set_major_formatter(PercentFormatter(1))
+    for method in methods:
+        color, marker = method_style(method, methods)
+        for group, dashes in (("controls", (0, (4, 2))), ("members", "-")):
+            points = sorted(
+                (missing_fraction(row["pattern"]) or 0.0, row["recovery_rate"], row["ci_low"], row["ci_high"])
+                for row in rows
+                if (row["method"], row["group"]) == (method, group)
+            )
+            if not points:
+                continue
+            fractions, rates, low, high = zip(*points, strict=True)
+            member = group == "members"
+            if member:
+                panel.fill_between(fractions, low, high, color=color, alpha=0.12, linewidth=0)
+            panel.plot(
+                fractions,
+                rates,
+                color=color,
+                linestyle=dashes,
+                marker=marker,
+                markersize=5 if member else 3,
+                linewidth=1.8 if member else 1.2,
+                markerfacecolor=color if member else "white",
+                clip_on=False,
+                zorder=4 if member else 3,
+            )
+
+
+def _legend(methods: list[str]) -> list[Line2D]:
+    handles = []
+    for method in methods:
+        color, marker = method_style(method, methods)
+        handles.append(Line2D([], [], color=color, marker=marker, label=method_label(method)))
+    handles.append(
+        Line2D([], [], color="#444444", linestyle=(0, (4, 2)), linewidth=1.2, label="controls (not trained on)")
+    )
+    return handles
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with figure_style():
+        figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
+    return path
+
+
+def write_paper_figures(folder: RunFolder, target: Path) -> list[Path]:
+    """Draw those of the paper's figures that the results of a run allow, into a folder."""
+    figures = iteration_figures(folder)
+    fractions = fraction_figure([folder])
+    if fractions is not None:
+        figures["recovery-against-missing-fraction"] = fractions
+    return [save_figure(figure, target / f"{name}.png") for name, figure in figures.items()]
