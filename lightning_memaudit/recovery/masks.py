@@ -80,6 +80,7 @@ class PosteriorMask:
         prior: Probability of being observed before anything is seen.
         share: Share of the pixels that is observed for sure; where the fill is noise, the anchor of s^2.
         shared: One mask for all channels (B, 1, H, W), or one per channel (B, C, H, W).
+        spread: Factor on noise^2 + s^2 in P(y|h=1): above 1 for images whose errors are not the same everywhere.
     """
 
     fill: float | str = 0.0
@@ -87,12 +88,15 @@ class PosteriorMask:
     prior: float = 0.5
     share: float = 0.3
     shared: bool = True
+    spread: float = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.fill, str) and self.fill not in {"constant", "noise"}:
             raise ValueError(f"fill={self.fill!r}: pass a number, 'constant' or 'noise'")
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise={self.noise}: must be 0 or more")
+        if not self.spread > 0:
+            raise ValueError(f"spread={self.spread}: must be positive")
         for name in ("prior", "share"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be between 0 and 1")
@@ -126,7 +130,8 @@ class PosteriorMask:
         for _ in range(steps):
             kept = values * mask.flatten(1).sum(1).clamp_min(1e-6)
             variance = ((mask * error).flatten(1).sum(1) / kept - noise_variance).clamp_min(SMALLEST_VARIANCE)
-            observed_density = log_normal(error, values, (variance + noise_variance).view(-1, 1, 1, 1))
+            total = self.spread * (variance + noise_variance)
+            observed_density = log_normal(error, values, total.view(-1, 1, 1, 1))
             missing_density = self._missing_density(
                 observed, mask, values, fill, noise_variance.clamp_min(SMALLEST_VARIANCE).view(-1, 1, 1, 1)
             )

@@ -19,6 +19,9 @@ from lightning_memaudit.recovery.types import Autoencoder
 
 Start = Literal["interpolated", "autoencoder", "random"]
 
+ERROR_SPREAD = 2.0
+"""An autoencoder's errors are larger at edges than elsewhere: variance allowed for, over their mean square."""
+
 TYPICAL_VARIANCE = 0.01
 """Squared error of the autoencoder's image halfway through: what the noise is weighed against in the data term."""
 
@@ -198,7 +201,7 @@ class MaskFromContent:
 
     def posterior(self, image: Tensor, observed: Tensor, share: Tensor, steps: int) -> Tensor:
         """The posterior; all ones where the image explains no more of the observation than chance would."""
-        posterior = PosteriorMask("noise", noise=self.noise, shared=self.shared).posterior(
+        posterior = PosteriorMask("noise", noise=self.noise, shared=self.shared, spread=ERROR_SPREAD).posterior(
             image, observed, steps, share
         )
         needed = 5 * math.log(observed[0].numel())
