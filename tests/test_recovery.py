@@ -340,6 +340,42 @@ def test_the_workspace_does_what_the_three_equations_say(autoencoder):
     torch.testing.assert_close(work.image, state.image)
 
 
+@pytest.mark.parametrize("check_every", [1, 2, 20])
+def test_the_alternation_leaves_its_arguments_as_they_are(check_every):
+    observed, start = uniform((3, 2, 4, 4)), uniform((3, 2, 4, 4), 10)
+    mask = (uniform((3, 1, 4, 4), 11) > 0.5).float()
+    before = [tensor.clone() for tensor in (observed, start, mask)]
+    settings = Alternation(num_iterations=7, check_every=check_every, tolerance=1e-3)
+    for given in (mask, LeastSquaresMask()):
+        alternate(torch.tanh, observed, torch.full((3,), 0.1), given, start, settings)
+    for tensor, copy in zip((observed, start, mask), before, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_the_solver_holds_at_most_six_tensors_beside_the_autoencoders_own(blind):
+    observed, mask = uniform((16, 3, 32, 32)), (uniform((16, 1, 32, 32), 11) > 0.5).float()
+    settings = Alternation(num_iterations=60, tolerance=1e-6)
+
+    def recover():
+        if blind:
+            BlindRecovery(mask_estimator="least_squares", penalties=[0.1], alternation=settings)(half, observed)
+        else:
+            KnownMaskRecovery(penalties=[0.1], alternation=settings)(half, observed, mask)
+
+    def half(images):  # its own memory: the one tensor that it returns
+        return images * 0.5
+
+    recover()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        recover()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    peak = max(itertools.accumulate(event.nbytes() for event in events))
+    one = observed.numel() * observed.element_size()
+    assert 3 * one < peak <= (6 + 1) * one * 1.01  # the scores and penalties beside the images
+
+
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("fill", [0.0, 0.3, "noise"])
 def test_the_posterior_is_that_of_all_masks_enumerated(shared, fill):

@@ -62,15 +62,15 @@ class Workspace:
 
     With the data term's constants ``a = h y / (h^2 + penalty)`` and ``b = penalty / (h^2 + penalty)``, and v = x + u:
 
-    x = a + b (z - u)
+    x = a + b (z - u)                 only where it is asked for
+    v = a + (1 - b) u + b z           the same plus u
     z = f(v)
-    u = v - z            since u + x - z = v - z
+    u = v - z                         since u + x - z = v - z
 
-    Beside f's own memory it holds five tensors of the batch's size, a, x, u, v and the z that f returned; b has the
-    mask's size.
+    u and v share a buffer, and the old z is gone when f makes the new one. So beside f's own memory there are a, u, z
+    and, where it is asked for, x: four tensors of the batch's size; b has the mask's size.
 
     Attributes:
-        image: x, (B, C, H, W).
         prior: z, (B, C, H, W).
     """
 
@@ -79,11 +79,25 @@ class Workspace:
         self._observed = observed
         self._penalty = penalty.view(-1, 1, 1, 1)
         self.prior = start
-        self.image = start.clone()
         self._dual = torch.zeros_like(start)
-        self._point = torch.empty_like(start)
         self._constant = torch.empty_like(start)
         self._weight: Tensor | None = None
+        self._image: Tensor | None = start
+        self._buffer: Tensor | None = None
+        self._writes: bool | None = None
+
+    @property
+    def image(self) -> Tensor:
+        """The x of the last iteration, which must have been asked for it, (B, C, H, W); the start before the first."""
+        assert self._image is not None
+        return self._image
+
+    def take_image(self) -> Tensor:
+        """The same for the caller to keep and to write to."""
+        if self._image is not self._buffer:  # the start, which is someone else's
+            return self.image.clone()
+        self._buffer = None
+        return self.image
 
     def set_mask(self, mask: Tensor) -> None:
         """Take over a mask (B, 1 or C, H, W)."""
@@ -91,26 +105,43 @@ class Workspace:
         self._weight = self._penalty / denominator
         torch.mul(self._observed, mask.div(denominator), out=self._constant)
 
-    def advance(self) -> None:
-        """One iteration; a mask must have been set."""
+    def advance(self, image: bool = True) -> None:
+        """One iteration; a mask must have been set.
+
+        Args:
+            image: Whether x is wanted. The iteration needs only v and goes faster without.
+        """
         assert self._weight is not None
-        torch.sub(self.prior, self._dual, out=self.image)
-        torch.addcmul(self._constant, self._weight, self.image, out=self.image)
-        point = torch.add(self.image, self._dual, out=self._point)
-        version = point._version
-        prior = self._autoencoder(point)
-        if prior.untyped_storage().data_ptr() == point.untyped_storage().data_ptr():  # f returned its input
-            prior = prior.clone()
-        if point._version != version:  # f wrote into its input
-            torch.add(self.image, self._dual, out=point)
-        self.prior = prior
-        torch.sub(point, prior, out=self._dual)
+        self._image = None
+        if image:
+            if self._buffer is None:
+                self._buffer = torch.empty_like(self._dual)
+            self._image = torch.sub(self.prior, self._dual, out=self._buffer)
+            torch.addcmul(self._constant, self._weight, self._image, out=self._image)
+        point = self._dual.lerp_(self.prior, self._weight).add_(self._constant)
+        del self.prior
+        self.prior = self._evaluate(point)
+        self._dual = point.sub_(self.prior)
+
+    def _evaluate(self, point: Tensor) -> Tensor:
+        """f(v), with v unharmed and not shared: an f that writes into its input, found out at first, gets a copy."""
+        given = point if self._writes is False else point.clone()
+        version = given._version
+        prior = self._autoencoder(given)
+        wrote = given._version != version
+        if self._writes is None:
+            self._writes = wrote
+        elif wrote and not self._writes:
+            raise RuntimeError("the autoencoder wrote into its input, but had not at first: let it work on a copy")
+        shares = prior.untyped_storage().data_ptr() == point.untyped_storage().data_ptr()
+        return prior.clone() if shares else prior
 
     def keep(self, rows: Tensor) -> None:
         """Let all but these rows (a boolean vector) leave the batch."""
         self._observed, self._penalty = self._observed[rows], self._penalty[rows]
-        self.prior, self.image, self._dual = self.prior[rows], self.image[rows], self._dual[rows]
-        self._point, self._constant = torch.empty_like(self.image), self._constant[rows]
+        self.prior, self._dual, self._constant = self.prior[rows], self._dual[rows], self._constant[rows]
+        self._image = None if self._image is None else self._image[rows]
+        self._buffer = self._image
         self._weight = None if self._weight is None else self._weight[rows]
 
 
@@ -215,41 +246,71 @@ def alternate(
     current = mask if isinstance(mask, Tensor) else mask(start, observed)
     work = Workspace(autoencoder, observed, start, penalty)
     work.set_mask(current)
+    del start  # the workspace lets it go once it is used
 
-    final_image, final_mask = start.clone(), current.clone()
-    iterations_used = torch.zeros(len(observed), dtype=torch.int64, device=observed.device)
+    finished = _Finished()
     recorder = _Recorder(autoencoder, observed, record_at)
-    recorder.record(0, rows, work.image, current)
+    if recorder.wants(0):
+        recorder.record(0, rows, work.image, current)
+
+    def checks(iteration: int) -> bool:
+        last = iteration == settings.num_iterations
+        return last or (iteration % settings.check_every == 0 and settings.tolerance > 0)
 
     active = observed
     for iteration in range(1, settings.num_iterations + 1):
         if estimate is not None and iteration > 1 and (iteration - 1) % settings.admm_steps == 0:
             current = estimate(work.image, active)
             work.set_mask(current)
-        last = iteration == settings.num_iterations
-        check = last or (iteration % settings.check_every == 0 and settings.tolerance > 0)
-        previous = work.image.clone() if check else None
-        work.advance()
-        recorder.record(iteration, rows, work.image, current)
+        previous = work.take_image() if checks(iteration) else None
+        estimates = estimate is not None and iteration % settings.admm_steps == 0
+        wanted = checks(iteration) or checks(iteration + 1) or estimates or recorder.wants(iteration)
+        work.advance(image=wanted)
+        if recorder.wants(iteration):
+            recorder.record(iteration, rows, work.image, current)
         if previous is not None:
             change = per_image_mean(previous.sub_(work.image).square_())
             # NaN compares false, so a diverged row is "not moving on" and leaves.
-            going = torch.zeros_like(change, dtype=torch.bool) if last else change > settings.tolerance**2
-            done = ~going
-            final_image[rows[done]] = work.image[done]
-            final_mask[rows[done]] = current[done]
-            iterations_used[rows[done]] = iteration
+            going = change > settings.tolerance**2
+            if iteration == settings.num_iterations:
+                going = torch.zeros_like(going)
             if not bool(going.all()):
+                finished.add(rows, ~going, iteration, work.image, current)
                 rows, active, current = rows[going], active[going], current[going]
                 work.keep(going)
                 if not len(rows):
                     break
 
+    del work, previous, active
+    final_image, final_mask, iterations_used = finished.join()
     if estimate is not None:
         final_mask = estimate(final_image, observed)
     fixed_point, data = residuals(autoencoder, observed, final_mask, final_image)
     # One evaluation made the start (by the caller), one the final residual.
     return Solution(final_image, final_mask, fixed_point, data, iterations_used + 2, recorder.trace())
+
+
+class _Finished:
+    """Collects the rows that leave the batch."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def add(self, rows: Tensor, done: Tensor, iteration: int, image: Tensor, mask: Tensor) -> None:
+        """Take the rows that are done out of ``rows``, ``image`` and ``mask``; all of them without a copy."""
+        if not bool(done.all()):
+            rows, image, mask = rows[done], image[done], mask[done]
+        self.parts.append((rows, image, mask, torch.full_like(rows, iteration)))
+
+    def join(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, masks and iterations used, in the order in which the batch began."""
+        if len(self.parts) == 1:
+            return self.parts[0][1:]
+        rows, *fields = (torch.cat(field) for field in zip(*self.parts, strict=True))
+        self.parts.clear()
+        order = rows.argsort()
+        image, mask, iterations = (field[order] for field in fields)
+        return image, mask, iterations
 
 
 class _Recorder:
@@ -261,9 +322,10 @@ class _Recorder:
         self.wanted = frozenset(record_at)
         self.records: list[tuple[int, Tensor, Tensor]] = []
 
+    def wants(self, iteration: int) -> bool:
+        return iteration in self.wanted
+
     def record(self, iteration: int, rows: Tensor, image: Tensor, mask: Tensor) -> None:
-        if iteration not in self.wanted:
-            return
         if self.records:
             _, images, masks = self.records[-1]
             images, masks = images.clone(), masks.clone()

@@ -40,12 +40,16 @@ def recover(
         given = mask[images] if isinstance(mask, Tensor) else mask
         start = autoencoder(part)
         count = len(penalties)
+
+        def repeat(rows: Tensor) -> Tensor:
+            return rows if count == 1 else rows.repeat_interleave(count, 0)
+
         solution = alternate(
             autoencoder,
-            part.repeat_interleave(count, 0),
+            repeat(part),
             torch.tensor(penalties, dtype=part.dtype, device=part.device).repeat(len(part)),
-            given.repeat_interleave(count, 0) if isinstance(given, Tensor) else given,
-            start.repeat_interleave(count, 0),
+            repeat(given) if isinstance(given, Tensor) else given,
+            repeat(start),
             settings,
             record_at,
         )

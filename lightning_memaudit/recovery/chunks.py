@@ -9,11 +9,11 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-ELEMENTS_PER_CHUNK = {"cpu": 2**21, "cuda": 2**25}
+ELEMENTS_PER_CHUNK = {"cpu": 2**23, "cuda": 2**25}
 """Rows per chunk are chosen so that one variable of the solver has about this many elements.
 
-On a CPU 8 MiB in float32: fewer rows and the weights of f are read too often, more and the solver's variables leave the
-cache (measured from 1 to 32 MiB). On a GPU 128 MiB: enough to keep it busy.
+On a CPU 32 MiB in float32: fewer rows and the weights of f are read too often, more and every result of f is memory
+fresh from the system (measured from 4 to 64 MiB). On a GPU 128 MiB: enough to keep it busy.
 """
 
 

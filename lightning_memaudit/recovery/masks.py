@@ -30,7 +30,7 @@ class LeastSquaresMask:
     """The paper's estimate: least squares over 0/1 diagonal degradations (arXiv 2310.02897).
 
     ``h = argmin over h in {0, 1} of |h x - y|^2``, summed over the channels that share the mask entry, which is
-    ``h = 1 where |x - y|^2 < |y|^2, else 0``.
+    ``h = 1 where |x - y|^2 < |y|^2, else 0``; the condition is computed as ``x (x - 2 y) < 0``.
 
     Attributes:
         shared: One mask for all channels (B, 1, H, W), or one per channel (B, C, H, W).
@@ -40,11 +40,10 @@ class LeastSquaresMask:
 
     def __call__(self, image: Tensor, observed: Tensor) -> Tensor:
         """Estimate the mask of ``observed`` given ``image``, both (B, C, H, W)."""
-        kept = (image - observed).square()
-        dropped = observed.square()
+        difference = torch.sub(image, observed, alpha=2).mul_(image)
         if self.shared:
-            kept, dropped = kept.sum(1, keepdim=True), dropped.sum(1, keepdim=True)
-        return (kept < dropped).to(image.dtype)
+            difference = difference.sum(1, keepdim=True)
+        return (difference < 0).to(image.dtype)
 
 
 class Posterior(NamedTuple):

@@ -290,7 +290,8 @@ def _attempt(
         if masks.update is not None and iteration and iteration % tuning.mask_steps == 0:
             mask = masks.update(work.image, observed, iteration / iterations)
             work.set_mask(mask)
-        work.advance()
+        last = iteration == iterations - 1
+        work.advance(image=last or (masks.update is not None and (iteration + 1) % tuning.mask_steps == 0))
     if masks.update is not None:
         mask = masks.update(work.image, observed, 1.0)
     # x fits the data with their noise, z does not.
