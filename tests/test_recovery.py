@@ -437,6 +437,19 @@ def test_a_constant_fill_is_found_whatever_its_value(value):
     assert not fill.noise.any()
 
 
+@pytest.mark.parametrize("color", [[1.0, 1.0, 1.0], [0.0, 0.5, 1.0]])
+def test_a_fill_is_told_from_a_larger_area_of_one_color(color):
+    """Half of every image is of one color, a quarter is missing: the color is more frequent, but it is no fill."""
+    stored = smooth_images(6, size=16)
+    stored[..., :8] = torch.tensor(color).view(3, 1, 1)
+    mask = torch.ones(6, 1, 16, 16)
+    mask[..., 4:8, :] = 0
+    recovery = BlindRecovery(certification=None, max_evaluations=200)(associative(stored), mask * stored)
+    assert torch.equal(recovery.mask, mask)
+    assert (recovery.image - stored).square().mean() < 1e-4
+    assert (recovery.num_evaluations <= 200).all()
+
+
 def test_masks_of_single_channels_are_found():
     images = smooth_images(4)
     mask = (uniform((4, 3, 16, 16)) > 0.5).float()

@@ -20,7 +20,7 @@ from lightning_memaudit.recovery.certification import (
     turned_copies,
 )
 from lightning_memaudit.recovery.checks import check_images, check_max_evaluations, check_noise, check_penalties
-from lightning_memaudit.recovery.fills import find_constant_fill
+from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill
 from lightning_memaudit.recovery.masks import LeastSquaresMask, MaskEstimator, PosteriorMask
 from lightning_memaudit.recovery.search import (
     EstimatedMask,
@@ -30,6 +30,7 @@ from lightning_memaudit.recovery.search import (
     NoisyFill,
     Problem,
     SelfTuning,
+    improve,
     known_mask,
     scatter,
     search,
@@ -158,6 +159,27 @@ class BlindRecovery:
             found = search(autoencoder, problem, EstimatedMask(estimator), self.tuning, budget - 1)
             return Found(found.candidate, found.num_evaluations + 1)
         fill = find_constant_fill(observed, self.noise)
+        other = find_other_fill(observed, fill)
+        if not bool(other.present.any()):
+            return self._search_fill(autoencoder, observed, fill, budget)
+        # Images with two fills to try: half of the evaluations for each.
+        parts: list[tuple[Tensor, Found]] = []
+        rows = (~other.present).nonzero().squeeze(1)
+        if len(rows):
+            parts.append((rows, self._search_fill(autoencoder, observed[rows], fill.select(rows), budget)))
+        rows = other.present.nonzero().squeeze(1)
+        first = self._search_fill(autoencoder, observed[rows], fill.select(rows), budget // 2)
+        parts.append((rows, first))
+        open_ = (first.candidate.expected_error >= self.tuning.good_error).nonzero().squeeze(1)
+        if len(open_):
+            chosen = rows[open_]
+            second = self._search_fill(autoencoder, observed[chosen], other.select(chosen), budget // 2)
+            parts[-1] = (rows, improve(first, open_, second))
+        return scatter(parts)
+
+    def _search_fill(self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, budget: int) -> Found:
+        """Search with the mask that the fill implies, or from the content where there is none."""
+        noise = torch.full_like(observed[:, 0, 0, 0], self.noise or 0.0)
         noisy = fill.present & (fill.noise > 0)
         parts: list[tuple[Tensor, Found]] = []
         for kind in (fill.present & ~noisy, noisy, ~fill.present):

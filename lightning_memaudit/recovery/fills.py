@@ -34,6 +34,10 @@ class ConstantFill(NamedTuple):
     per_channel: Tensor
     value: Tensor
 
+    def select(self, rows: Tensor) -> "ConstantFill":
+        """Only these images."""
+        return ConstantFill(*(field[rows] for field in self))
+
 
 def find_constant_fill(observed: Tensor, noise: float | None = None) -> ConstantFill:
     """Find one value that many pixels share: exactly, or up to Gaussian noise.
@@ -50,10 +54,7 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
         return _noisy_fill(observed, torch.full_like(observed[:, 0, 0, 0], noise), None)
     batch, channels = observed.shape[:2]
     pixels = observed.flatten(2)
-    code = torch.zeros_like(pixels[:, 0], dtype=torch.float64)
-    for channel, values in enumerate(pixels.unbind(1)):
-        code += values.double() * math.sqrt(2) ** -channel * math.pi ** (channel % 3)
-    repeated, share = _most_frequent(code)
+    repeated, share = _most_frequent(_codes(observed))
     present = share >= LEAST_SHARE
     mask = ~(repeated & present[:, None])[:, None].expand(-1, channels, -1)
     per_channel = torch.zeros_like(present)
@@ -76,6 +77,34 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
     if noise is None:
         found = _merge(found, _noisy_zeros(observed))
     return found
+
+
+def find_other_fill(observed: Tensor, fill: ConstantFill) -> ConstantFill:
+    """Find what else may fill the missing pixels: images can have large areas of one color themselves.
+
+    After the most frequent pixel the second most frequent one; after a mask per channel the most frequent pixel.
+
+    Args:
+        observed: y, (B, C, H, W).
+        fill: What :func:`find_constant_fill` found; where there is noise on it, nothing else is looked for.
+    """
+    codes = _codes(observed)
+    first, _ = _most_frequent(codes)
+    codes = torch.where(first & ~fill.per_channel[:, None], torch.nan, codes)
+    repeated, share = _most_frequent(codes)
+    present = fill.present & (fill.noise == 0) & (share >= LEAST_SHARE)
+    mask = (~(repeated & present[:, None])).to(observed.dtype).view(-1, 1, *observed.shape[2:])
+    nothing = torch.zeros_like(fill.noise)
+    return ConstantFill(present, mask, nothing, torch.zeros_like(present), torch.zeros_like(observed[:, :, :1, :1]))
+
+
+def _codes(observed: Tensor) -> Tensor:
+    """One number per pixel, (B, H W), that tells pixels apart which differ in any channel."""
+    pixels = observed.flatten(2)
+    code = torch.zeros_like(pixels[:, 0], dtype=torch.float64)
+    for channel, values in enumerate(pixels.unbind(1)):
+        code += values.double() * math.sqrt(2) ** -channel * math.pi ** (channel % 3)
+    return code
 
 
 def _most_frequent(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -311,6 +311,14 @@ def _replace_rows(candidate: Candidate, rows: Tensor, part: Candidate) -> Candid
     return Candidate(*fields)
 
 
+def improve(found: Found, rows: Tensor, second: Found) -> Found:
+    """Take over what a second search for some rows found better; its evaluations count in any case."""
+    candidate = better(Candidate(*(field[rows] for field in found.candidate)), second.candidate)
+    num_evaluations = found.num_evaluations.clone()
+    num_evaluations[rows] += second.num_evaluations
+    return Found(_replace_rows(found.candidate, rows, candidate), num_evaluations)
+
+
 def scatter(parts: Sequence[tuple[Tensor, Found]]) -> Found:
     """Join what was found for some rows each, which together are all rows."""
     order = torch.cat([rows for rows, _ in parts]).argsort()
