@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import math
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from lightning_memaudit.recovery.deblurring import blur, estimate_kernel, fourie
 from lightning_memaudit.recovery.evidence import refine
 from lightning_memaudit.recovery.fills import find_constant_fill, local_agreement
 from lightning_memaudit.recovery.interpolation import interpolate
-from lightning_memaudit.recovery.masks import LeastSquaresMask, keep_smallest
+from lightning_memaudit.recovery.masks import LeastSquaresMask, coupling, keep_smallest
 
 
 def linear(matrix):
@@ -476,6 +477,45 @@ def test_no_constant_fill_is_found_where_there_is_none():
     mask = (uniform((4, 1, 16, 16)) > 0.5).float()
     assert not find_constant_fill(images).present.any()
     assert not find_constant_fill(mask * images + (1 - mask) * noise).present.any()
+
+
+def test_the_coupling_is_the_log_ratio_of_counted_neighbours():
+    mask = (uniform((1, 1, 5, 6), 4) > 0.4).float()
+    grid = mask[0, 0].long().tolist()
+    expected = torch.zeros(5, 6)
+    for down, right in ((1, 0), (0, 1)):
+        pairs = [
+            ((row, column), (row + down, column + right)) for row in range(5 - down) for column in range(6 - right)
+        ]
+        counts = {(0, 0): 1.0, (1, 1): 1.0, (0, 1): 1.0, (1, 0): 1.0}  # one of each kind beforehand
+        for (row, column), (below, beside) in pairs:
+            kind = grid[row][column], grid[below][beside]
+            for ordered in (kind, kind[::-1]):  # the model knows no direction
+                counts[ordered] += 0.5
+        marginal = {value: counts[value, 0] + counts[value, 1] for value in (0, 1)}
+        for one, other in pairs:
+            for at, neighbour in ((one, other), (other, one)):
+                value = grid[neighbour[0]][neighbour[1]]
+                ratio = (counts[1, value] / marginal[1]) / (counts[0, value] / marginal[0])
+                expected[at] += math.log(ratio)
+    torch.testing.assert_close(coupling(mask)[0, 0], expected)
+
+
+def test_coupled_neighbours_make_out_a_block_and_leave_a_random_mask_alone():
+    images = smooth_images(8, channels=1, size=32)
+    noisy = images + 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(3))
+    block = torch.ones_like(images)
+    block[..., 8:24, 4:28] = 0
+    random = (uniform(images.shape, 14) > 0.4).float()
+    wrong = {}
+    for name, mask in (("block", block), ("random", random)):
+        observed = mask * noisy + (1 - mask) * uniform(images.shape, 15)
+        for coupled in (False, True):
+            estimator = PosteriorMask("noise", prior=None, coupled=coupled)
+            estimate = estimator.posterior(images, observed, steps=10).mask
+            wrong[name, coupled] = ((estimate > 0.5) != (mask > 0.5)).float().mean()
+    assert wrong["block", True] < 0.3 * wrong["block", False]
+    assert wrong["random", True] <= 1.05 * wrong["random", False]
 
 
 def test_image_content_agrees_with_its_neighbours_and_noise_does_not():

@@ -21,6 +21,9 @@ def same_channels(masks: Sequence[Tensor]) -> list[Tensor]:
     return [mask.expand(-1, channels, -1, -1) for mask in masks]
 
 
+LEAST_PRIOR = 0.02
+"""An estimated prior stays this far from certainty."""
+
 SMALLEST_VARIANCE = 1e-6
 """Errors below 60 dB do not sharpen a posterior further: 8-bit images are not known better."""
 
@@ -71,34 +74,39 @@ class PosteriorMask:
 
     summed over the channels that share the mask entry. s^2, the mean squared error of x where observed, is the mean
     of (y - x)^2 over h: first over the ``share`` of pixels that fit best, then over the posterior, a few times.
+    Where ``coupled``, :func:`coupling` adds to the log odds what the neighbours say.
 
     Attributes:
         fill: The value in missing pixels, ``"constant"`` for one value per channel that is estimated, or ``"noise"``
             for values that may be anything.
         noise: Standard deviation of the noise in the observation; 0 is taken as 0.001.
-        prior: Probability of being observed before anything is seen.
+        prior: Probability of being observed before anything is seen; None estimates it, as the mean of h.
         share: Share of the pixels that is observed for sure; where the fill is noise, the anchor of s^2.
         shared: One mask for all channels (B, 1, H, W), or one per channel (B, C, H, W).
-        spread: Factor on noise^2 + s^2 in P(y|h=1): above 1 for images whose errors are not the same everywhere.
+        spreads: Factors on noise^2 + s^2 in P(y|h=1), any of them equally likely for a pixel: above 1 for images whose
+            errors are not the same everywhere.
+        coupled: Whether neighbours in the mask inform each other, as much as they prove to be alike.
     """
 
     fill: float | str = 0.0
     noise: float = 0.0
-    prior: float = 0.5
+    prior: float | None = 0.5
     share: float = 0.3
     shared: bool = True
-    spread: float = 1.0
+    spreads: tuple[float, ...] = (1.0,)
+    coupled: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.fill, str) and self.fill not in {"constant", "noise"}:
             raise ValueError(f"fill={self.fill!r}: pass a number, 'constant' or 'noise'")
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise={self.noise}: must be 0 or more")
-        if not self.spread > 0:
-            raise ValueError(f"spread={self.spread}: must be positive")
+        if not self.spreads or not all(spread > 0 for spread in self.spreads):
+            raise ValueError(f"spreads={self.spreads}: must be positive, at least one")
         for name in ("prior", "share"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be between 0 and 1")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"{name}={value}: must be between 0 and 1")
 
     def __call__(self, image: Tensor, observed: Tensor) -> Tensor:
         """Estimate the mask of ``observed`` given ``image``, both (B, C, H, W)."""
@@ -124,19 +132,29 @@ class PosteriorMask:
         if noise is None:
             noise = torch.full_like(share, self.noise)
         mask = keep_smallest(error, share)
-        odds = math.log(self.prior / (1 - self.prior))
         noise_variance = noise.square()
-        for _ in range(steps):
+        for number in range(steps):
             kept = values * mask.flatten(1).sum(1).clamp_min(1e-6)
             variance = ((mask * error).flatten(1).sum(1) / kept - noise_variance).clamp_min(SMALLEST_VARIANCE)
-            total = self.spread * (variance + noise_variance)
-            observed_density = log_normal(error, values, total.view(-1, 1, 1, 1))
+            observed_density = self._observed_density(error, values, (variance + noise_variance).view(-1, 1, 1, 1))
             missing_density = self._missing_density(
                 observed, mask, values, fill, noise_variance.clamp_min(SMALLEST_VARIANCE).view(-1, 1, 1, 1)
             )
-            mask = torch.sigmoid(observed_density - missing_density + odds)
-        gain = torch.logaddexp(observed_density + math.log(self.prior), missing_density + math.log1p(-self.prior))
+            prior = self._prior(mask)
+            odds = observed_density - missing_density + torch.logit(prior)
+            # The first mask keeps a given share: how its neighbours are alike says nothing yet.
+            mask = torch.sigmoid(odds + coupling(mask) if self.coupled and number else odds)
+        gain = torch.logaddexp(observed_density + torch.log(prior), missing_density + torch.log1p(-prior))
         return Posterior(mask, variance, (gain - missing_density).flatten(1).sum(1))
+
+    def _prior(self, mask: Tensor) -> Tensor:
+        if self.prior is not None:
+            return mask.new_full((len(mask), 1, 1, 1), self.prior)
+        return mask.flatten(1).mean(1).clamp(LEAST_PRIOR, 1 - LEAST_PRIOR).view(-1, 1, 1, 1)
+
+    def _observed_density(self, error: Tensor, values: int, variance: Tensor) -> Tensor:
+        densities = [log_normal(error, values, spread * variance) for spread in self.spreads]
+        return torch.logsumexp(torch.stack(densities), 0) - math.log(len(densities))
 
     def _missing_density(
         self, observed: Tensor, mask: Tensor, values: int, fill: Tensor | None, variance: Tensor
@@ -156,6 +174,37 @@ class PosteriorMask:
 
     def _over_channels(self, values: Tensor) -> Tensor:
         return values.sum(1, keepdim=True) if self.shared else values
+
+
+def coupling(mask: Tensor) -> Tensor:
+    """What the four neighbours of every mask entry add to its log odds of being observed.
+
+    The mean field of a pairwise model, with the shares p(a, b) of horizontal or vertical neighbours that are (a, b):
+
+    sum over neighbours j of  h_j log (p(1, 1) / p(0, 1) p0 / p1) + (1 - h_j) log (p(1, 0) / p(0, 0) p0 / p1)
+
+    which is 0 where neighbours are independent, and large where the mask consists of blocks or stripes.
+
+    Args:
+        mask: h, (B, M, H, W), in [0, 1].
+
+    Returns:
+        (B, M, H, W).
+    """
+    result = torch.zeros_like(mask)
+    for dimension in (2, 3):
+        length = mask.shape[dimension] - 1
+        first, second = mask.narrow(dimension, 0, length), mask.narrow(dimension, 1, length)
+        # One pair of each kind is added to those that are counted, so that no share is 0.
+        both = (first * second).flatten(1).sum(1) + 1
+        neither = ((1 - first) * (1 - second)).flatten(1).sum(1) + 1
+        one = (first + second - 2 * first * second).flatten(1).sum(1) / 2 + 1
+        odds = torch.log((both + one) / (neither + one))
+        beside_observed = (torch.log(both / one) - odds).view(-1, 1, 1, 1)
+        beside_missing = (torch.log(one / neither) - odds).view(-1, 1, 1, 1)
+        result.narrow(dimension, 0, length).add_(torch.lerp(beside_missing, beside_observed, second))
+        result.narrow(dimension, 1, length).add_(torch.lerp(beside_missing, beside_observed, first))
+    return result
 
 
 def log_normal(squared_error: Tensor, number: int, variance: Tensor) -> Tensor:

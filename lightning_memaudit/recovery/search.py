@@ -19,8 +19,12 @@ from lightning_memaudit.recovery.types import Autoencoder
 
 Start = Literal["interpolated", "autoencoder", "random"]
 
-ERROR_SPREAD = 2.0
-"""An autoencoder's errors are larger at edges than elsewhere: variance allowed for, over their mean square."""
+PIXEL_SPREADS = (1.0, 4.0)
+"""An autoencoder's errors are larger at edges than elsewhere: variances allowed for, over their mean square. The
+channels of a pixel tell which of the two it is."""
+
+VALUE_SPREADS = (2.0,)
+"""The same for a single value, which does not tell."""
 
 TYPICAL_VARIANCE = 0.01
 """Squared error of the autoencoder's image halfway through: what the noise is weighed against in the data term."""
@@ -201,9 +205,10 @@ class MaskFromContent:
 
     def posterior(self, image: Tensor, observed: Tensor, share: Tensor, steps: int) -> Tensor:
         """The posterior; all ones where the image explains no more of the observation than chance would."""
-        posterior = PosteriorMask("noise", noise=self.noise, shared=self.shared, spread=ERROR_SPREAD).posterior(
-            image, observed, steps, share
-        )
+        spreads = PIXEL_SPREADS if self.shared and observed.shape[1] > 1 else VALUE_SPREADS
+        posterior = PosteriorMask(
+            "noise", self.noise, prior=None, shared=self.shared, spreads=spreads, coupled=True
+        ).posterior(image, observed, steps, share)
         needed = 5 * math.log(observed[0].numel())
         explained = (posterior.evidence > needed).view(-1, 1, 1, 1)
         return torch.where(explained, (posterior.mask > 0.5).to(image.dtype), torch.ones_like(posterior.mask))
