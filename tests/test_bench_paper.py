@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_memaudit.bench.paper import markdown, train_until
+from lightning_memaudit.bench.paper import markdown
+from lightning_memaudit.bench.training import train_until
 from lightning_memaudit.cli import main
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder
 
@@ -39,7 +40,7 @@ def test_every_autoencoder_at_every_loss_and_again_from_where_it_stopped(images,
     assert len(rows) == 2 * 2 * 2 * 2 * 1  # autoencoders, losses, groups, methods, patterns
     assert {row["num_images"] for row in rows if row["group"] == "members"} == {3}
     output = capsys.readouterr().out
-    assert "| U-Net |" in output
+    assert "| U-Net (3 images) |" in output
     assert "paper blind" in output
 
 
@@ -50,8 +51,7 @@ def test_the_table_holds_what_was_found():
     member |= {"ci_low": 0.194, "ci_high": 0.994}
     control = base | {"group": "controls", "num_images": 5, "num_recovered": 1}
     lines = markdown([member, control]).splitlines()
-    assert lines[2] == "| FC-10 | 9.0e-04 | 31 dB | half | 0.75 (0.19-0.99), 1/5 |"
-    assert "4 training images" in lines[-1]
+    assert lines[2] == "| FC-10 (4 images) | 9.0e-04 | 31 dB | half | 0.75 (0.19-0.99), 1/5 |"
     assert "a processor" in lines[-1]
 
 
@@ -59,10 +59,11 @@ def test_training_stops_at_every_level():
     torch.manual_seed(0)
     images = torch.rand(4, 1, 8, 8)
     network = FullyConnectedAutoencoder((1, 8, 8), 3, 64)
-    found = list(train_until(network, images, [1e-3, 1e-1, 1e-2], 2000))
+    found = list(train_until(network, images, [1e-3, 1e-1, 1e-2], 2000, batch_size=2))
     assert [one.target for one in found] == [1e-1, 1e-2, 1e-3]
     assert all(one.loss < one.target for one in found)
     assert [one.steps for one in found] == sorted(one.steps for one in found)
+    assert not network.training
     with torch.no_grad():
         assert float((network(images) - images).square().mean()) == pytest.approx(found[-1].loss, rel=1e-4)
     short = list(train_until(FullyConnectedAutoencoder((1, 8, 8), 3, 64), images, [1e-9], 3))

@@ -1,19 +1,19 @@
 """What each piece of the recovery pays: from the paper's method to the default, one piece more in every row."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.table import Table
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from lightning_memaudit.audit.engine import AuditReport, audit
 from lightning_memaudit.audit.methods import Method
 from lightning_memaudit.bench.timing import machine, show
+from lightning_memaudit.bench.training import train_until
 from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery, Round, SelfTuning, WhiteBoxRecovery
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder
 
@@ -50,7 +50,7 @@ def ablation(
     train_losses: Sequence[float] = (1e-3, 1e-5),
     num_layers: int = 6,
     activation: str = "ELU",
-    max_steps: int = 20_000,
+    max_steps: int = 100_000,
     threshold_db: float = 30.0,
     seed: int = 0,
     output: str = "bench-ablation.json",
@@ -80,9 +80,9 @@ def ablation(
     torch.manual_seed(seed)
     network = FullyConnectedAutoencoder(tuple(members.shape[1:]), num_layers, activation=activation)
     rows: list[dict[str, Any]] = []
-    for loss in _train(network, members, train_losses, max_steps):
+    for state in train_until(network, members, train_losses, max_steps, seed=seed):
         report = audit(network, members, controls, patterns, steps(), threshold_db, seed, save_recoveries=0)
-        rows += [_row(report, name, loss, patterns) for name in steps()]
+        rows += [_row(report, name, state.loss, patterns) for name in steps()]
     content = {"machine": machine(torch.device("cpu")), "patterns": list(patterns), "rows": rows}
     Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     show(_table(rows, patterns))
@@ -102,26 +102,6 @@ def _load(path: str | None) -> Tensor:
     if images.ndim != 4 or images.dtype != np.uint8:
         raise ValueError(f"data={path!r} holds {images.dtype} {images.shape}: save uint8 images (n, H, W, C)")
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
-
-
-def _train(network: nn.Module, images: Tensor, losses: Sequence[float], max_steps: int) -> Iterator[float]:
-    """Train until the loss falls below each level; yields the loss at every one that is reached, or the last one."""
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    levels = sorted(losses, reverse=True)
-    value = float("inf")
-    for step in range(max_steps + 1):
-        loss = functional.mse_loss(network(images), images)
-        value = loss.item()
-        while levels and value < levels[0]:
-            levels.pop(0)
-            yield value
-        if not levels or step == max_steps:
-            break
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    if levels:
-        yield value
 
 
 def _row(report: AuditReport, name: str, loss: float, patterns: Sequence[str]) -> dict[str, Any]:

@@ -2,18 +2,18 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from lightning_memaudit.audit.degradations import parse_degradation
 from lightning_memaudit.audit.engine import audit
 from lightning_memaudit.audit.methods import Method, resolve_methods
 from lightning_memaudit.bench.timing import machine
+from lightning_memaudit.bench.training import train_until
 from lightning_memaudit.training.data import ImagesDataModule
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder, UNetAutoencoder
 
@@ -36,7 +36,8 @@ def paper(
     width: int = 256,
     base_channels: int = 16,
     activation: str = "PReLU",
-    max_steps: int = 20_000,
+    batch_size: int = 10,
+    max_steps: int = 100_000,
     threshold_db: float = 30.0,
     seed: int = 0,
     device: str = "auto",
@@ -60,6 +61,7 @@ def paper(
         width: Units of the hidden layers of FC-10 and FC-20.
         base_channels: Channels of the U-Net at full resolution.
         activation: Nonlinearity of all of them.
+        batch_size: Images per step of Adam.
         max_steps: Steps of Adam at most; the loss reached by then stands in for those that were not.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
         seed: Seeds images, weights and masks.
@@ -92,9 +94,9 @@ def paper(
         network = _make(name, members.shape[1:], width, base_channels, activation).to(place)
         done = {row["target_loss"] for row in rows if row["autoencoder"] == name}
         wanted = [loss for loss in train_losses if loss not in done]
-        for state in train_until(network, members, wanted, max_steps):
+        for state in train_until(network, members, wanted, max_steps, batch_size, seed):
             began = time.perf_counter()
-            report = audit(network.eval(), members, controls, patterns, resolved, threshold_db, seed, save_recoveries=0)
+            report = audit(network, members, controls, patterns, resolved, threshold_db, seed, save_recoveries=0)
             place_in_table = {
                 "autoencoder": name,
                 "target_loss": state.target,
@@ -117,45 +119,6 @@ def _make(name: str, shape: Sequence[int], width: int, base_channels: int, activ
     return FullyConnectedAutoencoder(tuple(shape), int(name.removeprefix("FC-")), width, activation)
 
 
-class Trained(NamedTuple):
-    """How far the training has come: the loss that was asked for, the one reached, steps and seconds of training."""
-
-    target: float
-    loss: float
-    steps: int
-    seconds: float
-
-
-def train_until(network: nn.Module, images: Tensor, losses: Sequence[float], max_steps: int) -> Iterator[Trained]:
-    """Train on all images at once; stop at the first step whose loss is below each level, and once more at the end.
-
-    The learning rate of Adam starts at 1e-3 and falls with the loss, as the square root of it below 1e-3: at a constant
-    one the loss of deep networks jumps about, and never stays low.
-    """
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    levels = sorted(losses, reverse=True)
-    smooth, seconds = 1.0, 0.0
-    for step in range(max_steps + 1):
-        began = time.perf_counter()
-        network.train()
-        optimizer.zero_grad()
-        loss = functional.mse_loss(network(images), images)
-        value = loss.item()
-        seconds += time.perf_counter() - began
-        while levels and (value < levels[0] or step == max_steps):
-            yield Trained(levels.pop(0), value, step, seconds)
-        if not levels or step == max_steps:
-            return
-        began = time.perf_counter()
-        network.train()
-        smooth = value if step == 0 else 0.95 * smooth + 0.05 * value
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1.0, (smooth / 1e-3) ** 0.5)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        seconds += time.perf_counter() - began
-
-
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table of all rows: recovered members of all, the rate's 95% interval, then recovered controls of all."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -171,7 +134,12 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     ):
         found = [cells.get((name, target, pattern, method, "members")) for method in methods]
         first = next(cell for cell in found if cell is not None)
-        head = [name, f"{first['train_loss']:.1e}", f"{first['reconstruction_psnr_mean']:.0f} dB", pattern]
+        head = [
+            f"{name} ({first['num_images']} images)",
+            f"{first['train_loss']:.1e}",
+            f"{first['reconstruction_psnr_mean']:.0f} dB",
+            pattern,
+        ]
         parts = [
             "-"
             if cell is None
@@ -180,10 +148,10 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             for method, cell in zip(methods, found, strict=True)
         ]
         lines.append("| " + " | ".join([*head, *parts]) + " |")
-    first = rows[0] if rows else {"threshold_db": 30.0, "num_images": 0, "device": "", "threads": 0}
+    first = rows[0] if rows else {"threshold_db": 30.0, "device": "", "threads": 0}
     lines += [
         "",
-        f"Share of {first['num_images']} training images recovered (PSNR ≥ {first['threshold_db']:g} dB) with its "
+        f"Share of the training images recovered (PSNR ≥ {first['threshold_db']:g} dB) with its "
         "exact 95% interval, then how many images were recovered that were not trained on. "
         f"On {first['device']}, {first['threads']} threads.",
     ]

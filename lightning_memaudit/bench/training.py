@@ -1,0 +1,67 @@
+"""Training for a benchmark: a network that stops at chosen losses."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Trained(NamedTuple):
+    """How far the training has come: the loss that was asked for, the one reached, steps and seconds of training."""
+
+    target: float
+    loss: float
+    steps: int
+    seconds: float
+
+
+def train_until(
+    network: nn.Module, images: Tensor, losses: Sequence[float], max_steps: int, batch_size: int = 10, seed: int = 0
+) -> Iterator[Trained]:
+    """Train in mini-batches; stop after the first epoch whose loss is below each level, and once more at the end.
+
+    The learning rate of Adam starts at 1e-3 and falls with the loss, as the square root of it below 1e-3: at a constant
+    one the loss of deep networks jumps about, and never stays low. The loss that counts is that of all images with the
+    weights as they are, in evaluation mode, in which the network is left at every stop.
+
+    Args:
+        network: From images to images, (B, C, H, W).
+        images: (N, C, H, W).
+        losses: Mean squared errors at which to stop.
+        max_steps: Steps of Adam at most.
+        batch_size: Images per step.
+        seed: Seeds the order of the images.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    generator = torch.Generator().manual_seed(seed)
+    levels = sorted(losses, reverse=True)
+    smooth, seconds, step = 1.0, 0.0, 0
+    while levels:
+        began = time.perf_counter()
+        network.train()
+        for rows in torch.split(torch.randperm(len(images), generator=generator), batch_size):
+            if step == max_steps:
+                break
+            loss = functional.mse_loss(network(images[rows]), images[rows])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+            step += 1
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * min(1.0, (smooth / 1e-3) ** 0.5)
+        network.eval()
+        last = step == max_steps
+        value = _loss(network, images) if last or smooth < 2 * levels[0] else smooth
+        seconds += time.perf_counter() - began
+        while levels and (value < levels[0] or last):
+            yield Trained(levels.pop(0), value, step, seconds)
+
+
+@torch.no_grad()
+def _loss(network: nn.Module, images: Tensor) -> float:
+    parts = [(network(chunk) - chunk).square().flatten(1).mean(1) for chunk in torch.split(images, 100)]
+    return float(torch.cat(parts).mean())
