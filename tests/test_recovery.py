@@ -428,6 +428,20 @@ def test_interpolation_keeps_the_data_and_fills_with_averages_of_them(size):
     assert not interpolate(images * 0, mask * 0).any()
 
 
+def test_records_of_chunks_that_end_at_different_iterations_are_joined():
+    def autoencoder(images):  # images above 1 are halved forever, the others stay
+        return torch.where(images.flatten(1).amax(1).view(-1, 1, 1, 1) > 1, images / 2 + 1, images)
+
+    observed = torch.cat([torch.full((1, 1, 2, 2), 0.5), torch.full((1, 1, 2, 2), 9.0)])
+    together, apart = (
+        AutoencoderIterations(20, check_every=5, chunk_size=size, record_at=(0, 5, 10, 15))(autoencoder, observed)
+        for size in (2, 1)
+    )
+    assert together.trace.iterations == apart.trace.iterations == (0, 5, 10, 15)
+    for one, other in zip(together.trace[1:], apart.trace[1:], strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
 def test_a_constant_fill_is_found_whatever_its_value(value):
     images = smooth_images(4)

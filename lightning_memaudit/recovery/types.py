@@ -83,8 +83,10 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
     masks = [part.mask.expand(-1, max(part.mask.shape[1] for part in parts), -1, -1) for part in parts]
     trace = None
     if first.trace is not None:
-        traces = [part.trace[1:] for part in parts if part.trace is not None]
-        trace = Trace(first.trace.iterations, *(torch.cat(field, 1) for field in zip(*traces, strict=True)))
+        traces = [part.trace for part in parts if part.trace is not None]
+        longest = max((trace.iterations for trace in traces), key=len)
+        fields = zip(*(_prolong(trace, len(longest)) for trace in traces), strict=True)
+        trace = Trace(longest, *(torch.cat(field, 1) for field in fields))
     return Recovery(
         image=torch.cat([part.image for part in parts]),
         mask=torch.cat(masks),
@@ -97,6 +99,12 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
         calibration=first.calibration,
         kernel=_join([part.kernel for part in parts]),
     )
+
+
+def _prolong(trace: Trace, length: int) -> list[Tensor]:
+    """Repeat the last record: a chunk whose images have all left early stays where they ended."""
+    missing = length - len(trace.iterations)
+    return [torch.cat([field, field[-1:].expand(missing, *field.shape[1:])]) for field in trace[1:]]
 
 
 def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
