@@ -340,6 +340,9 @@ def test_extra_measurements_are_shown(run, capsys):
     text = (run.path / "report.html").read_text()
     assert "half of the members still come back with 50% missing" in text
     assert "Members: median 48% missing, from 0% to 96%." in text
+    assert "<button>largest missing</button>" in text
+    shares = {float(value) for value in re.findall(r'<td data-value="([0-9.]+)">\d+%</td>', text)}
+    assert shares == {i / 24 for i in range(24)}, "each image's own in the table of images"
     assert "members: asymmetry</th><td>0.25</td>" in text
     assert "So it is at 0 of 1 images." in text
     assert is_true(verify(run))

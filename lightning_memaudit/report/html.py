@@ -104,7 +104,12 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
     judgement = document["judgement"]
     outcome, sign = OUTCOMES[document["verdict"]["outcome"]]
     config = folder.path.parent / CONFIG
-    images = document["images"][:MAX_TABLE_IMAGES]
+    measured = (document["largest_missing"] or {"images": []})["images"]
+    largest = {(row["group"], row["image"]): row["largest_missing"] for row in measured}
+    images = [
+        row | {"largest_missing": largest.get((row["group"], row["image"]))}
+        for row in document["images"][:MAX_TABLE_IMAGES]
+    ]
     return {
         "name": name,
         "prefix": prefix,
