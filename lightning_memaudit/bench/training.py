@@ -1,5 +1,6 @@
 """Training for a benchmark: a network that stops at chosen losses."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -42,6 +43,7 @@ def train_until(
     while levels:
         began = time.perf_counter()
         network.train()
+        epoch = []
         for rows in torch.split(torch.randperm(len(images), generator=generator), batch_size):
             if step == max_steps:
                 break
@@ -49,13 +51,15 @@ def train_until(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+            epoch.append(loss.item())
+            smooth = epoch[-1] if step == 0 else 0.98 * smooth + 0.02 * epoch[-1]
             step += 1
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * min(1.0, (smooth / 1e-3) ** 0.5)
         network.eval()
         last = step == max_steps
-        value = _loss(network, images) if last or smooth < 2 * levels[0] else smooth
+        near = last or min(epoch) < 2 * levels[0]
+        value = _loss(network, images) if near else math.inf
         seconds += time.perf_counter() - began
         while levels and (value < levels[0] or last):
             yield Trained(levels.pop(0), value, step, seconds)
