@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.audit.results import RunFolder
-from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
+from lightning_memaudit.report.selection import Example, choose_examples, saved_images
 from lightning_memaudit.report.style import (
     NOT_RECOVERED,
     RECOVERED,
     figure_style,
     method_label,
     method_style,
+    occasion_title,
+    show_image,
 )
 
 FIGURES = "figures"
@@ -195,32 +196,19 @@ def _strip(examples: Sequence[Example], pattern: str, methods: list[str], occasi
             for panel in line:
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set_visible(False)
-            _show(line[0], example.truth)
-            _show(line[1], example.observed)
+            show_image(line[0], example.truth)
+            show_image(line[1], example.observed)
             if example.mask is None:
                 line[2].set_visible(False)
             else:
-                _show(line[2], example.mask)
+                show_image(line[2], example.mask)
                 line[2].spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
                 if example.mask_accuracy is not None:
                     line[2].set_xlabel(f"{example.mask_accuracy:.1%} right", fontsize=7.5, labelpad=2)
             for panel, method in zip(line[3:], methods, strict=True):
                 _show_recovery(panel, example, method)
-        loss = occasion["train_loss"]
-        figure.suptitle(
-            f"{pattern}   audit {occasion['audit']}, train loss {'-' if loss is None else format(loss, '.1e')}; "
-            f"✓ recovered: PSNR ≥ {occasion['threshold_db']:g} dB",
-            fontsize=9,
-            x=0.01,
-            ha="left",
-            y=1 - 0.12 / height,
-            va="top",
-        )
+        occasion_title(figure, pattern, occasion, 1 - 0.12 / height)
         return figure
-
-
-def _show(panel: Axes, image: "np.ndarray[Any, Any]") -> None:
-    panel.imshow(displayed(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 
 
 def _show_recovery(panel: Axes, example: Example, method: str) -> None:
@@ -228,7 +216,7 @@ def _show_recovery(panel: Axes, example: Example, method: str) -> None:
     if outcome is None:
         panel.text(0.5, 0.5, "failed", ha="center", va="center", transform=panel.transAxes, color=NOT_RECOVERED)
         return
-    _show(panel, outcome.image)
+    show_image(panel, outcome.image)
     color = RECOVERED if outcome.recovered else NOT_RECOVERED
     panel.spines[:].set(visible=True, color=color, linewidth=2)
     panel.set_xlabel(outcome.caption, fontsize=8, labelpad=2, color=color)

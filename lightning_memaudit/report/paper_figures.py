@@ -12,8 +12,15 @@ from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.report.document import missing_fraction, run_name
-from lightning_memaudit.report.selection import displayed
-from lightning_memaudit.report.style import NOT_RECOVERED, RECOVERED, figure_style, method_label, method_style
+from lightning_memaudit.report.style import (
+    NOT_RECOVERED,
+    RECOVERED,
+    figure_style,
+    method_label,
+    method_style,
+    occasion_title,
+    show_image,
+)
 
 PLAIN = "autoencoder_iterations"
 PROPOSED = ("blind", "paper_blind")
@@ -80,9 +87,9 @@ def _iteration_figure(
             panel.set_title(header, fontsize=8, pad=4)
         for place, image in enumerate(chosen):
             part = grid[place * len(lines) : (place + 1) * len(lines)]
-            _show(part[0][0], truth[image])
-            _show(part[0][1], arrays[f"members/{pattern}/observed"][image])
-            _show(part[1][1], arrays[f"members/{pattern}/mask"][image].astype(float))
+            show_image(part[0][0], truth[image])
+            show_image(part[0][1], arrays[f"members/{pattern}/observed"][image])
+            show_image(part[1][1], arrays[f"members/{pattern}/mask"][image].astype(float))
             part[1][1].set_xlabel("true mask", fontsize=7, labelpad=2)
             for number, (line, (kind, name)) in enumerate(zip(part, lines, strict=True)):
                 label = f"{method_label(name)},\nestimated mask" if kind == "mask" else method_label(name)
@@ -91,29 +98,16 @@ def _iteration_figure(
                 line[0].set_ylabel(which + label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
                 for step, panel in enumerate(line[2:]):
                     if kind == "mask":
-                        _show(panel, masks[image, step])
+                        show_image(panel, masks[image, step])
                         panel.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
                     else:
                         _show_step(panel, traces[name][image, step], truth[image], occasion["threshold_db"])
-        loss = occasion["train_loss"]
-        figure.suptitle(
-            f"{pattern}   audit {occasion['audit']}, train loss {'-' if loss is None else format(loss, '.1e')}; "
-            f"✓ recovered: PSNR ≥ {occasion['threshold_db']:g} dB",
-            fontsize=9,
-            x=0.01,
-            ha="left",
-            y=1 - 0.1 / height,
-            va="top",
-        )
+        occasion_title(figure, pattern, occasion, 1 - 0.1 / height)
     return figure
 
 
-def _show(panel: Axes, image: "np.ndarray[Any, Any]") -> None:
-    panel.imshow(displayed(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-
-
 def _show_step(panel: Axes, image: "np.ndarray[Any, Any]", truth: "np.ndarray[Any, Any]", threshold_db: float) -> None:
-    _show(panel, image)
+    show_image(panel, image)
     quality = _psnr(image, truth)
     recovered = quality >= threshold_db
     color = RECOVERED if recovered else NOT_RECOVERED

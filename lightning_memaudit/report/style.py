@@ -1,10 +1,16 @@
 """What all figures share: colours that colour-blind people can tell apart, markers, names, axes."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lightning_memaudit.report.selection import displayed
 
 # Okabe and Ito (2008); every method also has its own marker, so that colour never carries the meaning alone.
 METHOD_STYLES: dict[str, tuple[str, str]] = {
@@ -79,3 +85,22 @@ def spread(values: list[float], gap: float, low: float, high: float) -> list[flo
         places[index] = max(places[index], floor)
         floor = places[index] + gap
     return places
+
+
+def show_image(panel: Axes, image: "np.ndarray[Any, Any]") -> None:
+    """Draw an image (C, H, W), pixel by pixel."""
+    panel.imshow(displayed(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+
+
+def occasion_title(figure: Figure, pattern: str, occasion: Mapping[str, Any], top: float) -> None:
+    """Write above a figure of recoveries which pattern and audit it shows, and what counts as recovered."""
+    loss = occasion["train_loss"]
+    figure.suptitle(
+        f"{pattern}   audit {occasion['audit']}, train loss {'-' if loss is None else format(loss, '.1e')}; "
+        f"✓ recovered: PSNR ≥ {occasion['threshold_db']:g} dB",
+        fontsize=9,
+        x=0.01,
+        ha="left",
+        y=top,
+        va="top",
+    )
