@@ -160,22 +160,19 @@ class BlindRecovery:
             return Found(found.candidate, found.num_evaluations + 1)
         fill = find_constant_fill(observed, self.noise)
         other = find_other_fill(observed, fill)
-        if not bool(other.present.any()):
-            return self._search_fill(autoencoder, observed, fill, budget)
-        # Images with two fills to try: half of the evaluations for each.
+        # Where there are two fills to try, each has half of the evaluations.
         parts: list[tuple[Tensor, Found]] = []
-        rows = (~other.present).nonzero().squeeze(1)
+        for kind, share in ((~other.present, budget), (other.present, budget // 2)):
+            rows = kind.nonzero().squeeze(1)
+            if len(rows):
+                parts.append((rows, self._search_fill(autoencoder, observed[rows], fill.select(rows), share)))
+        found = scatter(parts)
+        poor = found.candidate.expected_error >= self.tuning.good_error
+        rows = (other.present & poor).nonzero().squeeze(1)
         if len(rows):
-            parts.append((rows, self._search_fill(autoencoder, observed[rows], fill.select(rows), budget)))
-        rows = other.present.nonzero().squeeze(1)
-        first = self._search_fill(autoencoder, observed[rows], fill.select(rows), budget // 2)
-        parts.append((rows, first))
-        open_ = (first.candidate.expected_error >= self.tuning.good_error).nonzero().squeeze(1)
-        if len(open_):
-            chosen = rows[open_]
-            second = self._search_fill(autoencoder, observed[chosen], other.select(chosen), budget // 2)
-            parts[-1] = (rows, improve(first, open_, second))
-        return scatter(parts)
+            second = self._search_fill(autoencoder, observed[rows], other.select(rows), budget // 2)
+            found = improve(found, rows, second)
+        return found
 
     def _search_fill(self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, budget: int) -> Found:
         """Search with the mask that the fill implies, or from the content where there is none."""
