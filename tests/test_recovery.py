@@ -29,6 +29,7 @@ from lightning_memaudit.recovery.evidence import refine
 from lightning_memaudit.recovery.fills import find_constant_fill, local_agreement
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.masks import LeastSquaresMask, coupling, keep_smallest
+from lightning_memaudit.recovery.search import MaskFromContent
 
 
 def linear(matrix):
@@ -530,6 +531,24 @@ def test_coupled_neighbours_make_out_a_block_and_leave_a_random_mask_alone():
             wrong[name, coupled] = ((estimate > 0.5) != (mask > 0.5)).float().mean()
     assert wrong["block", True] < 0.3 * wrong["block", False]
     assert wrong["random", True] <= 1.05 * wrong["random", False]
+
+
+def test_a_mask_of_few_pixels_that_agree_by_chance_explains_little():
+    images = smooth_images(6)
+    mask = (uniform((6, 1, 16, 16)) > 0.5).float()
+    observed = mask * images + (1 - mask) * uniform(images.shape, 12)
+    content = MaskFromContent((0.5,))
+    right = content.explained(images, observed, mask)
+    other = images.roll(1, 0)
+    agreeing = ((other - observed).abs().amax(1, keepdim=True) < 0.1).float()
+    by_chance = content.explained(other, observed, agreeing)
+    assert (by_chance < 0.1 * right).all()
+    assert ((right > 0) & (right <= 1)).all()
+    plain, weighed = (
+        refine(lambda images: images, observed, mask, images, torch.zeros(6), 1, share)
+        for share in (None, content.explained)
+    )
+    torch.testing.assert_close(weighed.score, plain.score / content.explained(plain.image, observed, mask))
 
 
 def test_image_content_agrees_with_its_neighbours_and_noise_does_not():

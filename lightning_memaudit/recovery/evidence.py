@@ -1,5 +1,6 @@
 """What a candidate is worth: the estimate that it implies, and a score that needs no ground truth."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,13 @@ class Candidate(NamedTuple):
 
 
 def refine(
-    autoencoder: Autoencoder, observed: Tensor, mask: Tensor, image: Tensor, noise: Tensor, steps: int = 1
+    autoencoder: Autoencoder,
+    observed: Tensor,
+    mask: Tensor,
+    image: Tensor,
+    noise: Tensor,
+    steps: int = 1,
+    explained_share: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Candidate:
     """Combine image and data as their errors deserve, improve on the autoencoder's own errors, and score the results.
 
@@ -46,7 +53,8 @@ def refine(
     with r the interpolation of y - f(x) from where it is observed: what f gets wrong at a pixel it gets wrong beside
     it. It is small only if f, shown its own hidden pixels and the observed ones, returns both. A mask that is empty
     leaves nothing to explain: its data residual is taken over all pixels. The f(x) that scores x also gives the next x,
-    f(x) + r. Where there is noise r is 0, and the second mean is over all pixels.
+    f(x) + r. Where there is noise r is 0, and the second mean is over all pixels. Where the mask itself was told from
+    the image, the score is divided by the share of the observation that f(x) explains.
 
     Args:
         autoencoder: f.
@@ -55,6 +63,7 @@ def refine(
         image: x, (B, C, H, W).
         noise: (B,) standard deviation of the noise.
         steps: Evaluations of f; the best candidate by score is returned.
+        explained_share: From f(x), y and h to that share, (B,) in (0, 1]; None takes it for 1.
     """
     variance = noise.square()
     kept = mask.expand_as(image).flatten(1).any(1)
@@ -72,8 +81,11 @@ def refine(
         # Less than the noise is as wrong as more: then f has fitted the noise.
         data = (masked_mean(residual.square(), explained) - variance).abs()
         score = data + masked_mean((corrected - estimate).square(), 1 - explained * exact)
-        score = torch.where(score.isfinite() & estimate.flatten(1).isfinite().all(1), score, torch.inf)
         hidden = 1 - per_image_mean(mask * trust)
+        if explained_share is not None:
+            share = explained_share(output, observed, mask)
+            score, hidden = score / share, torch.maximum(hidden, 1 - share)
+        score = torch.where(score.isfinite() & estimate.flatten(1).isfinite().all(1), score, torch.inf)
         candidate = Candidate(estimate, mask, score, ERROR_PER_SCORE * hidden * score)
         best = candidate if best is None else better(best, candidate)
         image = corrected

@@ -26,6 +26,9 @@ channels of a pixel tell which of the two it is."""
 VALUE_SPREADS = (2.0,)
 """The same for a single value, which does not tell."""
 
+LEAST_EVIDENCE = 0.01
+"""Evidence in nats per value of the observation that an image is credited with at least."""
+
 TYPICAL_VARIANCE = 0.01
 """Squared error of the autoencoder's image halfway through: what the noise is weighed against in the data term."""
 
@@ -116,10 +119,13 @@ class Masks(NamedTuple):
         mask: Where they start.
         update: From the current image, the observation and the share of the iterations that are done to the next mask;
             None for masks that stay.
+        explained: From f(x), the observation and the mask to the share of the observation, (B,) in (0, 1], that x
+            explains; None where the mask is certain.
     """
 
     mask: Tensor
     update: Callable[[Tensor, Tensor, float], Tensor] | None
+    explained: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
 
 Masking = Callable[[Problem, int], Masks]
@@ -201,17 +207,27 @@ class MaskFromContent:
                 return keep_smallest(error.sum(1, keepdim=True) if self.shared else error, share)
             return self.posterior(image, observed, share, 2 if done < 1 else 10)
 
-        return Masks(mask, update)
+        return Masks(mask, update, self.explained)
+
+    def explained(self, output: Tensor, observed: Tensor, mask: Tensor) -> Tensor:
+        """Evidence for f(x) in nats per mask entry and value behind it, between :data:`LEAST_EVIDENCE` and 1.
+
+        A mask that keeps the few pixels where any image agrees leaves little to get wrong, and explains as little.
+        """
+        share = mask.flatten(1).mean(1).clamp(0.05, 0.95)
+        evidence = self._estimator(observed).posterior(output, observed, 10, share).evidence
+        return (evidence / observed[0].numel()).clamp(LEAST_EVIDENCE, 1)
 
     def posterior(self, image: Tensor, observed: Tensor, share: Tensor, steps: int) -> Tensor:
         """The posterior; all ones where the image explains no more of the observation than chance would."""
-        spreads = PIXEL_SPREADS if self.shared and observed.shape[1] > 1 else VALUE_SPREADS
-        posterior = PosteriorMask(
-            "noise", self.noise, prior=None, shared=self.shared, spreads=spreads, coupled=True
-        ).posterior(image, observed, steps, share)
+        posterior = self._estimator(observed).posterior(image, observed, steps, share)
         needed = 5 * math.log(observed[0].numel())
         explained = (posterior.evidence > needed).view(-1, 1, 1, 1)
         return torch.where(explained, (posterior.mask > 0.5).to(image.dtype), torch.ones_like(posterior.mask))
+
+    def _estimator(self, observed: Tensor) -> PosteriorMask:
+        spreads = PIXEL_SPREADS if self.shared and observed.shape[1] > 1 else VALUE_SPREADS
+        return PosteriorMask("noise", self.noise, prior=None, shared=self.shared, spreads=spreads, coupled=True)
 
 
 def search(
@@ -227,7 +243,8 @@ def search(
         max_evaluations: Evaluations of f per image at most, at least 1.
     """
     observed = problem.observed
-    best = refine(autoencoder, observed, problem.mask, interpolate(observed, problem.mask), problem.noise)
+    start, explained = interpolate(observed, problem.mask), masking(problem, 1).explained
+    best = refine(autoencoder, observed, problem.mask, start, problem.noise, explained_share=explained)
     spent = torch.ones(len(observed), dtype=torch.int64, device=observed.device)
     active = torch.arange(len(observed), device=observed.device)
     idle = torch.zeros_like(spent)
@@ -301,7 +318,7 @@ def _attempt(
         mask = masks.update(work.image, observed, 1.0)
     # x fits the data with their noise, z does not.
     image = torch.where((noise > 0).view(-1, 1, 1, 1), work.prior, work.image)
-    assessed = refine(autoencoder, observed, mask, image, noise, tuning.refinements)
+    assessed = refine(autoencoder, observed, mask, image, noise, tuning.refinements, masks.explained)
     parts = [Candidate(*part) for part in zip(*(torch.split(field, number) for field in assessed), strict=True)]
     return functools.reduce(better, parts)
 
