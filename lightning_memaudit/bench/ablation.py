@@ -85,7 +85,7 @@ def ablation(
         rows += [_row(report, name, state.loss, patterns) for name in steps()]
     content = {"machine": machine(torch.device("cpu")), "patterns": list(patterns), "rows": rows}
     Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    show(_table(rows, patterns))
+    show(_table(rows, patterns), width=100 + 12 * len(patterns))
     print(f"written to {output}")
 
 
@@ -127,7 +127,7 @@ def _row(report: AuditReport, name: str, loss: float, patterns: Sequence[str]) -
 def _table(rows: Sequence[Mapping[str, Any]], patterns: Sequence[str]) -> Table:
     table = Table(title="Recovery rate of training images, evaluations of the autoencoder, certificates")
     for column in ("train loss", "method"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in (*patterns, "mean", "evaluations", "certified", "below threshold", "controls"):
         table.add_column(column, justify="right")
     last = None

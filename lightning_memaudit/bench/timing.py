@@ -43,9 +43,9 @@ def interleave(works: Mapping[str, Callable[[], object]], repeats: int, device: 
     return {name: Timing(float(np.median(all_)), min(all_), max(all_)) for name, all_ in seconds.items()}
 
 
-def show(table: Table) -> None:
-    """Print a table at least 100 columns wide, also into a file or a pipe, where rich would assume 80."""
-    Console(width=max(100, rich.get_console().width)).print(table)
+def show(table: Table, width: int = 100) -> None:
+    """Print a table at least this wide, also into a file or a pipe, where rich would assume 80 columns."""
+    Console(width=max(width, rich.get_console().width)).print(table)
 
 
 def synchronize(device: torch.device) -> None:
