@@ -354,6 +354,20 @@ def test_the_alternation_leaves_its_arguments_as_they_are(check_every):
         assert torch.equal(tensor, copy)
 
 
+def test_rows_with_a_mask_per_channel_and_rows_without_leave_one_after_the_other():
+    observed = uniform((4, 3, 4, 4))
+    observed[0] = 0  # stays where it starts
+
+    def estimate(image, observed):
+        return torch.ones_like(observed if len(observed) == 4 else observed[:, :1])
+
+    settings = Alternation(num_iterations=20, check_every=1, admm_steps=1, tolerance=1e-6)
+    start = torch.zeros_like(observed)
+    solution = alternate(lambda images: images / 2, observed, torch.full((4,), 0.1), estimate, start, settings)
+    assert solution.num_evaluations[0] < solution.num_evaluations[1]
+    assert torch.equal(solution.mask, torch.ones_like(observed))
+
+
 @pytest.mark.parametrize("blind", [False, True])
 def test_the_solver_holds_at_most_six_tensors_beside_the_autoencoders_own(blind):
     observed, mask = uniform((16, 3, 32, 32)), (uniform((16, 1, 32, 32), 11) > 0.5).float()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.masks import MaskEstimator
+from lightning_memaudit.recovery.masks import MaskEstimator, same_channels
 from lightning_memaudit.recovery.types import Autoencoder, Trace
 
 
@@ -306,11 +306,11 @@ class _Finished:
         """Images, masks and iterations used, in the order in which the batch began."""
         if len(self.parts) == 1:
             return self.parts[0][1:]
-        rows, *fields = (torch.cat(field) for field in zip(*self.parts, strict=True))
+        all_rows, images, masks, numbers = zip(*self.parts, strict=True)
         self.parts.clear()
-        order = rows.argsort()
-        image, mask, iterations = (field[order] for field in fields)
-        return image, mask, iterations
+        order = torch.cat(all_rows).argsort()
+        # An estimator may need a mask per channel for some rows only.
+        return torch.cat(images)[order], torch.cat(same_channels(masks))[order], torch.cat(numbers)[order]
 
 
 class _Recorder:
