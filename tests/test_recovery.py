@@ -368,6 +368,62 @@ def test_rows_with_a_mask_per_channel_and_rows_without_leave_one_after_the_other
     assert torch.equal(solution.mask, torch.ones_like(observed))
 
 
+def half_precision(images):
+    return (images * 0.5).bfloat16()
+
+
+@pytest.mark.parametrize(
+    "recover",
+    [
+        BlindRecovery(mask_estimator="least_squares", penalties=[0.1], certification=None),
+        BlindRecovery(max_evaluations=60, certification=None),
+    ],
+)
+def test_the_state_keeps_its_precision_whatever_the_autoencoder_returns(recover):
+    observed = uniform((2, 1, 6, 6)) * (uniform((2, 1, 6, 6), 5) > 0.5)
+    assert recover(half_precision, observed).image.dtype == torch.float32
+    assert recover(lambda images: images.float() * 0.5, observed.double()).image.dtype == torch.float64
+    with torch.inference_mode():
+        inside = recover(lambda images: images * 0.5, observed.clone())
+    torch.testing.assert_close(inside.image, recover(lambda images: images * 0.5, observed).image)
+    before = observed.clone()
+    recover(lambda images: images.mul_(0.5), observed)
+    assert torch.equal(observed, before)
+
+
+def test_a_mask_in_another_precision_serves():
+    observed, mask = uniform((2, 1, 6, 6)), (uniform((2, 1, 6, 6), 5) > 0.5).double()
+    given = [KnownMaskRecovery(penalties=[0.1])(torch.tanh, observed, one) for one in (mask, mask.float())]
+    assert torch.equal(given[0].image, given[1].image)
+
+
+def test_an_empty_batch_is_recovered_to_an_empty_batch():
+    nothing = uniform((0, 1, 4, 4))
+    solution = alternate(torch.tanh, nothing, uniform((0,)), LeastSquaresMask(), nothing, Alternation(5))
+    assert solution.image.shape == nothing.shape
+
+
+@pytest.mark.parametrize("max_evaluations", [5, 10, 17, 40])
+def test_few_evaluations_are_not_divided_between_two_fills(max_evaluations):
+    stored = smooth_images(3)
+    stored[..., :8] = 1.0
+    mask = (uniform((3, 1, 16, 16)) > 0.3).float()
+    recovery = BlindRecovery(max_evaluations=max_evaluations)(lambda images: images, mask * stored)
+    assert (recovery.num_evaluations <= max_evaluations).all()
+    alone = BlindRecovery(max_evaluations=max_evaluations, certification=None)(lambda images: images, stored)
+    assert (recovery.num_evaluations >= alone.num_evaluations.min()).all()
+
+
+def test_records_with_and_without_a_mask_per_channel_are_joined():
+    images = smooth_images(2)
+    mask = torch.ones_like(images)
+    mask[0, :, ::2] = 0  # shared by the channels
+    mask[1] = (uniform((3, 16, 16)) > 0.5).float()
+    method = BlindRecovery(penalties=[0.1], record_at=(0, 5), chunk_size=1)
+    trace = method(associative(images), mask * images).trace
+    assert trace.mask.shape == (2, 2, 3, 16, 16)
+
+
 @pytest.mark.parametrize("blind", [False, True])
 def test_the_solver_holds_at_most_six_tensors_beside_the_autoencoders_own(blind):
     observed, mask = uniform((16, 3, 32, 32)), (uniform((16, 1, 32, 32), 11) > 0.5).float()

@@ -26,7 +26,8 @@ def train_until(
 
     The learning rate of Adam starts at 1e-3 and falls with the loss, as the square root of it below 1e-3: at a constant
     one the loss of deep networks jumps about, and never stays low. The loss that counts is that of all images with the
-    weights as they are, in evaluation mode, in which the network is left at every stop.
+    weights as they are, in evaluation mode, in which the network is left at every stop; it is looked at once a
+    mini-batch comes within twice the level.
 
     Args:
         network: From images to images, (B, C, H, W).

@@ -78,9 +78,9 @@ class Workspace:
         self._autoencoder = autoencoder
         self._observed = observed
         self._penalty = penalty.view(-1, 1, 1, 1)
-        self.prior = start
-        self._dual = torch.zeros_like(start)
-        self._constant = torch.empty_like(start)
+        self.prior = start.to(observed.dtype)
+        self._dual = torch.zeros_like(observed)
+        self._constant = torch.empty_like(observed)
         self._weight: Tensor | None = None
         self._image: Tensor | None = start
         self._buffer: Tensor | None = None
@@ -101,6 +101,7 @@ class Workspace:
 
     def set_mask(self, mask: Tensor) -> None:
         """Take over a mask (B, 1 or C, H, W)."""
+        mask = mask.to(self._observed.dtype)
         denominator = mask.square().add_(self._penalty)
         self._weight = self._penalty / denominator
         torch.mul(self._observed, mask.div(denominator), out=self._constant)
@@ -124,15 +125,19 @@ class Workspace:
         self._dual = point.sub_(self.prior)
 
     def _evaluate(self, point: Tensor) -> Tensor:
-        """f(v), with v unharmed and not shared: an f that writes into its input, found out at first, gets a copy."""
-        given = point if self._writes is False else point.clone()
-        version = given._version
-        prior = self._autoencoder(given)
-        wrote = given._version != version
-        if self._writes is None:
-            self._writes = wrote
-        elif wrote and not self._writes:
-            raise RuntimeError("the autoencoder wrote into its input, but had not at first: let it work on a copy")
+        """f(v) in the state's precision, with v unharmed and not shared: an f that writes into v gets a copy."""
+        if self._writes is False:
+            version = point._version
+            prior = self._autoencoder(point)
+            if point._version != version:
+                raise RuntimeError("the autoencoder wrote into its input, but had not at first: let it work on a copy")
+        else:
+            given = point.clone()
+            counted = not given.is_inference()  # inference tensors do not tell whether they were written to
+            version = given._version if counted else 0
+            prior = self._autoencoder(given)
+            self._writes = given._version != version if counted else True
+        prior = prior.to(point.dtype)
         shares = prior.untyped_storage().data_ptr() == point.untyped_storage().data_ptr()
         return prior.clone() if shares else prior
 
@@ -251,7 +256,7 @@ def alternate(
     finished = _Finished()
     recorder = _Recorder(autoencoder, observed, record_at)
     if recorder.wants(0):
-        recorder.record(0, rows, work.image, current)
+        recorder.record(0, rows, work.image, current, finished)
 
     def checks(iteration: int) -> bool:
         last = iteration == settings.num_iterations
@@ -267,14 +272,15 @@ def alternate(
         wanted = checks(iteration) or checks(iteration + 1) or estimates or recorder.wants(iteration)
         work.advance(image=wanted)
         if recorder.wants(iteration):
-            recorder.record(iteration, rows, work.image, current)
+            recorder.record(iteration, rows, work.image, current, finished)
         if previous is not None:
             change = per_image_mean(previous.sub_(work.image).square_())
             # NaN compares false, so a diverged row is "not moving on" and leaves.
             going = change > settings.tolerance**2
-            if iteration == settings.num_iterations:
+            last = iteration == settings.num_iterations
+            if last:
                 going = torch.zeros_like(going)
-            if not bool(going.all()):
+            if last or not bool(going.all()):
                 finished.add(rows, ~going, iteration, work.image, current)
                 rows, active, current = rows[going], active[going], current[going]
                 work.keep(going)
@@ -325,13 +331,15 @@ class _Recorder:
     def wants(self, iteration: int) -> bool:
         return iteration in self.wanted
 
-    def record(self, iteration: int, rows: Tensor, image: Tensor, mask: Tensor) -> None:
+    def record(self, iteration: int, rows: Tensor, image: Tensor, mask: Tensor, finished: _Finished) -> None:
         if self.records:
             _, images, masks = self.records[-1]
             images, masks = images.clone(), masks.clone()
         else:
             images = torch.zeros_like(self.observed)
             masks = mask.new_zeros(len(self.observed), *mask.shape[1:])
+            for left, last_image, last_mask, _ in finished.parts:
+                images[left], masks[left] = last_image, last_mask[:, : masks.shape[1]]
         images[rows], masks[rows] = image, mask
         self.records.append((iteration, images, masks))
 

@@ -38,7 +38,7 @@ def recover(
     def chunk(images: slice) -> Recovery:
         part = observed[images]
         given = mask[images] if isinstance(mask, Tensor) else mask
-        start = autoencoder(part)
+        start = autoencoder(part.clone())  # f may write into what it is given
         count = len(penalties)
 
         def repeat(rows: Tensor) -> Tensor:

@@ -19,7 +19,13 @@ from lightning_memaudit.recovery.certification import (
     controls_needed,
     turned_copies,
 )
-from lightning_memaudit.recovery.checks import check_images, check_max_evaluations, check_noise, check_penalties
+from lightning_memaudit.recovery.checks import (
+    LEAST_EVALUATIONS,
+    check_images,
+    check_max_evaluations,
+    check_noise,
+    check_penalties,
+)
 from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill
 from lightning_memaudit.recovery.masks import LeastSquaresMask, MaskEstimator, PosteriorMask
 from lightning_memaudit.recovery.search import (
@@ -160,15 +166,18 @@ class BlindRecovery:
             return Found(found.candidate, found.num_evaluations + 1)
         fill = find_constant_fill(observed, self.noise)
         other = find_other_fill(observed, fill)
-        # Where there are two fills to try, each has half of the evaluations.
+        # Where there are two fills to try, each has half of the evaluations, if that is enough for a round.
+        round_ = self.tuning.rounds[0]
+        enough = 1 + len(round_.penalties) * (round_.num_iterations + self.tuning.refinements)
+        both = other.present & (budget // 2 >= enough)
         parts: list[tuple[Tensor, Found]] = []
-        for kind, share in ((~other.present, budget), (other.present, budget // 2)):
+        for kind, share in ((~both, budget), (both, budget // 2)):
             rows = kind.nonzero().squeeze(1)
             if len(rows):
                 parts.append((rows, self._search_fill(autoencoder, observed[rows], fill.select(rows), share)))
         found = scatter(parts)
         poor = found.candidate.expected_error >= self.tuning.good_error
-        rows = (other.present & poor).nonzero().squeeze(1)
+        rows = (both & poor).nonzero().squeeze(1)
         if len(rows):
             second = self._search_fill(autoencoder, observed[rows], other.select(rows), budget // 2)
             found = improve(found, rows, second)
@@ -205,6 +214,6 @@ class BlindRecovery:
             return None
         longest = int(recovery.num_evaluations[hopeful].max())
         copies = turned_copies(observed, controls_needed(MAX_FALSE_RATE))
-        alone = replace(self, certification=None, max_evaluations=longest)
+        alone = replace(self, certification=None, max_evaluations=max(LEAST_EVALUATIONS, longest))
         scores = COPIES_MARGIN * alone(autoencoder, copies).score
         return calibrate(scores, MAX_FALSE_RATE, source="turned copies")

@@ -40,14 +40,18 @@ def check_penalties(penalties: tuple[float, ...]) -> None:
         raise ValueError(f"penalties={list(penalties)}: pass one or more positive numbers, such as [0.1]")
 
 
+LEAST_EVALUATIONS = 5
+"""A start, an iteration and its score."""
+
+
 def check_max_evaluations(max_evaluations: int) -> None:
     """Raise unless there is an evaluation to spend on a start, an iteration and its score.
 
     Raises:
-        ValueError: ``max_evaluations`` is below 5.
+        ValueError: ``max_evaluations`` is below :data:`LEAST_EVALUATIONS`.
     """
-    if max_evaluations < 5:
-        raise ValueError(f"max_evaluations={max_evaluations}: must be at least 5")
+    if max_evaluations < LEAST_EVALUATIONS:
+        raise ValueError(f"max_evaluations={max_evaluations}: must be at least {LEAST_EVALUATIONS}")
 
 
 def check_noise(noise: float | None) -> None:

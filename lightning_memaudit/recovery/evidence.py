@@ -54,7 +54,7 @@ def refine(
     it. It is small only if f, shown its own hidden pixels and the observed ones, returns both. A mask that is empty
     leaves nothing to explain: its data residual is taken over all pixels. The f(x) that scores x also gives the next x,
     f(x) + r. Where there is noise r is 0, and the second mean is over all pixels. Where the mask itself was told from
-    the image, the score is divided by the share of the observation that f(x) explains.
+    the image, the score is divided by how much of the observation f(x) explains.
 
     Args:
         autoencoder: f.
@@ -63,7 +63,7 @@ def refine(
         image: x, (B, C, H, W).
         noise: (B,) standard deviation of the noise.
         steps: Evaluations of f; the best candidate by score is returned.
-        explained_share: From f(x), y and h to that share, (B,) in (0, 1]; None takes it for 1.
+        explained_share: From f(x), y and h to how much f(x) explains, (B,) in (0, 1]; None takes it for 1.
     """
     variance = noise.square()
     kept = mask.expand_as(image).flatten(1).any(1)

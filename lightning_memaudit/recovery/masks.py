@@ -196,12 +196,12 @@ def coupling(mask: Tensor) -> Tensor:
         length = mask.shape[dimension] - 1
         first, second = mask.narrow(dimension, 0, length), mask.narrow(dimension, 1, length)
         # One pair of each kind is added to those that are counted, so that no share is 0.
-        both = (first * second).flatten(1).sum(1) + 1
-        neither = ((1 - first) * (1 - second)).flatten(1).sum(1) + 1
-        one = (first + second - 2 * first * second).flatten(1).sum(1) / 2 + 1
+        both = (first * second).flatten(1).sum(1, dtype=torch.float32) + 1
+        neither = ((1 - first) * (1 - second)).flatten(1).sum(1, dtype=torch.float32) + 1
+        one = (first + second - 2 * first * second).flatten(1).sum(1, dtype=torch.float32) / 2 + 1
         odds = torch.log((both + one) / (neither + one))
-        beside_observed = (torch.log(both / one) - odds).view(-1, 1, 1, 1)
-        beside_missing = (torch.log(one / neither) - odds).view(-1, 1, 1, 1)
+        beside_observed = (torch.log(both / one) - odds).view(-1, 1, 1, 1).to(mask.dtype)
+        beside_missing = (torch.log(one / neither) - odds).view(-1, 1, 1, 1).to(mask.dtype)
         result.narrow(dimension, 0, length).add_(torch.lerp(beside_missing, beside_observed, second))
         result.narrow(dimension, 1, length).add_(torch.lerp(beside_missing, beside_observed, first))
     return result

@@ -119,8 +119,8 @@ class Masks(NamedTuple):
         mask: Where they start.
         update: From the current image, the observation and the share of the iterations that are done to the next mask;
             None for masks that stay.
-        explained: From f(x), the observation and the mask to the share of the observation, (B,) in (0, 1], that x
-            explains; None where the mask is certain.
+        explained: From f(x), the observation and the mask to how much of the observation x explains, (B,) in (0, 1];
+            None where the score is not to be divided by it.
     """
 
     mask: Tensor
@@ -207,7 +207,8 @@ class MaskFromContent:
                 return keep_smallest(error.sum(1, keepdim=True) if self.shared else error, share)
             return self.posterior(image, observed, share, 2 if done < 1 else 10)
 
-        return Masks(mask, update, self.explained)
+        # Noise bounds the evidence for any image: then it does not tell a right one from a wrong one.
+        return Masks(mask, update, self.explained if self.noise == 0 else None)
 
     def explained(self, output: Tensor, observed: Tensor, mask: Tensor) -> Tensor:
         """Evidence for f(x) in nats per mask entry and value behind it, between :data:`LEAST_EVIDENCE` and 1.
@@ -216,7 +217,7 @@ class MaskFromContent:
         """
         share = mask.flatten(1).mean(1).clamp(0.05, 0.95)
         evidence = self._estimator(observed).posterior(output, observed, 10, share).evidence
-        return (evidence / observed[0].numel()).clamp(LEAST_EVIDENCE, 1)
+        return (evidence / observed[0].numel()).nan_to_num(0).clamp(LEAST_EVIDENCE, 1)
 
     def posterior(self, image: Tensor, observed: Tensor, share: Tensor, steps: int) -> Tensor:
         """The posterior; all ones where the image explains no more of the observation than chance would."""

@@ -80,20 +80,15 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
-    masks = [part.mask.expand(-1, max(part.mask.shape[1] for part in parts), -1, -1) for part in parts]
-    trace = None
-    if first.trace is not None:
-        traces = [part.trace for part in parts if part.trace is not None]
-        longest = max((trace.iterations for trace in traces), key=len)
-        fields = zip(*(_prolong(trace, len(longest)) for trace in traces), strict=True)
-        trace = Trace(longest, *(torch.cat(field, 1) for field in fields))
+    channels = max(part.mask.shape[1] for part in parts)
+    traces = [part.trace for part in parts if part.trace is not None]
     return Recovery(
         image=torch.cat([part.image for part in parts]),
-        mask=torch.cat(masks),
+        mask=torch.cat([part.mask.expand(-1, channels, -1, -1) for part in parts]),
         score=torch.cat([part.score for part in parts]),
         certified=torch.cat([part.certified for part in parts]),
         num_evaluations=torch.cat([part.num_evaluations for part in parts]),
-        trace=trace,
+        trace=_join_traces(traces) if len(traces) == len(parts) else None,
         expected_error=_join([part.expected_error for part in parts]),
         gain=_join([part.gain for part in parts]),
         calibration=first.calibration,
@@ -101,10 +96,16 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
     )
 
 
-def _prolong(trace: Trace, length: int) -> list[Tensor]:
-    """Repeat the last record: a chunk whose images have all left early stays where they ended."""
-    missing = length - len(trace.iterations)
-    return [torch.cat([field, field[-1:].expand(missing, *field.shape[1:])]) for field in trace[1:]]
+def _join_traces(traces: Sequence[Trace]) -> Trace:
+    """Join the records of chunks; one whose images have all left early repeats its last record."""
+    longest = max((trace.iterations for trace in traces), key=len)
+    channels = max(trace.mask.shape[2] for trace in traces)
+    prolonged = []
+    for trace in traces:
+        missing = len(longest) - len(trace.iterations)
+        fields = trace._replace(mask=trace.mask.expand(-1, -1, channels, -1, -1))[1:]
+        prolonged.append([torch.cat([field, field[-1:].expand(missing, *field.shape[1:])]) for field in fields])
+    return Trace(longest, *(torch.cat(field, 1) for field in zip(*prolonged, strict=True)))
 
 
 def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
