@@ -40,6 +40,9 @@ def test_every_autoencoder_at_every_loss_and_again_from_where_it_stopped(images,
     assert len(rows) == 2 * 2 * 2 * 2 * 1  # autoencoders, losses, groups, methods, patterns
     assert {row["num_images"] for row in rows if row["group"] == "members"} == {3}
     output = capsys.readouterr().out
+    assert main(["bench", "paper", *SMALL, "--seed=1", "--methods=[paper_blind]"]) == 2
+    assert "bench-paper.json' was made with another methods, seed: give another output" in capsys.readouterr().err
+    assert json.loads(open("bench-paper.json").read())["rows"] == rows  # noqa: PTH123, SIM115
     assert "| U-Net (3 images) |" in output
     assert "paper blind" in output
 

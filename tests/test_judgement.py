@@ -10,6 +10,7 @@ from scipy.stats import multinomial
 from lightning_memaudit.audit.intervals import auroc, clopper_pearson, paired_difference
 from lightning_memaudit.audit.judgement import ImageColumns, image_table, judge
 from lightning_memaudit.audit.membership import combine_scores, detect, infer_membership, roc_curve
+from lightning_memaudit.audit.names import primary_method
 from lightning_memaudit.audit.verdict import MIN_CONTROLS, conclude
 
 
@@ -304,3 +305,9 @@ def test_near_duplicates_are_flagged():
     cautions = conclude(judged(flags_of(45))[0], near_duplicates={"members": [3, 9], "controls": [1]}).cautions
     assert any(caution.startswith("2 audited members have a near-duplicate") for caution in cautions)
     assert any(caution.startswith("1 control is nearly equal to a member") for caution in cautions)
+
+
+def test_the_inpainter_is_never_the_audited_method():
+    assert primary_method(["biharmonic", "paper_blind"]) == "paper_blind"
+    assert primary_method(["known_mask", "blind"]) == "blind"
+    assert primary_method(["biharmonic"]) == "biharmonic"

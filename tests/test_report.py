@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 
 import jsonschema
@@ -18,6 +19,7 @@ from lightning_memaudit.audit.fingerprints import image_sha256, json_sha256, ten
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.cli import main
 from lightning_memaudit.report.document import build_document, check_schema, read_document, schema, seal
+from lightning_memaudit.report.figures import rate_figure
 from lightning_memaudit.report.html import differing_settings
 from lightning_memaudit.report.verify import is_true, verify
 from lightning_memaudit.report.write import write_report
@@ -431,3 +433,17 @@ def test_page_in_a_browser(finished, comparison, tmp_path):
         events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
         asked = {event["url"] for event in events if event.get("initiator", "not an origin") != "not an origin"}
         assert not {url for url in asked if not url.startswith(("file:", "data:", "chrome"))}
+
+
+def test_a_single_audit_is_drawn_where_its_loss_is(run):
+    rows = [row for row in run.audits() if row["audit"] == 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = rate_figure(rows)
+        figure.canvas.draw()
+    for panel in figure.axes:
+        right, left = sorted(panel.get_xlim())
+        assert right < rows[0]["train_loss"] < left
+        box = panel.get_window_extent()
+        assert box.width > 50
+        assert box.height > 50

@@ -7,5 +7,5 @@ INPAINTER = "biharmonic"
 
 
 def primary_method(names: Sequence[str]) -> str:
-    """The method that the headline speaks of: ``blind`` if it runs, else the first."""
-    return "blind" if "blind" in names else names[0]
+    """The method that the headline speaks of: ``blind`` if it runs, else the first that is not the inpainter."""
+    return "blind" if "blind" in names else next((name for name in names if name != INPAINTER), names[0])

@@ -45,8 +45,8 @@ def paper(
 ) -> None:
     """Train the paper's autoencoders and recover their images, at falling training losses, by every method.
 
-    Results are written after every loss. A run with the same output goes on where the last one stopped, with the
-    autoencoders that are not finished; the table at the end is of all that the file holds.
+    Results are written after every loss. A run with the same output and settings goes on where the last one stopped,
+    with the autoencoders and losses that are not finished; the table at the end is of all that the file holds.
 
     Args:
         data: Images to train on: a folder, or an .npy or .npz file.
@@ -66,10 +66,10 @@ def paper(
         threshold_db: PSNR in dB at or above which an image counts as recovered.
         seed: Seeds images, weights and masks.
         device: Where to compute; auto takes a GPU when there is one.
-        output: JSON file with all rows.
+        output: JSON file with all rows, and what they were made with.
 
     Raises:
-        ValueError: A bad name or number; the message says which.
+        ValueError: A bad name or number, or an output that was made with other settings; the message says which.
     """
     for name in autoencoders:
         if name not in AUTOENCODERS:
@@ -82,13 +82,21 @@ def paper(
 
         chosen["ddnm"] = DDNM(diffusion_model)
     resolved = resolve_methods(chosen)
+    settings = {
+        "data": str(Path(data).resolve()),
+        "patterns": list(patterns),
+        "methods": list(chosen),
+        **{"num_members": num_members, "num_controls": num_controls, "image_size": image_size, "width": width},
+        **{"base_channels": base_channels, "activation": activation, "batch_size": batch_size},
+        **{"diffusion_model": diffusion_model, "threshold_db": threshold_db, "seed": seed},
+    }
+    file = Path(output)
+    rows = _resume(file, settings)
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     module = ImagesDataModule(data, None, num_members, num_controls, image_size, seed=seed)
     module.setup()
     members = module.train_dataset.__getitems__(range(num_members)).to(place)
     controls = module.control_dataset.__getitems__(range(num_controls)).to(place)
-    file = Path(output)
-    rows: list[Row] = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
     for name in autoencoders:
         torch.manual_seed(seed)
         network = _make(name, members.shape[1:], width, base_channels, activation).to(place)
@@ -108,9 +116,22 @@ def paper(
                 **machine(place),
             }
             rows += [row | place_in_table for row in report.rows]
-            file.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+            file.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n", encoding="utf-8")
             print(f"{name}: loss {state.loss:.1e} after {state.steps} steps, {state.seconds:.0f} s", flush=True)
     print(markdown(rows))
+
+
+def _resume(file: Path, settings: Mapping[str, Any]) -> list[Row]:
+    """The rows of an earlier run with the same settings; none if there was none."""
+    if not file.exists():
+        return []
+    content = json.loads(file.read_text(encoding="utf-8"))
+    before = content.get("settings", {})
+    other = [name for name, value in settings.items() if before.get(name) != value]
+    if other:
+        raise ValueError(f"output={str(file)!r} was made with another {', '.join(other)}: give another output")
+    rows: list[Row] = content["rows"]
+    return rows
 
 
 def _make(name: str, shape: Sequence[int], width: int, base_channels: int, activation: str) -> nn.Module:

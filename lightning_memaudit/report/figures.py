@@ -77,6 +77,10 @@ def rate_figure(rows: Sequence[Row], width: float = 4.4, height: float = 3.3) ->
             panel.set_title(pattern, loc="left", fontweight="bold")
         for panel in axes[len(patterns) :]:
             panel.set_visible(False)
+        losses = {max(float(row["train_loss"]), 1e-12) for row in rows if _has_place(row)}
+        if len(losses) == 1:  # a single point has no range to scale a logarithmic axis by
+            (loss,) = losses
+            axes[0].set_xlim(loss / 10, loss * 10)
         axes[0].invert_xaxis()  # shared: training goes to the right
         for index, panel in enumerate(axes):
             if index % columns == 0:
@@ -109,9 +113,10 @@ def _rate_panel(panel: Axes, rows: Sequence[Row], methods: list[str]) -> None:
             losses = [max(row["train_loss"], 1e-12) for row in points]
             if group == "members":
                 low, high = ([row[end] for row in points] for end in ("ci_low", "ci_high"))
-                panel.fill_between(losses, low, high, color=color, alpha=0.12, linewidth=0)
                 if len(points) == 1:
                     panel.vlines(losses, low, high, color=color, alpha=0.5, linewidth=1)
+                else:
+                    panel.fill_between(losses, low, high, color=color, alpha=0.12, linewidth=0)
             panel.plot(
                 losses,
                 [row["recovery_rate"] for row in points],

@@ -90,7 +90,8 @@ def _iteration_figure(
             show_image(part[0][0], truth[image])
             show_image(part[0][1], arrays[f"members/{pattern}/observed"][image])
             show_image(part[1][1], arrays[f"members/{pattern}/mask"][image].astype(float))
-            part[1][1].set_xlabel("true mask", fontsize=7, labelpad=2)
+            part[1][1].set_xlabel("true mask,\nwhite is observed", fontsize=7, labelpad=2)
+            part[1][1].spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
             for number, (line, (kind, name)) in enumerate(zip(part, lines, strict=True)):
                 label = f"{method_label(name)},\nestimated mask" if kind == "mask" else method_label(name)
                 label = label.replace("autoencoder iterations", "autoencoder\niterations")
