@@ -60,7 +60,8 @@ def run_report(arguments: Sequence[str]) -> int:
         write_html(folders, [report.document for report in written], path, pictures=not options.no_pictures)
         print(path)
         if len(folders) > 1 and not options.no_figures:
-            from lightning_memaudit.report.paper_figures import fraction_figure, save_figure
+            from lightning_memaudit.report.paper_figures import fraction_figure
+            from lightning_memaudit.report.style import save_figure
 
             figure = fraction_figure(folders)
             if figure is not None:

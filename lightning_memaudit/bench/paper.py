@@ -84,11 +84,18 @@ def paper(
     resolved = resolve_methods(chosen)
     settings = {
         "data": str(Path(data).resolve()),
+        "num_members": num_members,
+        "num_controls": num_controls,
+        "image_size": image_size,
         "patterns": list(patterns),
         "methods": list(chosen),
-        **{"num_members": num_members, "num_controls": num_controls, "image_size": image_size, "width": width},
-        **{"base_channels": base_channels, "activation": activation, "batch_size": batch_size},
-        **{"diffusion_model": diffusion_model, "threshold_db": threshold_db, "seed": seed},
+        "diffusion_model": diffusion_model,
+        "width": width,
+        "base_channels": base_channels,
+        "activation": activation,
+        "batch_size": batch_size,
+        "threshold_db": threshold_db,
+        "seed": seed,
     }
     file = Path(output)
     rows = _resume(file, settings)

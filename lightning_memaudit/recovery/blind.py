@@ -156,9 +156,9 @@ class BlindRecovery:
         return MASK_ESTIMATORS[estimator] if isinstance(estimator, str) else estimator
 
     def _search(self, autoencoder: Autoencoder, observed: Tensor) -> Found:
-        noise = torch.full_like(observed[:, 0, 0, 0], self.noise or 0.0)
         budget = self.max_evaluations - GAIN_EVALUATIONS
         if self.mask_estimator != "auto":
+            noise = torch.full_like(observed[:, 0, 0, 0], self.noise or 0.0)
             estimator = self._estimator()
             mask = estimator(autoencoder(observed), observed)
             problem = Problem.whole(observed, mask, noise)

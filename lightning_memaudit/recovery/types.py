@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from lightning_memaudit.recovery.masks import same_channels
+
 if TYPE_CHECKING:
     from lightning_memaudit.recovery.certification import Calibration
 
@@ -80,11 +82,10 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
-    channels = max(part.mask.shape[1] for part in parts)
     traces = [part.trace for part in parts if part.trace is not None]
     return Recovery(
         image=torch.cat([part.image for part in parts]),
-        mask=torch.cat([part.mask.expand(-1, channels, -1, -1) for part in parts]),
+        mask=torch.cat(same_channels([part.mask for part in parts])),
         score=torch.cat([part.score for part in parts]),
         certified=torch.cat([part.certified for part in parts]),
         num_evaluations=torch.cat([part.num_evaluations for part in parts]),

@@ -2,27 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.audit.results import RunFolder
+from lightning_memaudit.report.paper_figures import write_paper_figures
+from lightning_memaudit.report.rates import Row, draw_rates, rate_legend
 from lightning_memaudit.report.selection import Example, choose_examples, saved_images
 from lightning_memaudit.report.style import (
     NOT_RECOVERED,
     RECOVERED,
     figure_style,
     method_label,
-    method_style,
     occasion_title,
+    save_figure,
     show_image,
 )
 
 FIGURES = "figures"
-Row = dict[str, Any]
 
 
 def write_figures(folder: RunFolder) -> list[Path]:
@@ -31,18 +29,7 @@ def write_figures(folder: RunFolder) -> list[Path]:
     Returns:
         The files, in the order in which one would look at them.
     """
-    from lightning_memaudit.report.paper_figures import write_paper_figures
-
     return [recovery_against_loss(folder), *strips(folder), *write_paper_figures(folder, folder.path / FIGURES)]
-
-
-def save(figure: Figure, folder: RunFolder, name: str) -> Path:
-    """Write a figure as ``figures/<name>.png``."""
-    path = folder.path / FIGURES / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with figure_style():
-        figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
-    return path
 
 
 # Recovery rate against train loss
@@ -54,7 +41,7 @@ def recovery_against_loss(folder: RunFolder) -> Path:
     Raises:
         FileNotFoundError: The run has no audit.
     """
-    return save(rate_figure(folder.audits()), folder, "recovery-against-loss")
+    return save_figure(rate_figure(folder.audits()), folder.path / FIGURES / "recovery-against-loss.png")
 
 
 def rate_figure(rows: Sequence[Row], width: float = 4.4, height: float = 3.3) -> Figure:
@@ -73,11 +60,12 @@ def rate_figure(rows: Sequence[Row], width: float = 4.4, height: float = 3.3) ->
         figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for pattern, panel in zip(patterns, axes, strict=False):
-            _rate_panel(panel, [row for row in rows if row["pattern"] == pattern], methods)
+            panel.set_xscale("log")
+            draw_rates(panel, [row for row in rows if row["pattern"] == pattern], methods, _loss)
             panel.set_title(pattern, loc="left", fontweight="bold")
         for panel in axes[len(patterns) :]:
             panel.set_visible(False)
-        losses = {max(float(row["train_loss"]), 1e-12) for row in rows if _has_place(row)}
+        losses = {loss for row in rows if row["recovery_rate"] is not None and (loss := _loss(row)) is not None}
         if len(losses) == 1:  # a single point has no range to scale a logarithmic axis by
             (loss,) = losses
             axes[0].set_xlim(loss / 10, loss * 10)
@@ -88,74 +76,12 @@ def rate_figure(rows: Sequence[Row], width: float = 4.4, height: float = 3.3) ->
             if index + columns >= len(patterns):
                 panel.set_xlabel("train loss (MSE), falling →")
                 panel.tick_params(labelbottom=True)
-        figure.legend(
-            handles=_rate_legend(rows, methods),
-            loc="outside lower center",
-            ncols=min(4, len(methods) + 1),
-            handlelength=3,
-        )
+        figure.legend(**rate_legend(rows, methods))
     return figure
 
 
-def _rate_panel(panel: Axes, rows: Sequence[Row], methods: list[str]) -> None:
-    panel.set_xscale("log")
-    panel.set_ylim(-0.04, 1.04)
-    panel.yaxis.set_major_formatter(PercentFormatter(1))
-    for method in methods:
-        color, marker = method_style(method, methods)
-        for group, dashes in (("controls", (0, (4, 2))), ("members", "-")):
-            points = sorted(
-                (row for row in rows if (row["method"], row["group"]) == (method, group) and _has_place(row)),
-                key=lambda row: -float(row["train_loss"]),
-            )
-            if not points:
-                continue
-            losses = [max(row["train_loss"], 1e-12) for row in points]
-            if group == "members":
-                low, high = ([row[end] for row in points] for end in ("ci_low", "ci_high"))
-                if len(points) == 1:
-                    panel.vlines(losses, low, high, color=color, alpha=0.5, linewidth=1)
-                else:
-                    panel.fill_between(losses, low, high, color=color, alpha=0.12, linewidth=0)
-            panel.plot(
-                losses,
-                [row["recovery_rate"] for row in points],
-                color=color,
-                linestyle=dashes,
-                marker=marker,
-                markersize=5 if group == "members" else 3,
-                linewidth=1.8 if group == "members" else 1.2,
-                markerfacecolor=color if group == "members" else "white",
-                clip_on=False,
-                zorder=4 if group == "members" else 3,
-            )
-
-
-def _has_place(row: Row) -> bool:
-    return row["train_loss"] is not None and row["recovery_rate"] is not None
-
-
-def _rate_legend(rows: Sequence[Row], methods: list[str]) -> list[Line2D]:
-    handles = []
-    for method in methods:
-        color, marker = method_style(method, methods)
-        handles.append(Line2D([], [], color=color, marker=marker, label=method_label(method)))
-    if any(row["group"] == "controls" for row in rows):
-        label = "controls (not trained on)"
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color="#444444",
-                linestyle=(0, (4, 2)),
-                linewidth=1.2,
-                marker="o",
-                markersize=3,
-                markerfacecolor="white",
-                label=label,
-            )
-        )
-    return handles
+def _loss(row: Row) -> float | None:
+    return None if row["train_loss"] is None else max(float(row["train_loss"]), 1e-12)
 
 
 # Strips
@@ -179,7 +105,8 @@ def strips(folder: RunFolder) -> list[Path]:
         methods = list(dict.fromkeys(row["method"] for row in rows if row["pattern"] == pattern))
         examples = choose_examples(arrays, images, pattern, methods)
         if examples:
-            paths.append(save(_strip(examples, pattern, methods, rows[0]), folder, f"strip-{pattern}"))
+            figure = _strip(examples, pattern, methods, rows[0])
+            paths.append(save_figure(figure, folder.path / FIGURES / f"strip-{pattern}.png"))
     return paths
 
 

@@ -7,25 +7,23 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.report.document import missing_fraction, run_name
+from lightning_memaudit.report.rates import Row, draw_rates, rate_legend
 from lightning_memaudit.report.style import (
     NOT_RECOVERED,
     RECOVERED,
     figure_style,
     method_label,
-    method_style,
     occasion_title,
+    save_figure,
     show_image,
 )
 
 PLAIN = "autoencoder_iterations"
 PROPOSED = ("blind", "paper_blind")
-Row = dict[str, Any]
-Arrays = "Mapping[str, np.ndarray[Any, Any]]"
 
 
 # Along the iterations
@@ -141,7 +139,8 @@ def fraction_figure(folders: Sequence[RunFolder]) -> Figure | None:
     runs = [(name, families) for name, families in runs if families]
     if not kinds:
         return None
-    methods = list(dict.fromkeys(row["method"] for _, families in runs for rows in families.values() for row in rows))
+    drawn = [row for _, families in runs for rows in families.values() for row in rows]
+    methods = list(dict.fromkeys(row["method"] for row in drawn))
     with figure_style():
         figure = Figure(figsize=(1.0 + 3.6 * len(kinds), 0.7 + 2.7 * len(runs)), layout="constrained")
         axes = figure.subplots(len(runs), len(kinds), squeeze=False, sharex=True, sharey=True)
@@ -150,16 +149,16 @@ def fraction_figure(folders: Sequence[RunFolder]) -> Figure | None:
                 if kind not in families:
                     panel.set_visible(False)
                     continue
-                _rates(panel, families[kind], methods)
+                panel.set_xlim(0, 1)
+                panel.xaxis.set_major_formatter(PercentFormatter(1))
+                draw_rates(panel, families[kind], methods, lambda row: missing_fraction(row["pattern"]))
                 loss = families[kind][0]["train_loss"]
                 suffix = "" if loss is None else f", train loss {loss:.1e}"
                 panel.set_title(f"{name}, {kind}{suffix}", loc="left", fontsize=9, fontweight="bold")
             line[0].set_ylabel("recovered")
         for panel in axes[-1]:
             panel.set_xlabel("missing pixels")
-        figure.legend(
-            handles=_legend(methods), loc="outside lower center", ncols=min(4, len(methods) + 1), handlelength=3
-        )
+        figure.legend(**rate_legend(drawn, methods))
     return figure
 
 
@@ -176,57 +175,6 @@ def _families(rows: Sequence[Row]) -> dict[str, list[Row]]:
             head, *modifiers = row["pattern"].split("+")
             families.setdefault("+".join([head.partition("-")[0], *modifiers]), []).append(row)
     return {kind: found for kind, found in families.items() if len({row["pattern"] for row in found}) > 1}
-
-
-def _rates(panel: Axes, rows: Sequence[Row], methods: list[str]) -> None:
-    panel.set(xlim=(0, 1), ylim=(-0.04, 1.04))
-    panel.xaxis.set_major_formatter(PercentFormatter(1))
-    panel.yaxis.set_major_formatter(PercentFormatter(1))
-    for method in methods:
-        color, marker = method_style(method, methods)
-        for group, dashes in (("controls", (0, (4, 2))), ("members", "-")):
-            points = sorted(
-                (missing_fraction(row["pattern"]) or 0.0, row["recovery_rate"], row["ci_low"], row["ci_high"])
-                for row in rows
-                if (row["method"], row["group"]) == (method, group)
-            )
-            if not points:
-                continue
-            fractions, rates, low, high = zip(*points, strict=True)
-            member = group == "members"
-            if member:
-                panel.fill_between(fractions, low, high, color=color, alpha=0.12, linewidth=0)
-            panel.plot(
-                fractions,
-                rates,
-                color=color,
-                linestyle=dashes,
-                marker=marker,
-                markersize=5 if member else 3,
-                linewidth=1.8 if member else 1.2,
-                markerfacecolor=color if member else "white",
-                clip_on=False,
-                zorder=4 if member else 3,
-            )
-
-
-def _legend(methods: list[str]) -> list[Line2D]:
-    handles = []
-    for method in methods:
-        color, marker = method_style(method, methods)
-        handles.append(Line2D([], [], color=color, marker=marker, label=method_label(method)))
-    handles.append(
-        Line2D([], [], color="#444444", linestyle=(0, (4, 2)), linewidth=1.2, label="controls (not trained on)")
-    )
-    return handles
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as a PNG file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with figure_style():
-        figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
-    return path
 
 
 def write_paper_figures(folder: RunFolder, target: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -104,3 +105,11 @@ def occasion_title(figure: Figure, pattern: str, occasion: Mapping[str, Any], to
         y=top,
         va="top",
     )
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG file, in the style of all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with figure_style():
+        figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
+    return path
