@@ -342,6 +342,36 @@ def test_the_workspace_does_what_the_three_equations_say(autoencoder):
     torch.testing.assert_close(work.image, state.image)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_hidden_pixels_are_shown_the_correction_of_their_observed_neighbours(channels):
+    observed, start = uniform((3, 2, 8, 8)), uniform((3, 2, 8, 8), 10)
+    mask = (uniform((3, channels, 8, 8), 11) > 0.5).float()
+    penalty = torch.tensor([0.1, 0.5, 2.0])
+    work = Workspace(torch.tanh, observed, start, penalty, spread=0.5)
+    work.set_mask(mask)
+    prior, dual = start, torch.zeros_like(start)
+    for _ in range(4):
+        work.advance()
+        image = data_step(observed, mask, prior, dual, penalty.view(-1, 1, 1, 1))
+        point = image + dual
+        correction = interpolate((point - prior) * mask, mask)
+        prior = torch.tanh(torch.where(mask.expand_as(point) > 0, point, point + 0.5 * correction))
+        dual = point - prior
+        torch.testing.assert_close(work.image, image)
+        torch.testing.assert_close(work.prior, prior)
+
+
+def test_where_the_autoencoder_agrees_with_the_data_there_is_nothing_to_spread():
+    image = uniform((2, 1, 8, 8))
+    mask = (uniform((2, 1, 8, 8), 11) > 0.5).float()
+    work = Workspace(lambda images: image.clone(), image * mask, image, torch.tensor([0.1, 1.0]), spread=1.0)
+    work.set_mask(mask)
+    for _ in range(3):
+        work.advance()
+        torch.testing.assert_close(work.prior, image)
+        torch.testing.assert_close(work.image, image)
+
+
 @pytest.mark.parametrize("check_every", [1, 2, 20])
 def test_the_alternation_leaves_its_arguments_as_they_are(check_every):
     observed, start = uniform((3, 2, 4, 4)), uniform((3, 2, 4, 4), 10)
@@ -497,6 +527,27 @@ def test_interpolation_keeps_the_data_and_fills_with_averages_of_them(size):
     constant = torch.full_like(images, 0.3)
     torch.testing.assert_close(interpolate(constant * mask, mask), constant)
     assert not interpolate(images * 0, mask * 0).any()
+
+
+def pooled_and_resampled(values, weights):
+    """The pyramid of the interpolation, by torch's own pooling and resampling."""
+    if min(values.shape[-2:]) == 1:
+        filled = values.mean((-2, -1), keepdim=True) / weights.mean((-2, -1), keepdim=True)
+        return (values + 0.02 * filled) / (weights + 0.02)
+    padding = (0, values.shape[-1] % 2, 0, values.shape[-2] % 2)
+    halves = (torch.nn.functional.avg_pool2d(torch.nn.functional.pad(part, padding), 2) for part in (values, weights))
+    coarse = pooled_and_resampled(*halves)
+    coarse = torch.nn.functional.interpolate(coarse, size=values.shape[-2:], mode="bilinear", align_corners=False)
+    return (values + 0.02 * coarse) / (weights + 0.02)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (25, 13), (3, 20), (64, 48)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_interpolation_is_the_pyramid_that_torch_pools_and_resamples(size, channels):
+    images = uniform((2, 3, *size))
+    mask = (uniform((2, channels, *size), 10) > 0.9).float()
+    expected = torch.where(mask.expand_as(images) > 0, images, pooled_and_resampled(images * mask, mask))
+    torch.testing.assert_close(interpolate(images * mask, mask), expected)
 
 
 def test_records_of_chunks_that_end_at_different_iterations_are_joined():

@@ -27,16 +27,17 @@ def steps() -> dict[str, Method]:
     """The rows of the table; each has one piece more than the one before, but for the last two."""
     once = Round(PENALTIES, "interpolated", 50)
 
-    def rounds(*rounds: Round, budget: int, refinements: int) -> BlindRecovery:
-        tuning = SelfTuning(rounds=rounds, refinements=refinements, patience=1)
+    def rounds(*rounds: Round, budget: int, refinements: int, spread: float) -> BlindRecovery:
+        tuning = SelfTuning(rounds=rounds, spread=spread, refinements=refinements, patience=1)
         return BlindRecovery(tuning=tuning, max_evaluations=budget)
 
     return {
         "paper_blind": BlindRecovery("least_squares", (0.1,)),
         "+posterior_mask": BlindRecovery("auto", (0.1,)),
         "+four_penalties": BlindRecovery("auto", PENALTIES),
-        "+smooth_start_exact_data": rounds(once, budget=4 * 51 + 3, refinements=1),
-        "+refinement": rounds(once, budget=4 * 56 + 3, refinements=6),
+        "+smooth_start_exact_data": rounds(once, budget=4 * 51 + 3, refinements=1, spread=0.0),
+        "+refinement": rounds(once, budget=4 * 56 + 3, refinements=6, spread=0.0),
+        "+spread": rounds(once, budget=4 * 56 + 3, refinements=6, spread=SelfTuning.spread),
         "+rounds_the_default": BlindRecovery(),
         "known_mask_self_tuned": KnownMaskRecovery(),
         "white_box": WhiteBoxRecovery(),
@@ -83,8 +84,8 @@ def ablation(
     for state in train_until(network, members, train_losses, max_steps, seed=seed):
         report = audit(network, members, controls, patterns, steps(), threshold_db, seed, save_recoveries=0)
         rows += [_row(report, name, state.loss, patterns) for name in steps()]
-    content = {"machine": machine(torch.device("cpu")), "patterns": list(patterns), "rows": rows}
-    Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        content = {"machine": machine(torch.device("cpu")), "patterns": list(patterns), "rows": rows}
+        Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     show(_table(rows, patterns), width=100 + 12 * len(patterns))
     print(f"written to {output}")
 

@@ -149,7 +149,7 @@ class Workspace:
         self._dual = point.sub_(self.prior)
 
     def _spread_out(self, point: Tensor) -> Tensor:
-        """v + s (1 - h) S(v - z); v itself where nothing is spread."""
+        """What f is shown: ``v + s (1 - h) S(v - z)``, or v itself where nothing is spread."""
         if self._interpolation is None:
             return point
         assert self._hidden is not None
@@ -174,13 +174,13 @@ class Workspace:
         return prior.clone() if shares else prior
 
     def keep(self, rows: Tensor) -> None:
-        """Let all but these rows (a boolean vector) leave the batch."""
+        """Let all but these rows (a boolean vector) leave the batch; only where nothing is spread."""
+        assert self._interpolation is None
         self._observed, self._penalty = self._observed[rows], self._penalty[rows]
         self.prior, self._dual, self._constant = self.prior[rows], self._dual[rows], self._constant[rows]
         self._image = None if self._image is None else self._image[rows]
         self._buffer = self._image
         self._weight = None if self._weight is None else self._weight[rows]
-        assert self._interpolation is None, "rows do not leave where corrections are spread"
 
 
 class Solution(NamedTuple):

@@ -82,6 +82,15 @@ class SelfTuning:
     improvement: float = 0.9
     patience: int = 2
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.spread <= 1:
+            raise ValueError(f"spread={self.spread}: must be between 0 and 1, such as 0.5")
+        if not self.rounds:
+            raise ValueError("rounds is empty: give at least one round")
+        for name in ("mask_steps", "refinements", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+
 
 class Problem(NamedTuple):
     """What is known of B degraded images; every field has B rows.
