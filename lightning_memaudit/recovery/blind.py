@@ -72,7 +72,8 @@ class BlindRecovery:
 
     By default it tunes itself. A fill with one value, whichever, is read off the observation, with the level of the
     noise on it; any other fill is told from the image's content as the recovery goes on. Penalties and starts are tried
-    in rounds, the best candidate by the blind score is kept, and images that are recovered well leave.
+    in rounds, the best candidate by the blind score is kept, and images that are recovered well leave. Hidden pixels
+    are shown part of the correction of their observed neighbours, without which few observed pixels move nothing.
 
     ``BlindRecovery(mask_estimator="least_squares", penalties=[0.1])`` is the paper's method (arXiv 2310.02897): given
     penalties are run as they are, from f(y), for ``alternation.num_iterations`` iterations.
