@@ -29,6 +29,7 @@ from lightning_memaudit.recovery.evidence import refine
 from lightning_memaudit.recovery.fills import find_constant_fill, local_agreement
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.masks import LeastSquaresMask, coupling, keep_smallest
+from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.search import MaskFromContent
 
 
@@ -318,7 +319,7 @@ def test_the_workspace_does_what_the_three_equations_say(autoencoder):
     observed, start = uniform((3, 2, 4, 4)), uniform((3, 2, 4, 4), 10)
     mask = (uniform((3, 1, 4, 4), 11) > 0.5).float()
     penalty = torch.tensor([0.1, 0.5, 2.0])
-    work = Workspace(autoencoder, observed, start, penalty)
+    work = Workspace(InputProtected(autoencoder), observed, start, penalty)
     work.set_mask(mask)
     state = State(start, start, torch.zeros_like(start))
     for iteration in range(6):
@@ -340,6 +341,38 @@ def test_the_workspace_does_what_the_three_equations_say(autoencoder):
         penalty[rows].view(-1, 1, 1, 1),
     )
     torch.testing.assert_close(work.image, state.image)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        BlindRecovery(),
+        BlindRecovery("least_squares", (0.1, 0.3)),
+        AutoencoderIterations(num_iterations=5),
+        BlindDeblurring(num_iterations=5),
+        WhiteBoxRecovery(num_steps=5),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_an_autoencoder_that_writes_into_its_input_is_recovered_from_like_one_that_does_not(method):
+    observed = smooth_images(4) * (uniform((4, 1, 16, 16)) > 0.5)
+    given = observed.clone()
+    found = method(lambda images: images.mul_(0.5).add_(0.2), observed)
+    assert torch.equal(observed, given)
+    expected = method(lambda images: images * 0.5 + 0.2, observed)
+    for field in ("image", "mask", "score", "num_evaluations"):
+        torch.testing.assert_close(getattr(found, field), getattr(expected, field))
+
+
+def test_an_autoencoder_that_begins_to_write_into_its_input_is_refused():
+    calls = []
+
+    def autoencoder(images):
+        calls.append(images)
+        return images * 0.5 if len(calls) < 3 else images.mul_(0.5)
+
+    with pytest.raises(RuntimeError, match="wrote into its input"):
+        AutoencoderIterations(num_iterations=9)(autoencoder, uniform((2, 1, 8, 8)))
 
 
 @pytest.mark.parametrize("channels", [1, 2])

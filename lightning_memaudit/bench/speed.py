@@ -18,7 +18,7 @@ from lightning_memaudit.training.networks import FullyConnectedAutoencoder, UNet
 
 PENALTY = 0.1
 ONE_ROUND = 60
-"""Evaluations at most of the method that tunes itself: its first round, which is all that most recovered images need."""
+"""Evaluations at most of the method that tunes itself: its first round, all that most recovered images need."""
 ONE_BY_ONE = 16
 """Images that are recovered one at a time; the time of a larger batch follows by proportion."""
 

@@ -79,7 +79,7 @@ class Workspace:
     and nothing else changes: where data and f agree there is nothing to spread.
 
     Args:
-        autoencoder: f.
+        autoencoder: f, which leaves its input alone and returns a tensor of its own.
         observed: y, (B, C, H, W).
         start: First x and z, (B, C, H, W).
         penalty: (B,), positive, one per row.
@@ -104,7 +104,6 @@ class Workspace:
         self._weight: Tensor | None = None
         self._image: Tensor | None = start
         self._buffer: Tensor | None = None
-        self._writes: bool | None = None
 
     @property
     def image(self) -> Tensor:
@@ -145,7 +144,7 @@ class Workspace:
         point = self._dual.lerp_(self.prior, self._weight).add_(self._constant)
         shown = self._spread_out(point)
         del self.prior
-        self.prior = self._evaluate(shown)
+        self.prior = self._autoencoder(shown)
         self._dual = point.sub_(self.prior)
 
     def _spread_out(self, point: Tensor) -> Tensor:
@@ -155,23 +154,6 @@ class Workspace:
         assert self._hidden is not None
         # v - z is 0 in hidden pixels as it is, in proportion to h where h is not 0 or 1.
         return self._interpolation(point - self.prior).mul_(self._hidden).add_(point)
-
-    def _evaluate(self, point: Tensor) -> Tensor:
-        """f(v) in the state's precision, with v unharmed and not shared: an f that writes into v gets a copy."""
-        if self._writes is False:
-            version = point._version
-            prior = self._autoencoder(point)
-            if point._version != version:
-                raise RuntimeError("the autoencoder wrote into its input, but had not at first: let it work on a copy")
-        else:
-            given = point.clone()
-            counted = not given.is_inference()  # inference tensors do not tell whether they were written to
-            version = given._version if counted else 0
-            prior = self._autoencoder(given)
-            self._writes = given._version != version if counted else True
-        prior = prior.to(point.dtype)
-        shares = prior.untyped_storage().data_ptr() == point.untyped_storage().data_ptr()
-        return prior.clone() if shares else prior
 
     def keep(self, rows: Tensor) -> None:
         """Let all but these rows (a boolean vector) leave the batch; only where nothing is spread."""

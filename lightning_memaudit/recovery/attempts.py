@@ -9,6 +9,7 @@ from lightning_memaudit.recovery.admm import Alternation, Solution, alternate
 from lightning_memaudit.recovery.certification import noise_gain
 from lightning_memaudit.recovery.chunks import map_chunks, rows_per_chunk
 from lightning_memaudit.recovery.masks import MaskEstimator
+from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.search import Found
 from lightning_memaudit.recovery.types import Autoencoder, Recovery, Trace, concatenate
 
@@ -34,11 +35,12 @@ def recover(
         chunk_size: Rows at once; None chooses by memory.
         record_at: Iterations to record; of each image the winning attempt's record is kept.
     """
+    autoencoder = InputProtected(autoencoder)
 
     def chunk(images: slice) -> Recovery:
         part = observed[images]
         given = mask[images] if isinstance(mask, Tensor) else mask
-        start = autoencoder(part.clone())  # f may write into what it is given
+        start = autoencoder(part)
         count = len(penalties)
 
         def repeat(rows: Tensor) -> Tensor:
@@ -96,6 +98,7 @@ def recover_self_tuned(
         chunk_size: Attempts at once; None chooses by memory.
         more: What else the search takes, row by row.
     """
+    autoencoder = InputProtected(autoencoder)
 
     def chunk(images: slice) -> Recovery:
         part = observed[images]

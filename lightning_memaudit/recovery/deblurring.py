@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_memaudit.recovery.admm import per_image_mean
 from lightning_memaudit.recovery.checks import check_images, check_noise, check_penalties
 from lightning_memaudit.recovery.chunks import map_chunks, rows_per_chunk
+from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.types import Autoencoder, Recovery, concatenate
 
 
@@ -59,6 +60,7 @@ class BlindDeblurring:
             ValueError: ``observed`` is not a finite batch of images, or smaller than the kernel.
         """
         check_images("observed", observed)
+        autoencoder = InputProtected(autoencoder)
         if min(observed.shape[-2:]) < self.kernel_size:
             raise ValueError(f"kernel_size={self.kernel_size}: larger than the images, {tuple(observed.shape[-2:])}")
         rows = max(1, rows_per_chunk(observed, self.chunk_size) // len(self.penalties))

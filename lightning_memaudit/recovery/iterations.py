@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_memaudit.recovery.admm import per_image_mean
 from lightning_memaudit.recovery.checks import check_images
 from lightning_memaudit.recovery.chunks import map_chunks, rows_per_chunk
+from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.types import Autoencoder, Recovery, Trace, concatenate
 
 
@@ -39,6 +40,7 @@ class AutoencoderIterations:
             ValueError: ``observed`` is not a finite batch of images.
         """
         check_images("observed", observed)
+        autoencoder = InputProtected(autoencoder)
         chunk_size = rows_per_chunk(observed, self.chunk_size)
         return concatenate(
             map_chunks(lambda rows: self._iterate(autoencoder, observed[rows]), len(observed), chunk_size)

@@ -12,6 +12,7 @@ from lightning_memaudit.recovery.chunks import map_chunks, rows_per_chunk
 from lightning_memaudit.recovery.evidence import masked_mean, refine
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.masks import MaskEstimator
+from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.types import Autoencoder, Recovery, concatenate
 
 
@@ -59,6 +60,7 @@ class WhiteBoxRecovery:
             ValueError: ``observed`` is not a finite batch of images, or f cannot be differentiated.
         """
         check_images("observed", observed)
+        autoencoder = InputProtected(autoencoder)
         rows = rows_per_chunk(observed, self.chunk_size)
         return concatenate(map_chunks(lambda part: self._recover(autoencoder, observed[part]), len(observed), rows))
 
