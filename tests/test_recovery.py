@@ -380,7 +380,8 @@ def test_hidden_pixels_are_shown_the_correction_of_their_observed_neighbours(cha
     observed, start = uniform((3, 2, 8, 8)), uniform((3, 2, 8, 8), 10)
     mask = (uniform((3, channels, 8, 8), 11) > 0.5).float()
     penalty = torch.tensor([0.1, 0.5, 2.0])
-    work = Workspace(torch.tanh, observed, start, penalty, spread=0.5)
+    spread = torch.tensor([0.5, 0.0, 1.0])
+    work = Workspace(torch.tanh, observed, start, penalty, spread)
     work.set_mask(mask)
     prior, dual = start, torch.zeros_like(start)
     for _ in range(4):
@@ -388,7 +389,7 @@ def test_hidden_pixels_are_shown_the_correction_of_their_observed_neighbours(cha
         image = data_step(observed, mask, prior, dual, penalty.view(-1, 1, 1, 1))
         point = image + dual
         correction = interpolate((point - prior) * mask, mask)
-        prior = torch.tanh(torch.where(mask.expand_as(point) > 0, point, point + 0.5 * correction))
+        prior = torch.tanh(torch.where(mask.expand_as(point) > 0, point, point + spread.view(-1, 1, 1, 1) * correction))
         dual = point - prior
         torch.testing.assert_close(work.image, image)
         torch.testing.assert_close(work.prior, prior)
@@ -397,7 +398,7 @@ def test_hidden_pixels_are_shown_the_correction_of_their_observed_neighbours(cha
 def test_where_the_autoencoder_agrees_with_the_data_there_is_nothing_to_spread():
     image = uniform((2, 1, 8, 8))
     mask = (uniform((2, 1, 8, 8), 11) > 0.5).float()
-    work = Workspace(lambda images: image.clone(), image * mask, image, torch.tensor([0.1, 1.0]), spread=1.0)
+    work = Workspace(lambda images: image.clone(), image * mask, image, torch.tensor([0.1, 1.0]), torch.ones(2))
     work.set_mask(mask)
     for _ in range(3):
         work.advance()

@@ -83,17 +83,17 @@ class Workspace:
         observed: y, (B, C, H, W).
         start: First x and z, (B, C, H, W).
         penalty: (B,), positive, one per row.
-        spread: s, in [0, 1]; 0 is :func:`step`.
+        spread: s, (B,), in [0, 1]; None is :func:`step`.
 
     Attributes:
         prior: z, (B, C, H, W).
     """
 
     def __init__(
-        self, autoencoder: Autoencoder, observed: Tensor, start: Tensor, penalty: Tensor, spread: float = 0.0
+        self, autoencoder: Autoencoder, observed: Tensor, start: Tensor, penalty: Tensor, spread: Tensor | None = None
     ) -> None:
         self._autoencoder = autoencoder
-        self._spread = spread
+        self._spread = None if spread is None else spread.view(-1, 1, 1, 1)
         self._interpolation: Interpolation | None = None
         self._hidden: Tensor | None = None
         self._observed = observed
@@ -123,7 +123,7 @@ class Workspace:
         mask = mask.to(self._observed.dtype)
         denominator = mask.square().add_(self._penalty)
         self._weight = self._penalty / denominator
-        if self._spread:
+        if self._spread is not None:
             self._interpolation = Interpolation(mask)
             self._hidden = self._spread * (1 - mask)
         torch.mul(self._observed, mask.div(denominator), out=self._constant)

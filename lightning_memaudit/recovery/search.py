@@ -307,8 +307,9 @@ def _attempt(
     mask = masks.mask.repeat(len(round_.penalties), 1, 1, 1)
     noise = problem.noise.repeat(count)
     penalty = observed.new_tensor(round_.penalties).repeat_interleave(hypotheses * number)
-    # The data are worth less where noise is on them, as if the penalty were larger.
-    penalty = penalty * (1 + noise.square() / TYPICAL_VARIANCE)
+    # The data are worth less where noise is on them: as if the penalty were larger, and less of it is spread.
+    doubt = 1 + noise.square() / TYPICAL_VARIANCE
+    penalty = penalty * doubt
     if round_.start == "autoencoder":
         start = autoencoder(problem.observed).repeat(count, 1, 1, 1)
     else:
@@ -319,7 +320,7 @@ def _attempt(
             filling = torch.rand(start.shape[1:], generator=generator, dtype=start.dtype, device=start.device)
             start = autoencoder(torch.lerp(filling.expand_as(start), start, masks.mask.expand_as(start)))
         start = start.repeat(len(round_.penalties), 1, 1, 1)
-    work = Workspace(autoencoder, observed, start, penalty, tuning.spread)
+    work = Workspace(autoencoder, observed, start, penalty, tuning.spread / doubt if tuning.spread else None)
     work.set_mask(mask)
     for iteration in range(iterations):
         if masks.update is not None and iteration and iteration % tuning.mask_steps == 0:
