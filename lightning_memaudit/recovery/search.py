@@ -73,7 +73,7 @@ class SelfTuning:
         Round((0.1, 0.3), "autoencoder", 50),
         Round((0.1, 0.3), "random", 40),
     )
-    spread: float = 0.5
+    spread: float = 0.35
     shares: tuple[float, ...] = (0.5, 0.1)
     mask_steps: int = 2
     refinements: int = 6
@@ -84,7 +84,7 @@ class SelfTuning:
 
     def __post_init__(self) -> None:
         if not 0 <= self.spread <= 1:
-            raise ValueError(f"spread={self.spread}: must be between 0 and 1, such as 0.5")
+            raise ValueError(f"spread={self.spread}: must be between 0 and 1, such as 0.35")
         if not self.rounds:
             raise ValueError("rounds is empty: give at least one round")
         for name in ("mask_steps", "refinements", "patience"):
@@ -327,11 +327,12 @@ def _attempt(
             mask = masks.update(work.image, observed, iteration / iterations)
             work.set_mask(mask)
         last = iteration == iterations - 1
-        work.advance(image=last or (masks.update is not None and (iteration + 1) % tuning.mask_steps == 0))
+        work.advance(image=masks.update is not None and (last or (iteration + 1) % tuning.mask_steps == 0))
     if masks.update is not None:
         mask = masks.update(work.image, observed, 1.0)
-    # x fits the data with their noise, z does not.
-    image = torch.where((noise > 0).view(-1, 1, 1, 1), work.prior, work.image)
+    # What f gets wrong at a pixel it gets wrong beside it, but noise says nothing of the neighbours.
+    exact = (noise == 0).to(observed.dtype).view(-1, 1, 1, 1)
+    image = work.prior + interpolate(observed - work.prior, mask) * exact
     assessed = refine(autoencoder, observed, mask, image, noise, tuning.refinements, masks.explained)
     parts = [Candidate(*part) for part in zip(*(torch.split(field, number) for field in assessed), strict=True)]
     return functools.reduce(better, parts)
