@@ -395,15 +395,82 @@ def test_hidden_pixels_are_shown_the_correction_of_their_observed_neighbours(cha
         torch.testing.assert_close(work.prior, prior)
 
 
-def test_where_the_autoencoder_agrees_with_the_data_there_is_nothing_to_spread():
+@pytest.mark.parametrize("agrees", [True, False])
+def test_where_the_autoencoder_agrees_with_the_data_there_is_nothing_to_spread(agrees):
     image = uniform((2, 1, 8, 8))
     mask = (uniform((2, 1, 8, 8), 11) > 0.5).float()
-    work = Workspace(lambda images: image.clone(), image * mask, image, torch.tensor([0.1, 1.0]), torch.ones(2))
+    shown = []
+
+    def autoencoder(images):
+        shown.append(images)
+        return image.clone() if agrees else image + 0.1
+
+    work = Workspace(autoencoder, image * mask, image, torch.tensor([0.1, 1.0]), torch.ones(2))
     work.set_mask(mask)
     for _ in range(3):
         work.advance()
-        torch.testing.assert_close(work.prior, image)
-        torch.testing.assert_close(work.image, image)
+    hidden = torch.stack([one - image for one in shown])[:, mask == 0]
+    if agrees:
+        torch.testing.assert_close(hidden, torch.zeros_like(hidden))
+    else:  # f is too bright everywhere, and is shown something darker than its last image
+        assert (hidden[1:] < 0.1 - 0.01).all()
+
+
+def test_masks_between_0_and_1_spread_what_counts_as_observed_only():
+    observed, start = uniform((1, 1, 8, 8)), uniform((1, 1, 8, 8), 10)
+    mask = torch.full((1, 1, 8, 8), 0.05)
+    mask[..., :4] = 1
+    shown = []
+
+    def autoencoder(images):
+        shown.append(images)
+        return images
+
+    for spread in (None, torch.ones(1)):
+        work = Workspace(InputProtected(autoencoder), observed, start, torch.tensor([0.1]), spread)
+        work.set_mask(mask)
+        work.advance(image=False)
+    without, point = shown
+    correction = interpolate((without - start) * (mask > 0.5), (mask > 0.5).float())
+    torch.testing.assert_close(point, torch.where(mask > 0.5, without, without + 0.95 * correction))
+
+
+@pytest.mark.parametrize("size", [(1, 16), (16, 1), (1, 1), (1, 2)])
+def test_images_that_are_one_pixel_high_or_wide_are_recovered(size):
+    images = uniform((2, 1, *size))
+    recovery = KnownMaskRecovery(max_evaluations=60)(lambda images: images * 0.5 + 0.2, images, torch.ones_like(images))
+    torch.testing.assert_close(recovery.image, images)
+
+
+def test_a_caller_in_mixed_precision_gets_the_same_start():
+    images = uniform((2, 3, 8, 8))
+    mask = (uniform((2, 1, 8, 8), 10) > 0.5).float()
+    expected = interpolate(images * mask, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(interpolate(images * mask, mask), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_interpolation_of_nothing_is_nothing_in_every_precision(dtype):
+    images = torch.zeros(1, 1, 8, 8, dtype=dtype)
+    assert torch.equal(interpolate(images, images), images)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SelfTuning(spread=1.5), "spread=1.5"),
+        (lambda: SelfTuning(rounds=()), "rounds"),
+        (lambda: SelfTuning(shares=(0.5, 1.0)), "shares"),
+        (lambda: SelfTuning(refinements=0), "refinements=0"),
+        (lambda: Round((), "random", 3), "penalties"),
+        (lambda: Round((0.1,), "interp", 3), "start='interp'"),
+        (lambda: Round((0.1,), "random", 0), "num_iterations=0"),
+    ],
+)
+def test_a_tuning_that_cannot_work_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize("check_every", [1, 2, 20])
@@ -566,7 +633,7 @@ def test_interpolation_keeps_the_data_and_fills_with_averages_of_them(size):
 def pooled_and_resampled(values, weights):
     """The pyramid of the interpolation, by torch's own pooling and resampling."""
     if min(values.shape[-2:]) == 1:
-        filled = values.mean((-2, -1), keepdim=True) / weights.mean((-2, -1), keepdim=True)
+        filled = values.mean((-2, -1), keepdim=True) / weights.mean((-2, -1), keepdim=True).clamp_min(1e-6)
         return (values + 0.02 * filled) / (weights + 0.02)
     padding = (0, values.shape[-1] % 2, 0, values.shape[-2] % 2)
     halves = (torch.nn.functional.avg_pool2d(torch.nn.functional.pad(part, padding), 2) for part in (values, weights))
@@ -575,7 +642,7 @@ def pooled_and_resampled(values, weights):
     return (values + 0.02 * coarse) / (weights + 0.02)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (25, 13), (3, 20), (64, 48)])
+@pytest.mark.parametrize("size", [(16, 16), (25, 13), (3, 20), (64, 48), (1, 16), (16, 1)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_interpolation_is_the_pyramid_that_torch_pools_and_resamples(size, channels):
     images = uniform((2, 3, *size))

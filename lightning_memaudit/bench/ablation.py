@@ -24,7 +24,11 @@ CONTROLS = 100
 
 
 def steps() -> dict[str, Method]:
-    """The rows of the table; each has one piece more than the one before, but for the last two."""
+    """The rows of the table; each has one piece more than the one before, but for the last two.
+
+    ``+smooth_start_exact_data`` is the search's candidate: from the interpolated start, the data where observed, and
+    what f gets wrong there taken over to the pixels beside.
+    """
     once = Round(PENALTIES, "interpolated", 50)
 
     def rounds(*rounds: Round, budget: int, refinements: int, spread: float) -> BlindRecovery:

@@ -64,7 +64,8 @@ def speed(
     """Time the recovery against its own forward passes, one image at a time, DeepInverse, and two processes.
 
     All do the same number of evaluations of the same autoencoder on the same images, but for the self-tuned method,
-    whose time is for its own number of them; none stops early. Every number is a median over interleaved repeats.
+    whose time is scaled to that number in proportion; none stops early. Every number is a median over
+    interleaved repeats.
 
     Args:
         repeats: Repeats of every piece of work.
@@ -138,6 +139,7 @@ def _measure(case: Case, repeats: int, seconds: float, device: torch.device) -> 
         "batch": case.batch,
         "iterations": iterations,
         "evaluations": evaluations,
+        "self_tuned_evaluations": own_evaluations,
         "seconds": {name: timing._asdict() for name, timing in timings.items()},
         "ratio_to_forwards": {name: timing.median / base for name, timing in timings.items()},
     }

@@ -58,6 +58,14 @@ def step(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, state: State,
     return State(image, prior, dual)
 
 
+class _Neighbours(NamedTuple):
+    """Where corrections are spread from, how, and which share of them every pixel takes, (B, 1 or C, H, W)."""
+
+    observed: Tensor
+    interpolation: Interpolation
+    share: Tensor
+
+
 class Workspace:
     """:func:`step` in place: the same three equations in buffers that are allocated once.
 
@@ -71,12 +79,13 @@ class Workspace:
     u and v share a buffer, and the old z is gone when f makes the new one. So beside f's own memory there are a, u, z
     and, where it is asked for, x: four tensors of the batch's size; b has the mask's size.
 
-    Where data and f disagree, v differs from the last z, in observed pixels only: at few of them f hardly notices. With
-    ``spread`` s its hidden pixels are shown s times the same correction as their observed neighbours,
+    The correction v - z that data and dual variable make to the last z is 0 in hidden pixels: where few are observed f
+    hardly notices it. With ``spread`` s hidden pixels are shown s times the correction of their observed neighbours,
 
-    z = f(v + s (1 - h) S(v - z))     S interpolates what is observed
+    z = f(v + s (1 - h) S(v - z))     S averages nearby pixels with h > 1/2, see Interpolation
 
-    and nothing else changes: where data and f agree there is nothing to spread.
+    and nothing else changes: where data and f have always agreed there is nothing to spread. While f runs this takes
+    one tensor more, and S somewhat more than another in passing.
 
     Args:
         autoencoder: f, which leaves its input alone and returns a tensor of its own.
@@ -94,8 +103,7 @@ class Workspace:
     ) -> None:
         self._autoencoder = autoencoder
         self._spread = None if spread is None else spread.view(-1, 1, 1, 1)
-        self._interpolation: Interpolation | None = None
-        self._hidden: Tensor | None = None
+        self._neighbours: _Neighbours | None = None
         self._observed = observed
         self._penalty = penalty.view(-1, 1, 1, 1)
         self.prior = start.to(observed.dtype)
@@ -124,8 +132,9 @@ class Workspace:
         denominator = mask.square().add_(self._penalty)
         self._weight = self._penalty / denominator
         if self._spread is not None:
-            self._interpolation = Interpolation(mask)
-            self._hidden = self._spread * (1 - mask)
+            # With h between 0 and 1 the data term asks for y / h: no correction that others should be shown.
+            observed = (mask > 0.5).to(mask.dtype)
+            self._neighbours = _Neighbours(observed, Interpolation(observed), self._spread * (1 - mask))
         torch.mul(self._observed, mask.div(denominator), out=self._constant)
 
     def advance(self, image: bool = True) -> None:
@@ -149,15 +158,14 @@ class Workspace:
 
     def _spread_out(self, point: Tensor) -> Tensor:
         """What f is shown: ``v + s (1 - h) S(v - z)``, or v itself where nothing is spread."""
-        if self._interpolation is None:
+        if self._neighbours is None:
             return point
-        assert self._hidden is not None
-        # v - z is 0 in hidden pixels as it is, in proportion to h where h is not 0 or 1.
-        return self._interpolation(point - self.prior).mul_(self._hidden).add_(point)
+        observed, interpolation, share = self._neighbours
+        return torch.addcmul(point, interpolation((point - self.prior).mul_(observed)), share)
 
     def keep(self, rows: Tensor) -> None:
         """Let all but these rows (a boolean vector) leave the batch; only where nothing is spread."""
-        assert self._interpolation is None
+        assert self._spread is None
         self._observed, self._penalty = self._observed[rows], self._penalty[rows]
         self.prior, self._dual, self._constant = self.prior[rows], self._dual[rows], self._constant[rows]
         self._image = None if self._image is None else self._image[rows]

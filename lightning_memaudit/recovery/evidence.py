@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.admm import per_image_mean
-from lightning_memaudit.recovery.interpolation import interpolate
+from lightning_memaudit.recovery.interpolation import Interpolation
 from lightning_memaudit.recovery.masks import same_channels
 from lightning_memaudit.recovery.types import Autoencoder
 
@@ -69,6 +69,7 @@ def refine(
     kept = mask.expand_as(image).flatten(1).any(1)
     explained = torch.where(kept.view(-1, 1, 1, 1), mask, torch.ones_like(mask))
     exact = (variance == 0).to(image.dtype).view(-1, 1, 1, 1)
+    interpolation = Interpolation(explained)
     best: Candidate | None = None
     for _ in range(steps):
         error = (masked_mean((observed - image).square(), mask) - variance).clamp_min(1e-6)
@@ -76,8 +77,7 @@ def refine(
         estimate = torch.lerp(image, observed, mask * trust)
         output = autoencoder(estimate)
         residual = observed - output
-        # A residual that is mostly noise says nothing of the neighbours.
-        corrected = output + interpolate(residual, explained) * exact
+        corrected = carry_over(output, observed, interpolation, exact)
         # Less than the noise is as wrong as more: then f has fitted the noise.
         data = (masked_mean(residual.square(), explained) - variance).abs()
         score = data + masked_mean((corrected - estimate).square(), 1 - explained * exact)
@@ -91,6 +91,18 @@ def refine(
         image = corrected
     assert best is not None
     return best
+
+
+def carry_over(output: Tensor, observed: Tensor, interpolation: Interpolation, exact: Tensor) -> Tensor:
+    """``f(x) + r`` with r the interpolation of y - f(x): what f gets wrong at a pixel it gets wrong beside it.
+
+    Args:
+        output: f(x), (B, C, H, W).
+        observed: y, (B, C, H, W).
+        interpolation: Of the mask.
+        exact: (B, 1, 1, 1), 1 for data without noise; noise says nothing of the neighbours, there r is 0.
+    """
+    return output + interpolation.fill(observed - output) * exact
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ from lightning_memaudit.recovery.types import Autoencoder
 
 
 class InputProtected:
-    """f whose input stays as it was, and whose result is a tensor of its own in the input's precision.
+    """f whose input stays as it was, and whose result shares no memory with it and has its precision.
 
     An f that writes into its input, as one that begins with ``ReLU(inplace=True)``, gets a copy. Whether it does shows
-    at the first call, so that all others go without.
+    at the first call, so that the others go without, but for inference mode, where torch does not count writes and
+    every call gets one. Writes that torch never counts, through ``.data`` or numpy, are not seen.
 
     Args:
         autoencoder: f.

@@ -5,15 +5,16 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.admm import Workspace
-from lightning_memaudit.recovery.evidence import Candidate, better, refine
+from lightning_memaudit.recovery.checks import check_penalties
+from lightning_memaudit.recovery.evidence import Candidate, better, carry_over, refine
 from lightning_memaudit.recovery.fills import local_agreement
-from lightning_memaudit.recovery.interpolation import interpolate
+from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.masks import MaskEstimator, PosteriorMask, keep_smallest, same_channels
 from lightning_memaudit.recovery.types import Autoencoder
 
@@ -47,6 +48,13 @@ class Round:
     penalties: tuple[float, ...]
     start: Start
     num_iterations: int
+
+    def __post_init__(self) -> None:
+        check_penalties(self.penalties)
+        if self.start not in get_args(Start):
+            raise ValueError(f"start={self.start!r}: pass one of {', '.join(get_args(Start))}")
+        if self.num_iterations < 1:
+            raise ValueError(f"num_iterations={self.num_iterations}: must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,8 @@ class SelfTuning:
     def __post_init__(self) -> None:
         if not 0 <= self.spread <= 1:
             raise ValueError(f"spread={self.spread}: must be between 0 and 1, such as 0.35")
+        if not self.shares or not all(0 < share < 1 for share in self.shares):
+            raise ValueError(f"shares={list(self.shares)}: give shares between 0 and 1, such as [0.5, 0.1]")
         if not self.rounds:
             raise ValueError("rounds is empty: give at least one round")
         for name in ("mask_steps", "refinements", "patience"):
@@ -330,9 +340,8 @@ def _attempt(
         work.advance(image=masks.update is not None and (last or (iteration + 1) % tuning.mask_steps == 0))
     if masks.update is not None:
         mask = masks.update(work.image, observed, 1.0)
-    # What f gets wrong at a pixel it gets wrong beside it, but noise says nothing of the neighbours.
     exact = (noise == 0).to(observed.dtype).view(-1, 1, 1, 1)
-    image = work.prior + interpolate(observed - work.prior, mask) * exact
+    image = carry_over(work.prior, observed, Interpolation(mask), exact)
     assessed = refine(autoencoder, observed, mask, image, noise, tuning.refinements, masks.explained)
     parts = [Candidate(*part) for part in zip(*(torch.split(field, number) for field in assessed), strict=True)]
     return functools.reduce(better, parts)
