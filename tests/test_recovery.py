@@ -442,6 +442,21 @@ def test_images_that_are_one_pixel_high_or_wide_are_recovered(size):
     torch.testing.assert_close(recovery.image, images)
 
 
+@pytest.mark.parametrize("penalties", [None, (0.1,)])
+def test_a_known_mask_may_be_boolean(penalties):
+    observed, mask = smooth_images(2), uniform((2, 1, 16, 16)) > 0.5
+    method = KnownMaskRecovery(penalties=penalties, max_evaluations=60)
+    found, expected = (method(lambda images: images * 0.5, observed * mask, kind) for kind in (mask, mask.float()))
+    assert torch.equal(found.image, expected.image)
+    assert found.mask.dtype == observed.dtype
+
+
+@pytest.mark.parametrize("method", [BlindRecovery(), AutoencoderIterations(), WhiteBoxRecovery(), BlindDeblurring()])
+def test_no_images_are_refused(method):
+    with pytest.raises(ValueError, match="at least one image"):
+        method(lambda images: images, torch.zeros(0, 1, 8, 8))
+
+
 def test_a_caller_in_mixed_precision_gets_the_same_start():
     images = uniform((2, 3, 8, 8))
     mask = (uniform((2, 1, 8, 8), 10) > 0.5).float()

@@ -4,13 +4,15 @@ from torch import Tensor
 
 
 def check_images(name: str, images: Tensor) -> None:
-    """Raise unless ``images`` is a finite floating-point batch (B, C, H, W).
+    """Raise unless ``images`` is a finite floating-point batch (B, C, H, W) of at least one image.
 
     Raises:
         ValueError: It is not.
     """
     if images.ndim != 4:
         raise ValueError(f"{name} has shape {tuple(images.shape)}: pass a batch of images (B, C, H, W)")
+    if not images.numel():
+        raise ValueError(f"{name} has shape {tuple(images.shape)}: pass at least one image")
     if not images.is_floating_point():
         raise ValueError(f"{name} has dtype {images.dtype}: pass floating-point images in [0, 1]")
     if not bool(images.isfinite().all()):

@@ -58,13 +58,14 @@ class KnownMaskRecovery:
         check_noise(self.noise)
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
-        """Recover ``observed``, (B, C, H, W), given ``mask``, (B, 1 or C, H, W).
+        """Recover ``observed``, (B, C, H, W), given ``mask``, (B, 1 or C, H, W), of any type.
 
         Raises:
             ValueError: The shapes do not fit or values are not finite.
         """
         check_images("observed", observed)
         check_mask(mask, observed)
+        mask = mask.to(observed.dtype)
         if self.penalties is not None:
             return recover(
                 autoencoder, observed, mask, self.penalties, self.alternation, self.chunk_size, self.record_at
