@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_memaudit.recovery.checks import check_counts
 from lightning_memaudit.recovery.interpolation import Interpolation
 from lightning_memaudit.recovery.masks import MaskEstimator, same_channels
 from lightning_memaudit.recovery.types import Autoencoder, Trace
@@ -217,9 +218,7 @@ class Alternation:
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("num_iterations", "admm_steps", "check_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_counts(num_iterations=self.num_iterations, admm_steps=self.admm_steps, check_every=self.check_every)
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance={self.tolerance}: must be 0 or more")
 

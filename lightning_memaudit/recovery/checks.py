@@ -32,6 +32,17 @@ def check_mask(mask: Tensor, images: Tensor) -> None:
         raise ValueError("mask holds values outside [0, 1]: pass 1 where observed, 0 where missing")
 
 
+def check_counts(**counts: int) -> None:
+    """Raise unless every one of these numbers, given by the names of their arguments, is at least 1.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+
+
 def check_penalties(penalties: tuple[float, ...]) -> None:
     """Raise unless there is at least one penalty and all are positive and finite.
 

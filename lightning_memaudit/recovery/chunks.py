@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lightning_memaudit.recovery.checks import check_counts
+
 Result = TypeVar("Result")
 
 ELEMENTS_PER_CHUNK = {"cpu": 2**23, "cuda": 2**25}
@@ -24,8 +26,7 @@ def rows_per_chunk(images: Tensor, chunk_size: int | None) -> int:
         ValueError: ``chunk_size`` is below 1.
     """
     if chunk_size is not None:
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size}: must be at least 1")
+        check_counts(chunk_size=chunk_size)
         return chunk_size
     if not len(images):
         return 1

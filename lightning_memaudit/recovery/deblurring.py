@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.admm import per_image_mean
-from lightning_memaudit.recovery.checks import check_images, check_noise, check_penalties
+from lightning_memaudit.recovery.checks import check_counts, check_images, check_noise, check_penalties
 from lightning_memaudit.recovery.chunks import map_chunks, rows_per_chunk
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.types import Autoencoder, Recovery, concatenate
@@ -49,9 +49,7 @@ class BlindDeblurring:
         check_noise(self.noise)
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={self.kernel_size}: must be odd and positive, such as 5")
-        for name in ("num_iterations", "kernel_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_counts(num_iterations=self.num_iterations, kernel_steps=self.kernel_steps)
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
         """Recover ``observed``, (B, C, H, W); the kernels come back in ``recovery.kernel``, (B, 1, K, K).

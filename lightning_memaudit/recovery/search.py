@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.admm import Workspace
-from lightning_memaudit.recovery.checks import check_penalties
+from lightning_memaudit.recovery.checks import check_counts, check_penalties
 from lightning_memaudit.recovery.evidence import Candidate, better, carry_over, refine
 from lightning_memaudit.recovery.fills import local_agreement
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
@@ -53,8 +53,7 @@ class Round:
         check_penalties(self.penalties)
         if self.start not in get_args(Start):
             raise ValueError(f"start={self.start!r}: pass one of {', '.join(get_args(Start))}")
-        if self.num_iterations < 1:
-            raise ValueError(f"num_iterations={self.num_iterations}: must be at least 1")
+        check_counts(num_iterations=self.num_iterations)
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,7 @@ class SelfTuning:
             raise ValueError(f"shares={list(self.shares)}: give shares between 0 and 1, such as [0.5, 0.1]")
         if not self.rounds:
             raise ValueError("rounds is empty: give at least one round")
-        for name in ("mask_steps", "refinements", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_counts(mask_steps=self.mask_steps, refinements=self.refinements, patience=self.patience)
 
 
 class Problem(NamedTuple):

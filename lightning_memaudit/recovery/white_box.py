@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.blind import AutomaticMask
-from lightning_memaudit.recovery.checks import check_images
+from lightning_memaudit.recovery.checks import check_counts, check_images
 from lightning_memaudit.recovery.chunks import map_chunks, rows_per_chunk
 from lightning_memaudit.recovery.evidence import masked_mean, refine
 from lightning_memaudit.recovery.interpolation import interpolate
@@ -46,9 +46,7 @@ class WhiteBoxRecovery:
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "mask_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_counts(num_steps=self.num_steps, mask_steps=self.mask_steps)
         for name in ("weight", "learning_rate"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive")
