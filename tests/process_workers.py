@@ -152,7 +152,7 @@ def fit(
         with without_report:
             trainer.fit(model, DataLoader(Pictures(members), 2), DataLoader(Pictures(controls), 2))
         outcome["headline"] = callback.last_report.headline if callback.last_report else None
-        outcome["num_audits"] = callback._num_audits
+        outcome["num_audits"] = callback._history.num_audits
         outcome["steps"] = trainer.global_step
     except BaseException as error:
         outcome["error"] = f"{type(error).__name__}: {error}"

@@ -10,9 +10,9 @@ import skimage.data
 import torch
 from scipy.stats import beta
 
-from lightning_memaudit.audit.degradations import parse_degradation
-from lightning_memaudit.audit.fingerprints import combined_sha256, image_sha256
-from lightning_memaudit.audit.results import RunFolder
+from lightning_memaudit.measurement.degradations import parse_degradation
+from lightning_memaudit.results.hashes import combined_sha256, image_sha256
+from lightning_memaudit.results.run_folder import RunFolder
 
 PATTERNS = ("random-0.5", "block-0.25")
 METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")

@@ -14,9 +14,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler
 
 from lightning_memaudit import MemorizationAuditCallback
-from lightning_memaudit.audit.processes import Processes
-from lightning_memaudit.audit.results import RunFolder
-from lightning_memaudit.audit.summary import headline_names
+from lightning_memaudit.callback.schedule import EpochLoss
+from lightning_memaudit.callback.session import Session
+from lightning_memaudit.measurement.processes import Processes
+from lightning_memaudit.results.rows import headline_names
+from lightning_memaudit.results.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*")
 
@@ -95,7 +97,7 @@ def rows(folder="memaudit", group="members"):
 
 
 def saved_truth(group="members"):
-    return torch.from_numpy(RunFolder("memaudit").recoveries()[f"{group}/truth"])
+    return torch.from_numpy(RunFolder("memaudit").newest_recoveries().arrays[f"{group}/truth"])
 
 
 # Batches
@@ -511,11 +513,12 @@ def test_between_audits_it_neither_computes_nor_waits(monkeypatch):
     for _ in range(3):
         callback.on_train_batch_end(trainer, module, {"loss": torch.tensor(0.5)}, None, 0)
     assert moved == []
-    assert callback._loss_count == 3
+    assert callback._history.loss.count == 3
+    callback._session = Session(trainer, module, callback.which, callback.how, callback.what, callback.where)
     assert callback._epoch_loss() == 0.5
-    assert callback.schedule.due(1, 1e-10) is not None
+    assert callback.when.due(1, 1e-10, callback._history.reached) is not None
     callback.on_train_batch_end(trainer, module, {"loss": torch.tensor(0.5)}, None, 0)
-    assert callback._loss_count == 0
+    assert callback._history.loss.count == 0
     assert callback._epoch_loss() is None
 
 
@@ -526,10 +529,7 @@ def test_the_loss_that_triggers_is_the_mean_over_the_processes_batches():
         def gather(self, value):
             return [(0, value), (1, (0.8, 1)), (2, (0.0, 0))]
 
-    callback = audit_callback(at_train_loss=[0.1])
-    callback._processes = Three()
-    callback._loss_sum, callback._loss_count = torch.tensor(0.6), 3
-    assert callback._epoch_loss() == pytest.approx(1.4 / 4)
+    assert EpochLoss(torch.tensor(0.6), 3).take_mean(Three()) == pytest.approx(1.4 / 4)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

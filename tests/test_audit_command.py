@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_memaudit.audit.results import RunFolder
-from lightning_memaudit.cli import main
+from lightning_memaudit.cli.main import main
+from lightning_memaudit.results.run_folder import RunFolder
 
 FAST = ["--memaudit.methods=[paper_blind]", "--memaudit.patterns=[random-0.5]"]
 CHECKPOINT = "runs/quickstart/checkpoints/last.ckpt"

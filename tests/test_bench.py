@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_memaudit.bench.timing import interleave
-from lightning_memaudit.cli import main
+from lightning_memaudit.cli.main import main
 from lightning_memaudit.recovery.admm import State, step
 
 

@@ -8,7 +8,7 @@ import torch
 
 from lightning_memaudit.bench.paper import markdown
 from lightning_memaudit.bench.training import train_until
-from lightning_memaudit.cli import main
+from lightning_memaudit.cli.main import main
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder
 
 SMALL = [

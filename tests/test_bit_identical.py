@@ -252,7 +252,7 @@ def check(settings, audit):
 @pytest.mark.parametrize("run", RUNS)
 def test_the_training_is_the_same_to_the_last_bit(run):
     callback = check(RUNS[run], audit_callback)
-    assert callback._num_audits >= 3
+    assert callback._history.num_audits >= 3
     assert callback.last_report is not None
 
 

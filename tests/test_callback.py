@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_memaudit import MemorizationAuditCallback
-from lightning_memaudit.audit.results import RunFolder
-from lightning_memaudit.audit.schedule import Schedule
+from lightning_memaudit.callback.schedule import Schedule
+from lightning_memaudit.results.run_folder import RunFolder
 from lightning_memaudit.training.data import FacesDataModule
 from lightning_memaudit.training.module import AutoencoderModule
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder
@@ -187,7 +187,8 @@ class LitAutoEncoderWithForward(LitAutoEncoder):
     ],
 )  # fmt: skip
 def test_schedule(schedule, losses, expected):
-    assert [schedule.due(epoch + 1, loss) for epoch, loss in enumerate(losses)] == expected
+    reached = set()
+    assert [schedule.due(epoch + 1, loss, reached) for epoch, loss in enumerate(losses)] == expected
 
 
 def test_monitors_can_watch_the_recovery_rate():

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import lightning_memaudit
-from lightning_memaudit.cli import main, shipped_configs
+from lightning_memaudit.cli.main import main, shipped_configs
 
 ROOT = Path(lightning_memaudit.__file__).parent.parent
 QUICK = [
@@ -95,7 +95,7 @@ def test_a_failure_that_is_not_the_users_is_exit_code_1(capsys, monkeypatch):
     def broken(arguments):
         raise RuntimeError("the disk is on fire")
 
-    monkeypatch.setattr("lightning_memaudit.lightning_cli.run_fit", broken)
+    monkeypatch.setattr("lightning_memaudit.cli.fit.run_fit", broken)
     assert run("fit") == 1
     error = capsys.readouterr().err
     assert "RuntimeError: the disk is on fire" in error

@@ -4,10 +4,11 @@ import pytest
 import torch
 import yaml
 
-from lightning_memaudit.audit.methods import METHODS
 from lightning_memaudit.callback import MemorizationAuditCallback
-from lightning_memaudit.cli import shipped_configs
-from lightning_memaudit.lightning_cli import parse
+from lightning_memaudit.cli.fit import parse
+from lightning_memaudit.cli.main import shipped_configs
+from lightning_memaudit.measurement.extras import extra_measurements
+from lightning_memaudit.recovery.methods.registry import METHODS
 from lightning_memaudit.training import datasets
 from lightning_memaudit.training.networks import ACTIVATIONS, is_proximal_activation
 
@@ -43,8 +44,8 @@ def test_experiments_are_complete_and_fit_their_data(file):
     with torch.no_grad():
         assert cli.model(torch.rand(2, *shape)).shape == (2, *shape)
     callback = callback_of(cli)
-    assert set(callback.schedule.at_train_loss) == {10.0**-power for power in range(2, 9)}
-    assert set(callback.plan.methods) <= set(METHODS)
+    assert set(callback.when.at_train_loss) == {10.0**-power for power in range(2, 9)}
+    assert set(callback.what.methods) <= set(METHODS)
     expected = 25_000 if "25000" in file.stem else 600 if file.name.startswith("fc") else 50
     assert cli.datamodule.num_train == expected
     assert cli.trainer.default_root_dir.endswith(file.stem)
@@ -71,7 +72,7 @@ def test_nonlinearities_are_laid_over_an_experiment(overlay):
 def test_more_fractions():
     file = PAPER / "unet-svhn.yaml"
     callback = callback_of(make(file, PAPER / "fractions.yaml", small=small(file)))
-    assert [pattern.fraction for pattern in callback.plan.patterns] == [
+    assert [pattern.fraction for pattern in callback.what.patterns] == [
         0.1,
         0.2,
         0.3,
@@ -83,7 +84,7 @@ def test_more_fractions():
         0.9,
         0.95,
     ]
-    assert [extra.file for extra in callback.extras] == ["largest_missing.json"]
+    assert [extra.file for extra in extra_measurements(callback.what)] == ["largest_missing.json"]
 
 
 def test_the_tied_autoencoder_of_the_theorem():
@@ -91,14 +92,14 @@ def test_the_tied_autoencoder_of_the_theorem():
     assert type(cli.model.network).__bases__[0].__name__ == "TiedAutoencoder"
     assert cli.model.network.proximal
     assert is_proximal_activation("LeakyReLU")
-    assert [extra.file for extra in callback_of(cli).extras] == ["proximal.json"]
+    assert [extra.file for extra in extra_measurements(callback_of(cli).what)] == ["proximal.json"]
 
 
 def test_recorded_iterations(tmp_path):
     cli = make(shipped_configs() / "quickstart.yaml", PAPER / "record.yaml")
-    methods = callback_of(cli).plan.methods
+    methods = callback_of(cli).what.methods
     (tmp_path / "saved.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
-    assert repr(callback_of(make(tmp_path / "saved.yaml")).plan.methods) == repr(methods), "what fit saves can be read"
+    assert repr(callback_of(make(tmp_path / "saved.yaml")).what.methods) == repr(methods), "what fit saves can be read"
     assert list(methods) == ["blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic"]
     assert methods["paper_blind"].record_at[-1] == methods["autoencoder_iterations"].record_at[-1] == 200
 

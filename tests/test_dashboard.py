@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from PIL import Image
 
 from lightning_memaudit import audit
-from lightning_memaudit.cli import main, shipped_configs
+from lightning_memaudit.cli.main import main, shipped_configs
 from lightning_memaudit.report.loggers import IMAGE_COLUMNS, log_audit
 
 SNAPSHOT = Path(__file__).parent / "dashboard.json"

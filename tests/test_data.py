@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_memaudit.duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
+from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
 from lightning_memaudit.training.data import FacesDataModule, ImagesDataModule
 from lightning_memaudit.training.images import ImageTensorDataset
 

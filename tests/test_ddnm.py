@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_memaudit.audit.degradations import parse_degradation
-from lightning_memaudit.audit.metrics import hidden_psnr
+from lightning_memaudit.measurement.degradations import parse_degradation
+from lightning_memaudit.measurement.metrics import hidden_psnr
 
 diffusers = pytest.importorskip("diffusers", reason="the extra [ddnm] is not installed")
 
-from lightning_memaudit.audit.ddnm import DDNM  # noqa: E402
+from lightning_memaudit.recovery.methods.ddnm import DDNM  # noqa: E402
 
 SIDE = 8
 
@@ -184,14 +184,17 @@ def test_the_audit_runs_it_once_for_all_audits():
 def test_the_command_line_takes_it_by_class_path():
     import yaml
 
-    from lightning_memaudit.cli import main
+    from lightning_memaudit.cli.main import main
 
     tiny_unet().save_pretrained("model")
-    ddnm = {"class_path": "lightning_memaudit.audit.ddnm.DDNM", "init_args": {"model": "model", "num_steps": 2}}
+    ddnm = {
+        "class_path": "lightning_memaudit.recovery.methods.ddnm.DDNM",
+        "init_args": {"model": "model", "num_steps": 2},
+    }
     with open("methods.yaml", "w") as file:  # noqa: PTH123
         yaml.safe_dump({"memaudit": {"methods": {"paper_blind": "paper_blind", "ddnm": ddnm}}}, file)
-    from lightning_memaudit.audit.results import RunFolder
-    from lightning_memaudit.cli import shipped_configs
+    from lightning_memaudit.cli.main import shipped_configs
+    from lightning_memaudit.results.run_folder import RunFolder
 
     configs = ["--config", str(shipped_configs() / "quickstart.yaml"), "--config", "methods.yaml"]
     fast = ["--trainer.max_epochs=1", "--memaudit.patterns=[half]", "--memaudit.num_members=2"]

@@ -7,9 +7,8 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from lightning_memaudit.audit.degradations import WITH_FRACTION, WITHOUT_FRACTION, parse_degradation
-from lightning_memaudit.audit.measure import Plan
-from lightning_memaudit.audit.methods import resolve_methods
+from lightning_memaudit.measurement.degradations import WITH_FRACTION, WITHOUT_FRACTION, parse_degradation
+from lightning_memaudit.measurement.plan import Plan, resolve_methods
 
 KINDS = [f"{kind}-0.3" for kind in WITH_FRACTION] + list(WITHOUT_FRACTION)
 

@@ -63,3 +63,15 @@ def test_compose_names_files_that_exist():
     for option in services["memaudit"]["command"]:
         if option.startswith("--config="):
             assert (DOCKER.parent / "configs" / Path(option).name).is_file()
+
+
+def test_readme_commands_name_what_exists():
+    commands = re.findall(r"^(?:\w+=\S+ )?(docker .+?)(?:  +#.*)?$", (DOCKER / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) == 6
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    arguments = re.findall(r"^ARG (\w+)", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+    for command in commands:
+        assert all((DOCKER.parent / file).is_file() for file in re.findall(r"-f (\S+)", command)), command
+        assert set(re.findall(r"--build-arg (\w+)=", command)) <= set(arguments), command
+        if command.startswith("docker compose"):
+            assert command.split()[-1] in services, command

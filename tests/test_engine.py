@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from lightning_memaudit import audit
-from lightning_memaudit.audit.adapter import ModuleAutoencoder, Normalization, select_output
-from lightning_memaudit.audit.degradations import parse_degradation
-from lightning_memaudit.audit.engine import run_audit
-from lightning_memaudit.audit.groups import part_of
-from lightning_memaudit.audit.inpainting import BiharmonicInpainting
-from lightning_memaudit.audit.measure import Group, Plan
-from lightning_memaudit.audit.methods import METHODS, resolve_methods
-from lightning_memaudit.audit.processes import Processes
-from lightning_memaudit.audit.summary import Occasion
+from lightning_memaudit.callback.dataset_images import part_of
+from lightning_memaudit.callback.model import ModuleAutoencoder, Normalization, select_output
+from lightning_memaudit.measurement.degradations import parse_degradation
+from lightning_memaudit.measurement.engine import run_audit
+from lightning_memaudit.measurement.plan import Group, Plan, resolve_methods
+from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.recovery import Recovery
+from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting
+from lightning_memaudit.recovery.methods.registry import METHODS
+from lightning_memaudit.results.rows import Occasion
 
 FAST = ("paper_blind", "autoencoder_iterations")
 
@@ -135,7 +135,7 @@ def test_any_number_of_processes_gives_the_same_rows(members, controls, world_si
     occasion = Occasion(0, "audit", None, None, "now")
     groups = [Group.whole("members", members), Group.whole("controls", controls)]
     autoencoder = remembers(members)
-    single = run_audit(autoencoder, groups, plan, occasion, 30.0)
+    single = run_audit(autoencoder, groups, plan, occasion)
 
     parts = [[part_of(group, rank, world_size) for group in groups] for rank in range(world_size)]
     gathered: list[list[object]] = []
@@ -147,7 +147,7 @@ def test_any_number_of_processes_gives_the_same_rows(members, controls, world_si
                 mine.append((self.rank, value))
                 return mine[-1:]
 
-        run_audit(autoencoder, parts[rank], plan, occasion, 30.0, Recorded(rank, world_size))
+        run_audit(autoencoder, parts[rank], plan, occasion, Recorded(rank, world_size))
         gathered.append(mine)
     calls = iter(zip(*gathered, strict=True))
 
@@ -155,7 +155,7 @@ def test_any_number_of_processes_gives_the_same_rows(members, controls, world_si
         def gather(self, value):
             return list(next(calls))
 
-    joined = run_audit(autoencoder, parts[0], plan, occasion, 30.0, Replayed(0, world_size))
+    joined = run_audit(autoencoder, parts[0], plan, occasion, Replayed(0, world_size))
     assert_same(single, joined)
 
 
@@ -166,7 +166,7 @@ def test_a_failing_method_counts_its_images_as_failed_when_asked(members):
     plan = Plan([parse_degradation("random-0.5")], {"broken": method}, raise_errors=False)
     occasion = Occasion(0, "audit", None, None, "now")
     with pytest.warns(UserWarning, match="broken failed on members, random-0.5: RuntimeError: no"):
-        report = run_audit(lambda x: x, [Group.whole("members", members)], plan, occasion, 30.0)
+        report = run_audit(lambda x: x, [Group.whole("members", members)], plan, occasion)
     (row,) = report.rows
     assert (row["num_failed"], row["num_recovered"], row["num_images"]) == (6, 0, 6)
     assert row["psnr_mean"] is None

@@ -16,8 +16,8 @@ from fault_workers import Module, fit
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_memaudit.audit.adapter import HalvingBatches
-from lightning_memaudit.audit.results import RunFolder
+from lightning_memaudit.callback.model import HalvingBatches
+from lightning_memaudit.results.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*")
 IGNORED = ("seconds", "time")
@@ -273,7 +273,7 @@ def test_what_was_removed_is_made_again(what, remaining):
     assert trainer.global_step == 9
     assert numbers() == remaining
     assert RunFolder("memaudit").run()["members"]["num_images"] == 6
-    assert RunFolder("memaudit").recoveries()["members/truth"].shape == (6, 1, 8, 8)
+    assert RunFolder("memaudit").newest_recoveries().arrays["members/truth"].shape == (6, 1, 8, 8)
 
 
 def test_a_folder_replaced_by_a_file_is_said_and_the_training_goes_on():
@@ -344,7 +344,12 @@ def test_sigterm_ends_the_audit_at_once_and_resuming_repeats_it(audit, call, cal
 def context():
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(
-        ["lightning.pytorch", "torch.distributed.fsdp", "lightning_memaudit.callback", "matplotlib.figure"]
+        [
+            "lightning.pytorch",
+            "torch.distributed.fsdp",
+            "lightning_memaudit.callback",
+            "matplotlib.figure",
+        ]
     )
     return forks
 

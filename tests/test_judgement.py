@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy.stats import multinomial
 
-from lightning_memaudit.audit.intervals import auroc, clopper_pearson, paired_difference
-from lightning_memaudit.audit.judgement import ImageColumns, image_table, judge
-from lightning_memaudit.audit.membership import combine_scores, detect, infer_membership, roc_curve
-from lightning_memaudit.audit.names import primary_method
-from lightning_memaudit.audit.verdict import MIN_CONTROLS, conclude
+from lightning_memaudit.results.intervals import auroc, clopper_pearson, paired_difference
+from lightning_memaudit.results.judgement import ImageColumns, image_table, judge
+from lightning_memaudit.results.membership import combine_scores, detect, infer_membership, roc_curve
+from lightning_memaudit.results.names import primary_method
+from lightning_memaudit.results.verdict import MIN_CONTROLS, conclude
 
 
 def test_paired_difference_is_the_published_one():

@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from lightning_memaudit.audit.largest_missing import largest_missing
-from lightning_memaudit.audit.measure import Group
+from lightning_memaudit.measurement.largest_missing import largest_missing
+from lightning_memaudit.measurement.plan import Group
 from lightning_memaudit.recovery import KnownMaskRecovery, Recovery
 
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 import lightning_memaudit
-from lightning_memaudit.audit.results import RunFolder
-from lightning_memaudit.cli import shipped_configs
+from lightning_memaudit.cli.main import shipped_configs
+from lightning_memaudit.results.run_folder import RunFolder
 
 NUM_MEMBERS, NUM_CONTROLS = 25_000, 500
 ROOT = Path(lightning_memaudit.__file__).parent.parent

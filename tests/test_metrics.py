@@ -9,8 +9,8 @@ import torch
 from scipy.stats import binomtest, mannwhitneyu
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from lightning_memaudit.audit.intervals import auroc, clopper_pearson
-from lightning_memaudit.audit.metrics import MAX_PSNR, RecoveryRate, hidden_psnr, mask_accuracy, psnr, ssim
+from lightning_memaudit.measurement.metrics import MAX_PSNR, RecoveryRate, hidden_psnr, mask_accuracy, psnr, ssim
+from lightning_memaudit.results.intervals import auroc, clopper_pearson
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import torch
 from run_folder_fixture import make_run_folder
 
 from lightning_memaudit import audit
-from lightning_memaudit.audit.degradations import parse_degradation
-from lightning_memaudit.audit.results import RunFolder
-from lightning_memaudit.cli import main
+from lightning_memaudit.cli.main import main
+from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.recovery import AutoencoderIterations, BlindRecovery
 from lightning_memaudit.report.paper_figures import _psnr, fraction_figure, iteration_figures, write_paper_figures
+from lightning_memaudit.results.run_folder import RunFolder
 
 STEPS = (0, 1, 3, 10, 40)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import process_workers
 import pytest
 
-from lightning_memaudit.audit.results import RunFolder
+from lightning_memaudit.results.run_folder import RunFolder
 
 TIMEOUT = 100
 FEW = process_workers.METHODS
@@ -31,7 +31,12 @@ def context():
     """Processes that are forked from a server which has imported everything: a tenth of a second each."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(
-        ["lightning.pytorch", "torch.distributed.fsdp", "lightning_memaudit.callback", "matplotlib.figure"]
+        [
+            "lightning.pytorch",
+            "torch.distributed.fsdp",
+            "lightning_memaudit.callback",
+            "matplotlib.figure",
+        ]
     )
     return forks
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_memaudit.audit.proximal import krylov, proximal_diagnostic, symmetric_extremes
+from lightning_memaudit.measurement.proximal import krylov, proximal_diagnostic, symmetric_extremes
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder, TiedAutoencoder, UNetAutoencoder
 
 SHAPE = (1, 8, 8)

@@ -22,15 +22,15 @@ from lightning_memaudit.recovery import (
     turned_copies,
 )
 from lightning_memaudit.recovery.admm import State, Workspace, alternate, data_step, step
+from lightning_memaudit.recovery.batches import map_chunks
+from lightning_memaudit.recovery.candidates import refine
 from lightning_memaudit.recovery.certification import is_certified, noise_gain
-from lightning_memaudit.recovery.chunks import map_chunks
-from lightning_memaudit.recovery.deblurring import blur, estimate_kernel, fourier_data_step, project_to_simplex
-from lightning_memaudit.recovery.evidence import refine
 from lightning_memaudit.recovery.fills import find_constant_fill, local_agreement
 from lightning_memaudit.recovery.interpolation import interpolate
-from lightning_memaudit.recovery.masks import LeastSquaresMask, coupling, keep_smallest
+from lightning_memaudit.recovery.mask_rules import MaskFromContent
+from lightning_memaudit.recovery.masks import LeastSquaresMask, coupling, mask_of_smallest_errors
+from lightning_memaudit.recovery.methods.deblurring import blur, estimate_kernel, fourier_data_step, project_to_simplex
 from lightning_memaudit.recovery.protection import InputProtected
-from lightning_memaudit.recovery.search import MaskFromContent
 
 
 def linear(matrix):
@@ -625,9 +625,9 @@ def test_the_posterior_is_that_of_all_masks_enumerated(shared, fill):
     assert float(posterior.evidence) == pytest.approx(float(evidence), abs=1e-3)
 
 
-def test_keep_smallest_keeps_the_least_errors_of_each_image():
+def test_mask_of_smallest_errors_keeps_the_least_errors_of_each_image():
     error = torch.tensor([[4.0, 1.0, 3.0, 2.0], [1.0, 2.0, 3.0, 4.0]]).view(2, 1, 2, 2)
-    kept = keep_smallest(error, torch.tensor([0.5, 0.25]))
+    kept = mask_of_smallest_errors(error, torch.tensor([0.5, 0.25]))
     assert kept.flatten(1).tolist() == [[0, 1, 0, 1], [1, 0, 0, 0]]
 
 

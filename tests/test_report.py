@@ -15,14 +15,14 @@ import pytest
 import torch
 from run_folder_fixture import make_run_folder
 
-from lightning_memaudit.audit.fingerprints import image_sha256, json_sha256, tensors_sha256
-from lightning_memaudit.audit.results import RunFolder
-from lightning_memaudit.cli import main
+from lightning_memaudit.cli.main import main
 from lightning_memaudit.report.document import build_document, check_schema, read_document, schema, seal
 from lightning_memaudit.report.figures import rate_figure
 from lightning_memaudit.report.html import differing_settings
 from lightning_memaudit.report.verify import is_true, verify
 from lightning_memaudit.report.write import write_report
+from lightning_memaudit.results.hashes import image_sha256, json_sha256, tensors_sha256
+from lightning_memaudit.results.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_top_of_the_report_for_an_identity(tmp_path):
 def test_hashes_are_of_the_content(finished):
     folder, written = finished
     hashes = written.document["hashes"]
-    truth = folder.recoveries()["members/truth"]
+    truth = folder.newest_recoveries().arrays["members/truth"]
     assert len(hashes["masks"]) == 4
     assert hashes["settings"] == json_sha256(folder.run()["settings"])
     assert image_sha256(truth[0]) != image_sha256(truth[1])
@@ -173,8 +173,8 @@ def test_verify_finds_changed_images(run):
 
 
 def test_verify_finds_easier_masks(run):
-    path = run.recoveries_path()
-    arrays = run.recoveries()
+    path = run.newest_recoveries().path
+    arrays = run.newest_recoveries().arrays
     arrays["members/random-0.5/mask"][:] = 1
     arrays["members/random-0.5/observed"] = arrays["members/truth"]
     np.savez(path, **arrays)
@@ -183,8 +183,8 @@ def test_verify_finds_easier_masks(run):
 
 
 def test_verify_finds_exchanged_images(run):
-    path = run.recoveries_path()
-    arrays = run.recoveries()
+    path = run.newest_recoveries().path
+    arrays = run.newest_recoveries().arrays
     arrays["controls/truth"] = arrays["controls/truth"][::-1].copy()
     np.savez(path, **arrays)
     assert "the saved images are those that were audited" in failed(run)
@@ -232,7 +232,7 @@ def test_report_command_rebuilds_what_was_lost(run, capsys):
 
 def test_report_needs_no_torch(run):
     code = (
-        "import sys\nfrom lightning_memaudit.cli import main\n"
+        "import sys\nfrom lightning_memaudit.cli.main import main\n"
         f"assert main(['report', {str(run.path)!r}]) == 0\n"
         "assert not {'torch', 'lightning', 'wandb'} & set(sys.modules)"
     )

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from lightning_memaudit.audit.results import RunFolder
+from lightning_memaudit.results.run_folder import RunFolder
 
 
 def rows(audit, count=3):
@@ -39,7 +39,7 @@ def test_round_trip(tmp_path):
     assert again.audits() == [{**row, "num_rows": 3} for audit in range(3) for row in rows(audit)]
     assert again.images() == [row for audit in range(3) for row in images(audit)]
     assert again.images(1) == images(1)
-    recoveries = again.recoveries()
+    recoveries = again.newest_recoveries().arrays
     assert list(recoveries) == ["members/truth"]
     np.testing.assert_array_equal(recoveries["members/truth"], np.full((2, 1, 3, 3), 2, np.float32))
     assert [path.name for path in (again.path / "recoveries").iterdir()] == ["audit-0002.npz"]
@@ -88,7 +88,7 @@ def test_a_file_cut_at_any_byte_keeps_every_complete_audit(tmp_path, name):
 
 WRITER = """
 import sys, numpy as np
-from lightning_memaudit.audit.results import RunFolder
+from lightning_memaudit.results.run_folder import RunFolder
 folder = RunFolder(sys.argv[1])
 resuming = (folder.path / "audits.jsonl").exists()
 start = 1 + max((row["audit"] for row in folder.audits()), default=-1) if resuming else 0
@@ -111,7 +111,7 @@ def test_killed_writers_lose_nothing_they_reported(tmp_path):
         assert audits[: done + 1] == list(range(done + 1))
         assert len(audits) <= done + 50
         assert len(RunFolder(tmp_path).images()) == 300 * len(audits)
-        assert int(RunFolder(tmp_path).recoveries()["a"][0, 0]) in (audits[-1], audits[-1] - 1)
+        assert int(RunFolder(tmp_path).newest_recoveries().arrays["a"][0, 0]) in (audits[-1], audits[-1] - 1)
 
 
 def test_what_a_kill_left_is_removed_before_the_next_audit(tmp_path):
@@ -119,7 +119,7 @@ def test_what_a_kill_left_is_removed_before_the_next_audit(tmp_path):
     (tmp_path / "run.json.tmp").write_text("{")
     (tmp_path / "recoveries" / "audit-0007.npz").write_bytes(b"of an audit that was not completed")
     (tmp_path / "recoveries" / "audit-0007.npz.tmp").write_bytes(b"torn")
-    assert int(RunFolder(tmp_path).recoveries()["members/truth"].max()) == 1
+    assert int(RunFolder(tmp_path).newest_recoveries().arrays["members/truth"].max()) == 1
     RunFolder(tmp_path).prepare()
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"audits.jsonl", "images.jsonl", "recoveries/audit-0001.npz"}
@@ -128,7 +128,7 @@ def test_what_a_kill_left_is_removed_before_the_next_audit(tmp_path):
 def test_an_audit_without_recoveries_keeps_the_older_ones(tmp_path):
     folder = fill(tmp_path, 1)
     folder.append_audit(rows(1), images(1), {})
-    assert folder.recoveries_path() == tmp_path / "recoveries" / "audit-0000.npz"
+    assert folder.newest_recoveries().path == tmp_path / "recoveries" / "audit-0000.npz"
 
 
 def test_a_number_taken_again_sets_the_old_history_aside(tmp_path):
@@ -140,9 +140,9 @@ def test_a_number_taken_again_sets_the_old_history_aside(tmp_path):
     assert [(row["audit"], row["method"]) for row in resumed.audits()][-1] == (1, "resumed")
     assert committed(tmp_path) == [0, 1]
     assert resumed.images(1) == [{"audit": 1, "image": 9}]
-    assert resumed.recoveries() == {}
+    assert resumed.newest_recoveries() is None
     assert RunFolder(tmp_path / "superseded-1").audits() == old
-    assert int(RunFolder(tmp_path / "superseded-1").recoveries()["members/truth"].max()) == 2
+    assert int(RunFolder(tmp_path / "superseded-1").newest_recoveries().arrays["members/truth"].max()) == 2
     fill(tmp_path, 1)
     assert committed(tmp_path) == [0]
     assert committed(tmp_path / "superseded-2") == [0, 1]
@@ -191,5 +191,5 @@ def test_errors_are_one_line(tmp_path):
 
 
 def test_imports_no_torch():
-    code = "import sys, lightning_memaudit.audit.results; sys.exit('torch' in sys.modules)"
+    code = "import sys, lightning_memaudit.results.run_folder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,6 +1,5 @@
 """What each piece of the recovery pays: from the paper's method to the default, one piece more in every row."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from lightning_memaudit.audit.engine import AuditReport, audit
-from lightning_memaudit.audit.methods import Method
-from lightning_memaudit.bench.timing import machine, show
+from lightning_memaudit.bench.common import make_autoencoder, write_and_show
+from lightning_memaudit.bench.timing import machine
 from lightning_memaudit.bench.training import train_until
+from lightning_memaudit.measurement.engine import audit
 from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery, Round, SelfTuning, WhiteBoxRecovery
-from lightning_memaudit.training.networks import FullyConnectedAutoencoder
+from lightning_memaudit.recovery.methods.registry import Method
+from lightning_memaudit.results.audit_report import AuditReport
+from lightning_memaudit.results.files import write_json
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0)
 PATTERNS = ("random-0.5", "random-0.9", "block-0.25", "block-0.5", "random-0.5+fill-noise")
@@ -83,15 +84,15 @@ def ablation(
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     members, controls = images[order[:num_members]], images[order[num_members : num_members + CONTROLS]]
     torch.manual_seed(seed)
-    network = FullyConnectedAutoencoder(tuple(members.shape[1:]), num_layers, activation=activation)
+    network = make_autoencoder(f"FC-{num_layers}", members.shape[1:], activation=activation)
     rows: list[dict[str, Any]] = []
+    content: dict[str, Any] = {}
     for state in train_until(network, members, train_losses, max_steps, seed=seed):
         report = audit(network, members, controls, patterns, steps(), threshold_db, seed, save_recoveries=0)
         rows += [_row(report, name, state.loss, patterns) for name in steps()]
         content = {"machine": machine(torch.device("cpu")), "patterns": list(patterns), "rows": rows}
-        Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    show(_table(rows, patterns), width=100 + 12 * len(patterns))
-    print(f"written to {output}")
+        write_json(Path(output), content)
+    write_and_show(content, _table(rows, patterns), output, width=100 + 12 * len(patterns))
 
 
 def _load(path: str | None) -> Tensor:

@@ -1,6 +1,5 @@
 """Training and audits at real sizes: throughput, memory and what was memorized, one table."""
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -18,11 +17,11 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional
 
-from lightning_memaudit.bench.timing import machine, show
-from lightning_memaudit.callback import MemorizationAuditCallback
+from lightning_memaudit.bench.common import make_autoencoder, write_and_show
+from lightning_memaudit.bench.timing import machine
+from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
 from lightning_memaudit.training.data import ImagesDataModule
 from lightning_memaudit.training.module import AutoencoderModule
-from lightning_memaudit.training.networks import FullyConnectedAutoencoder, UNetAutoencoder
 
 NUM_CONTROLS = 100
 
@@ -44,10 +43,8 @@ class Case(NamedTuple):
 
     def make(self, width: int) -> nn.Module:
         """The autoencoder, its weights not trained."""
-        if self.network == "U-Net":
-            return UNetAutoencoder(3, base_channels=64)
-        layers = int(self.network.removeprefix("FC-"))
-        return FullyConnectedAutoencoder((3, self.side, self.side), layers, width, "PReLU")
+        activation = "LeakyReLU" if self.network == "U-Net" else "PReLU"
+        return make_autoencoder(self.network, (3, self.side, self.side), width, 64, activation)
 
 
 CASES = {
@@ -97,9 +94,7 @@ def large(
             print(rows[-1], flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     content = {"machine": machine(device), "precision": precision, "compile": compile, "rows": rows}
-    Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    show(_table(content))
-    print(f"written to {output}")
+    write_and_show(content, _table(content), output)
 
 
 def _run(
@@ -130,7 +125,6 @@ def _run(
         dirpath=folder,
         figures=False,
         on_error="raise",
-        at_fit_end=False,
     )
     stop = EarlyStopping(
         "train/loss", stopping_threshold=train_loss, patience=10**9, check_on_train_epoch_end=True, verbose=False
@@ -158,7 +152,6 @@ def _run(
         torch.cuda.reset_peak_memory_stats()
     # The audit alone: one more step at a learning rate of zero carries it.
     module.optimizer = lambda parameters: torch.optim.SGD(parameters, 0.0)
-    audit.schedule.at_fit_end = True
     began = time.perf_counter()
     auditor = lightning.Trainer(max_steps=1, callbacks=[audit], **settings)
     auditor.fit(module, datamodule=data)

@@ -1,12 +1,10 @@
 """What the callback costs a training run: per step while it waits, per audit, and at start-up."""
 
-import json
 import logging
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -15,11 +13,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 
-from lightning_memaudit.bench.timing import interleave, machine, show
-from lightning_memaudit.callback import MemorizationAuditCallback
+from lightning_memaudit.bench.common import make_autoencoder, write_and_show
+from lightning_memaudit.bench.timing import interleave, machine
+from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
 from lightning_memaudit.training.data import FacesDataModule
 from lightning_memaudit.training.module import AutoencoderModule
-from lightning_memaudit.training.networks import FullyConnectedAutoencoder
 
 AUDITED = {
     "patterns": ["random-0.5", "block-0.25"],
@@ -72,9 +70,7 @@ def overhead(repeats: int = 5, epochs: int = 300, output: str = "bench-overhead.
         "audit_seconds": audit_seconds,
         "help_seconds": _help_seconds(repeats),
     }
-    Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    show(_table(content))
-    print(f"written to {output}")
+    write_and_show(content, _table(content), output)
 
 
 class _StepClock(Callback):
@@ -103,7 +99,7 @@ def _fit(epochs: int, data: FacesDataModule, *callbacks: Callback) -> None:
         check_val_every_n_epoch=epochs,
         num_sanity_val_steps=0,
     )
-    trainer.fit(AutoencoderModule(FullyConnectedAutoencoder((1, 25, 25), 6, 256, "ELU")), datamodule=data)
+    trainer.fit(AutoencoderModule(make_autoencoder("FC-6", (1, 25, 25), activation="ELU")), datamodule=data)
 
 
 def _help_seconds(repeats: int) -> float:

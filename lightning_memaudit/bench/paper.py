@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from lightning_memaudit.audit.degradations import parse_degradation
-from lightning_memaudit.audit.engine import audit
-from lightning_memaudit.audit.methods import Method, resolve_methods
+from lightning_memaudit.bench.common import make_autoencoder
 from lightning_memaudit.bench.timing import machine
 from lightning_memaudit.bench.training import train_until
+from lightning_memaudit.measurement.degradations import parse_degradation
+from lightning_memaudit.measurement.engine import audit
+from lightning_memaudit.measurement.plan import resolve_methods
+from lightning_memaudit.recovery.methods.registry import Method
+from lightning_memaudit.results.files import write_json
 from lightning_memaudit.training.data import ImagesDataModule
-from lightning_memaudit.training.networks import FullyConnectedAutoencoder, UNetAutoencoder
 
 PATTERNS = ("random-0.5", "random-0.9", "block-0.25", "block-0.5")
 METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
@@ -78,7 +79,7 @@ def paper(
         parse_degradation(pattern)
     chosen: dict[str, str | Method] = {name: name for name in methods}
     if diffusion_model is not None:
-        from lightning_memaudit.audit.ddnm import DDNM
+        from lightning_memaudit.recovery.methods.ddnm import DDNM
 
         chosen["ddnm"] = DDNM(diffusion_model)
     resolved = resolve_methods(chosen)
@@ -106,7 +107,7 @@ def paper(
     controls = module.control_dataset.__getitems__(range(num_controls)).to(place)
     for name in autoencoders:
         torch.manual_seed(seed)
-        network = _make(name, members.shape[1:], width, base_channels, activation).to(place)
+        network = make_autoencoder(name, members.shape[1:], width, base_channels, activation).to(place)
         done = {row["target_loss"] for row in rows if row["autoencoder"] == name}
         wanted = [loss for loss in train_losses if loss not in done]
         for state in train_until(network, members, wanted, max_steps, batch_size, seed):
@@ -123,7 +124,7 @@ def paper(
                 **machine(place),
             }
             rows += [row | place_in_table for row in report.rows]
-            file.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+            write_json(file, {"settings": settings, "rows": rows})
             print(f"{name}: loss {state.loss:.1e} after {state.steps} steps, {state.seconds:.0f} s", flush=True)
     print(markdown(rows))
 
@@ -139,12 +140,6 @@ def _resume(file: Path, settings: Mapping[str, Any]) -> list[Row]:
         raise ValueError(f"output={str(file)!r} was made with another {', '.join(other)}: give another output")
     rows: list[Row] = content["rows"]
     return rows
-
-
-def _make(name: str, shape: Sequence[int], width: int, base_channels: int, activation: str) -> nn.Module:
-    if name == "U-Net":
-        return UNetAutoencoder(shape[0], base_channels, activation=activation)
-    return FullyConnectedAutoencoder(tuple(shape), int(name.removeprefix("FC-")), width, activation)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

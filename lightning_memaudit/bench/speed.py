@@ -1,10 +1,8 @@
 """What an audit costs beside the forward passes that it cannot do without."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +10,10 @@ import torch.multiprocessing
 from rich.table import Table
 from torch import Tensor, nn
 
-from lightning_memaudit.bench.timing import Timing, interleave, machine, show, synchronize
+from lightning_memaudit.bench.common import make_autoencoder, write_and_show
+from lightning_memaudit.bench.timing import Timing, interleave, machine, synchronize
 from lightning_memaudit.recovery import Alternation, BlindRecovery, KnownMaskRecovery
-from lightning_memaudit.training.networks import FullyConnectedAutoencoder, UNetAutoencoder
+from lightning_memaudit.recovery.checks import check_counts
 
 PENALTY = 0.1
 ONE_ROUND = 60
@@ -39,9 +38,7 @@ class Case(NamedTuple):
     def make(self) -> nn.Module:
         """An autoencoder with random weights; its speed does not depend on what it has learned."""
         torch.manual_seed(0)
-        if self.network == "FC-10":
-            return FullyConnectedAutoencoder(self.image_shape, num_layers=10).eval()
-        return UNetAutoencoder(self.image_shape[0], base_channels=32).eval()
+        return make_autoencoder(self.network, self.image_shape).eval()
 
 
 CASES = (
@@ -75,8 +72,7 @@ def speed(
         processes: Compare one process with two (on the CPU, one thread each).
         output: JSON file with all numbers.
     """
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats}: must be at least 1")
+    check_counts(repeats=repeats)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     rows = [_measure(case, repeats, seconds, where) for case in CASES if case.batch in batches]
     if not rows:
@@ -84,15 +80,13 @@ def speed(
     content: dict[str, Any] = {"machine": machine(where), "rows": rows}
     if processes and where.type == "cpu":
         content["two_processes"] = _two_processes(max(case.batch for case in CASES if case.batch in batches), seconds)
-    Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    show(_table(content))
+    write_and_show(content, _table(content), output)
     if "two_processes" in content:
         two = content["two_processes"]
         print(
             f"two processes: {two['speedup']:.2f} times the throughput of one, one thread each, "
             f"FC-10 32x32x3, batch {two['batch']}"
         )
-    print(f"written to {output}")
 
 
 def _measure(case: Case, repeats: int, seconds: float, device: torch.device) -> dict[str, Any]:

@@ -6,10 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich
 import torch
-from rich.console import Console
-from rich.table import Table
 
 
 class Timing(NamedTuple):
@@ -41,11 +38,6 @@ def interleave(works: Mapping[str, Callable[[], object]], repeats: int, device: 
             if repeat:
                 seconds[name].append(time.perf_counter() - began)
     return {name: Timing(float(np.median(all_)), min(all_), max(all_)) for name, all_ in seconds.items()}
-
-
-def show(table: Table, width: int = 100) -> None:
-    """Print a table at least this wide, also into a file or a pipe, where rich would assume 80 columns."""
-    Console(width=max(width, rich.get_console().width)).print(table)
 
 
 def synchronize(device: torch.device) -> None:

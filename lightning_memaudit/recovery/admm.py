@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_memaudit.recovery.batches import per_image_mean, same_channels
 from lightning_memaudit.recovery.checks import check_counts
 from lightning_memaudit.recovery.interpolation import Interpolation
-from lightning_memaudit.recovery.masks import MaskEstimator, same_channels
+from lightning_memaudit.recovery.masks import MaskEstimator
 from lightning_memaudit.recovery.types import Autoencoder, Trace
 
 
@@ -221,11 +222,6 @@ class Alternation:
         check_counts(num_iterations=self.num_iterations, admm_steps=self.admm_steps, check_every=self.check_every)
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance={self.tolerance}: must be 0 or more")
-
-
-def per_image_mean(values: Tensor) -> Tensor:
-    """Mean over everything but the first dimension: (B, ...) to (B,)."""
-    return values.flatten(1).mean(1)
 
 
 def residuals(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

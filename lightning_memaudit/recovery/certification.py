@@ -8,12 +8,11 @@ rate of 1% from n = 99 on, and no claim is made from fewer.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.types import Autoencoder, Recovery
+from lightning_memaudit.recovery.types import Autoencoder, Calibration, Recovery
 
 MAX_FALSE_RATE = 0.01
 """Rate of false certificates that is claimed by default."""
@@ -26,29 +25,6 @@ LARGEST_GAIN = 0.2
 
 GAIN_MARGIN = 0.1
 """Factor on the threshold for a suspect: what merely copies scores members like controls, and beats none tenfold."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A threshold for the blind score, and what it claims.
-
-    Attributes:
-        threshold: Certify below it; None where nothing may be certified.
-        reason: Why not, in one line; empty where there is a threshold.
-        num_controls: Scores of images that were not trained on.
-        false_rate: Largest expected rate of false certificates, 1 / (n + 1).
-        interval: Confidence interval of that rate given that none of n was certified (Clopper & Pearson 1934).
-        confidence: Coverage of the interval.
-        source: What the scores are of: ``controls``, or ``turned copies``, see :func:`turned_copies`.
-    """
-
-    threshold: float | None
-    reason: str
-    num_controls: int
-    false_rate: float
-    interval: tuple[float, float]
-    confidence: float = 0.95
-    source: str = "controls"
 
 
 def calibrate(
@@ -97,7 +73,7 @@ def calibrate(
 COPIES_MARGIN = 0.5
 """Factor on the threshold from turned copies: theirs were up to twice the lowest scores of real controls."""
 
-BOUNDLESS = Calibration(math.inf, "", 0, 1.0, (0.0, 1.0), source="nothing")
+NO_THRESHOLD = Calibration(math.inf, "", 0, 1.0, (0.0, 1.0), source="nothing")
 """Certifies by expected error and gain alone: what a calibration can only narrow."""
 
 

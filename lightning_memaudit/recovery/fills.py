@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_memaudit.recovery.masks import same_channels
+from lightning_memaudit.recovery.batches import same_channels
 
 LEAST_SHARE = 0.05
 """A value that fewer pixels share than this is taken for a coincidence."""

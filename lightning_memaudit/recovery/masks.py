@@ -5,7 +5,7 @@ A mask estimator is a function ``estimate(image, observed) -> mask`` on batches 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,12 +13,6 @@ import torch
 from torch import Tensor
 
 MaskEstimator = Callable[[Tensor, Tensor], Tensor]
-
-
-def same_channels(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Masks (B, 1 or C, H, W) with as many channels as the one that has most."""
-    channels = max(mask.shape[1] for mask in masks)
-    return [mask.expand(-1, channels, -1, -1) for mask in masks]
 
 
 LEAST_PRIOR = 0.02
@@ -131,7 +125,7 @@ class PosteriorMask:
             share = torch.full_like(error[:, 0, 0, 0], self.share)
         if noise is None:
             noise = torch.full_like(share, self.noise)
-        mask = keep_smallest(error, share)
+        mask = mask_of_smallest_errors(error, share)
         noise_variance = noise.square()
         for number in range(steps):
             kept = values * mask.flatten(1).sum(1).clamp_min(1e-6)
@@ -212,7 +206,7 @@ def log_normal(squared_error: Tensor, number: int, variance: Tensor) -> Tensor:
     return -squared_error / (2 * variance) - number * torch.log(2 * math.pi * variance) / 2
 
 
-def keep_smallest(error: Tensor, share: Tensor) -> Tensor:
+def mask_of_smallest_errors(error: Tensor, share: Tensor) -> Tensor:
     """The 0/1 mask that keeps the share of entries with the least error.
 
     Least trimmed squares (Rousseeuw 1984) over masks that keep a known share; ties are kept.
@@ -224,8 +218,3 @@ def keep_smallest(error: Tensor, share: Tensor) -> Tensor:
     ordered = error.flatten(1).sort(1).values
     last = (share * ordered.shape[1]).round().long().clamp(1, ordered.shape[1]) - 1
     return (error <= ordered.gather(1, last[:, None]).view(-1, 1, 1, 1)).to(error.dtype)
-
-
-def least_squares_mask(image: Tensor, observed: Tensor, shared: bool = True) -> Tensor:
-    """Call :class:`LeastSquaresMask` once."""
-    return LeastSquaresMask(shared)(image, observed)

@@ -1,15 +1,13 @@
 """What goes into a recovery method and what comes out."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.masks import same_channels
-
-if TYPE_CHECKING:
-    from lightning_memaudit.recovery.certification import Calibration
+from lightning_memaudit.recovery.batches import same_channels
 
 Autoencoder = Callable[[Tensor], Tensor]
 """Any function from images (B, C, H, W) to images of the same shape, nominally in [0, 1]."""
@@ -31,6 +29,29 @@ class Trace(NamedTuple):
     mask: Tensor
     fixed_point_residual: Tensor
     data_residual: Tensor
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold for the blind score, and what it claims.
+
+    Attributes:
+        threshold: Certify below it; None where nothing may be certified.
+        reason: Why not, in one line; empty where there is a threshold.
+        num_controls: Scores of images that were not trained on.
+        false_rate: Largest expected rate of false certificates, 1 / (n + 1).
+        interval: Confidence interval of that rate given that none of n was certified (Clopper & Pearson 1934).
+        confidence: Coverage of the interval.
+        source: What the scores are of: ``controls``, or ``turned copies``, see :func:`turned_copies`.
+    """
+
+    threshold: float | None
+    reason: str
+    num_controls: int
+    false_rate: float
+    interval: tuple[float, float]
+    confidence: float = 0.95
+    source: str = "controls"
 
 
 class Recovery(NamedTuple):
@@ -57,7 +78,7 @@ class Recovery(NamedTuple):
     trace: Trace | None = None
     expected_error: Tensor | None = None
     gain: Tensor | None = None
-    calibration: "Calibration | None" = None
+    calibration: Calibration | None = None
     kernel: Tensor | None = None
 
 
@@ -112,3 +133,28 @@ def _join_traces(traces: Sequence[Trace]) -> Trace:
 def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
     present = [part for part in parts if part is not None]
     return torch.cat(present) if len(present) == len(parts) else None
+
+
+class Problem(NamedTuple):
+    """What is known of B degraded images; every field has B rows.
+
+    Attributes:
+        observed: y, (B, C, H, W).
+        mask: (B, 1 or C, H, W), in [0, 1]; a guess where it must be estimated.
+        noise: (B,) standard deviation of the noise.
+        number: (B,) number of each image among those that the search began with.
+    """
+
+    observed: Tensor
+    mask: Tensor
+    noise: Tensor
+    number: Tensor
+
+    @classmethod
+    def whole(cls, observed: Tensor, mask: Tensor, noise: Tensor) -> "Problem":
+        """All images of a search."""
+        return cls(observed, mask, noise, torch.arange(len(observed), device=observed.device))
+
+    def select(self, rows: Tensor) -> "Problem":
+        """Only these rows."""
+        return Problem(self.observed[rows], self.mask[rows], self.noise[rows], self.number[rows])

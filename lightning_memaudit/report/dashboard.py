@@ -6,7 +6,8 @@ Building it needs no network; only saving does. Takes ``wandb-workspaces``, the 
 import json
 from typing import TYPE_CHECKING, Any
 
-from lightning_memaudit.report.loggers import IMAGE_TABLE, PREFIX
+from lightning_memaudit.report.loggers import IMAGE_TABLE
+from lightning_memaudit.results.names import DEFAULT_NAME as PREFIX
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

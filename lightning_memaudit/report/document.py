@@ -10,13 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lightning_memaudit import __version__
-from lightning_memaudit.audit.fingerprints import array_sha256, file_sha256, json_sha256
-from lightning_memaudit.audit.judgement import ImageColumns, Judgement, image_table, judge
-from lightning_memaudit.audit.results import AUDITS, IMAGES, RUN, RunFolder
-from lightning_memaudit.audit.verdict import conclude
+from lightning_memaudit.results.files import plain, write_json
+from lightning_memaudit.results.hashes import array_sha256, file_sha256, json_sha256
+from lightning_memaudit.results.judgement import ImageColumns, Judgement, image_table, judge
+from lightning_memaudit.results.names import DEFAULT_NAME
+from lightning_memaudit.results.run_folder import AUDITS, IMAGES, RUN, RunFolder
+from lightning_memaudit.results.verdict import conclude
 
 SCHEMA_VERSION = "1.0.0"
 REPORT = "report.json"
@@ -68,7 +68,7 @@ def build_document(folder: RunFolder) -> Document:
         "limits": limits(final, run, untrained),
         "hashes": _hashes(folder, run, final),
     }
-    return seal(_finite(document))
+    return seal(plain(document))
 
 
 def seal(document: Document) -> Document:
@@ -79,11 +79,7 @@ def seal(document: Document) -> Document:
 
 def write_document(folder: RunFolder, document: Document) -> Path:
     """Write ``report.json`` beside the results, in one step."""
-    path = folder.path / REPORT
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
-    return path
+    return write_json(folder.path / REPORT, document)
 
 
 def read_document(folder: RunFolder) -> Document:
@@ -168,7 +164,7 @@ def missing_fraction(pattern: str) -> float | None:
 def run_name(folder: RunFolder) -> str:
     """What people call the run: its root folder. It is no part of the report, which may move."""
     path = folder.path.resolve()
-    return path.parent.name if path.name == "memaudit" else path.name
+    return path.parent.name if path.name == DEFAULT_NAME else path.name
 
 
 def _negative_control(untrained: Judgement) -> dict[str, Any]:
@@ -217,10 +213,10 @@ def _read_extra(folder: RunFolder, name: str) -> dict[str, Any] | None:
 
 def _hashes(folder: RunFolder, run: Mapping[str, Any], final: Judgement) -> dict[str, Any]:
     """Of what was audited (images, masks, weights, settings) and of the files that say what was found."""
-    path = folder.recoveries_path()
-    arrays = folder.recoveries()
+    saved = folder.newest_recoveries()
+    arrays = saved.arrays if saved else {}
     config = folder.path.parent / CONFIG
-    files = [folder.path / RUN, folder.path / AUDITS, folder.path / IMAGES, *([path] if path else [])]
+    files = [folder.path / RUN, folder.path / AUDITS, folder.path / IMAGES, *([saved.path] if saved else [])]
     return {
         "members": (run.get("members") or {}).get("sha256"),
         "controls": (run.get("controls") or {}).get("sha256"),
@@ -235,14 +231,3 @@ def _hashes(folder: RunFolder, run: Mapping[str, Any], final: Judgement) -> dict
 def _is_mask(name: str) -> bool:
     """``members/<pattern>/mask``, and not the estimate of a method."""
     return name.endswith("/mask") and name.count("/") == 2
-
-
-def _finite(value: Any) -> Any:
-    """Plain JSON: tuples become lists; NaN and infinities null."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -6,7 +6,6 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.report.paper_figures import write_paper_figures
 from lightning_memaudit.report.rates import Row, draw_rates, rate_legend
 from lightning_memaudit.report.selection import Example, choose_examples, saved_images
@@ -19,6 +18,7 @@ from lightning_memaudit.report.style import (
     save_figure,
     show_image,
 )
+from lightning_memaudit.results.run_folder import RunFolder
 
 FIGURES = "figures"
 
@@ -93,17 +93,15 @@ def strips(folder: RunFolder) -> list[Path]:
     The images are the best, the median and the worst of the members, and two controls. Nothing is drawn when the
     run saved no recoveries.
     """
-    arrays = folder.recoveries()
-    path = folder.recoveries_path()
-    if path is None:
+    saved = folder.newest_recoveries()
+    if saved is None:
         return []
-    audit = int(path.stem.rpartition("-")[2])
-    rows = [row for row in folder.audits() if row["audit"] == audit]
-    images = saved_images(folder, audit, arrays)
+    rows = [row for row in folder.audits() if row["audit"] == saved.audit]
+    images = saved_images(folder, saved.audit, saved.arrays)
     paths = []
     for pattern in dict.fromkeys(row["pattern"] for row in rows):
         methods = list(dict.fromkeys(row["method"] for row in rows if row["pattern"] == pattern))
-        examples = choose_examples(arrays, images, pattern, methods)
+        examples = choose_examples(saved.arrays, images, pattern, methods)
         if examples:
             figure = _strip(examples, pattern, methods, rows[0])
             paths.append(save_figure(figure, folder.path / FIGURES / f"strip-{pattern}.png"))

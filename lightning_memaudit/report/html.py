@@ -11,11 +11,11 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.report import charts
 from lightning_memaudit.report.document import CONFIG, Document, run_name
 from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
 from lightning_memaudit.report.style import method_label
+from lightning_memaudit.results.run_folder import RunFolder
 
 MAX_TABLE_IMAGES = 1000
 """Rows of the per-image table; a browser sorts more only slowly. All images are in report.json."""
@@ -166,11 +166,11 @@ def _rates(document: Document) -> list[dict[str, Any]]:
 
 def _strips(folder: RunFolder, document: Document) -> list[dict[str, Any]]:
     """Images with what came back of them, by pattern; empty when the newest audit saved none."""
-    path = folder.recoveries_path()
+    saved = folder.newest_recoveries()
     audit = document["judgement"]["audit"]
-    if path is None or not path.stem.endswith(f"-{audit:04d}"):
+    if saved is None or saved.audit != audit:
         return []
-    arrays = folder.recoveries()
+    arrays = saved.arrays
     images = saved_images(folder, audit, arrays)
     strips = []
     for pattern in dict.fromkeys(row["pattern"] for row in document["rates"]):

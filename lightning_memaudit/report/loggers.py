@@ -1,53 +1,33 @@
 """Send an audit to whatever loggers the run has, by what each can do, not by what it is."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lightning_memaudit.report.selection import displayed
+from lightning_memaudit.results.audit_report import AuditReport
+from lightning_memaudit.results.quantities import QUANTITIES
 
-if TYPE_CHECKING:
-    from lightning_memaudit.audit.engine import AuditReport
-
-PREFIX = "memaudit"
 IMAGE_TABLE = "image_table"
 MAX_TABLE_ROWS = 2000
 """Rows of the table of images; the rest is in ``images.jsonl``."""
 
 RATE_COLUMNS = (
-    "audit",
-    "epoch",
-    "train_loss",
-    "group",
-    "pattern",
-    "method",
-    "num_images",
-    "num_recovered",
-    "recovery_rate",
-    "ci_low",
-    "ci_high",
-    "psnr_mean",
-    "hidden_psnr_mean",
-    "ssim_mean",
+    *("audit", "epoch", "train_loss", "group", "pattern", "method"),
+    *("num_images", "num_recovered", "recovery_rate", "ci_low", "ci_high"),
+    *(f"{one.name}_{one.summary}" for one in QUANTITIES if "rates" in one.in_tables),
 )
+_SHOWN = [one for one in QUANTITIES if "images" in one.in_tables]
 IMAGE_COLUMNS = (
-    "group",
-    "image",
-    "pattern",
-    "method",
-    "psnr",
-    "hidden_psnr",
-    "mask_accuracy",
-    "score",
-    "reconstruction_psnr",
+    *("group", "image", "pattern", "method"),
+    *(one.name for one in _SHOWN if not one.is_flag),
     "recovered",
-    "certified",
-    "diverged",
+    *(one.name for one in _SHOWN if one.is_flag),
 )
 
 
-def log_audit(logger: Any, report: "AuditReport", prefix: str, num_images: int) -> None:
+def log_audit(logger: Any, report: AuditReport, prefix: str, num_images: int) -> None:
     """One row of metrics per audit, holding the rates and the train loss together; tables and images where possible.
 
     Args:
@@ -83,12 +63,12 @@ def _log_table(logger: Any, key: str, columns: Sequence[str], rows: Sequence[Any
     logger.log_table(key, columns=list(columns), data=[[row[name] for name in columns] for row in rows], step=step)
 
 
-def _table_images(report: "AuditReport") -> list[Any]:
+def _table_images(report: AuditReport) -> list[Any]:
     """The images as the audited method recovered them; the other methods are summed up in the rates."""
     return [row for row in report.images if row["method"] == report.primary][:MAX_TABLE_ROWS]
 
 
-def _log_images(logger: Any, report: "AuditReport", prefix: str, num_images: int) -> None:
+def _log_images(logger: Any, report: AuditReport, prefix: str, num_images: int) -> None:
     for key, images in report.recoveries.items():
         if key.endswith(("/truth", "/observed", "/image")):
             # Bytes: what loggers make of floating point differs, down to black pictures.

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.report.document import missing_fraction, run_name
 from lightning_memaudit.report.rates import Row, draw_rates, rate_legend
 from lightning_memaudit.report.style import (
@@ -21,6 +20,7 @@ from lightning_memaudit.report.style import (
     save_figure,
     show_image,
 )
+from lightning_memaudit.results.run_folder import RunFolder
 
 PLAIN = "autoencoder_iterations"
 PROPOSED = ("blind", "paper_blind")
@@ -38,11 +38,11 @@ def iteration_figures(folder: RunFolder) -> "dict[str, Figure]":
     Returns:
         Figures by their names; none when nothing was recorded.
     """
-    arrays = folder.recoveries()
-    path = folder.recoveries_path()
-    if path is None:
+    saved = folder.newest_recoveries()
+    if saved is None:
         return {}
-    rows = [row for row in folder.audits() if row["audit"] == int(path.stem.rpartition("-")[2])]
+    arrays = saved.arrays
+    rows = [row for row in folder.audits() if row["audit"] == saved.audit]
     figures = {}
     for pattern in dict.fromkeys(row["pattern"] for row in rows):
         methods = list(dict.fromkeys(row["method"] for row in rows if row["pattern"] == pattern))

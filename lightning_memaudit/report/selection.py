@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_memaudit.audit.results import RunFolder
+from lightning_memaudit.results.run_folder import RunFolder
 
 Row = dict[str, Any]
 Array = "np.ndarray[Any, Any]"

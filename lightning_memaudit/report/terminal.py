@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_memaudit.audit.names import INPAINTER
+from lightning_memaudit.results.names import INPAINTER
 
 Row = dict[str, Any]
 MISSING = "-"

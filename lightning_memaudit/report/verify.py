@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from lightning_memaudit import __version__
-from lightning_memaudit.audit.fingerprints import combined_sha256, image_sha256, tensors_sha256
-from lightning_memaudit.audit.intervals import clopper_pearson
-from lightning_memaudit.audit.names import INPAINTER
-from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.report.document import SELF_HASH, build_document, check_schema, read_document, seal
+from lightning_memaudit.results.hashes import combined_sha256, image_sha256, tensors_sha256
+from lightning_memaudit.results.intervals import clopper_pearson
+from lightning_memaudit.results.names import INPAINTER
+from lightning_memaudit.results.quantities import MAX_PSNR
+from lightning_memaudit.results.run_folder import RunFolder
 
 TOLERANCE_DB = 0.02
 """Between a PSNR in single precision, as measured, and in double precision, as computed here."""
-MAX_PSNR = 120.0
 _WORDS = ("headline", "why", "found", "certainty", "next_steps", "cautions")
 
 
@@ -157,12 +157,12 @@ def _same_counts(rows: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
 
 def _same_scores(folder: RunFolder, images: Sequence[Mapping[str, Any]], audit: int) -> Iterator[Check]:
     """Every PSNR and mask accuracy from the arrays."""
-    path = folder.recoveries_path()
+    saved = folder.newest_recoveries()
     name = "recoveries score as the results say"
-    if path is None or not path.stem.endswith(f"-{audit:04d}"):
+    if saved is None or saved.audit != audit:
         yield Check(name, None, "the newest audit saved no recoveries (save_recoveries: 0)")
         return
-    arrays = folder.recoveries()
+    arrays = saved.arrays
     table = {(row["group"], row["pattern"], row["method"], row["image"]): row for row in images}
     checked, wrong = 0, None
     for key, images_back in arrays.items():
@@ -198,7 +198,7 @@ def _same_observations(arrays: Mapping[str, "np.ndarray[Any, Any]"], seed: int) 
     """Masks and observations are those that pattern and seed make of the truth: none was easier than its name says."""
     import torch
 
-    from lightning_memaudit.audit.degradations import parse_degradation
+    from lightning_memaudit.measurement.degradations import parse_degradation
 
     name = "patterns and seed make these masks and observations"
     checked = 0
@@ -219,7 +219,8 @@ def _same_observations(arrays: Mapping[str, "np.ndarray[Any, Any]"], seed: int) 
 def _same_images(folder: RunFolder) -> Check:
     """The saved truth is what run.json has the hash of."""
     name = "the saved images are those that were audited"
-    run, arrays = folder.run(), folder.recoveries()
+    run, saved = folder.run(), folder.newest_recoveries()
+    arrays = saved.arrays if saved else {}
     checked = 0
     for group in ("members", "controls"):
         described = run.get(group) or {}
@@ -255,7 +256,7 @@ def _same_weights(document: Mapping[str, Any], checkpoint: Path) -> Check:
 
 
 def _psnr(images: Any, truth: Any, where: Any) -> Any:
-    """Per image (n,), in dB, over the pixels where ``where`` is 1; as in :mod:`lightning_memaudit.audit.metrics`."""
+    """Per image (n,), in dB, over the pixels where ``where`` is 1; as in measurement.metrics."""
     squared = (images.astype(np.float64) - truth) ** 2
     if where is None:
         error = squared.mean((1, 2, 3))

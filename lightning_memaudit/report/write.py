@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_memaudit.audit.results import RunFolder
 from lightning_memaudit.report.document import Document, build_document, check_schema, write_document
 from lightning_memaudit.report.html import render
+from lightning_memaudit.results.files import write_text
+from lightning_memaudit.results.run_folder import RunFolder
 
 HTML = "report.html"
 
@@ -54,7 +55,4 @@ def write_report(folder: RunFolder, figures: bool = True, pictures: bool = True)
 def write_html(folders: Sequence[RunFolder], documents: Sequence[Document], path: Path, pictures: bool = True) -> Path:
     """Write one HTML report on one run or several."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(render(folders, documents, pictures), encoding="utf-8")
-    temporary.replace(path)
-    return path
+    return write_text(path, render(folders, documents, pictures))

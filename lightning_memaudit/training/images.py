@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_memaudit.duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
+from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
 
 Count = int | Literal["all"]
 Positions = NDArray[np.int64]

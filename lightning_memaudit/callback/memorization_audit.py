@@ -1,0 +1,373 @@
+"""The callback: hooks and state, nothing else. :class:`~lightning_memaudit.callback.session.Session` does the work."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_memaudit.callback.dataset_images import ImageChoice
+from lightning_memaudit.callback.isolation import preserved_random_state
+from lightning_memaudit.callback.model import Key, ModelCall, Normalization, Reconstruct
+from lightning_memaudit.callback.outputs import Outputs
+from lightning_memaudit.callback.run_inspection import check_monitors, check_order
+from lightning_memaudit.callback.schedule import EpochLoss, Schedule
+from lightning_memaudit.callback.session import Session
+from lightning_memaudit.measurement.engine import now
+from lightning_memaudit.measurement.plan import DEFAULT_METHODS, DEFAULT_PATTERNS, Methods, Plan
+from lightning_memaudit.measurement.processes import AuditInterrupted, ProcessesLost
+from lightning_memaudit.results.audit_report import AuditReport
+from lightning_memaudit.results.names import DEFAULT_NAME
+from lightning_memaudit.results.rows import Occasion, headline_names
+
+
+@dataclass
+class History:
+    """What a checkpoint must hold so that on resuming no audit is lost and none is done twice.
+
+    Attributes:
+        num_audits: Audits done.
+        last_step: Optimizer steps at the last one.
+        num_epochs: Epochs whose end was seen; None before the first step.
+        headline: Numbers of the last audit, for monitors.
+        loss: Training loss of the epoch so far.
+        reached: Levels of ``at_train_loss`` that were reached.
+
+    >>> history = History(num_audits=3, reached={0.1})
+    >>> again = History.of(history.state_dict())
+    >>> again == history
+    True
+    """
+
+    num_audits: int = 0
+    last_step: int | None = None
+    num_epochs: int | None = None
+    headline: dict[str, float] = field(default_factory=dict)
+    loss: EpochLoss = field(default_factory=EpochLoss)
+    reached: set[float] = field(default_factory=set)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain Python, which any checkpoint may hold."""
+        return {
+            "num_audits": self.num_audits,
+            "last_step": self.last_step,
+            "num_epochs": self.num_epochs,
+            "headline": dict(self.headline),
+            "loss_sum": float(self.loss.total),
+            "loss_count": self.loss.count,
+            "schedule": {"reached": sorted(self.reached)},
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "History":
+        """From :meth:`state_dict`."""
+        return cls(
+            state["num_audits"],
+            state["last_step"],
+            state["num_epochs"],
+            dict(state["headline"]),
+            EpochLoss(state["loss_sum"], state["loss_count"]),
+            set(state["schedule"]["reached"]),
+        )
+
+
+class MemorizationAuditCallback(Callback):
+    """Audits what an autoencoder remembers of its training images, at chosen moments of any training run.
+
+    Attach it to a run that already exists; nothing about the run changes, and the trained weights are the same to the
+    last bit. At every audit the images are degraded, recovered blindly with the current autoencoder (Abitbul & Dar,
+    arXiv 2310.02897) and compared with the truth. Rates go to the loggers, everything to files under ``dirpath``.
+
+    When to audit, which images, how the model is called, what is measured and where results go, in this order:
+
+    Args:
+        every_n_epochs: After every n-th epoch.
+        at_epochs: After these numbers of epochs; 0 is before the first.
+        at_train_loss: When an epoch's mean training loss first falls to each of these levels.
+        at_fit_end: At the end of fit.
+        members: Images that are trained on; default: the data set of the run's train dataloader.
+        controls: Images that are not; default: the data set of the run's validation dataloader.
+        num_members: Audit a seeded random choice of so many; None audits all.
+        num_controls: Likewise.
+        image_key: Index or key of the image in an item, or several, outermost first; default: the item itself, or its
+            first element.
+        image_shape: (C, H, W) for data sets of flat vectors.
+        reconstruct: ``"forward"``, another method's name, or a function ``(module, images)``.
+        output: Index, key or attribute of the reconstruction in what is returned, or several, outermost first.
+        flatten: Give the model (B, C·H·W).
+        mean: What the data set subtracts from images in [0, 1], per channel or one for all.
+        std: What it then divides by. For images in [-1, 1]: ``mean=[0.5], std=[0.5]``.
+        patterns: Degradations by name, such as ``random-0.5`` or ``block-0.25``.
+        methods: Names, or a mapping from names to methods.
+        threshold_db: PSNR in dB at or above which an image counts as recovered.
+        seed: Seeds the masks and the choice of images.
+        block_size: Images that are degraded and recovered together.
+        name: Prefix of the metrics and name of the folder; several callbacks in one run need different ones.
+        dirpath: Folder of the results; default ``<default_root_dir>/<name>``.
+        figures: Draw PNG figures at the end of fit, beside report.html and report.json.
+        print_table: Print a table after every audit.
+        num_proximal: At the end, also say how far the model is from a proximal map at so many images per group.
+        largest_missing: At the end, also find the largest missing fraction from which each image still comes back.
+        log_images: Recovered training images per group and pattern to send to the loggers; they are training data.
+        save_recoveries: Images per group whose recoveries the newest audit keeps on disk.
+        on_error: What a failing audit does to the training: ``warn`` and go on, or ``raise``. What can be known to be
+            wrong before the first step always raises; so does the loss of another process.
+        process_timeout: Seconds that the processes of a run wait for each other in an audit.
+
+    Raises:
+        ValueError: An argument is wrong; the message names it, its value and the mend.
+
+    Attributes:
+        last_report: What the last audit found; None before the first.
+
+    >>> import lightning as L
+    >>> from lightning_memaudit.training.data import FacesDataModule
+    >>> from lightning_memaudit.training.module import AutoencoderModule
+    >>> from lightning_memaudit.training.networks import FullyConnectedAutoencoder
+    >>> audit = MemorizationAuditCallback(
+    ...     num_members=4, num_controls=4, methods=["blind"], figures=False, print_table=False
+    ... )
+    >>> trainer = L.Trainer(
+    ...     max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False,
+    ...     enable_progress_bar=False, callbacks=[audit],
+    ... )
+    >>> trainer.fit(AutoencoderModule(FullyConnectedAutoencoder((1, 25, 25), 2, 16)), datamodule=FacesDataModule())
+    >>> audit.last_report.rate("blind", "random-0.5")
+    0.0
+    """
+
+    def __init__(
+        self,
+        *,
+        every_n_epochs: int | None = None,
+        at_epochs: Sequence[int] = (),
+        at_train_loss: Sequence[float] = (),
+        at_fit_end: bool = True,
+        members: Dataset[Any] | None = None,
+        controls: Dataset[Any] | None = None,
+        num_members: int | None = 100,
+        num_controls: int | None = 100,
+        image_key: Key | None = None,
+        image_shape: Sequence[int] | None = None,
+        reconstruct: Reconstruct = "forward",
+        output: Key | None = None,
+        flatten: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        patterns: Sequence[str] = DEFAULT_PATTERNS,
+        methods: Methods = DEFAULT_METHODS,
+        threshold_db: float = 30.0,
+        seed: int = 0,
+        block_size: int = 512,
+        name: str = DEFAULT_NAME,
+        dirpath: str | Path | None = None,
+        figures: bool = True,
+        print_table: bool = True,
+        num_proximal: int = 0,
+        largest_missing: bool = False,
+        log_images: int = 0,
+        save_recoveries: int = 64,
+        on_error: Literal["warn", "raise"] = "warn",
+        process_timeout: float = 1800.0,
+    ) -> None:
+        if not 0 < process_timeout < float("inf"):
+            raise ValueError(f"process_timeout={process_timeout}: must be a positive number of seconds, such as 1800")
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error={on_error!r}: pass 'warn' or 'raise'")
+        self.when = Schedule(every_n_epochs, at_epochs, at_train_loss, at_fit_end)
+        self.which = ImageChoice(members, controls, num_members, num_controls, image_key, image_shape)
+        self.how = ModelCall(reconstruct, output, flatten, Normalization(mean, std))
+        self.what = Plan.of(
+            patterns,
+            methods,
+            threshold_db,
+            seed,
+            block_size,
+            save_recoveries,
+            raise_errors=on_error == "raise",
+            num_proximal=num_proximal,
+            find_largest_missing=largest_missing,
+        )
+        self.where = Outputs(name, dirpath, figures, print_table, log_images)
+        self.process_timeout = process_timeout
+
+        self.last_report: AuditReport | None = None
+        self._history = History()
+        self._session: Session | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Tells the states of several such callbacks apart in a checkpoint."""
+        return self._generate_state_key(name=self.where.name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs, see :class:`History`."""
+        return self._history.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self._history = History.of(state_dict)
+
+    # Hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check everything that needs no data: the schedule, how the model is called, the folder."""
+        if stage != "fit":
+            return
+        self.when.check(trainer.max_epochs)
+        for part in self.when.never(trainer.max_epochs):
+            rank_zero_warn(f"{part}: no such audit within max_epochs={trainer.max_epochs}")
+        check_order(trainer.callbacks, self)  # type: ignore[attr-defined]
+        self._check_folder(trainer)
+        self._session = Session.open(
+            trainer, pl_module, self.which, self.how, self.what, self.where, self.process_timeout
+        )
+
+    def _check_folder(self, trainer: Trainer) -> None:
+        mine = self.where.folder(trainer.default_root_dir)
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if other is self or not isinstance(other, MemorizationAuditCallback) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+                continue
+            if other.where.folder(trainer.default_root_dir).resolve() == mine.resolve():
+                raise ValueError(f"dirpath={str(mine)!r} is the folder of two callbacks: pass different ones")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the images and the model with one small batch, before the first step; audit if epoch 0 is due."""
+        history = self._history
+        if not trainer.fast_dev_run and not history.headline:  # type: ignore[attr-defined]
+            names = headline_names([pattern.name for pattern in self.what.patterns], list(self.what.methods))
+            check_monitors(trainer, names, self.when, self.where.name)
+        self._opened.inspect()
+        trigger = self.when.due_at_start()
+        if trigger is not None and trainer.global_step == 0 and history.num_audits == 0:
+            self._audit(trainer, trigger, 0)
+        self._show_monitors(trainer)
+        if history.num_epochs is None:
+            history.num_epochs = trainer.current_epoch
+        elif trainer.current_epoch > history.num_epochs:
+            # Resumed from a checkpoint after the last batch of an epoch, but before its end.
+            self._end_epoch(trainer, trainer.current_epoch)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add up the loss on its device, without waiting for it."""
+        if not self.when.waits_for_loss(self._history.reached):
+            return
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            # Under automatic optimization the loss comes divided by the number of accumulated batches.
+            scale = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+            self._history.loss.add(loss.detach() * scale)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit if one is due, and show its rates to monitors."""
+        self._end_epoch(trainer, trainer.current_epoch + 1)  # counted as done only after this hook
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit at the end of fit, unless these very weights were audited; write the report."""
+        if self.when.at_fit_end and self._history.last_step != trainer.global_step:
+            self._audit(trainer, "fit_end", trainer.current_epoch)
+        if self._history.num_audits and self._opened.folder is not None:
+            self._finish()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make up for an audit that a finished training lacks, when resuming it finds nothing left to train."""
+        num_epochs = self._history.num_epochs
+        if num_epochs is None or self._opened.groups or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if trainer.current_epoch == num_epochs and not self._lacks_last_audit(trainer):
+            return
+        self.on_train_start(trainer, pl_module)
+        if self._lacks_last_audit(trainer):
+            self.on_train_end(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give back what was taken for this run only."""
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+
+    # The audits
+
+    @property
+    def _opened(self) -> Session:
+        assert self._session is not None  # Lightning calls setup before all other hooks
+        return self._session
+
+    def _lacks_last_audit(self, trainer: Trainer) -> bool:
+        """Whether the audit at the end of fit is in neither the state nor the folder."""
+        if not self.when.at_fit_end or self._history.last_step == trainer.global_step:
+            return False
+        return not self._opened.audited(self._history.num_audits, trainer.global_step)
+
+    def _end_epoch(self, trainer: Trainer, num_epochs: int) -> None:
+        before = self.state_dict()
+        trigger = self.when.due(num_epochs, self._epoch_loss(), self._history.reached)
+        if trigger is None or self._audit(trainer, trigger, num_epochs):
+            self._history.num_epochs = num_epochs
+        else:
+            self.load_state_dict(before)
+
+    def _epoch_loss(self) -> float | None:
+        """Mean training loss of the epoch, where a level of it is waited for."""
+        if not self.when.waits_for_loss(self._history.reached):
+            return None
+        mean = self._history.loss.take_mean(self._opened.processes)
+        if mean is None:
+            rank_zero_warn("at_train_loss: training_step returns no loss, so no audit will come of it; use at_epochs")
+        return mean
+
+    def _audit(self, trainer: Trainer, trigger: str, num_epochs: int) -> bool:
+        """Run one audit; False when the run was asked to end meanwhile. A failure warns or raises, see ``on_error``."""
+        history, session = self._history, self._opened
+        occasion = Occasion(history.num_audits, trigger, num_epochs, trainer.global_step, now())
+        try:
+            with preserved_random_state():
+                report = session.audit(occasion)
+                self.last_report, history.headline = report, report.headline
+                self._show_monitors(trainer)
+                session.publish(report)
+        except ProcessesLost:
+            raise
+        except AuditInterrupted:
+            rank_zero_warn(
+                f"memorization audit {occasion.audit} ({trigger}) gave way to SIGTERM; resuming makes up for it"
+            )
+            return False
+        except Exception as error:
+            if self.what.raise_errors:
+                raise
+            rank_zero_warn(
+                f"memorization audit {occasion.audit} ({trigger}) failed, the training goes on: "
+                f"{type(error).__name__}: {error}"
+            )
+        history.last_step = trainer.global_step
+        history.num_audits += 1
+        return True
+
+    def _finish(self) -> None:
+        """Whatever comes after the last audit; a failure warns or raises, see ``on_error``."""
+        try:
+            with preserved_random_state():
+                self._opened.finish()
+        except ProcessesLost:
+            raise
+        except Exception as error:
+            if self.what.raise_errors:
+                raise
+            rank_zero_warn(f"the report was not written: {type(error).__name__}: {error}")
+
+    def _show_monitors(self, trainer: Trainer) -> None:
+        """Put the newest numbers where monitors look.
+
+        Lightning keeps them there until the next fit, so that epochs between audits cost nothing. (What ``self.log``
+        gets is forgotten at the start of the first epoch, and forbidden at the end of fit.)
+        """
+        numbers = {f"{self.where.name}/{name}": torch.tensor(value) for name, value in self._history.headline.items()}
+        trainer.callback_metrics.update(numbers)

@@ -1,0 +1,123 @@
+"""When an audit is due, and the training loss that decides on it."""
+
+from collections.abc import MutableSet, Sequence, Set
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lightning_memaudit.measurement.processes import Processes
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Decides after every epoch whether an audit is due, and why; what was reached before is told.
+
+    Attributes:
+        every_n_epochs: Due after every n-th epoch.
+        at_epochs: Due after these numbers of epochs; 0 means before the first.
+        at_train_loss: Due when the mean training loss of an epoch first falls to each level or below.
+        at_fit_end: Due at the end of fit, unless the last epoch was audited.
+
+    Raises:
+        ValueError: A number is out of its range; the message names the argument, the value and the mend.
+
+    >>> schedule, reached = Schedule(every_n_epochs=2, at_train_loss=[0.1]), set()
+    >>> [schedule.due(epoch, loss, reached) for epoch, loss in enumerate([0.3, 0.05, 0.04], start=1)]
+    [None, 'train_loss<=0.1, epoch 2', None]
+    """
+
+    every_n_epochs: int | None = None
+    at_epochs: Sequence[int] = ()
+    at_train_loss: Sequence[float] = ()
+    at_fit_end: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every_n_epochs is not None and self.every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs={self.every_n_epochs}: must be at least 1, or null to leave it out")
+        if any(epoch < 0 for epoch in self.at_epochs):
+            raise ValueError(f"at_epochs={list(self.at_epochs)}: epochs are counted from 0 (before training) upwards")
+        if not all(0 < level < float("inf") for level in self.at_train_loss):
+            raise ValueError(f"at_train_loss={list(self.at_train_loss)}: levels must be positive numbers")
+
+    def check(self, max_epochs: int | None) -> None:
+        """Raise when nothing can ever be due within ``max_epochs`` (None or -1: unknown).
+
+        Raises:
+            ValueError: The schedule cannot fire.
+        """
+        certain = self.first_epoch()
+        known = max_epochs is not None and max_epochs >= 0
+        periodic = certain is not None and (not known or certain <= max_epochs)  # type: ignore[operator]
+        if not (self.at_fit_end or self.at_train_loss or periodic):
+            raise ValueError(
+                f"every_n_epochs={self.every_n_epochs}, at_epochs={list(self.at_epochs)}, at_fit_end=False: no audit "
+                f"would ever run within max_epochs={max_epochs}; set one of them, or at_train_loss"
+            )
+
+    def first_epoch(self) -> int | None:
+        """Epochs after which an audit is certain to have run; None when that depends on the loss or the end of fit."""
+        certain = [*self.at_epochs, *([] if self.every_n_epochs is None else [self.every_n_epochs])]
+        return min(certain, default=None)
+
+    def never(self, max_epochs: int | None) -> list[str]:
+        """The parts that cannot fire within ``max_epochs`` (None or -1: unknown), as ``argument=value``."""
+        if max_epochs is None or max_epochs < 0:
+            return []
+        beyond = [epoch for epoch in self.at_epochs if epoch > max_epochs]
+        parts = [f"at_epochs={beyond}"] if beyond else []
+        if self.every_n_epochs is not None and self.every_n_epochs > max_epochs:
+            parts.append(f"every_n_epochs={self.every_n_epochs}")
+        return parts
+
+    def waits_for_loss(self, reached: Set[float]) -> bool:
+        """Whether a level of the training loss is not among those ``reached``."""
+        return not reached >= set(self.at_train_loss)
+
+    def due_at_start(self) -> str | None:
+        """Trigger before the first epoch, or None."""
+        return "epoch 0" if 0 in self.at_epochs else None
+
+    def due(self, epoch: int, train_loss: float | None, reached: MutableSet[float]) -> str | None:
+        """Trigger after ``epoch`` epochs with the last one's mean loss, or None. Levels passed join ``reached``."""
+        triggers = []
+        if train_loss is not None:
+            passed = [level for level in self.at_train_loss if train_loss <= level and level not in reached]
+            reached |= set(passed)
+            if passed:
+                triggers.append(f"train_loss<={min(passed):g}")
+        periodic = self.every_n_epochs is not None and epoch % self.every_n_epochs == 0
+        if periodic or epoch in self.at_epochs:
+            triggers.append(f"epoch {epoch}")
+        return ", ".join(triggers) or None
+
+
+@dataclass
+class EpochLoss:
+    """Mean training loss of an epoch over all batches and processes, added up on its device without waiting for it.
+
+    Attributes:
+        total: Sum over the batches so far.
+        count: Number of those.
+
+    >>> import torch
+    >>> loss = EpochLoss()
+    >>> for value in (0.5, 0.25):
+    ...     loss.add(torch.tensor(value))
+    >>> loss.take_mean(Processes()), loss.count
+    (0.375, 0)
+    """
+
+    total: Tensor | float = 0.0
+    count: int = 0
+
+    def add(self, loss: Tensor) -> None:
+        """Add the loss of one batch, a scalar."""
+        self.total = self.total + loss.detach()
+        self.count += 1
+
+    def take_mean(self, processes: Processes) -> float | None:
+        """The mean, after which the sum starts anew; the one synchronization per epoch. None without any loss."""
+        parts = [part for _, part in processes.gather((float(self.total), self.count))]
+        self.total, self.count = 0.0, 0
+        count = sum(count for _, count in parts)
+        return float(sum(total for total, _ in parts) / count) if count else None

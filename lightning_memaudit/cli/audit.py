@@ -1,0 +1,230 @@
+"""The command ``audit``: the callback's engine on a checkpoint, without training, under any strategy of Lightning."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_memaudit.callback.dataset_images import ImageChoice
+from lightning_memaudit.callback.isolation import preserved_random_state
+from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
+from lightning_memaudit.callback.outputs import Outputs
+from lightning_memaudit.callback.run_inspection import dataset_of, first_loader
+from lightning_memaudit.callback.session import Session
+from lightning_memaudit.cli.fit import AuditCLI, parse, quiet, the_callback, with_quickstart
+from lightning_memaudit.cli.main import DONE, UsageError
+from lightning_memaudit.measurement.engine import now
+from lightning_memaudit.results.rows import Occasion
+
+NO_CHECKPOINT = "none"
+"""The ``ckpt_path`` of a model whose class loads its weights itself."""
+
+
+class AuditTrainer(Trainer):
+    """A trainer that can audit.
+
+    Attributes:
+        results: Folder of the results, known once :meth:`audit` has begun.
+    """
+
+    results: Path
+
+    def audit(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        allow_types: Sequence[str] = (),
+        weights_only: bool | None = None,
+    ) -> None:
+        """Audit a checkpoint.
+
+        Args:
+            model: Of the class that was trained.
+            datamodule: The images it was trained on, and controls.
+            ckpt_path: The checkpoint; "none" audits the weights that the model's own class has loaded.
+            allow_types: Dotted names of types that may be unpickled from the checkpoint, besides tensors and plain
+                values. Only from a source that you trust: unpickling can run code.
+            weights_only: Here for configs of `fit`; anything but null or true is refused.
+
+        Raises:
+            UsageError: The checkpoint is missing, is none, holds other types, or does not fit the model.
+        """
+        if weights_only is False:
+            raise UsageError("weights_only=False: checkpoints are loaded safely; name what may be in it in allow_types")
+        settings = the_callback(self)
+        with _allowed(allow_types):
+            path, epoch, step = read_progress(ckpt_path)
+            where = settings.where
+            if where.dirpath is None:
+                # Not the results folder of the training itself, whose audits stay what they are.
+                name = "as-made" if path is None else Path(path).stem
+                where = replace(where, dirpath=Path(self.default_root_dir) / "audits" / name)
+            self.results = where.folder(self.default_root_dir)
+            if datamodule is not None:
+                rank_zero_only(datamodule.prepare_data)()
+            callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined] # Lightning does not declare it
+            callbacks.append(_AuditOnce(settings, where, datamodule, epoch, step))
+            self.limit_predict_batches = 1.0
+            self.predict_loop.inference_mode = False  # whatever is cached there could never be differentiated
+            try:
+                # Predicting is what launches processes, moves and wraps the model; there is nothing to predict.
+                self.predict(
+                    model, DataLoader(_NoBatches()), return_predictions=False, ckpt_path=path, weights_only=True
+                )
+            except RuntimeError as error:
+                if "loading state_dict" not in str(error):
+                    raise
+                raise UsageError(
+                    f"ckpt_path={path!r} does not fit the model: {_first_mismatch(str(error))}; "
+                    "give the --config it was trained with"
+                ) from error
+
+
+class _NoBatches(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+class _AuditOnce(Callback):
+    """Runs the audit when the model is where it must be; whatever fails is raised."""
+
+    def __init__(
+        self,
+        settings: MemorizationAuditCallback,
+        where: Outputs,
+        datamodule: LightningDataModule | None,
+        epoch: int | None,
+        step: int | None,
+    ) -> None:
+        self.settings, self.where, self.datamodule = settings, where, datamodule
+        self.epoch, self.step = epoch, step
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        settings = self.settings
+        which = self._find_images(trainer, pl_module, settings.which)
+        what = replace(settings.what, raise_errors=True)
+        session = Session.open(trainer, pl_module, which, settings.how, what, self.where, settings.process_timeout)
+        try:
+            session.inspect()
+            session.publish(session.audit(Occasion(0, "audit", self.epoch, self.step, now())))
+            session.finish()
+        finally:
+            session.close()
+
+    def _find_images(self, trainer: Trainer, pl_module: LightningModule, which: ImageChoice) -> ImageChoice:
+        """Members and controls where ``fit`` would have found them: behind the train and validation loaders."""
+        if which.members is not None and which.controls is not None:
+            return which
+        source: Any = pl_module if self.datamodule is None else self.datamodule
+        kind = LightningModule if self.datamodule is None else LightningDataModule
+        if self.datamodule is not None:
+            self.datamodule.trainer = trainer
+            self.datamodule.setup("fit")
+        with preserved_random_state():
+            members, controls = which.members, which.controls
+            if members is None:
+                if not is_overridden("train_dataloader", source, kind):
+                    raise UsageError("no images to audit: give --data, the data module that the model was trained with")
+                members = dataset_of(first_loader(source.train_dataloader(), "members"), "members")
+            if controls is None and is_overridden("val_dataloader", source, kind):
+                loaders = source.val_dataloader()
+                controls = dataset_of(first_loader(loaders, "controls"), "controls") if loaders else None
+            return replace(which, members=members, controls=controls)
+
+
+class CheckpointCLI(AuditCLI):
+    """The command line of ``audit``."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """``audit``, whose model and data come from their own options."""
+        return {"audit": {"model", "datamodule"}}
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning takes the model's arguments from the checkpoint, over those in the config: not here."""
+
+
+def run_audit(arguments: Sequence[str]) -> int:
+    """Audit a checkpoint; without a config the options change the quickstart."""
+    quiet()
+    cli = parse(
+        ["audit", *with_quickstart(arguments)],
+        command_line=CheckpointCLI,
+        trainer_class=AuditTrainer,
+        save_config_callback=None,  # it would replace the config of the training
+    )
+    assert isinstance(cli.trainer, AuditTrainer)
+    if cli.trainer.is_global_zero:
+        print(f"results: {cli.trainer.results}")
+    return DONE
+
+
+def read_progress(ckpt_path: str | None) -> tuple[str | None, int | None, int | None]:
+    """Check a checkpoint, and read how far the training had come.
+
+    Args:
+        ckpt_path: A file, a folder of a sharded checkpoint (which is not looked into), or "none".
+
+    Returns:
+        The path to load, None when there is nothing to load; epochs and steps done, None where it does not say.
+
+    Raises:
+        UsageError: It is missing, is no checkpoint, or holds types that are not allowed.
+    """
+    if ckpt_path == NO_CHECKPOINT:
+        return None, None, None
+    if not ckpt_path:
+        raise UsageError(
+            f"ckpt_path is required; give --ckpt_path, or {NO_CHECKPOINT!r} for a model that loads its own weights"
+        )
+    if not Path(ckpt_path).exists():
+        raise UsageError(f"ckpt_path={ckpt_path!r}: there is no such file")
+    if Path(ckpt_path).is_dir():
+        return ckpt_path, None, None
+    try:
+        content = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        types = re.findall(r"GLOBAL ([\w.]+) was not an allowed global", str(error))
+        if not types:
+            raise UsageError(f"ckpt_path={ckpt_path!r} cannot be read as a checkpoint") from error
+        raise UsageError(
+            f"ckpt_path={ckpt_path!r} holds a {types[0]}, and unpickling it could run code; if you trust the file, "
+            f"add --allow_types=[{types[0]}]"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise UsageError(f"ckpt_path={ckpt_path!r} cannot be read as a checkpoint ({error})") from error
+    if not isinstance(content, dict) or "state_dict" not in content or "pytorch-lightning_version" not in content:
+        raise UsageError(f"ckpt_path={ckpt_path!r} is no checkpoint of Lightning: there is no state_dict in it")
+    epochs = content.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("processed")
+    return ckpt_path, epochs, content.get("global_step")
+
+
+@contextmanager
+def _allowed(names: Sequence[str]) -> Iterator[None]:
+    """Let these types be unpickled, by their dotted names."""
+    types: list[Any] = []
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        try:
+            types.append(getattr(import_module(module), attribute))
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(f"allow_types={list(names)}: there is no type {name!r}") from error
+    with torch.serialization.safe_globals(types):
+        yield
+
+
+def _first_mismatch(message: str) -> str:
+    """The first thing that is wrong in what ``load_state_dict`` complains about."""
+    lines = [line.strip().rstrip(".") for line in message.splitlines()[1:] if line.strip()]
+    return lines[0] if lines else message

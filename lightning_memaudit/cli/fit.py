@@ -1,0 +1,101 @@
+"""The commands that train or load a model, on Lightning's command line."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
+from lightning_memaudit.cli.main import DONE, PROGRAM, shipped_configs
+from lightning_memaudit.cli.parser import OneLineParser
+
+QUICKSTART = "quickstart.yaml"
+
+
+class LoggedConfig(SaveConfigCallback):
+    """Saves the config where Lightning does, and beside the results, and gives it to the loggers to compare runs by."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """What Lightning leaves to subclasses; on the first process only."""
+        text = self.parser.dump(self.config, skip_none=False)
+        beside = Path(trainer.default_root_dir) / self.config_filename
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
+
+
+class AuditCLI(LightningCLI):
+    """Lightning's command line with the audit callback under ``--memaudit.*``."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callback."""
+        parser.add_lightning_class_args(MemorizationAuditCallback, "memaudit")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, without Lightning's warning that the process has arguments too: they are the same."""
+        self.config = parser.parse_args(args)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The methods of the trainer that can be run, each with the arguments that are not options."""
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
+
+
+def run_fit(arguments: Sequence[str]) -> int:
+    """Train, and audit on the way; without a config the options change the quickstart."""
+    quiet()
+    cli = parse(["fit", *with_quickstart(arguments)])
+    if cli.trainer.is_global_zero:
+        print(f"results: {the_callback(cli.trainer).where.folder(cli.trainer.default_root_dir)}")
+    return DONE
+
+
+def parse(
+    arguments: Sequence[str], run: bool = True, command_line: type[AuditCLI] = AuditCLI, **settings: Any
+) -> AuditCLI:
+    """Parse, make all objects, and run the command unless told otherwise (then without its name in front)."""
+    return command_line(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        parser_class=OneLineParser,
+        parser_kwargs={"prog": PROGRAM},
+        # A run into the same folder replaces its config, as it does its results.
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        args=list(arguments),
+        run=run,
+        **({"save_config_callback": LoggedConfig} | settings),
+    )
+
+
+def with_quickstart(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the quickstart's config before them unless they have a config of their own."""
+    asks = any(argument.partition("=")[0] in ("-c", "--config", "-h", "--help") for argument in arguments)
+    return list(arguments) if asks else ["--config", str(shipped_configs() / QUICKSTART), *arguments]
+
+
+def quiet() -> None:
+    """Keep Lightning from filling the terminal with what does not concern images held in memory."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for noise in (
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", noise)
+
+
+def the_callback(trainer: Trainer) -> MemorizationAuditCallback:
+    """The audit callback of ``--memaudit.*``."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it without declaring it
+    return next(one for one in callbacks if isinstance(one, MemorizationAuditCallback))

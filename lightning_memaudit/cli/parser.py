@@ -1,0 +1,136 @@
+"""The parser of the commands that use Lightning, whose complaints are one line that says what to change."""
+
+import inspect
+import re
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse.typing import register_type
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, callbacks, loggers
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from lightning_memaudit.cli.main import UsageError, hint
+from lightning_memaudit.recovery.search import Round
+from lightning_memaudit.training import data, datasets, module, networks
+
+KEY = re.compile(r'^(\s*)(?:- )?Parser key "([^"]+)":')
+UNKNOWN_OPTION = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected|option '([^']+)'")
+NO_CLASS = re.compile(r"Expected a dot import path string: ([\w.]+)|Problem with given class_path '([\w.]+)'")
+NOT_THERE = re.compile(r"has no attribute|No module named|Expected a dot import path")
+EXPECTED = re.compile(r"Expected an? (?!path |dot )(.+?)(?:\. Got value.*)?$")
+GIVEN = re.compile(r"(?:Got value|Given value): (.*)$")
+WRONG_KIND = re.compile(r"(?:Not a valid subclass of|does not correspond to a subclass of) (\w+)")
+TYPE_NAMES = {
+    "NoneType": "null",
+    "bool": "true or false",
+    "collections.abc.Sequence": "a list, such as [a, b]",
+    "collections.abc.Mapping": "a mapping, such as {a: b}",
+}
+
+
+def _round_of(given: Any) -> Round:
+    return Round(tuple(given["penalties"]), given["start"], given["num_iterations"])
+
+
+# Within a tuple, which is what it is a default of, jsonargparse writes no dataclass: a saved config could not be read.
+register_type(Round, lambda one: asdict(one) | {"penalties": list(one.penalties)}, _round_of)
+
+
+class OneLineParser(LightningArgumentParser):
+    """Raises what is wrong as one line, where Lightning's prints its usage and the whole tree of types."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # An abbreviation that happens to be unique today is a typo in tomorrow's version.
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the complaint as a :class:`~lightning_memaudit.cli.main.UsageError`."""
+        if not self.exit_on_error:
+            # A parser within the parser: the outermost one sees the whole tree.
+            super().error(message, ex)
+        parsers = [self, *(getattr(self._subcommands_action, "choices", None) or {}).values()]
+        known = {option.lstrip("-") for parser in parsers for option in parser._option_string_actions}
+        raise UsageError(explain(message, known)) from ex
+
+
+def explain(message: str, options: Iterable[str] = ()) -> str:
+    """Turn a complaint of jsonargparse into one line: the argument, its value, and what to give instead.
+
+    Args:
+        message: The complaint; for nested classes and unions of types a tree of many lines.
+        options: Names of the options there are, without dashes, from which the nearest is suggested.
+    """
+    lines = message.splitlines()
+    key, block = _innermost(lines)
+    text = " ".join(" ".join(block).split())
+    if missing := re.search(r"arguments are required: (?:fit\.|audit\.)?([\w.]+)", text):
+        full = f"{key}.{missing[1]}" if key else missing[1]
+        return f"{full} is required; give --{full}, or a --config that has it"
+    if stray := re.search(r"unrecognized arguments: (.+)", text, re.IGNORECASE):
+        name = stray[1].split("=")[0].split()[0].lstrip("-")
+        return f"{stray[1].split()[0]!r} is not an option{_nearest_option(name, options, '--')}"
+    if unknown := UNKNOWN_OPTION.search(text):
+        name = next(group for group in unknown.groups() if group)
+        full = f"{key}.{name}" if key else name
+        near = hint(name, _names_of_arguments()) if key else _nearest_option(name, options)
+        return f"{full} is not an option{near}"
+    given = next((match[1] for line in block if (match := GIVEN.search(line))), None)
+    if NOT_THERE.search(text) and (no_class := NO_CLASS.search(text)):
+        name = no_class[1] or no_class[2]
+        near = hint(name.rpartition(".")[2], _names_of_classes())
+        return f"{key}={name!r}: there is no such class or file{near or '; give module.Class'}"
+    if wrong_kind := WRONG_KIND.search(text):
+        return f"{key}={given!r}: expected a {wrong_kind[1]}"
+    expected = dict.fromkeys(_plain_type(match[1]) for line in block if (match := EXPECTED.search(line)))
+    if key and expected:
+        value = "" if given is None else f"={given!r}"
+        return f"{key}{value}: expected {' or '.join(expected)}"
+    return f"{key}: {text}" if key else text
+
+
+def _innermost(lines: list[str]) -> tuple[str, list[str]]:
+    """The dotted key of the first, deepest complaint in the tree, and the lines below it."""
+    keys: list[str] = []
+    deepest, start = -1, 0
+    for number, line in enumerate(lines):
+        match = KEY.match(line)
+        if match and len(match[1]) > deepest:
+            keys.append(match[2])
+            deepest, start = len(match[1]), number + 1
+    block = [KEY.sub("", lines[start - 1])] if start else []
+    for line in lines[start:]:
+        if start and line.strip() and len(line) - len(line.lstrip()) <= deepest:
+            break
+        block.append(line)
+    return ".".join(keys), block
+
+
+def _plain_type(name: str) -> str:
+    plain = re.sub(r"^<class '(.+)'>$", r"\1", name.strip())
+    if literal := re.fullmatch(r"typing\.Literal\[(.+)\]", plain):
+        return literal[1].replace(", ", " or ")
+    return TYPE_NAMES.get(plain, plain)
+
+
+def _nearest_option(name: str, options: Iterable[str], prefix: str = "") -> str:
+    return hint(prefix + name, [prefix + option for option in options])
+
+
+def _known_classes() -> list[type]:
+    optimization = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+    bases = (nn.Module, LightningModule, LightningDataModule, Callback, Logger, *optimization)
+    places = (networks, module, data, datasets, callbacks, loggers, torch.optim, torch.optim.lr_scheduler)
+    found = (value for place in places for value in vars(place).values())
+    return [value for value in found if isinstance(value, type) and issubclass(value, bases)]
+
+
+def _names_of_classes() -> list[str]:
+    return sorted({known.__name__ for known in _known_classes()})
+
+
+def _names_of_arguments() -> list[str]:
+    return sorted({name for known in _known_classes() for name in inspect.signature(known).parameters})

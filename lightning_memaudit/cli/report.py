@@ -1,0 +1,108 @@
+"""The commands that read results: ``report``, ``verify``, ``dashboard``. None of them loads a model."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import rich
+from rich.text import Text
+
+from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint
+from lightning_memaudit.results.run_folder import RunFolder
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what is wrong as one line."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=f"{PROGRAM} {command}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        known = list(self._option_string_actions)
+        if message.startswith("unrecognized arguments: "):
+            stray = message.partition(": ")[2].split()[0]
+            message = f"{stray!r} is not an option{hint(stray.split('=')[0], known)}"
+        raise UsageError(f"{message}; `{self.prog} --help` lists the options")
+
+
+def run_report(arguments: Sequence[str]) -> int:
+    """Rebuild the table, the figures and the reports of runs; compare several in one HTML file."""
+    parser = _Parser("report", "Rebuild table, figures, report.json and report.html from the results of runs.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or its results in it")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where the HTML goes; default: with the results of one run, memaudit-report.html here for several",
+    )
+    parser.add_argument("--no_pictures", action="store_true", help="leave all images out: they are training data")
+    parser.add_argument("--no_figures", action="store_true", help="do not draw the PNG figures")
+    options = parser.parse_args(arguments)
+    folders = [RunFolder.find(path) for path in options.runs]
+    if len({folder.path.resolve() for folder in folders}) < len(folders):
+        raise UsageError(f"{' '.join(map(str, options.runs))}: a run is named twice; name each once")
+
+    from lightning_memaudit.report.terminal import print_audit, print_verdict
+    from lightning_memaudit.report.write import write_html, write_report
+
+    written = []
+    for folder in folders:
+        report = write_report(folder, figures=not options.no_figures, pictures=not options.no_pictures)
+        written.append(report)
+        if len(folders) > 1:
+            rich.get_console().rule(Text(str(folder.path)))
+        print_audit(report.document["rates"])
+        print_verdict(report.document)
+        print(f"{report.json}\n{report.html}")
+    if len(folders) > 1 or options.output:
+        path = options.output or Path("memaudit-report.html")
+        write_html(folders, [report.document for report in written], path, pictures=not options.no_pictures)
+        print(path)
+        if len(folders) > 1 and not options.no_figures:
+            from lightning_memaudit.report.paper_figures import fraction_figure
+            from lightning_memaudit.report.style import save_figure
+
+            figure = fraction_figure(folders)
+            if figure is not None:
+                print(save_figure(figure, path.with_name(f"{path.stem}-missing-fraction.png")))
+    return DONE
+
+
+def run_verify(arguments: Sequence[str]) -> int:
+    """Say whether a report is true: 0 it is, 1 it is not, 2 there is none to check."""
+    parser = _Parser("verify", "Score the saved recoveries again and say whether report.json is true.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or its results in it")
+    parser.add_argument(
+        "--ckpt_path", type=Path, metavar="FILE", help="also check that this checkpoint holds the audited weights"
+    )
+    options = parser.parse_args(arguments)
+    folder = RunFolder.find(options.run)
+    if options.ckpt_path is not None and not options.ckpt_path.is_file():
+        raise UsageError(f"--ckpt_path {options.ckpt_path}: there is no such file; give the checkpoint of the run")
+
+    from lightning_memaudit.report.verify import is_true, verify
+
+    checks = verify(folder, options.ckpt_path)
+    signs = {True: "✓", False: "✗", None: "-"}
+    for check in checks:
+        print(f"{signs[check.passed]} {check.name}: {check.detail}")
+    true = is_true(checks)
+    print("The report is true." if true else "The report is NOT true.")
+    return DONE if true else FAILED
+
+
+def run_dashboard(arguments: Sequence[str]) -> int:
+    """Save a W&B workspace that shows audits, or print it."""
+    parser = _Parser("dashboard", "Save a W&B workspace for the audits of a project.")
+    parser.add_argument("--entity", required=True, help="W&B user or team")
+    parser.add_argument("--project", required=True, help="W&B project that the runs log to")
+    parser.add_argument("--name", default="Memorization audit", help="name of the saved view")
+    parser.add_argument("--dry_run", action="store_true", help="print the workspace as JSON; needs no network")
+    options = parser.parse_args(arguments)
+
+    from lightning_memaudit.report.dashboard import build_workspace, save_workspace, to_json
+
+    workspace = build_workspace(options.entity, options.project, options.name)
+    print(to_json(workspace) if options.dry_run else save_workspace(workspace))
+    return DONE

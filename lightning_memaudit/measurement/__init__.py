@@ -1,0 +1,1 @@
+"""Degrade, recover, measure: torch, no Lightning. ``audit()`` lives in ``engine.py``."""

@@ -1,0 +1,269 @@
+"""Degradations by name: which pixels an image loses, what stands in their place, and the noise on top.
+
+A name is a kind of mask, then modifiers after ``+``::
+
+    random-0.5                     half of the pixels, chosen at random
+    block-0.25                     one rectangle of a quarter of the image
+    random-0.9+noise-0.05          Gaussian noise of standard deviation 0.05 on everything observed
+    block-0.5+fill-noise           uniform noise where pixels are missing, instead of zeros
+    stripes-0.3+fill-0.5+channels  grey where pixels are missing, another mask for every channel
+
+The degradation of the i-th image depends on the seed, the kind of mask and i alone. Members, controls, processes and
+reruns therefore see the same masks, and of ``random-p`` those with more missing pixels contain those with fewer.
+"""
+
+import math
+import string
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lightning_memaudit.results.names import did_you_mean
+
+Missing = NDArray[np.bool_]
+MAX_FRACTION = 0.99
+
+
+class Degraded(NamedTuple):
+    """A degraded batch: ``observed = mask * image + (1 - mask) * fill + noise``.
+
+    Attributes:
+        observed: (B, C, H, W).
+        mask: (B, 1, H, W), or (B, C, H, W) when every channel has its own; 1 where observed, 0 where missing.
+    """
+
+    observed: Tensor
+    mask: Tensor
+
+
+def _part_of(fraction: float, total: int) -> int:
+    """The fraction of a number, rounded; at least one, as nothing would be left to recover, and not all."""
+    return min(max(1, round(fraction * total)), total - 1)
+
+
+def random_pixels(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
+    """Exactly ``round(fraction * H * W)`` pixels, nested in the fraction: the first of a random order."""
+    missing = np.zeros(height * width, dtype=bool)
+    missing[generator.permutation(height * width)[: _part_of(fraction, height * width)]] = True
+    return missing.reshape(height, width)
+
+
+def block(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
+    """One rectangle of about the image's proportions, at a random place."""
+    rows = min(height, max(1, round(math.sqrt(fraction) * height)))
+    columns = min(width, max(1, round(fraction * height * width / rows)))
+    top = generator.integers(height - rows + 1)
+    left = generator.integers(width - columns + 1)
+    missing = np.zeros((height, width), dtype=bool)
+    missing[top : top + rows, left : left + columns] = True
+    return missing
+
+
+def blocks(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
+    """Small rectangles of a sixth of the image's sides, until at least the fraction is covered."""
+    rows, columns = max(1, round(height / 6)), max(1, round(width / 6))
+    missing = np.zeros((height, width), dtype=bool)
+    while missing.mean() < fraction:
+        top, left = generator.integers(1 - rows, height), generator.integers(1 - columns, width)
+        missing[max(0, top) : top + rows, max(0, left) : left + columns] = True
+    return missing
+
+
+def rows(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
+    """Whole rows, chosen at random: ``round(fraction * H)`` of them."""
+    missing = np.zeros((height, width), dtype=bool)
+    missing[generator.permutation(height)[: _part_of(fraction, height)]] = True
+    return missing
+
+
+def columns(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
+    """Whole columns, chosen at random: ``round(fraction * W)`` of them."""
+    return rows(fraction, width, height, generator).T
+
+
+def stripes(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
+    """Evenly spaced horizontal stripes from a random row on: in every eighth of the image the fraction is missing."""
+    period = max(2.0, height / 8)
+    phase = (np.arange(height) + generator.uniform(0, period)) % period / period
+    order = np.argsort(phase, kind="stable")
+    missing = np.zeros((height, width), dtype=bool)
+    missing[order[: _part_of(fraction, height)]] = True
+    return missing
+
+
+def half(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
+    """The left, right, upper or lower half."""
+    missing = np.zeros((height, width), dtype=bool)
+    side = (np.s_[:, : width // 2], np.s_[:, -(width // 2) :], np.s_[: height // 2], np.s_[-(height // 2) :])
+    missing[side[generator.integers(4)]] = True
+    return missing
+
+
+def strokes(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
+    """Strokes as of a thick pen, until at least the fraction is covered (free-form masks, Yu et al. 2019)."""
+    size = np.array([width, height])
+    pen = max(1, round(min(height, width) / 12))
+    canvas = Image.new("1", (width, height))
+    draw = ImageDraw.Draw(canvas)
+    while np.asarray(canvas).mean() < fraction:
+        point = generator.uniform(0, size)
+        angle = generator.uniform(0, 2 * math.pi)
+        for _ in range(generator.integers(3, 8)):
+            angle += generator.normal(0, 0.7)
+            step = generator.uniform(0.1, 0.25) * min(height, width)
+            end = np.clip(point + step * np.array([math.cos(angle), math.sin(angle)]), 0, size - 1)
+            draw.line([*point.tolist(), *end.tolist()], fill=1, width=pen)
+            point = end
+    return np.array(canvas)
+
+
+def text(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
+    """Lines of random letters across the whole image, a fifth of its height each (at least 7 pixels)."""
+    size = max(7, round(height / 5))
+    font = ImageFont.load_default(size)
+    canvas = Image.new("1", (width, height))
+    draw = ImageDraw.Draw(canvas)
+    letters = list(string.ascii_letters)
+    for top in range(-int(generator.integers(size)), height, size):
+        line = "".join(generator.choice(letters, 2 + 3 * width // size))
+        draw.text((-int(generator.integers(size)), top), line, fill=1, font=font)
+    return np.array(canvas)
+
+
+MaskKind = Callable[[float, int, int, np.random.Generator], Missing]
+
+WITH_FRACTION: dict[str, MaskKind] = {
+    "random": random_pixels,
+    "block": block,
+    "blocks": blocks,
+    "stripes": stripes,
+    "rows": rows,
+    "columns": columns,
+    "strokes": strokes,
+}
+WITHOUT_FRACTION: dict[str, MaskKind] = {"half": half, "text": text}
+MODIFIERS = ("noise-<sigma>", "fill-<value>", "fill-noise", "channels")
+EXAMPLES = "random-0.5, block-0.25, half, text, random-0.5+noise-0.05"
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """One way to degrade images; made by :func:`parse_degradation`.
+
+    Attributes:
+        name: As it was written.
+        kind: Key of :data:`WITH_FRACTION` or :data:`WITHOUT_FRACTION`.
+        fraction: Share of missing pixels, in (0, 0.99]; not used by kinds without one.
+        noise: Standard deviation of Gaussian noise on everything, missing or not.
+        fill: Value of missing pixels; None fills them with uniform noise in [0, 1].
+        per_channel: Another mask for every channel.
+    """
+
+    name: str
+    kind: str
+    fraction: float = 0.5
+    noise: float = 0.0
+    fill: float | None = 0.0
+    per_channel: bool = False
+
+    def __call__(self, images: Tensor, positions: Sequence[int], seed: int = 0) -> Degraded:
+        """Degrade ``images``, (B, C, H, W).
+
+        Args:
+            images: The truth.
+            positions: B numbers; the degradation of an image depends on its number and the seed.
+            seed: Seed of the whole audit.
+        """
+        channels = images.shape[1]
+        height, width = images.shape[2:]
+        make = (WITH_FRACTION | WITHOUT_FRACTION)[self.kind]
+        generators = [self._generator(seed, position, "mask") for position in positions]
+        layers = channels if self.per_channel else 1
+        missing = np.zeros((len(images), layers, height, width), dtype=bool)
+        for row, generator in enumerate(generators):
+            for layer in range(layers):
+                missing[row, layer] = make(self.fraction, height, width, generator)
+        mask = torch.from_numpy(~missing).to(images)
+        fill: Tensor | float = 0.0 if self.fill is None else self.fill
+        if self.fill is None:
+            fill = self._random_field(images, positions, seed, "fill", lambda g, shape: g.random(shape))
+        observed = mask * images + (1 - mask) * fill
+        if self.noise:
+            observed = observed + self.noise * self._random_field(
+                images, positions, seed, "noise", lambda g, shape: g.standard_normal(shape)
+            )
+        return Degraded(observed, mask)
+
+    def _generator(self, seed: int, position: int, purpose: str) -> np.random.Generator:
+        # crc32 and not hash(), which differs from process to process.
+        return np.random.default_rng([seed, zlib.crc32(f"{self.kind}/{purpose}".encode()), position])
+
+    def _random_field(
+        self,
+        images: Tensor,
+        positions: Sequence[int],
+        seed: int,
+        purpose: str,
+        draw: Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float64]],
+    ) -> Tensor:
+        shape = tuple(images.shape[1:])
+        fields = [draw(self._generator(seed, position, purpose), shape) for position in positions]
+        return torch.from_numpy(np.stack(fields) if fields else np.zeros((0, *shape))).to(images)
+
+
+def parse_degradation(name: str) -> Degradation:
+    """The degradation called ``name``; the module's docstring has the grammar.
+
+    Raises:
+        ValueError: There is none; the message says which part is wrong and what to write instead.
+    """
+    head, *modifiers = str(name).split("+")
+    kind, dash, number = head.partition("-")
+    if kind in WITHOUT_FRACTION:
+        if dash:
+            raise ValueError(f"pattern {name!r}: {kind} takes no number; write {kind}")
+        fraction = 0.5
+    elif kind in WITH_FRACTION:
+        fraction = _number(name, number, f"the missing fraction, as in {kind}-0.5")
+        if not 0 < fraction <= MAX_FRACTION:
+            raise ValueError(f"pattern {name!r}: the missing fraction must be above 0 and at most {MAX_FRACTION}")
+    else:
+        known = [*WITH_FRACTION, *WITHOUT_FRACTION]
+        hint = f"{did_you_mean(kind, known, quoted=False)} ".lstrip()
+        raise ValueError(f"pattern {name!r} is unknown: {hint}kinds are {', '.join(known)}; such as {EXAMPLES}")
+    noise, fill, per_channel = 0.0, 0.0, False
+    filled_with: float | None = fill
+    for modifier in modifiers:
+        word, _, value = modifier.partition("-")
+        if modifier == "channels":
+            per_channel = True
+        elif modifier == "fill-noise":
+            filled_with = None
+        elif word == "fill":
+            filled_with = _number(name, value, "the fill value, as in fill-0.5")
+            if not 0 <= filled_with <= 1:
+                raise ValueError(f"pattern {name!r}: the fill value must be in [0, 1]")
+        elif word == "noise":
+            noise = _number(name, value, "the noise's standard deviation, as in noise-0.05")
+            if not 0 < noise <= 1:
+                raise ValueError(f"pattern {name!r}: the noise's standard deviation must be above 0 and at most 1")
+        else:
+            raise ValueError(f"pattern {name!r}: {modifier!r} is no modifier; they are {', '.join(MODIFIERS)}")
+    return Degradation(name, kind, fraction, noise, filled_with, per_channel)
+
+
+def _number(name: str, text: str, meaning: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"pattern {name!r}: {text!r} is not a number; give {meaning}")
+    return value

@@ -1,0 +1,101 @@
+"""The audit: members and controls × patterns × methods, measured and summed up. Callback and CLI run this engine."""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+import torch
+
+from lightning_memaudit.measurement.calibration import certify_from_controls, describe, without_own_certificates
+from lightning_memaudit.measurement.measure import InpaintingCache, Progress, measure
+from lightning_memaudit.measurement.plan import (
+    DEFAULT_METHODS,
+    DEFAULT_PATTERNS,
+    Group,
+    ImageSource,
+    Methods,
+    Plan,
+    check_group,
+)
+from lightning_memaudit.measurement.processes import Processes
+from lightning_memaudit.recovery import Autoencoder
+from lightning_memaudit.results.audit_report import AuditReport
+from lightning_memaudit.results.cells import Cell, Columns, Measurement
+from lightning_memaudit.results.hashes import tensors_sha256
+from lightning_memaudit.results.names import primary_method
+from lightning_memaudit.results.rows import Occasion, audit_rows, headline
+
+
+def audit(
+    autoencoder: Autoencoder,
+    members: ImageSource,
+    controls: ImageSource | None = None,
+    patterns: Sequence[str] = DEFAULT_PATTERNS,
+    methods: Methods = DEFAULT_METHODS,
+    threshold_db: float = 30.0,
+    seed: int = 0,
+    block_size: int = 512,
+    save_recoveries: int = 64,
+    progress: Progress | None = None,
+) -> AuditReport:
+    """How much of ``members`` can be got back from ``autoencoder``?
+
+    Args:
+        autoencoder: f, images (B, C, H, W) to the same shape; put a module in eval mode first.
+        members: Images it was trained on: a tensor (n, C, H, W) in [0, 1], or anything that slices into such.
+        controls: Images it was not trained on; without them no rate means much.
+        patterns: Degradations by name, see :mod:`lightning_memaudit.measurement.degradations`.
+        methods: Names, or a mapping from names to methods.
+        threshold_db: PSNR in dB at or above which an image counts as recovered.
+        seed: Seeds the masks.
+        block_size: Images that are degraded and recovered together; bounds the memory.
+        save_recoveries: Images per group whose recoveries are kept in the report.
+        progress: Called with a description and a number of images after every piece of work.
+
+    Raises:
+        ValueError: Bad names, shapes, values or sizes; the message names the argument, the value and the mend.
+    """
+    plan = Plan.of(patterns, methods, threshold_db, seed, block_size, save_recoveries)
+    groups = [Group.whole("members", members)]
+    if controls is not None:
+        groups.append(Group.whole("controls", controls))
+    for group in groups:
+        check_group(group, autoencoder)
+    weights = tensors_sha256(autoencoder.state_dict()) if isinstance(autoencoder, torch.nn.Module) else None
+    occasion = Occasion(0, "audit", None, None, now(), weights)
+    return run_audit(autoencoder, groups, plan, occasion, progress=progress)
+
+
+def run_audit(
+    autoencoder: Autoencoder,
+    groups: Sequence[Group],
+    plan: Plan,
+    occasion: Occasion,
+    processes: Processes | None = None,
+    cache: InpaintingCache | None = None,
+    progress: Progress | None = None,
+) -> AuditReport:
+    """Measure every group, join what the processes measured, sum up. Every process returns the same report."""
+    processes = processes or Processes()
+    uncertified_plan = without_own_certificates(plan, groups, processes.num_shares)
+
+    def measure_all() -> list[Measurement]:
+        return [measure(autoencoder, group, uncertified_plan, cache, progress) for group in groups]
+
+    cells: list[Cell] = []
+    recoveries: Columns = {}
+    train_loss = float("nan")
+    for group, parts in zip(groups, zip(*processes.share(measure_all), strict=True), strict=True):
+        joined = Measurement.join(parts)
+        if group.name == "members":
+            train_loss = joined.error_sum / max(1, joined.num_images)
+        cells += joined.cells
+        recoveries |= joined.recoveries
+    certifications = {name: describe(one) for name, one in certify_from_controls(cells, plan).items()}
+    rows = audit_rows(cells, occasion, train_loss, plan.threshold_db, certifications)
+    numbers = headline(rows, cells, primary_method(list(plan.methods)))
+    return AuditReport(rows, cells, {**numbers, "train_loss": train_loss}, recoveries, occasion, plan.threshold_db)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

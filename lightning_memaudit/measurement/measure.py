@@ -1,0 +1,181 @@
+"""Degrade, recover, measure: one block of images at a time, one column of numbers per quantity.
+
+This is the only place where the ground truth meets a recovery.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_memaudit.measurement.degradations import Degraded
+from lightning_memaudit.measurement.metrics import METRICS, psnr
+from lightning_memaudit.measurement.plan import Group, Plan
+from lightning_memaudit.measurement.processes import AuditStopped
+from lightning_memaudit.recovery import Autoencoder, Recovery, Trace
+from lightning_memaudit.recovery.batches import per_image_mean
+from lightning_memaudit.recovery.methods.registry import Method, claims, estimates_mask, recover, uses_autoencoder
+from lightning_memaudit.results.cells import Array, Cell, Columns, Measurement
+from lightning_memaudit.results.quantities import QUANTITIES
+
+Progress = Callable[[str, int], None]
+"""Called with what was just done and the number of images it did."""
+
+
+InpaintingCache = dict[tuple[str, str, str, int], Recovery]
+"""Recoveries that do not depend on the autoencoder, by (group, pattern, method, first position of the block)."""
+
+
+@torch.no_grad()
+def measure(
+    autoencoder: Autoencoder,
+    group: Group,
+    plan: Plan,
+    cache: InpaintingCache | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Run every pattern and method on one group.
+
+    Args:
+        autoencoder: f, images (B, C, H, W) to the same shape, in [0, 1].
+        group: The images. An empty group gives cells with empty columns.
+        plan: Patterns, methods and settings.
+        cache: Keeps what does not depend on the autoencoder for the next audit of the same images.
+        progress: Told after every block, pattern and method.
+    """
+    parts: dict[tuple[str, str], list[Cell]] = {}
+    saved: dict[str, list[Columns]] = {}
+    error_sum = 0.0
+    for block, images in _blocks(group, plan.block_size):
+        positions = np.asarray(group.positions[block], dtype=np.int64)
+        indices = [int(index) for index in group.indices[block]]
+        keep = np.flatnonzero(positions < plan.save_recoveries)
+        reconstruction_psnr: Array = np.zeros(0)
+        if len(images):
+            output = autoencoder(images)
+            reconstruction_psnr = _numpy(psnr(_finite(output), images))
+            error_sum += float(per_image_mean((output - images).double().square()).sum())
+        if len(keep):
+            _save(saved, f"{group.name}/indices", np.asarray(indices, dtype=np.int64)[keep])
+            _save(saved, f"{group.name}/positions", positions[keep])
+            _save(saved, f"{group.name}/truth", _numpy(images)[keep])
+        for pattern in plan.patterns:
+            # Seeded by position: the i-th member and the i-th control get the same mask, and can be compared as a pair.
+            degraded = pattern(images, positions.tolist(), plan.seed)
+            prefix = f"{group.name}/{pattern.name}"
+            if len(keep):
+                _save(saved, f"{prefix}/observed", _numpy(degraded.observed)[keep])
+                _save(saved, f"{prefix}/mask", _numpy(degraded.mask)[keep].astype(np.uint8))
+            for name, method in plan.methods.items():
+                began = time.perf_counter()
+                key = (group.name, pattern.name, name, block.start)
+                recovery = _recover(autoencoder, method, degraded, key, cache, plan.raise_errors)
+                seconds = time.perf_counter() - began
+                columns = _columns(recovery, method, degraded, images)
+                columns |= {
+                    "position": positions,
+                    "image": np.asarray(indices, dtype=np.int64),
+                    "reconstruction_psnr": reconstruction_psnr,
+                }
+                cell = Cell(group.name, pattern.name, name, columns, seconds)
+                parts.setdefault((pattern.name, name), []).append(cell)
+                if len(keep) and recovery is not None:
+                    _save(saved, f"{prefix}/{name}/image", _numpy(recovery.image)[keep])
+                    _save(saved, f"{prefix}/{name}/mask", _numpy(recovery.mask)[keep])
+                    if recovery.trace is not None:
+                        _save_trace(saved, f"{prefix}/{name}", recovery.trace, getattr(method, "record_at", ()), keep)
+                if progress is not None:
+                    progress(f"{group.name} · {pattern.name} · {name}", len(images))
+    return Measurement(
+        [Cell.join(cells) for cells in parts.values()],
+        {key: np.concatenate(arrays) for key, arrays in saved.items()},  # type: ignore[arg-type]
+        error_sum,
+        len(group.images),
+    )
+
+
+def _blocks(group: Group, block_size: int) -> Iterator[tuple[slice, Tensor]]:
+    # At least one block, so that an empty group still yields its (empty) cells.
+    for begin in range(0, max(1, len(group.images)), block_size):
+        block = slice(begin, min(begin + block_size, len(group.images)))
+        yield block, group.images[block]
+
+
+def _recover(
+    autoencoder: Autoencoder,
+    method: Method,
+    degraded: Degraded,
+    key: tuple[str, str, str, int],
+    cache: InpaintingCache | None,
+    raise_errors: bool,
+) -> Recovery | None:
+    if not len(degraded.observed):
+        return None
+    reusable = cache is not None and not uses_autoencoder(method)
+    if reusable and key in cache:  # type: ignore[operator]
+        return cache[key]  # type: ignore[index]
+    try:
+        recovery = recover(method, autoencoder, degraded.observed, degraded.mask)
+    except Exception as error:
+        if raise_errors or isinstance(error, AuditStopped):
+            raise
+        warnings.warn(f"{key[2]} failed on {key[0]}, {key[1]}: {type(error).__name__}: {error}", stacklevel=3)
+        return None
+    if reusable:
+        cache[key] = recovery  # type: ignore[index]
+    return recovery
+
+
+def _columns(recovery: Recovery | None, method: Method, degraded: Degraded, images: Tensor) -> Columns:
+    count = len(images)
+    columns: Columns = {"claims": np.full(count, claims(method))}
+    if recovery is None:
+        return columns | {one.name: np.full(count, one.failed) for one in QUANTITIES}
+    score = _numpy(recovery.score).astype(np.float64)
+    measured = {name: _numpy(metric(recovery, images, degraded.mask)) for name, metric in METRICS.items()}
+    if not estimates_mask(method):
+        measured["mask_accuracy"] = np.full(count, np.nan, dtype=np.float32)
+    return {
+        **columns,
+        **measured,
+        "score": score,
+        "certified": _numpy(recovery.certified),
+        "diverged": np.isinf(score),
+        "failed": np.zeros(count, dtype=bool),
+        "num_evaluations": _numpy(recovery.num_evaluations),
+        "expected_error": _or_nan(recovery.expected_error, count),
+        "gain": _or_nan(recovery.gain, count),
+    }
+
+
+def _or_nan(values: Tensor | None, count: int) -> Array:
+    return np.full(count, np.nan) if values is None else _numpy(values).astype(np.float64)
+
+
+def _finite(images: Tensor) -> Tensor:
+    # A reconstruction with NaN has no PSNR; infinitely wrong is the honest reading.
+    return torch.nan_to_num(images, nan=1e6, posinf=1e6, neginf=-1e6)
+
+
+def _save(saved: dict[str, list[Columns]], key: str, array: object) -> None:
+    saved.setdefault(key, []).append(array)  # type: ignore[arg-type]
+
+
+def _save_trace(
+    saved: dict[str, list[Columns]], prefix: str, trace: Trace, record_at: Sequence[int], keep: "np.ndarray[Any, Any]"
+) -> None:
+    """Keep what was recorded, image by image; where all had converged before, their last state stands for the rest."""
+    wanted = sorted(set(record_at) | {trace.iterations[0]})
+    steps = [max(row for row, step in enumerate(trace.iterations) if step <= asked) for asked in wanted]
+    _save(saved, f"{prefix}/trace_iterations", np.tile(np.asarray(wanted, dtype=np.int64), (len(keep), 1)))
+    for name, values in (("trace_image", trace.image), ("trace_mask", trace.mask)):
+        _save(saved, f"{prefix}/{name}", _numpy(values[steps].transpose(0, 1))[keep])
+
+
+def _numpy(tensor: Tensor) -> Array:
+    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]] = tensor.detach().cpu().numpy()
+    return array

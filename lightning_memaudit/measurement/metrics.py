@@ -1,0 +1,128 @@
+"""How close a recovery is to the truth: pure functions on batches, and a metric that any number of ranks can share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from lightning_memaudit.recovery import Recovery
+from lightning_memaudit.results.quantities import MAX_PSNR
+
+SSIM_WINDOW = 11
+"""Side of SSIM's window (Wang et al. 2004); smaller images have no SSIM."""
+
+
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, ``-10 log10 mean (x - truth)^2`` for a peak of 1.
+
+    Args:
+        images: (B, C, H, W).
+        truth: (B, C, H, W), in [0, 1].
+
+    Returns:
+        (B,) at most :data:`~lightning_memaudit.results.quantities.MAX_PSNR`; NaN where an image is.
+    """
+    _check_same_shape(images, truth)
+    return _decibels((images - truth).square().flatten(1).mean(1))
+
+
+def hidden_psnr(images: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    """PSNR in dB over the missing pixels alone.
+
+    Args:
+        images: (B, C, H, W).
+        truth: (B, C, H, W), in [0, 1].
+        mask: The true mask, (B, 1 or C, H, W), 1 where observed.
+
+    Returns:
+        (B,) at most :data:`~lightning_memaudit.results.quantities.MAX_PSNR`; NaN where nothing is missing.
+    """
+    _check_same_shape(images, truth)
+    missing = (mask < 0.5).expand_as(images)
+    error = torch.where(missing, (images - truth).square(), 0).flatten(1).sum(1)
+    return _decibels(error / missing.flatten(1).sum(1))
+
+
+def ssim(images: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004), by torchmetrics: (B,) in [-1, 1]; NaN for images under 11 pixels."""
+    _check_same_shape(images, truth)
+    if not len(images) or min(images.shape[2:]) < SSIM_WINDOW:
+        return images.new_full((len(images),), torch.nan)
+    similarity = structural_similarity_index_measure(images, truth, data_range=1.0, reduction="none")
+    assert isinstance(similarity, Tensor)
+    return similarity
+
+
+def mask_accuracy(estimate: Tensor, mask: Tensor) -> Tensor:
+    """Share of the mask's entries that an estimate gets right when it is rounded to 0 or 1: (B,) in [0, 1].
+
+    Args:
+        estimate: (B, 1 or C, H, W), in [0, 1].
+        mask: (B, 1 or C, H, W). Where only one of them is shared by the channels, it is compared with each.
+    """
+    return ((estimate >= 0.5) == (mask >= 0.5)).flatten(1).float().mean(1)
+
+
+METRICS: dict[str, Callable[[Recovery, Tensor, Tensor], Tensor]] = {
+    "psnr": lambda recovery, truth, mask: psnr(recovery.image, truth),
+    "hidden_psnr": lambda recovery, truth, mask: hidden_psnr(recovery.image, truth, mask),
+    "ssim": lambda recovery, truth, mask: ssim(recovery.image, truth),
+    "mask_accuracy": lambda recovery, truth, mask: mask_accuracy(recovery.mask, mask),
+}
+"""What is computed from a recovery, the truth (B, C, H, W) and the true mask (B, 1 or C, H, W): (B,) numbers each.
+
+A new one is a line here and a line in :data:`~lightning_memaudit.results.quantities.QUANTITIES`."""
+
+
+class RecoveryRate(Metric):
+    """Share of images recovered with at least ``threshold_db``, for one or several thresholds.
+
+    Its states are sums of integers, so that the rate over any number of processes is that of a single one, exactly.
+
+    Args:
+        thresholds_db: PSNR thresholds in dB.
+        kwargs: Of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: There is no threshold.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    num_recovered: Tensor
+    num_images: Tensor
+
+    def __init__(self, thresholds_db: float | Sequence[float] = 30.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        levels = [thresholds_db] if isinstance(thresholds_db, int | float) else list(thresholds_db)
+        if not levels:
+            raise ValueError("thresholds_db=[]: give at least one PSNR in dB, such as 30")
+        self.thresholds_db = levels
+        self.add_state("num_recovered", torch.zeros(len(levels), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, images: Tensor, truth: Tensor) -> None:
+        """Count a batch: ``images`` and ``truth``, both (B, C, H, W)."""
+        levels = torch.tensor(self.thresholds_db, device=images.device)
+        self.num_recovered += (psnr(images, truth)[:, None] >= levels).sum(0)
+        self.num_images += len(images)
+
+    def compute(self) -> Tensor:
+        """(number of thresholds,) in [0, 1]; NaN before the first image."""
+        return self.num_recovered / self.num_images
+
+
+def _decibels(mean_squared_error: Tensor) -> Tensor:
+    return -10 * mean_squared_error.clamp_min(10 ** (-MAX_PSNR / 10)).log10()
+
+
+def _check_same_shape(images: Tensor, truth: Tensor) -> None:
+    if images.shape != truth.shape or images.ndim != 4:
+        raise ValueError(
+            f"images of shape {tuple(images.shape)} and truth of shape {tuple(truth.shape)}: give two batches "
+            "(B, C, H, W) of one shape"
+        )

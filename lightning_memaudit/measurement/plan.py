@@ -1,0 +1,223 @@
+"""What an audit does, and to which images; all of it checked before anything runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.measurement.degradations import Degradation, parse_degradation
+from lightning_memaudit.measurement.processes import AuditStopped
+from lightning_memaudit.recovery import Autoencoder
+from lightning_memaudit.recovery.checks import check_counts, check_images
+from lightning_memaudit.recovery.methods.registry import METHODS, Method
+from lightning_memaudit.results.names import check_name, did_you_mean
+
+DEFAULT_PATTERNS = ("random-0.5", "block-0.25")
+DEFAULT_METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
+
+Methods = Sequence[str] | Mapping[str, str | Method]
+"""Names of methods, or a mapping from names to methods or names."""
+
+
+class ImageSource(Protocol):
+    """Images (n, C, H, W) in [0, 1] that can be sliced; a tensor is one, a lazy data set another.
+
+    >>> images: ImageSource = torch.rand(8, 3, 16, 16)
+    >>> len(images), tuple(images[0:2].shape)
+    (8, (2, 3, 16, 16))
+    """
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        """The images of a slice, (k, C, H, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images to audit: ``members`` were trained on, ``controls`` were not.
+
+    Attributes:
+        name: ``members`` or ``controls``.
+        images: The images in [0, 1].
+        indices: Index of each image within its data set.
+        positions: Position of each image within the whole group, of which this process may hold only a part. It
+            seeds the mask, so that the i-th member and the i-th control are degraded alike.
+
+    >>> Group.whole("members", torch.rand(3, 1, 8, 8)).positions
+    range(0, 3)
+    """
+
+    name: str
+    images: ImageSource
+    indices: Sequence[int]
+    positions: Sequence[int]
+
+    @classmethod
+    def whole(cls, name: str, images: ImageSource) -> "Group":
+        """A group that this process holds entirely, indexed 0, 1, 2, ..."""
+        return cls(name, images, range(len(images)), range(len(images)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an audit does to every group.
+
+    Attributes:
+        patterns: Degradations, in order.
+        methods: Methods by name, in order.
+        threshold_db: PSNR in dB at or above which an image counts as recovered.
+        seed: Seeds the masks, together with pattern and image index.
+        block_size: Images that are degraded and recovered together; bounds the memory.
+        save_recoveries: Images per group whose recoveries are kept.
+        raise_errors: Raise when a method fails on a block, instead of counting its images as failed.
+        num_proximal: At the end, also say how far f is from a proximal map at so many images per group.
+        find_largest_missing: At the end, also find the largest missing fraction from which each image comes back.
+
+    Raises:
+        ValueError: An attribute is out of its range; the message names it, its value and the mend.
+
+    >>> plan = Plan.of(["random-0.5", "half"], ["blind", "biharmonic"])
+    >>> [pattern.name for pattern in plan.patterns], list(plan.methods)
+    (['random-0.5', 'half'], ['blind', 'biharmonic'])
+    """
+
+    patterns: Sequence[Degradation]
+    methods: Mapping[str, Method]
+    threshold_db: float = 30.0
+    seed: int = 0
+    block_size: int = 512
+    save_recoveries: int = 64
+    raise_errors: bool = True
+    num_proximal: int = 0
+    find_largest_missing: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.patterns:
+            raise ValueError("patterns=[]: name at least one, such as random-0.5")
+        names = [pattern.name for pattern in self.patterns]
+        if len(set(names)) < len(names):
+            raise ValueError(f"patterns={names}: name each only once")
+        if not 0 < self.threshold_db < float("inf"):
+            raise ValueError(f"threshold_db={self.threshold_db}: must be a positive number of decibels, such as 30")
+        check_counts(block_size=self.block_size)
+        for argument in ("num_proximal", "save_recoveries"):
+            if getattr(self, argument) < 0:
+                raise ValueError(f"{argument}={getattr(self, argument)}: must be 0 or more")
+
+    @classmethod
+    def of(
+        cls,
+        patterns: Sequence[str] = DEFAULT_PATTERNS,
+        methods: Methods = DEFAULT_METHODS,
+        threshold_db: float = 30.0,
+        seed: int = 0,
+        block_size: int = 512,
+        save_recoveries: int = 64,
+        raise_errors: bool = True,
+        num_proximal: int = 0,
+        find_largest_missing: bool = False,
+    ) -> "Plan":
+        """A plan with patterns and methods by their names.
+
+        Raises:
+            ValueError: A name is unknown, or an attribute out of its range.
+        """
+        return cls(
+            [parse_degradation(name) for name in patterns],
+            resolve_methods(methods),
+            threshold_db,
+            seed,
+            block_size,
+            save_recoveries,
+            raise_errors,
+            num_proximal,
+            find_largest_missing,
+        )
+
+
+def resolve_methods(methods: Methods) -> dict[str, Method]:
+    """Turn names, or a mapping from names to methods (or names), into methods in the given order.
+
+    Raises:
+        ValueError: An unknown name, one that cannot be part of a metric's, or no method at all.
+    """
+    named = dict(methods) if isinstance(methods, Mapping) else {name: name for name in methods}
+    if not named:
+        raise ValueError(f"methods={methods!r}: name at least one of {', '.join(METHODS)}")
+    for name in named:
+        check_name(name, f"method name {name!r}")
+    return {name: _make(method) if isinstance(method, str) else method for name, method in named.items()}
+
+
+def _make(name: str) -> Method:
+    """Make the method called ``name`` with its defaults."""
+    if name not in METHODS:
+        hint = f"{did_you_mean(name, METHODS)} ".lstrip()
+        extra = "; ddnm takes a diffusion model: methods={'ddnm': DDNM(...)}" if name == "ddnm" else ""
+        raise ValueError(f"method {name!r} is unknown: {hint}pass one of {', '.join(METHODS)}{extra}")
+    return METHODS[name]()
+
+
+def check_values(name: str, images: Tensor) -> None:
+    """Raise unless ``images`` is a finite batch (B, C, H, W) in [0, 1]; the message says how to bring it there.
+
+    Raises:
+        ValueError: It is not.
+    """
+    check_images(name, images)
+    if not len(images):
+        return
+    low, high = float(images.min()), float(images.max())
+    if low >= -1e-4 and high <= 1 + 1e-4:
+        return
+    mend = "pass images in [0, 1], or mean and std to undo their normalization"
+    if -1 - 1e-4 <= low < 0 and high <= 1 + 1e-4:
+        mend += "; mean=[0.5], std=[0.5] if they are in [-1, 1]"
+    elif low >= 0 and 2 < high <= 255:
+        mend += "; std=[0.00392157] if they go up to 255"
+    raise ValueError(f"{name} has values in [{low:.4g}, {high:.4g}]: {mend}")
+
+
+@torch.no_grad()
+def check_group(group: Group, autoencoder: Autoencoder, num_images: int = 2) -> Tensor:
+    """Check what can be known before an audit with the first images: shapes, range, finite output.
+
+    Returns:
+        The autoencoder's output for these images.
+
+    Raises:
+        ValueError: Something is off.
+    """
+    if not len(group.images):
+        raise ValueError(f"{group.name} holds no images: pass at least one")
+    images = group.images[slice(0, num_images)]
+    check_values(group.name, images)
+    try:
+        output = autoencoder(images)
+    except (AuditStopped, ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"the autoencoder fails on {group.name} of shape {tuple(images.shape)} ({reason}): pass reconstruct=<a "
+            "method, or a function (module, images)>, or flatten=True if it takes flat images"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"the autoencoder returned {type(output).__name__} for images: pass output=<index, key or attribute> "
+            "that selects the reconstruction"
+        )
+    if output.shape != images.shape:
+        raise ValueError(
+            f"the autoencoder returned shape {tuple(output.shape)} for images of shape {tuple(images.shape)}: "
+            "it must return a reconstruction of the same shape"
+        )
+    if not bool(output.isfinite().all()):
+        raise ValueError(f"the autoencoder returned NaN or infinite values for {group.name}: check its weights")
+    return output

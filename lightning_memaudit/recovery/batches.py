@@ -1,0 +1,77 @@
+"""Batches: chunks of them that fit the memory, means per image, masks of one shape."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.recovery.checks import check_counts
+
+Result = TypeVar("Result")
+
+ELEMENTS_PER_CHUNK = {"cpu": 2**23, "cuda": 2**25}
+"""Rows per chunk are chosen so that one variable of the solver has about this many elements.
+
+On a CPU 32 MiB in float32: fewer rows and the weights of f are read too often, more and every result of f is memory
+fresh from the system (measured from 4 to 64 MiB). On a GPU 128 MiB: enough to keep it busy.
+"""
+
+
+def rows_per_chunk(images: Tensor, chunk_size: int | None) -> int:
+    """``chunk_size`` if given, else as many rows as :data:`ELEMENTS_PER_CHUNK` holds on their device; at least 1.
+
+    Raises:
+        ValueError: ``chunk_size`` is below 1.
+    """
+    if chunk_size is not None:
+        check_counts(chunk_size=chunk_size)
+        return chunk_size
+    if not len(images):
+        return 1
+    elements = ELEMENTS_PER_CHUNK.get(images.device.type, ELEMENTS_PER_CHUNK["cpu"])
+    return max(1, elements // max(1, images[0].numel()))
+
+
+def map_chunks(function: Callable[[slice], Result], num_rows: int, chunk_size: int) -> list[Result]:
+    """Call ``function(slice)`` for consecutive slices that cover ``range(num_rows)``.
+
+    When the device runs out of memory the chunk is halved, with one warning, and the work goes on.
+
+    Raises:
+        torch.OutOfMemoryError: Not even one row fits.
+    """
+    results: list[Result] = []
+    begin, warned = 0, False
+    while begin < num_rows:
+        end = min(begin + chunk_size, num_rows)
+        try:
+            results.append(function(slice(begin, end)))
+        except torch.OutOfMemoryError:
+            if end - begin == 1:
+                raise
+            chunk_size = (end - begin) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if not warned:
+                warnings.warn(
+                    f"out of memory with {end - begin} images at once: going on with {chunk_size}; "
+                    f"pass chunk_size={chunk_size} or less to start there",
+                    stacklevel=2,
+                )
+                warned = True
+            continue
+        begin = end
+    return results
+
+
+def per_image_mean(values: Tensor) -> Tensor:
+    """Mean over everything but the first dimension: (B, ...) to (B,)."""
+    return values.flatten(1).mean(1)
+
+
+def same_channels(masks: Sequence[Tensor]) -> list[Tensor]:
+    """Masks (B, 1 or C, H, W) with as many channels as the one that has most."""
+    channels = max(mask.shape[1] for mask in masks)
+    return [mask.expand(-1, channels, -1, -1) for mask in masks]

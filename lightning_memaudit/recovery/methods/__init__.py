@@ -1,0 +1,1 @@
+"""One recovery method a file; ``registry.py`` gives them their names."""

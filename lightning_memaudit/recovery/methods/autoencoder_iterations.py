@@ -1,0 +1,89 @@
+"""Plain iteration of the autoencoder, the baseline of Radhakrishnan, Belkin and Uhler (PNAS 2020)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.recovery.batches import map_chunks, per_image_mean, rows_per_chunk
+from lightning_memaudit.recovery.checks import check_images
+from lightning_memaudit.recovery.protection import InputProtected
+from lightning_memaudit.recovery.types import Autoencoder, Recovery, Trace, concatenate
+
+
+@dataclass(frozen=True)
+class AutoencoderIterations:
+    """``x <- f(x)`` from x = y until nothing moves: training images that are attractors come back.
+
+    It estimates no mask (``recovery.mask`` is all ones) and certifies nothing.
+
+    Attributes:
+        num_iterations: Iterations at most.
+        check_every: Iterations between two looks at convergence.
+        tolerance: Root mean square change per iteration below which an image has converged; 0 never stops early.
+        chunk_size: Images at once; None chooses by memory.
+        record_at: Iterations to record in ``recovery.trace``; 0 is the start.
+    """
+
+    num_iterations: int = 200
+    check_every: int = 20
+    tolerance: float = 1e-5
+    chunk_size: int | None = None
+    record_at: Sequence[int] = ()
+
+    def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
+        """Iterate from ``observed``, (B, C, H, W).
+
+        Raises:
+            ValueError: ``observed`` is not a finite batch of images.
+        """
+        check_images("observed", observed)
+        autoencoder = InputProtected(autoencoder)
+        chunk_size = rows_per_chunk(observed, self.chunk_size)
+        return concatenate(
+            map_chunks(lambda rows: self._iterate(autoencoder, observed[rows]), len(observed), chunk_size)
+        )
+
+    @torch.no_grad()
+    def _iterate(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
+        image, final = observed, observed.clone()
+        rows = torch.arange(len(observed), device=observed.device)
+        residual = torch.full((len(observed),), torch.inf, device=observed.device)
+        evaluations = torch.zeros(len(observed), dtype=torch.int64, device=observed.device)
+        records = {0: observed} if 0 in self.record_at else {}
+        for iteration in range(1, self.num_iterations + 1):
+            previous, image = image, autoencoder(image)
+            last = iteration == self.num_iterations
+            if last or iteration % self.check_every == 0 or iteration in self.record_at:
+                change = per_image_mean((image - previous).square())
+                going = change > self.tolerance**2  # false for NaN: a diverged image leaves
+                final[rows], residual[rows], evaluations[rows] = image, change, iteration
+                if iteration in self.record_at:
+                    records[iteration] = final.clone()
+                if last or not bool(going.all()):
+                    rows, image = rows[going], image[going]
+                    if not len(rows):
+                        break
+        finite = final.flatten(1).isfinite().all(1) & residual.isfinite()
+        return Recovery(
+            image=torch.where(finite.view(-1, 1, 1, 1), final, observed),
+            mask=torch.ones_like(observed[:, :1]),
+            score=torch.where(finite, residual, torch.inf),
+            certified=torch.zeros_like(finite),
+            num_evaluations=evaluations,
+            trace=_trace(records, autoencoder, observed),
+        )
+
+
+def _trace(records: dict[int, Tensor], autoencoder: Autoencoder, observed: Tensor) -> Trace | None:
+    if not records:
+        return None
+    images = torch.stack(list(records.values()))
+    return Trace(
+        iterations=tuple(records),
+        image=images,
+        mask=torch.ones_like(images[:, :, :1]),
+        fixed_point_residual=torch.stack([per_image_mean((autoencoder(x) - x).square()) for x in images]),
+        data_residual=torch.stack([per_image_mean((x - observed).square()) for x in images]),
+    )

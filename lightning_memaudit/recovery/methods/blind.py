@@ -1,0 +1,201 @@
+"""Blind recovery: image and mask from the observation and the autoencoder alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.recovery.admm import Alternation
+from lightning_memaudit.recovery.certification import (
+    COPIES_MARGIN,
+    MAX_FALSE_RATE,
+    NO_THRESHOLD,
+    calibrate,
+    certify,
+    controls_needed,
+    turned_copies,
+)
+from lightning_memaudit.recovery.checks import (
+    LEAST_EVALUATIONS,
+    check_images,
+    check_max_evaluations,
+    check_noise,
+    check_penalties,
+)
+from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill
+from lightning_memaudit.recovery.given_penalties import recover_with_penalties
+from lightning_memaudit.recovery.mask_rules import (
+    MASK_ESTIMATORS,
+    AutomaticMask,
+    EstimatedMask,
+    MaskFromContent,
+    MaskRule,
+    NoisyFill,
+    known_mask,
+)
+from lightning_memaudit.recovery.masks import MaskEstimator
+from lightning_memaudit.recovery.search import (
+    GAIN_EVALUATIONS,
+    SearchResult,
+    SelfTuning,
+    improve,
+    recover_self_tuned,
+    scatter,
+    search,
+)
+from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem, Recovery
+
+
+@dataclass(frozen=True)
+class BlindRecovery:
+    """Recovery of image and mask with the autoencoder as the prior; it sees the observation and f, never the truth.
+
+    By default it tunes itself. A fill with one value, whichever, is read off the observation, with the level of the
+    noise on it; any other fill is told from the image's content as the recovery goes on. Penalties and starts are tried
+    in rounds, the best candidate by the blind score is kept, and images that are recovered well leave. Hidden pixels
+    are shown part of the correction of their observed neighbours, without which few observed pixels move nothing.
+
+    ``BlindRecovery(mask_estimator="least_squares", penalties=[0.1])`` is the paper's method (arXiv 2310.02897): given
+    penalties are run as they are, from f(y), for ``alternation.num_iterations`` iterations.
+
+    Attributes:
+        mask_estimator: ``auto`` looks at what stands in the missing pixels; or a name of :data:`MASK_ESTIMATORS`, or
+            any function ``(image, observed) -> mask``.
+        penalties: None tunes itself. A list: exactly these ADMM penalties, the best by the blind score is kept.
+        max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself.
+        noise: Standard deviation of the noise in the observation; None estimates it from the missing pixels.
+        certification: ``turned_copies`` calibrates on turned copies of the observations, as soon as there is something
+            to certify; a :class:`Calibration` on controls holds better, see :func:`calibrate`; None certifies nothing.
+        tuning: The order in which the self-tuning tries things.
+        alternation: Iterations and tolerances of given penalties.
+        chunk_size: Attempts at once; None chooses by memory.
+        record_at: Iterations of given penalties to record in ``recovery.trace``; 0 is the start.
+    """
+
+    estimates_mask: ClassVar[bool] = True
+
+    mask_estimator: str | MaskEstimator = "auto"
+    penalties: Sequence[float] | None = None
+    max_evaluations: int = 400
+    noise: float | None = None
+    certification: Calibration | Literal["turned_copies"] | None = "turned_copies"
+    tuning: SelfTuning = field(default_factory=SelfTuning)
+    alternation: Alternation = field(default_factory=Alternation)
+    chunk_size: int | None = None
+    record_at: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if self.penalties is not None:
+            check_penalties(tuple(self.penalties))
+        check_max_evaluations(self.max_evaluations)
+        check_noise(self.noise)
+        if isinstance(self.mask_estimator, str) and self.mask_estimator not in MASK_ESTIMATORS:
+            names = ", ".join(MASK_ESTIMATORS)
+            raise ValueError(f"mask_estimator={self.mask_estimator!r}: pass one of {names}, or a function")
+        if self.penalties is None and self.record_at:
+            raise ValueError(
+                f"record_at={list(self.record_at)}: only given penalties are recorded, pass penalties=[0.1]"
+            )
+        if isinstance(self.certification, str) and self.certification != "turned_copies":
+            raise ValueError(f"certification={self.certification!r}: pass 'turned_copies', a Calibration or None")
+
+    @property
+    def claims(self) -> bool:
+        """Whether it certifies images, by itself or once :func:`certify` is given a calibration."""
+        return self.penalties is None and self.certification is not None
+
+    def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
+        """Recover ``observed``, (B, C, H, W).
+
+        Raises:
+            ValueError: ``observed`` is not a finite batch of images.
+        """
+        check_images("observed", observed)
+        if self.penalties is not None:
+            return recover_with_penalties(
+                autoencoder,
+                observed,
+                self._estimator(),
+                self.penalties,
+                self.alternation,
+                self.chunk_size,
+                self.record_at,
+            )
+        recovery = recover_self_tuned(autoencoder, observed, self._search, self.chunk_size)
+        calibration = self.certification
+        if calibration == "turned_copies":
+            calibration = self._calibrate_on_copies(autoencoder, observed, recovery)
+        if not isinstance(calibration, Calibration):
+            return recovery
+        return certify(recovery, calibration)._replace(calibration=calibration)
+
+    def _estimator(self) -> MaskEstimator:
+        estimator = self.mask_estimator
+        if estimator == "auto":
+            return AutomaticMask(self.noise)
+        return MASK_ESTIMATORS[estimator] if isinstance(estimator, str) else estimator
+
+    def _search(self, autoencoder: Autoencoder, observed: Tensor) -> SearchResult:
+        budget = self.max_evaluations - GAIN_EVALUATIONS
+        if self.mask_estimator != "auto":
+            noise = torch.full_like(observed[:, 0, 0, 0], self.noise or 0.0)
+            estimator = self._estimator()
+            mask = estimator(autoencoder(observed), observed)
+            problem = Problem.whole(observed, mask, noise)
+            found = search(autoencoder, problem, EstimatedMask(estimator), self.tuning, budget - 1)
+            return SearchResult(found.candidate, found.num_evaluations + 1)
+        fill = find_constant_fill(observed, self.noise)
+        other = find_other_fill(observed, fill)
+        # Where there are two fills to try, each has half of the evaluations, if that is enough for a round.
+        round_ = self.tuning.rounds[0]
+        enough = 1 + len(round_.penalties) * (round_.num_iterations + self.tuning.refinements)
+        both = other.present & (budget // 2 >= enough)
+        parts: list[tuple[Tensor, SearchResult]] = []
+        for kind, share in ((~both, budget), (both, budget // 2)):
+            rows = kind.nonzero().squeeze(1)
+            if len(rows):
+                parts.append((rows, self._search_fill(autoencoder, observed[rows], fill.select(rows), share)))
+        found = scatter(parts)
+        poor = found.candidate.expected_error >= self.tuning.good_error
+        rows = (both & poor).nonzero().squeeze(1)
+        if len(rows):
+            second = self._search_fill(autoencoder, observed[rows], other.select(rows), budget // 2)
+            found = improve(found, rows, second)
+        return found
+
+    def _search_fill(self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, budget: int) -> SearchResult:
+        """Search with the mask that the fill implies, or from the content where there is none."""
+        noise = torch.full_like(observed[:, 0, 0, 0], self.noise or 0.0)
+        noisy = fill.present & (fill.noise > 0)
+        parts: list[tuple[Tensor, SearchResult]] = []
+        for kind in (fill.present & ~noisy, noisy, ~fill.present):
+            rows = kind.nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            rule: MaskRule
+            level = fill.noise[rows]
+            if bool(noisy[rows[0]]):
+                rule = NoisyFill(fill.value[rows])
+            elif bool(fill.present[rows[0]]):
+                rule = known_mask
+            else:
+                rule = MaskFromContent(self.tuning.shares, noise=self.noise or 0.0)
+                level = noise[rows]
+            problem = Problem.whole(observed[rows], fill.mask[rows], level)
+            parts.append((rows, search(autoencoder, problem, rule, self.tuning, budget)))
+        return scatter(parts)
+
+    def _calibrate_on_copies(
+        self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery
+    ) -> Calibration | None:
+        """Search turned copies no longer than the images that might be certified were searched."""
+        certifiable = certify(recovery, NO_THRESHOLD).certified
+        if not bool(certifiable.any()):
+            return None
+        longest = int(recovery.num_evaluations[certifiable].max())
+        copies = turned_copies(observed, controls_needed(MAX_FALSE_RATE))
+        uncalibrated = replace(self, certification=None, max_evaluations=max(LEAST_EVALUATIONS, longest))
+        scores = COPIES_MARGIN * uncalibrated(autoencoder, copies).score
+        return calibrate(scores, MAX_FALSE_RATE, source="turned copies")

@@ -1,0 +1,171 @@
+"""Blind recovery of blurred images: the same alternation, with a circulant degradation in place of the diagonal one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.recovery.batches import map_chunks, per_image_mean, rows_per_chunk
+from lightning_memaudit.recovery.checks import check_counts, check_images, check_noise, check_penalties
+from lightning_memaudit.recovery.protection import InputProtected
+from lightning_memaudit.recovery.types import Autoencoder, Recovery, concatenate
+
+
+@dataclass(frozen=True)
+class BlindDeblurring:
+    """Recovery from an unknown blur: ``y = k * x + noise`` around the border, k of bounded support.
+
+    H of the paper's formulation is circulant here (arXiv 2310.02897). Start from x = z = f(y), u = 0 and repeat, with F
+    the Fourier transform:
+
+        k <- least squares of |k * x - y|^2 over kernels on the support, non-negative, of sum 1     kernel
+        x <- F^-1 [ (conj(F k) F y + penalty F (z - u)) / (|F k|^2 + penalty) ]                     data term
+        z <- f(x + u)                                                                               prior term
+        u <- u + x - z                                                                              dual
+
+    The score is ``mean (k * f(x) - y)^2 + mean (f(x) - x)^2`` and the best penalty by score is kept. It certifies
+    nothing.
+
+    Attributes:
+        kernel_size: Side of the support, odd.
+        penalties: ADMM penalties.
+        num_iterations: ADMM iterations.
+        kernel_steps: ADMM iterations between two estimates of the kernel.
+        noise: Standard deviation of the noise: the data count for less the larger it is.
+        chunk_size: Attempts at once; None chooses by memory.
+    """
+
+    kernel_size: int = 5
+    penalties: Sequence[float] = (0.01, 0.03, 0.1, 0.3)
+    num_iterations: int = 100
+    kernel_steps: int = 2
+    noise: float = 0.0
+    chunk_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_penalties(tuple(self.penalties))
+        check_noise(self.noise)
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={self.kernel_size}: must be odd and positive, such as 5")
+        check_counts(num_iterations=self.num_iterations, kernel_steps=self.kernel_steps)
+
+    def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
+        """Recover ``observed``, (B, C, H, W); the kernels come back in ``recovery.kernel``, (B, 1, K, K).
+
+        Raises:
+            ValueError: ``observed`` is not a finite batch of images, or smaller than the kernel.
+        """
+        check_images("observed", observed)
+        autoencoder = InputProtected(autoencoder)
+        if min(observed.shape[-2:]) < self.kernel_size:
+            raise ValueError(f"kernel_size={self.kernel_size}: larger than the images, {tuple(observed.shape[-2:])}")
+        rows = max(1, rows_per_chunk(observed, self.chunk_size) // len(self.penalties))
+        return concatenate(map_chunks(lambda part: self._recover(autoencoder, observed[part]), len(observed), rows))
+
+    @torch.no_grad()
+    def _recover(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
+        count, number = len(self.penalties), len(observed)
+        observed_rows = observed.repeat(count, 1, 1, 1)
+        penalty = observed.new_tensor(self.penalties).repeat_interleave(number).view(-1, 1, 1, 1)
+        penalty = penalty + self.noise**2
+        transformed = torch.fft.rfft2(observed_rows)
+        prior = autoencoder(observed).repeat(count, 1, 1, 1)
+        image, dual = prior, torch.zeros_like(prior)
+        kernel = estimate_kernel(image, observed_rows, self.kernel_size)
+        for iteration in range(self.num_iterations):
+            if iteration and iteration % self.kernel_steps == 0:
+                kernel = estimate_kernel(image, observed_rows, self.kernel_size)
+            transfer = transfer_function(kernel, observed.shape[-2:])
+            image = fourier_data_step(transformed, transfer, prior - dual, penalty)
+            prior = autoencoder(image + dual)
+            dual = dual + image - prior
+        output = autoencoder(image)
+        kernel = estimate_kernel(output, observed_rows, self.kernel_size)
+        blurred = blur(output, kernel)
+        score = per_image_mean((blurred - observed_rows).square()) + per_image_mean((output - image).square())
+        finite = score.isfinite() & output.flatten(1).isfinite().all(1)
+        best = torch.where(finite, score, torch.inf).view(count, number).min(0)
+        chosen = best.indices * number + torch.arange(number, device=observed.device)
+        shape = (-1, 1, 1, 1)
+        recovered = best.values.isfinite()
+        evaluations = 1 + count * (self.num_iterations + 1)
+        return Recovery(
+            image=torch.where(recovered.view(shape), output[chosen], observed),
+            mask=torch.ones_like(observed[:, :1]),
+            score=best.values,
+            certified=torch.zeros_like(recovered),
+            num_evaluations=torch.full((number,), evaluations, dtype=torch.int64, device=observed.device),
+            kernel=torch.where(recovered.view(shape), kernel[chosen], torch.nan),
+        )
+
+
+def transfer_function(kernel: Tensor, size: Sequence[int]) -> Tensor:
+    """Fourier transform of kernels (B, 1, K, K), centred on the origin, for images of ``size`` (H, W)."""
+    height, width = size
+    reach = kernel.shape[-1] // 2
+    padded = kernel.new_zeros(*kernel.shape[:2], height, width)
+    padded[..., : kernel.shape[-2], : kernel.shape[-1]] = kernel
+    transfer: Tensor = torch.fft.rfft2(padded.roll((-reach, -reach), (-2, -1)))
+    return transfer
+
+
+def blur(image: Tensor, kernel: Tensor) -> Tensor:
+    """Circular convolution of images (B, C, H, W) with kernels (B, 1, K, K)."""
+    size = image.shape[-2:]
+    blurred: Tensor = torch.fft.irfft2(transfer_function(kernel, size) * torch.fft.rfft2(image), s=size)
+    return blurred
+
+
+def fourier_data_step(transformed: Tensor, transfer: Tensor, target: Tensor, penalty: Tensor) -> Tensor:
+    """Minimize ``|k * x - y|^2 + penalty |x - target|^2`` over x.
+
+    Args:
+        transformed: F y, (B, C, H, W // 2 + 1).
+        transfer: F k, (B, 1, H, W // 2 + 1).
+        target: z - u, (B, C, H, W).
+        penalty: (B, 1, 1, 1).
+    """
+    numerator = transfer.conj() * transformed + penalty * torch.fft.rfft2(target)
+    image: Tensor = torch.fft.irfft2(numerator / (transfer.abs().square() + penalty), s=target.shape[-2:])
+    return image
+
+
+def estimate_kernel(image: Tensor, observed: Tensor, size: int) -> Tensor:
+    """Least squares of ``|k * x - y|^2`` over kernels with this support, then the nearest point of the simplex.
+
+    The normal equations hold correlations of x with itself and with y at shifts within the support, which the Fourier
+    transform gives at once for all shifts.
+
+    Args:
+        image: x, (B, C, H, W).
+        observed: y, (B, C, H, W).
+        size: Side of the support, odd.
+
+    Returns:
+        (B, 1, size, size), non-negative, of sum 1.
+    """
+    shape = image.shape[-2:]
+    spectrum = torch.fft.rfft2(image)
+    itself = torch.fft.irfft2((spectrum.conj() * spectrum).sum(1), s=shape)
+    other = torch.fft.irfft2((spectrum.conj() * torch.fft.rfft2(observed)).sum(1), s=shape)
+    offsets = torch.arange(size, device=image.device) - size // 2
+    down, right = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
+    matrix = itself[:, down[:, None] - down[None, :], right[:, None] - right[None, :]]
+    vector = other[:, down, right]
+    scale = itself[:, :1, :1].clamp_min(1e-12)
+    # A little of the identity, so that kernels that no pixel tells apart are shared out evenly.
+    system = matrix / scale + 1e-4 * torch.eye(size * size, dtype=image.dtype, device=image.device)
+    system, vector = system.nan_to_num(), (vector / scale[:, 0]).nan_to_num()  # attempts that diverged stay apart
+    solution = torch.linalg.lstsq(system, vector.unsqueeze(-1)).solution
+    return project_to_simplex(solution.squeeze(-1)).view(-1, 1, size, size)
+
+
+def project_to_simplex(points: Tensor) -> Tensor:
+    """The nearest non-negative vectors of sum 1 to ``points`` (B, N) (Duchi et al. 2008)."""
+    ordered = points.sort(1, descending=True).values
+    excess = ordered.cumsum(1) - 1
+    counts = torch.arange(1, points.shape[1] + 1, device=points.device, dtype=points.dtype)
+    number = (ordered - excess / counts > 0).sum(1, keepdim=True).clamp_min(1)
+    level = excess.gather(1, number - 1) / number
+    return (points - level).clamp_min(0)

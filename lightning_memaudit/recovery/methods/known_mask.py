@@ -1,0 +1,79 @@
+"""Recovery when the mask is known: the upper bound of the blind method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.recovery.admm import Alternation
+from lightning_memaudit.recovery.checks import (
+    check_images,
+    check_mask,
+    check_max_evaluations,
+    check_noise,
+    check_penalties,
+)
+from lightning_memaudit.recovery.given_penalties import recover_with_penalties
+from lightning_memaudit.recovery.mask_rules import known_mask
+from lightning_memaudit.recovery.search import GAIN_EVALUATIONS, SearchResult, SelfTuning, recover_self_tuned, search
+from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery
+
+
+@dataclass(frozen=True)
+class KnownMaskRecovery:
+    """Plug-and-play ADMM with the true mask (the paper's comparison with known degradation).
+
+    It tunes itself as :class:`~lightning_memaudit.recovery.BlindRecovery` does, or runs given penalties as they are.
+
+    Attributes:
+        penalties: None tunes itself. A list: exactly these ADMM penalties, from f(y), the best by the blind score is
+            kept.
+        max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself.
+        noise: Standard deviation of the noise in the observation.
+        tuning: The order in which the self-tuning tries things.
+        alternation: Iterations and tolerances of given penalties.
+        chunk_size: Attempts at once; None chooses by memory.
+        record_at: Iterations of given penalties to record in ``recovery.trace``; 0 is the start.
+    """
+
+    needs_mask: ClassVar[bool] = True
+
+    penalties: Sequence[float] | None = None
+    max_evaluations: int = 400
+    noise: float = 0.0
+    tuning: SelfTuning = field(default_factory=SelfTuning)
+    alternation: Alternation = field(default_factory=Alternation)
+    chunk_size: int | None = None
+    record_at: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if self.penalties is not None:
+            check_penalties(tuple(self.penalties))
+        elif self.record_at:
+            raise ValueError(
+                f"record_at={list(self.record_at)}: only given penalties are recorded, pass penalties=[0.1]"
+            )
+        check_max_evaluations(self.max_evaluations)
+        check_noise(self.noise)
+
+    def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
+        """Recover ``observed``, (B, C, H, W), given ``mask``, (B, 1 or C, H, W), of any type.
+
+        Raises:
+            ValueError: The shapes do not fit or values are not finite.
+        """
+        check_images("observed", observed)
+        check_mask(mask, observed)
+        mask = mask.to(observed.dtype)
+        if self.penalties is not None:
+            return recover_with_penalties(
+                autoencoder, observed, mask, self.penalties, self.alternation, self.chunk_size, self.record_at
+            )
+
+        def find(autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> SearchResult:
+            problem = Problem.whole(observed, mask, torch.full_like(observed[:, 0, 0, 0], self.noise))
+            return search(autoencoder, problem, known_mask, self.tuning, self.max_evaluations - GAIN_EVALUATIONS)
+
+        return recover_self_tuned(autoencoder, observed, find, self.chunk_size, mask)

@@ -1,0 +1,70 @@
+"""The recovery methods by name, and what the audit must know about each."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from lightning_memaudit.recovery.methods.autoencoder_iterations import AutoencoderIterations
+from lightning_memaudit.recovery.methods.blind import BlindRecovery
+from lightning_memaudit.recovery.methods.deblurring import BlindDeblurring
+from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
+from lightning_memaudit.recovery.methods.white_box import WhiteBoxRecovery
+from lightning_memaudit.recovery.types import Autoencoder, InformedRecoveryMethod, Recovery, RecoveryMethod
+
+Method = RecoveryMethod | InformedRecoveryMethod
+
+
+def _paper_blind() -> Method:
+    return BlindRecovery(mask_estimator="least_squares", penalties=(0.1,))
+
+
+def _biharmonic() -> Method:
+    from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting  # scikit-image is slow to import
+
+    return BiharmonicInpainting()
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "blind": BlindRecovery,
+    "paper_blind": _paper_blind,
+    "known_mask": KnownMaskRecovery,
+    "white_box": WhiteBoxRecovery,
+    "blind_deblurring": BlindDeblurring,
+    "autoencoder_iterations": AutoencoderIterations,
+    "biharmonic": _biharmonic,
+}
+"""Name to factory. ``ddnm`` needs a diffusion model, so it is configured by class path."""
+
+
+def needs_mask(method: Method) -> bool:
+    """Whether the method is told the true mask (a bound or a baseline, never the audit itself)."""
+    return bool(getattr(method, "needs_mask", False))
+
+
+def estimates_mask(method: Method) -> bool:
+    """Whether the mask that comes back is an estimate worth scoring."""
+    return bool(getattr(method, "estimates_mask", False))
+
+
+def claims(method: Method) -> bool:
+    """Whether the method certifies images as recovered, which only blind ones can."""
+    return bool(getattr(method, "claims", False))
+
+
+def uses_autoencoder(method: Method) -> bool:
+    """Whether the result depends on the autoencoder; if not, it is computed once per run."""
+    return bool(getattr(method, "uses_autoencoder", True))
+
+
+def recover(method: Method, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
+    """Call a method; only one that :func:`needs_mask` is given the mask.
+
+    Args:
+        method: Any method.
+        autoencoder: f, images (B, C, H, W) to the same shape.
+        observed: (B, C, H, W).
+        mask: The true mask, (B, 1 or C, H, W), 1 where observed.
+    """
+    if needs_mask(method):
+        return method(autoencoder, observed, mask)  # type: ignore[call-arg]
+    return method(autoencoder, observed)  # type: ignore[call-arg]

@@ -1,0 +1,91 @@
+"""Measurements as columns: one cell per group, pattern and method, one entry per image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+Columns = dict[str, Array]
+
+
+@dataclass
+class Cell:
+    """What was measured for one group, pattern and method: equally long columns, one entry per image.
+
+    Attributes:
+        group: ``members`` or ``controls``.
+        pattern: Name of the degradation.
+        method: Name of the recovery method.
+        columns: Arrays (n,) by name, see :data:`~lightning_memaudit.results.quantities.QUANTITIES`; also ``position``,
+            ``image`` and ``claims``.
+        seconds: Spent on it.
+
+    >>> first, second = (Cell("members", "half", "blind", {"position": np.array([i])}, 0.5) for i in (1, 0))
+    >>> joined = Cell.join([first, second])
+    >>> joined.columns["position"].tolist(), joined.seconds
+    ([0, 1], 1.0)
+    """
+
+    group: str
+    pattern: str
+    method: str
+    columns: Columns
+    seconds: float
+
+    @staticmethod
+    def join(parts: Sequence["Cell"]) -> "Cell":
+        """Join the blocks or the ranks' parts of one cell, ordered by position; seconds add up."""
+        first = parts[0]
+        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
+        order = np.argsort(columns["position"], kind="stable")
+        return Cell(
+            first.group,
+            first.pattern,
+            first.method,
+            {name: column[order] for name, column in columns.items()},
+            sum(part.seconds for part in parts),
+        )
+
+
+@dataclass
+class Measurement:
+    """All cells of an audit, and the recoveries of the first images of each group.
+
+    Attributes:
+        cells: One per group, pattern and method.
+        recoveries: Arrays by the names of the results file (``members/truth``, ``members/<pattern>/observed``, ...).
+        error_sum: Sum over the images of the mean squared error of f(x), in double precision.
+        num_images: How many those are.
+
+    >>> parts = [Measurement(error_sum=0.25, num_images=1), Measurement(error_sum=0.5, num_images=2)]
+    >>> Measurement.join(parts).error_sum
+    0.75
+    """
+
+    cells: list[Cell] = field(default_factory=list)
+    recoveries: Columns = field(default_factory=dict)
+    error_sum: float = 0.0
+    num_images: int = 0
+
+    @staticmethod
+    def join(parts: Sequence["Measurement"]) -> "Measurement":
+        """Join the measurements of one group by several processes, as if one had made it."""
+        cells = [Cell.join(list(same)) for same in zip(*(part.cells for part in parts), strict=True)]
+        keys = list(dict.fromkeys(key for part in parts for key in part.recoveries))
+        arrays = {
+            key: np.concatenate([part.recoveries[key] for part in parts if key in part.recoveries]) for key in keys
+        }
+        for key in keys:
+            if key.endswith("/positions"):
+                order = np.argsort(arrays[key], kind="stable")
+                group = key.removesuffix("positions")
+                for other in keys:
+                    if other.startswith(group) and len(arrays[other]) == len(order):
+                        arrays[other] = arrays[other][order]
+        return Measurement(
+            cells,
+            {key: array for key, array in arrays.items() if not key.endswith("/positions")},
+            sum(part.error_sum for part in parts),
+            sum(part.num_images for part in parts),
+        )

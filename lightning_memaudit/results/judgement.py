@@ -1,0 +1,326 @@
+"""What an audit proves, counted image by image: pure functions on the rows of the results files, no torch.
+
+An image counts as *memorized* in a pattern where the audited method recovers it and a generic inpainter, which knows
+the true mask but not the autoencoder, does not. Everything is counted per image, not per image and pattern: the
+patterns of one image are not independent.
+"""
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_memaudit.results.intervals import Estimate, clopper_pearson, paired_difference
+from lightning_memaudit.results.membership import Membership, combine_scores, infer_membership
+from lightning_memaudit.results.names import INPAINTER, primary_method
+from lightning_memaudit.results.quantities import FLAGS, NUMBERS
+
+Row = Mapping[str, Any]
+GROUPS = ("members", "controls")
+_NUMBERS = ("image", "position", *NUMBERS)
+_FLAGS = ("recovered", *FLAGS)
+
+
+class ImageColumns:
+    """The per-image rows of one audit as columns: ``columns[group, pattern, method][name]`` is an array (n,)."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        collected: dict[tuple[str, str, str], dict[str, array[float]]] = {}
+        for row in rows:
+            key = (row["group"], row["pattern"], row["method"])
+            columns = collected.setdefault(key, {name: array("d") for name in _NUMBERS + _FLAGS})
+            for name in _NUMBERS:
+                value = row.get(name)
+                columns[name].append(np.nan if value is None else value)
+            if row.get("score") is None and row.get("diverged"):
+                columns["score"][-1] = np.inf  # JSON has no infinity
+            for name in _FLAGS:
+                columns[name].append(bool(row.get(name)))
+        self._columns: dict[tuple[str, str, str], dict[str, NDArray[Any]]] = {}
+        for key, columns in collected.items():
+            order = np.argsort(np.asarray(columns["position"]), kind="stable")
+            self._columns[key] = {name: np.asarray(values)[order] for name, values in columns.items()}
+            for name in _FLAGS:
+                self._columns[key][name] = self._columns[key][name].astype(bool)
+
+    def __getitem__(self, key: tuple[str, str, str]) -> dict[str, NDArray[Any]]:
+        return self._columns[key]
+
+    def __contains__(self, key: tuple[str, str, str]) -> bool:
+        return key in self._columns
+
+    def methods(self) -> list[str]:
+        """Methods in the order of the rows."""
+        return list(dict.fromkeys(method for _, _, method in self._columns))
+
+    def patterns(self) -> list[str]:
+        """Patterns in the order of the rows."""
+        return list(dict.fromkeys(pattern for _, pattern, _ in self._columns))
+
+    def groups(self) -> list[str]:
+        """Groups in the order of the rows."""
+        return list(dict.fromkeys(group for group, _, _ in self._columns))
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A count, its share and the share's 95% Clopper-Pearson interval; None without any trial."""
+
+    count: int
+    num: int
+    rate: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, successes: NDArray[np.bool_]) -> "Proportion":
+        """Of a vector of successes."""
+        count, num = int(successes.sum()), len(successes)
+        return cls(count, num, count / num if num else None, *clopper_pearson(count, num))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Members minus controls, paired by mask, with Newcombe's 95% interval."""
+
+    value: float
+    low: float
+    high: float
+    num_pairs: int
+
+    @classmethod
+    def of(cls, members: NDArray[np.bool_], controls: NDArray[np.bool_]) -> "Difference | None":
+        """Of the i-th member against the i-th control, as far as both groups go; None without a pair."""
+        num = min(len(members), len(controls))
+        if not num:
+            return None
+        first, second = members[:num], controls[:num]
+        table = (first & second, first & ~second, ~first & second, ~first & ~second)
+        return cls(*paired_difference(*(int(cell.sum()) for cell in table)), num)
+
+
+@dataclass(frozen=True)
+class GroupFinding:
+    """One group in one pattern, or in any pattern.
+
+    Attributes:
+        recovered: By the audited method.
+        inpainted: Recovered by the inpainter; None where it did not run.
+        memorized: Recovered where the inpainter fails; None where it did not run.
+    """
+
+    recovered: Proportion
+    inpainted: Proportion | None
+    memorized: Proportion | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Members against controls.
+
+    Attributes:
+        pattern: Name of the degradation; ``any`` counts an image once if one pattern or more succeeds.
+        members: What was found of the members.
+        controls: What was found of the controls; None without any.
+        difference: Of the memorized shares (of the recovered ones where no inpainter ran); None without controls.
+    """
+
+    pattern: str
+    members: GroupFinding
+    controls: GroupFinding | None
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the autoencoder makes of intact images: the ceiling of any recovery.
+
+    Attributes:
+        median_psnr: In dB.
+        reaching: Images whose own reconstruction reaches the threshold.
+    """
+
+    median_psnr: float | None
+    reaching: Proportion
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Everything that the verdict rests on.
+
+    Attributes:
+        audit: Running number of the audit.
+        trigger: Why it ran.
+        epoch: Epochs of training done; None where unknown.
+        step: Optimizer steps done.
+        time: When.
+        train_loss: Mean squared error over the audited members.
+        weights_sha256: Of the audited weights; None where not recorded.
+        threshold_db: PSNR at which an image counts as recovered.
+        method: The audited, blind method.
+        inpainter: The generic one; None where it did not run.
+        overall: Over all patterns, every image counted once.
+        patterns: The same for each pattern.
+        testable: Members that the inpainter fails on in at least one pattern: on the others nothing could be shown.
+        reconstruction: By group.
+        membership: From the blind score.
+    """
+
+    audit: int
+    trigger: str
+    epoch: int | None
+    step: int | None
+    time: str | None
+    train_loss: float | None
+    weights_sha256: str | None
+    threshold_db: float
+    method: str
+    inpainter: str | None
+    overall: Finding
+    patterns: tuple[Finding, ...]
+    testable: Proportion | None
+    reconstruction: dict[str, Reconstruction]
+    membership: Membership
+
+    @property
+    def num_memorized(self) -> int | None:
+        """Members memorized in any pattern; None where no inpainter ran."""
+        return None if self.overall.members.memorized is None else self.overall.members.memorized.count
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python, for JSON."""
+        plain = asdict(self)
+        area = self.membership.auroc
+        plain["membership"]["auroc"] = None if area is None else area._asdict()
+        return plain
+
+
+def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None) -> Judgement:
+    """Judge one audit.
+
+    Args:
+        rows: Its rows of ``audits.jsonl``.
+        images: Its rows of ``images.jsonl``.
+        primary: The audited method; default ``blind`` if it ran, else the first that is not the inpainter.
+
+    Raises:
+        ValueError: There are no rows, or none of members, or the audited method did not run.
+    """
+    if not rows:
+        raise ValueError("rows=[]: pass the rows of one audit")
+    first = rows[0]
+    method = primary or primary_method(images.methods())
+    patterns = [pattern for pattern in images.patterns() if ("members", pattern, method) in images]
+    if not patterns:
+        raise ValueError(f"audit {first['audit']} has no images of members recovered by {method!r}")
+    groups = [group for group in GROUPS if (group, patterns[0], method) in images]
+    inpainter = INPAINTER if method != INPAINTER and ("members", patterns[0], INPAINTER) in images else None
+    recovered = {group: _flags(images, group, patterns, method) for group in groups}
+    inpainted = {group: _flags(images, group, patterns, inpainter) for group in groups} if inpainter else None
+    evidence = {group: _inpainter_fails(images, group, patterns) for group in groups} if inpainter else {}
+
+    def finding(name: str, chosen: slice) -> Finding:
+        parts = {group: recovered[group][chosen] for group in groups}
+        memorized = {group: parts[group] & evidence[group][chosen] for group in groups} if inpainted else None
+        found = {
+            group: GroupFinding(
+                Proportion.of(_in_any(parts[group])),
+                Proportion.of(_in_any(inpainted[group][chosen])) if inpainted else None,
+                Proportion.of(_in_any(memorized[group])) if memorized else None,
+            )
+            for group in groups
+        }
+        counted = memorized or parts
+        both = "controls" in groups
+        difference = Difference.of(_in_any(counted["members"]), _in_any(counted["controls"])) if both else None
+        return Finding(name, found["members"], found.get("controls"), difference)
+
+    return Judgement(
+        audit=first["audit"],
+        trigger=str(first.get("trigger")),
+        epoch=first.get("epoch"),
+        step=first.get("step"),
+        time=first.get("time"),
+        train_loss=first.get("train_loss"),
+        weights_sha256=first.get("weights_sha256"),
+        threshold_db=float(first["threshold_db"]),
+        method=method,
+        inpainter=inpainter,
+        overall=finding("any", slice(None)),
+        patterns=tuple(finding(pattern, slice(i, i + 1)) for i, pattern in enumerate(patterns)),
+        testable=Proportion.of(_in_any(evidence["members"])) if evidence else None,
+        reconstruction={
+            group: _reconstruction(images[group, patterns[0], method], float(first["threshold_db"])) for group in groups
+        },
+        membership=infer_membership(*(_scores(images, group, patterns, method) for group in GROUPS)),
+    )
+
+
+def image_table(images: ImageColumns, judgement: Judgement) -> list[dict[str, Any]]:
+    """One entry per image: what is known of it over all patterns; members first, each group by position."""
+    patterns = [finding.pattern for finding in judgement.patterns]
+    entries = []
+    for group in judgement.reconstruction:
+        columns = [images[group, pattern, judgement.method] for pattern in patterns]
+        recovered = _flags(images, group, patterns, judgement.method)
+        inpainter = judgement.inpainter
+        inpainted = _flags(images, group, patterns, inpainter) if inpainter else np.zeros_like(recovered)
+        evidence = _inpainter_fails(images, group, patterns) if inpainter else ~inpainted
+        scores = _scores(images, group, patterns, judgement.method)
+        for row in range(recovered.shape[1]):
+            quality = {pattern: _number(one["psnr"][row], 2) for pattern, one in zip(patterns, columns, strict=True)}
+            entries.append(
+                {
+                    "group": group,
+                    "image": int(columns[0]["image"][row]),
+                    "position": int(columns[0]["position"][row]),
+                    "memorized": bool((recovered & evidence)[:, row].any()) if inpainter else None,
+                    "recovered_in": [pattern for p, pattern in enumerate(patterns) if recovered[p, row]],
+                    "inpainted_in": [pattern for p, pattern in enumerate(patterns) if inpainted[p, row]],
+                    "psnr": quality,
+                    "score": _number(scores[row], None),
+                    "reconstruction_psnr": _number(columns[0]["reconstruction_psnr"][row], 2),
+                }
+            )
+    return entries
+
+
+def _flags(images: ImageColumns, group: str, patterns: Sequence[str], method: str) -> NDArray[np.bool_]:
+    """Recovered, (patterns, images)."""
+    return np.stack([images[group, pattern, method]["recovered"] for pattern in patterns])
+
+
+def _in_any(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(patterns, images) to (images,)."""
+    return np.asarray(flags.any(0))
+
+
+def _inpainter_fails(images: ImageColumns, group: str, patterns: Sequence[str]) -> NDArray[np.bool_]:
+    """Where the inpainter gave an answer, (patterns, images), and it is not the image; a crash is no answer."""
+    columns = [images[group, pattern, INPAINTER] for pattern in patterns]
+    return np.stack([~one["recovered"] & ~one["failed"] for one in columns])
+
+
+def _scores(images: ImageColumns, group: str, patterns: Sequence[str], method: str) -> NDArray[np.float64]:
+    if (group, patterns[0], method) not in images:
+        return np.zeros(0)
+    return combine_scores([images[group, pattern, method]["score"] for pattern in patterns])
+
+
+def _reconstruction(columns: Mapping[str, NDArray[Any]], threshold_db: float) -> Reconstruction:
+    quality = columns["reconstruction_psnr"]
+    present = quality[~np.isnan(quality)]
+    median = float(np.median(present)) if len(present) else None
+    return Reconstruction(median, Proportion.of(quality >= threshold_db))
+
+
+def _number(value: Any, digits: int | None) -> float | None:
+    if not np.isfinite(value):
+        return None
+    return float(value) if digits is None else round(float(value), digits)
+
+
+__all__ = ["Difference", "Estimate", "Finding", "ImageColumns", "Judgement", "Proportion", "image_table", "judge"]

@@ -1,0 +1,42 @@
+"""Names that the rooms share, and how a wrong one is answered; nothing here imports torch."""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+INPAINTER = "biharmonic"
+"""The generic inpainter: what it recovers without any autoencoder is no evidence of memorization."""
+
+DEFAULT_NAME = "memaudit"
+"""Of the callback: prefix of the metrics, and folder of the results within a run."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.+-]*[A-Za-z0-9_+-]")
+
+
+def primary_method(names: Sequence[str]) -> str:
+    """The method that the headline speaks of: ``blind`` if it runs, else the first that is not the inpainter."""
+    return "blind" if "blind" in names else next((name for name in names if name != INPAINTER), names[0])
+
+
+def check_name(name: str, argument: str) -> None:
+    """Raise unless a name can be part of metrics, arrays, folders and pages: the one rule for all names.
+
+    Args:
+        name: The name.
+        argument: It and its value, as the message shall show them.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{argument}: pass letters, digits, '_', '-', '+' and '.' only, the last none of '.'")
+
+
+def did_you_mean(given: str, known: Iterable[str], quoted: bool = True) -> str:
+    """``did you mean 'this'?`` when something known is near, else nothing.
+
+    >>> did_you_mean("blnd", ["blind", "known_mask"])
+    "did you mean 'blind'?"
+    """
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f"did you mean {repr(near[0]) if quoted else near[0]}?" if near else ""

@@ -1,0 +1,182 @@
+"""From per-image measurements to the rows of the results files and the headline numbers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lightning_memaudit.results.cells import Cell
+from lightning_memaudit.results.intervals import auroc, clopper_pearson
+from lightning_memaudit.results.membership import combine_scores, drop_missing
+from lightning_memaudit.results.names import INPAINTER
+from lightning_memaudit.results.quantities import FLAGS, NUMBERS, QUANTITIES
+
+Row = dict[str, Any]
+THRESHOLDS_DB = (20.0, 25.0, 30.0, 35.0)
+"""PSNR thresholds at which every rate is reported, beside the main one."""
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """When and why an audit ran.
+
+    Attributes:
+        audit: Running number within the run.
+        trigger: For people: ``train_loss<=0.01``, ``epoch 10``, ``fit_end``, ``audit``.
+        epoch: Epochs of training done.
+        step: Optimizer steps done.
+        time: ISO 8601.
+        weights_sha256: Of the audited weights; None where no process holds them whole.
+    """
+
+    audit: int
+    trigger: str
+    epoch: int | None
+    step: int | None
+    time: str
+    weights_sha256: str | None = None
+
+
+def audit_rows(
+    cells: Sequence[Cell],
+    occasion: Occasion,
+    train_loss: float,
+    threshold_db: float,
+    certifications: Mapping[str, Row] | None = None,
+) -> list[Row]:
+    """One row per group, pattern and method: counts, rates with 95% Clopper-Pearson intervals, means.
+
+    Rows of a method that claims also say how often such a claim is false, or why none was made: ``certification``.
+    """
+    inpainted = {(cell.group, cell.pattern): cell for cell in cells if cell.method == INPAINTER}
+    certifications = certifications or {}
+    return [
+        {
+            **_audit_row(cell, inpainted.get((cell.group, cell.pattern)), occasion, train_loss, threshold_db),
+            "certification": certifications.get(cell.method),
+        }
+        for cell in cells
+    ]
+
+
+def _audit_row(cell: Cell, inpainted: Cell | None, occasion: Occasion, train_loss: float, threshold_db: float) -> Row:
+    columns = cell.columns
+    recovered = is_recovered(cell, threshold_db)
+    count, successes = len(recovered), int(recovered.sum())
+    low, high = clopper_pearson(successes, count)
+    certified = columns["certified"].astype(bool)
+    claims = bool(columns["claims"].any()) if "claims" in columns else bool(certified.any())
+    return {
+        "audit": occasion.audit,
+        "trigger": occasion.trigger,
+        "epoch": occasion.epoch,
+        "step": occasion.step,
+        "time": occasion.time,
+        "weights_sha256": occasion.weights_sha256,
+        "train_loss": train_loss,
+        "group": cell.group,
+        "pattern": cell.pattern,
+        "method": cell.method,
+        "threshold_db": threshold_db,
+        "num_images": count,
+        "num_recovered": successes,
+        "num_certified": int(certified.sum()) if claims else None,
+        "num_certified_recovered": int((certified & recovered).sum()) if claims else None,
+        "num_diverged": int(columns["diverged"].sum()),
+        "num_failed": int(columns["failed"].sum()),
+        "recovery_rate": successes / count if count else None,
+        "ci_low": low,
+        "ci_high": high,
+        "recovered_by_threshold": {
+            str(level): int(is_recovered(cell, level).sum()) for level in sorted({*THRESHOLDS_DB, threshold_db})
+        },
+        "num_beyond_inpainting": None
+        if inpainted is None
+        else int((recovered & ~is_recovered(inpainted, threshold_db)).sum()),
+        **{
+            f"{one.name}_{one.summary}": _SUMMARIES[one.summary](columns[one.name]) for one in QUANTITIES if one.summary
+        },
+        "seconds": round(cell.seconds, 4),
+        "num_evaluations": int(columns["num_evaluations"].sum()),
+    }
+
+
+def image_rows(cells: Sequence[Cell], occasion: Occasion, threshold_db: float) -> Iterator[Row]:
+    """One row per group, image, pattern and method, made one at a time."""
+    for cell in cells:
+        recovered = is_recovered(cell, threshold_db)
+        columns = cell.columns
+        for position in range(len(recovered)):
+            yield {
+                "audit": occasion.audit,
+                "group": cell.group,
+                "image": int(columns["image"][position]),
+                "position": int(columns["position"][position]),
+                "pattern": cell.pattern,
+                "method": cell.method,
+                **{name: _number(columns[name][position]) for name in NUMBERS},
+                **{name: bool(columns[name][position]) for name in FLAGS},
+                "recovered": bool(recovered[position]),
+                "num_evaluations": int(columns["num_evaluations"][position]),
+            }
+
+
+def headline(rows: Sequence[Row], cells: Sequence[Cell], primary: str) -> dict[str, float]:
+    """The few numbers that loggers and monitors get, named without the ``memaudit/`` prefix.
+
+    ``recovery_rate``, ``certified_rate`` (members), ``control_recovery_rate`` pool the primary method over patterns;
+    ``membership_auroc`` is the chance that a member has a lower blind score (over all patterns) than a control; then
+    ``<pattern>/<method>/recovery_rate`` for members. What cannot be computed is left out.
+    """
+    numbers: dict[str, float] = {}
+    for group, name in (("members", "recovery_rate"), ("controls", "control_recovery_rate")):
+        chosen = [row for row in rows if row["group"] == group and row["method"] == primary]
+        total = sum(row["num_images"] for row in chosen)
+        if total:
+            numbers[name] = sum(row["num_recovered"] for row in chosen) / total
+            if group == "members" and all(row["num_certified"] is not None for row in chosen):
+                numbers["certified_rate"] = sum(row["num_certified"] for row in chosen) / total
+    scores = {
+        group: [cell.columns["score"] for cell in cells if cell.group == group and cell.method == primary]
+        for group in ("members", "controls")
+    }
+    if all(scores.values()):
+        members, controls = (drop_missing(combine_scores(parts)) for parts in scores.values())
+        if len(members) and len(controls):
+            numbers["membership_auroc"] = auroc(members, controls).value
+    for row in rows:
+        if row["group"] == "members" and row["recovery_rate"] is not None:
+            numbers[f"{row['pattern']}/{row['method']}/recovery_rate"] = row["recovery_rate"]
+    return numbers
+
+
+def headline_names(patterns: Sequence[str], methods: Sequence[str]) -> list[str]:
+    """Names that :func:`headline` may give, and ``train_loss``: what monitors can watch."""
+    pooled = ["recovery_rate", "control_recovery_rate", "certified_rate", "membership_auroc", "train_loss"]
+    return pooled + [f"{pattern}/{method}/recovery_rate" for pattern in patterns for method in methods]
+
+
+def is_recovered(cell: Cell, threshold_db: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
+    """Accurately recovered: PSNR at or above the threshold, and the method neither diverged nor failed."""
+    columns = cell.columns
+    with np.errstate(invalid="ignore"):
+        high = columns["psnr"] >= threshold_db  # type: ignore[operator]
+    return np.asarray(high & ~columns["diverged"].astype(bool) & ~columns["failed"].astype(bool))
+
+
+def _mean(values: Any) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean(dtype=np.float64)) if len(finite) else None
+
+
+def _median(values: Any) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else None
+
+
+_SUMMARIES = {"mean": _mean, "median": _median}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
