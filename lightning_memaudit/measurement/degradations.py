@@ -7,6 +7,10 @@ A name is a kind of mask, then modifiers after ``+``::
     random-0.9+noise-0.05          Gaussian noise of standard deviation 0.05 on everything observed
     block-0.5+fill-noise           uniform noise where pixels are missing, instead of zeros
     stripes-0.3+fill-0.5+channels  grey where pixels are missing, another mask for every channel
+    blur-1                         no mask: a Gaussian blur of 1 pixel, around the border
+
+A blur hides no pixels. Methods that are told the mask, the inpainter among them, are not run on it, so that what comes
+back from a blur is shown, and never counts as memorized: sharpening alone may bring it back.
 
 The degradation of the i-th image depends on the seed, the kind of mask and i alone. Members, controls, processes and
 reruns therefore see the same masks, and of ``random-p`` those with more missing pixels contain those with fewer.
@@ -25,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from lightning_memaudit.recovery.methods.deblurring import blur
 from lightning_memaudit.results.names import did_you_mean
 
 Missing = NDArray[np.bool_]
@@ -149,6 +154,9 @@ WITH_FRACTION: dict[str, MaskKind] = {
     "strokes": strokes,
 }
 WITHOUT_FRACTION: dict[str, MaskKind] = {"half": half, "text": text}
+BLUR = "blur"
+MAX_BLUR = 3.0
+"""Standard deviation in pixels beyond which little is left of images of some tens of pixels a side."""
 MODIFIERS = ("noise-<sigma>", "fill-<value>", "fill-noise", "channels")
 EXAMPLES = "random-0.5, block-0.25, half, text, random-0.5+noise-0.05"
 
@@ -159,11 +167,12 @@ class Degradation:
 
     Attributes:
         name: As it was written.
-        kind: Key of :data:`WITH_FRACTION` or :data:`WITHOUT_FRACTION`.
+        kind: Key of :data:`WITH_FRACTION` or :data:`WITHOUT_FRACTION`, or :data:`BLUR`.
         fraction: Share of missing pixels, in (0, 0.99]; not used by kinds without one.
         noise: Standard deviation of Gaussian noise on everything, missing or not.
         fill: Value of missing pixels; None fills them with uniform noise in [0, 1].
         per_channel: Another mask for every channel.
+        blur: Standard deviation of a Gaussian blur in pixels, in (0, 3]; 0 for the kinds that hide pixels.
     """
 
     name: str
@@ -172,6 +181,12 @@ class Degradation:
     noise: float = 0.0
     fill: float | None = 0.0
     per_channel: bool = False
+    blur: float = 0.0
+
+    @property
+    def hides_pixels(self) -> bool:
+        """Whether there is a mask to be told or to be estimated."""
+        return self.kind != BLUR
 
     def __call__(self, images: Tensor, positions: Sequence[int], seed: int = 0) -> Degraded:
         """Degrade ``images``, (B, C, H, W).
@@ -181,6 +196,9 @@ class Degradation:
             positions: B numbers; the degradation of an image depends on its number and the seed.
             seed: Seed of the whole audit.
         """
+        if not self.hides_pixels:
+            blurred = blur(images, self._kernel(images))
+            return Degraded(self._with_noise(blurred, positions, seed), torch.ones_like(images[:, :1]))
         channels = images.shape[1]
         height, width = images.shape[2:]
         make = (WITH_FRACTION | WITHOUT_FRACTION)[self.kind]
@@ -194,12 +212,26 @@ class Degradation:
         fill: Tensor | float = 0.0 if self.fill is None else self.fill
         if self.fill is None:
             fill = self._random_field(images, positions, seed, "fill", lambda g, shape: g.random(shape))
-        observed = mask * images + (1 - mask) * fill
-        if self.noise:
-            observed = observed + self.noise * self._random_field(
-                images, positions, seed, "noise", lambda g, shape: g.standard_normal(shape)
+        return Degraded(self._with_noise(mask * images + (1 - mask) * fill, positions, seed), mask)
+
+    def _with_noise(self, observed: Tensor, positions: Sequence[int], seed: int) -> Tensor:
+        if not self.noise:
+            return observed
+        return observed + self.noise * self._random_field(
+            observed, positions, seed, "noise", lambda g, shape: g.standard_normal(shape)
+        )
+
+    def _kernel(self, images: Tensor) -> Tensor:
+        """The blur for each image, (B, 1, K, K), of sum 1: two standard deviations to each side."""
+        reach = math.ceil(2 * self.blur)
+        if min(images.shape[2:]) < 2 * reach + 1:
+            size = " x ".join(map(str, images.shape[2:]))
+            raise ValueError(
+                f"pattern {self.name!r}: its kernel of {2 * reach + 1} pixels is larger than {size} images"
             )
-        return Degraded(observed, mask)
+        line = torch.exp(-torch.arange(-reach, reach + 1, device=images.device).square() / (2 * self.blur**2))
+        kernel = line[:, None] * line
+        return (kernel / kernel.sum()).to(images).expand(len(images), 1, -1, -1)
 
     def _generator(self, seed: int, position: int, purpose: str) -> np.random.Generator:
         # crc32 and not hash(), which differs from process to process.
@@ -230,12 +262,14 @@ def parse_degradation(name: str) -> Degradation:
         if dash:
             raise ValueError(f"pattern {name!r}: {kind} takes no number; write {kind}")
         fraction = 0.5
+    elif kind == BLUR:
+        return _parse_blur(name, number, modifiers)
     elif kind in WITH_FRACTION:
         fraction = _number(name, number, f"the missing fraction, as in {kind}-0.5")
         if not 0 < fraction <= MAX_FRACTION:
             raise ValueError(f"pattern {name!r}: the missing fraction must be above 0 and at most {MAX_FRACTION}")
     else:
-        known = [*WITH_FRACTION, *WITHOUT_FRACTION]
+        known = [*WITH_FRACTION, *WITHOUT_FRACTION, BLUR]
         hint = f"{did_you_mean(kind, known, quoted=False)} ".lstrip()
         raise ValueError(f"pattern {name!r} is unknown: {hint}kinds are {', '.join(known)}; such as {EXAMPLES}")
     noise, fill, per_channel = 0.0, 0.0, False
@@ -251,12 +285,32 @@ def parse_degradation(name: str) -> Degradation:
             if not 0 <= filled_with <= 1:
                 raise ValueError(f"pattern {name!r}: the fill value must be in [0, 1]")
         elif word == "noise":
-            noise = _number(name, value, "the noise's standard deviation, as in noise-0.05")
-            if not 0 < noise <= 1:
-                raise ValueError(f"pattern {name!r}: the noise's standard deviation must be above 0 and at most 1")
+            noise = _parse_noise(name, value)
         else:
             raise ValueError(f"pattern {name!r}: {modifier!r} is no modifier; they are {', '.join(MODIFIERS)}")
     return Degradation(name, kind, fraction, noise, filled_with, per_channel)
+
+
+def _parse_blur(name: str, number: str, modifiers: Sequence[str]) -> Degradation:
+    deviation = _number(name, number, "the blur's standard deviation in pixels, as in blur-1")
+    if not 0 < deviation <= MAX_BLUR:
+        raise ValueError(f"pattern {name!r}: the blur's standard deviation must be above 0 and at most {MAX_BLUR:g}")
+    noise = 0.0
+    for modifier in modifiers:
+        word, _, value = modifier.partition("-")
+        if word != "noise":
+            raise ValueError(
+                f"pattern {name!r}: {modifier!r} is no modifier of a blur, which hides no pixels; only noise is"
+            )
+        noise = _parse_noise(name, value)
+    return Degradation(name, BLUR, noise=noise, blur=deviation)
+
+
+def _parse_noise(name: str, text: str) -> float:
+    noise = _number(name, text, "the noise's standard deviation, as in noise-0.05")
+    if not 0 < noise <= 1:
+        raise ValueError(f"pattern {name!r}: the noise's standard deviation must be above 0 and at most 1")
+    return noise
 
 
 def _number(name: str, text: str, meaning: str) -> float:

@@ -18,7 +18,14 @@ from lightning_memaudit.measurement.plan import Group, Plan
 from lightning_memaudit.measurement.processes import AuditStopped
 from lightning_memaudit.recovery import Autoencoder, Recovery, Trace
 from lightning_memaudit.recovery.batches import per_image_mean
-from lightning_memaudit.recovery.methods.registry import Method, claims, estimates_mask, recover, uses_autoencoder
+from lightning_memaudit.recovery.methods.registry import (
+    Method,
+    claims,
+    estimates_mask,
+    needs_mask,
+    recover,
+    uses_autoencoder,
+)
 from lightning_memaudit.results.cells import Array, Cell, Columns, Measurement
 from lightning_memaudit.results.quantities import QUANTITIES
 
@@ -73,7 +80,7 @@ def measure(
             for name, method in plan.methods.items():
                 began = time.perf_counter()
                 key = (group.name, pattern.name, name, block.start)
-                recovery = _recover(autoencoder, method, degraded, key, cache, plan.raise_errors)
+                recovery = _recover(autoencoder, method, degraded, key, cache, plan.raise_errors, pattern.hides_pixels)
                 seconds = time.perf_counter() - began
                 columns = _columns(recovery, method, degraded, images)
                 columns |= {
@@ -112,8 +119,9 @@ def _recover(
     key: tuple[str, str, str, int],
     cache: InpaintingCache | None,
     raise_errors: bool,
+    hides_pixels: bool,
 ) -> Recovery | None:
-    if not len(degraded.observed):
+    if not len(degraded.observed) or (needs_mask(method) and not hides_pixels):
         return None
     reusable = cache is not None and not uses_autoencoder(method)
     if reusable and key in cache:  # type: ignore[operator]

@@ -153,8 +153,10 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
 
 
 def missing_fraction(pattern: str) -> float | None:
-    """The share of missing pixels that a pattern's name states: ``random-0.9+noise-0.05`` gives 0.9."""
-    _, _, number = pattern.split("+")[0].partition("-")
+    """The share of missing pixels that a pattern's name states: ``random-0.9+noise-0.05`` gives 0.9, others None."""
+    kind, _, number = pattern.split("+")[0].partition("-")
+    if kind == "blur":
+        return None
     try:
         return float(number)
     except ValueError:

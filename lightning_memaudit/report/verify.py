@@ -128,7 +128,9 @@ def _same_counts(rows: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
     for row in rows:
         key = (row["group"], row["pattern"], row["method"])
         cell = cells.get(key, [])
-        inpainted = {image["position"]: image["recovered"] for image in cells.get((*key[:2], INPAINTER), [])}
+        # Where the inpainter failed it gives no answer.
+        answers = [image for image in cells.get((*key[:2], INPAINTER), []) if not image["failed"]]
+        inpainted = {image["position"]: image["recovered"] for image in answers}
         threshold = row["threshold_db"]
         for image in cell:
             reaches = image["psnr"] is not None and image["psnr"] >= threshold
@@ -144,7 +146,9 @@ def _same_counts(rows: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
             "recovery_rate": count / len(cell) if cell else None,
             "ci_low": low,
             "ci_high": high,
-            "num_beyond_inpainting": sum(image["recovered"] and not inpainted[image["position"]] for image in cell)
+            "num_beyond_inpainting": sum(
+                image["recovered"] and not inpainted.get(image["position"], True) for image in cell
+            )
             if inpainted
             else None,
         }

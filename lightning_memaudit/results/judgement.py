@@ -217,7 +217,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
     if not patterns:
         raise ValueError(f"audit {first['audit']} has no images of members recovered by {method!r}")
     groups = [group for group in GROUPS if (group, patterns[0], method) in images]
-    inpainter = INPAINTER if method != INPAINTER and ("members", patterns[0], INPAINTER) in images else None
+    inpainter = INPAINTER if method != INPAINTER and _answered(images, INPAINTER, patterns) else None
     recovered = {group: _flags(images, group, patterns, method) for group in groups}
     inpainted = {group: _flags(images, group, patterns, inpainter) for group in groups} if inpainter else None
     evidence = {group: _inpainter_fails(images, group, patterns) for group in groups} if inpainter else {}
@@ -296,6 +296,12 @@ def _flags(images: ImageColumns, group: str, patterns: Sequence[str], method: st
 def _in_any(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(patterns, images) to (images,)."""
     return np.asarray(flags.any(0))
+
+
+def _answered(images: ImageColumns, method: str, patterns: Sequence[str]) -> bool:
+    """Whether a method ran on members at all, and not only to fail on each of them."""
+    keys = [("members", pattern, method) for pattern in patterns]
+    return all(key in images for key in keys) and not all(images[key]["failed"].all() for key in keys)
 
 
 def _inpainter_fails(images: ImageColumns, group: str, patterns: Sequence[str]) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.quantities import FLAGS, NUMBERS, QUANTITIES
 
 Row = dict[str, Any]
+Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 THRESHOLDS_DB = (20.0, 25.0, 30.0, 35.0)
 """PSNR thresholds at which every rate is reported, beside the main one."""
 
@@ -91,15 +92,23 @@ def _audit_row(cell: Cell, inpainted: Cell | None, occasion: Occasion, train_los
         "recovered_by_threshold": {
             str(level): int(is_recovered(cell, level).sum()) for level in sorted({*THRESHOLDS_DB, threshold_db})
         },
-        "num_beyond_inpainting": None
-        if inpainted is None
-        else int((recovered & ~is_recovered(inpainted, threshold_db)).sum()),
+        "num_beyond_inpainting": _beyond(recovered, inpainted, threshold_db),
         **{
             f"{one.name}_{one.summary}": _SUMMARIES[one.summary](columns[one.name]) for one in QUANTITIES if one.summary
         },
         "seconds": round(cell.seconds, 4),
         "num_evaluations": int(columns["num_evaluations"].sum()),
     }
+
+
+def _beyond(recovered: Flags, inpainted: Cell | None, threshold_db: float) -> int | None:
+    """Images recovered where the inpainter is not; where it failed it gives no answer, and None where it has none."""
+    if inpainted is None:
+        return None
+    failed = inpainted.columns["failed"].astype(bool)
+    if len(failed) and failed.all():
+        return None
+    return int((recovered & ~is_recovered(inpainted, threshold_db) & ~failed).sum())
 
 
 def image_rows(cells: Sequence[Cell], occasion: Occasion, threshold_db: float) -> Iterator[Row]:
@@ -157,7 +166,7 @@ def headline_names(patterns: Sequence[str], methods: Sequence[str]) -> list[str]
     return pooled + [f"{pattern}/{method}/recovery_rate" for pattern in patterns for method in methods]
 
 
-def is_recovered(cell: Cell, threshold_db: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
+def is_recovered(cell: Cell, threshold_db: float) -> Flags:
     """Accurately recovered: PSNR at or above the threshold, and the method neither diverged nor failed."""
     columns = cell.columns
     with np.errstate(invalid="ignore"):
