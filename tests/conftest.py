@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -23,4 +24,12 @@ def _isolated(monkeypatch, tmp_path):
     yield
     torch.set_default_dtype(dtype)
     torch.use_deterministic_algorithms(deterministic)
+    if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+        sys.modules["wandb"].finish()  # else the next logger would go on with this run, in this test's folder
     assert torch.is_grad_enabled(), "a test left gradients switched off"
+
+
+@pytest.fixture
+def without_report(monkeypatch):
+    """The report at the end of fit has tests of its own, and takes longer than these runs."""
+    monkeypatch.setattr("lightning_memaudit.report.write.write_report", lambda *_, **__: None)

@@ -1,5 +1,6 @@
 """What several benchmarks share: autoencoders by name, a table on the screen, and numbers in a file."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,18 @@ def make_autoencoder(
         base_channels: Channels of the U-Net at full resolution.
         activation: Nonlinearity.
 
+    Raises:
+        ValueError: There is none of this name.
+
+    Raises:
+        ValueError: There is no such autoencoder or activation.
+
     >>> import torch
     >>> make_autoencoder("FC-10", (1, 8, 8), width=16)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 1, 8, 8])
     """
+    if not re.fullmatch(r"U-Net|FC-\d+", name):
+        raise ValueError(f"autoencoder {name!r} is unknown: pass U-Net, or FC-n for n layers, such as FC-10")
     if name == "U-Net":
         return UNetAutoencoder(image_shape[0], base_channels, activation=activation)
     return FullyConnectedAutoencoder(image_shape, int(name.removeprefix("FC-")), width, activation)

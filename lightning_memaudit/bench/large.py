@@ -34,6 +34,10 @@ class Case(NamedTuple):
         side: Images are side x side x 3.
         num_train: Images to train on.
         batch_size: Images per step.
+
+    >>> case = Case("FC-10", side=8, num_train=600, batch_size=100)
+    >>> case.make(width=16)(torch.zeros(2, 3, 8, 8)).shape
+    torch.Size([2, 3, 8, 8])
     """
 
     network: str
@@ -78,6 +82,9 @@ def large(
         compile: Train the compiled autoencoder.
         num_members: Members audited; as many controls, up to 100.
         output: JSON file with all numbers.
+
+    Raises:
+        ValueError: There is no such case, or the data cannot be read.
     """
     unknown = [name for name in cases if name not in CASES]
     if unknown:

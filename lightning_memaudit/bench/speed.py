@@ -29,6 +29,10 @@ class Case(NamedTuple):
         network: ``FC-10`` or ``U-Net``.
         image_shape: (C, H, W).
         batch: Number of images.
+
+    >>> case = Case("FC-10", image_shape=(3, 8, 8), batch=50)
+    >>> case.make()(torch.zeros(case.batch, *case.image_shape)).shape
+    torch.Size([50, 3, 8, 8])
     """
 
     network: str
@@ -71,6 +75,9 @@ def speed(
         device: auto, cpu or cuda.
         processes: Compare one process with two (on the CPU, one thread each).
         output: JSON file with all numbers.
+
+    Raises:
+        ValueError: ``repeats`` is below 1, or no case has one of the batch sizes.
     """
     check_counts(repeats=repeats)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)

@@ -11,7 +11,19 @@ from torch.nn import functional
 
 
 class Trained(NamedTuple):
-    """How far the training has come: the loss that was asked for, the one reached, steps and seconds of training."""
+    """How far the training has come.
+
+    Attributes:
+        target: The loss that was asked for.
+        loss: The one reached: below the target, unless the steps were used up.
+        steps: Steps of training so far.
+        seconds: Seconds of training so far.
+
+    >>> images = torch.rand(20, 1, 8, 8)
+    >>> stops = train_until(nn.Conv2d(1, 1, 1), images, losses=[10.0, 1e-9], max_steps=100, batch_size=10)
+    >>> [(one.target, one.steps) for one in stops]  # a loss below 10 after the first epoch, one below 1e-9 never
+    [(10.0, 2), (1e-09, 100)]
+    """
 
     target: float
     loss: float
@@ -22,7 +34,7 @@ class Trained(NamedTuple):
 def train_until(
     network: nn.Module, images: Tensor, losses: Sequence[float], max_steps: int, batch_size: int = 10, seed: int = 0
 ) -> Iterator[Trained]:
-    """Train in mini-batches; stop after the first epoch whose loss is below each level, and once more at the end.
+    """Train in mini-batches; stop after the first epoch whose loss is below each level, or else at the last step.
 
     The learning rate of Adam starts at 1e-3 and falls with the loss, as the square root of it below 1e-3: at a constant
     one the loss of deep networks jumps about, and never stays low. The loss that counts is that of all images with the

@@ -60,7 +60,13 @@ class ImageChoice:
     def find_groups(
         self, trainer: Trainer, pl_module: LightningModule, normalization: Normalization, seed: int
     ) -> list[Group]:
-        """Members and, where there are any, controls, whole, as lazy images on the module's device.
+        """The members and, where there are any, the controls: all images to audit, read only when they are sliced.
+
+        Args:
+            trainer: In a stage that has its train dataloader, unless ``members`` are given.
+            pl_module: Its device is where the images go.
+            normalization: Undone, so that images are in [0, 1].
+            seed: Seeds the choice of images.
 
         Raises:
             ValueError: There is no data set that can be indexed.
@@ -126,7 +132,9 @@ def read_image(item: Any, image_key: Key | None) -> Tensor:
 
 
 class DatasetImages:
-    """Images of a map-style data set as slices of a float tensor in [0, 1], read under whatever guard the caller holds.
+    """Images of a map-style data set, sliced like a float tensor (n, C, H, W) in [0, 1].
+
+    They are read when they are first sliced. Reading may draw random numbers; the caller restores the random states.
 
     Args:
         dataset: Map-style.
@@ -135,6 +143,14 @@ class DatasetImages:
         normalization: Undone, so that images are in [0, 1].
         device: Where the images go.
         image_shape: (C, H, W) for data sets of flat vectors; also adds a channel to (H, W) images.
+
+    Raises:
+        ValueError: At slicing: an item cannot be read, is no floating-point image, or has another shape.
+
+    >>> dataset = [(torch.full((1, 8, 8), value), "a label") for value in (-1.0, 0.0, 1.0)]
+    >>> images = DatasetImages(dataset, indices=[2, 0], normalization=Normalization(mean=[0.5], std=[0.5]))
+    >>> images[0:2].shape, images[0:2].mean((1, 2, 3)).tolist()
+    (torch.Size([2, 1, 8, 8]), [1.0, 0.0])
     """
 
     def __init__(
@@ -213,9 +229,15 @@ class DatasetImages:
         return image
 
 
-def part_of(group: Group, rank: int, world_size: int) -> Group:
-    """What one of several processes audits: every ``world_size``-th image, nothing twice, nothing padded."""
-    rows = slice(rank, None, world_size)
+def part_of(group: Group, rank: int, num_shares: int) -> Group:
+    """What one of several processes audits: every ``num_shares``-th image, nothing twice, nothing padded.
+
+    Args:
+        group: The whole group.
+        rank: Of the process, counted from 0.
+        num_shares: Into how many parts the group is divided.
+    """
+    rows = slice(rank, None, num_shares)
     if not isinstance(group.images, DatasetImages):
         return Group(group.name, group.images[rows], group.indices[rows], group.positions[rows])
     whole = group.images
@@ -231,7 +253,11 @@ def part_of(group: Group, rank: int, world_size: int) -> Group:
 
 
 def image_hashes(group: Group, block_size: int = 512) -> list[str]:
-    """Check that all images are finite and in [0, 1]; SHA-256 of each at 8 bits: what two data sets must not share.
+    """Check that all images are finite and in [0, 1], and return the SHA-256 of each at 8 bits per value.
+
+    Args:
+        group: The images.
+        block_size: Images read at once.
 
     Raises:
         ValueError: An image holds values that it must not.

@@ -1,4 +1,4 @@
-"""Look at a model in the middle of its training without leaving a trace."""
+"""Look at a model in the middle of its training and leave random states, buffers and modes as they were."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +19,9 @@ _NOT_SEARCHED = {"trainer", "_trainer", "_parameters", "_buffers", "_modules"}
 def preserved_random_state(*owners: object) -> Iterator[None]:
     """Restore the random state of python, numpy, torch and every CUDA device, also after an exception.
 
-    So is that of the generators of their own that ``owners`` hold: data sets, transforms, modules. (Lightning's
-    ``isolate_rng`` knows the global ones only, and does not restore them when an exception passes.)
+    Also the states of random generators that ``owners`` (data sets, transforms, modules) keep as attributes, see
+    :func:`private_generators`. Lightning's ``isolate_rng`` knows the global ones only, and does not restore them when
+    an exception passes.
     """
     python, legacy_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - others' global state
     cpu = torch.get_rng_state()
@@ -118,7 +119,12 @@ def preserved_buffers(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(module: nn.Module, *owners: object) -> Iterator[None]:
-    """Evaluation mode, no gradients, no recompilation; random states (see ``owners`` above) and buffers preserved."""
+    """Evaluation mode, no gradients, no recompilation; random states and buffers are preserved.
+
+    Args:
+        module: The model.
+        owners: See :func:`preserved_random_state`.
+    """
     with (
         preserved_random_state(module, *owners),
         preserved_buffers(module),

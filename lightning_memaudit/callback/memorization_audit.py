@@ -129,16 +129,13 @@ class MemorizationAuditCallback(Callback):
     >>> from lightning_memaudit.training.data import FacesDataModule
     >>> from lightning_memaudit.training.module import AutoencoderModule
     >>> from lightning_memaudit.training.networks import FullyConnectedAutoencoder
-    >>> audit = MemorizationAuditCallback(
-    ...     num_members=4, num_controls=4, methods=["blind"], figures=False, print_table=False
-    ... )
-    >>> trainer = L.Trainer(
-    ...     max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False,
-    ...     enable_progress_bar=False, callbacks=[audit],
-    ... )
-    >>> trainer.fit(AutoencoderModule(FullyConnectedAutoencoder((1, 25, 25), 2, 16)), datamodule=FacesDataModule())
-    >>> audit.last_report.rate("blind", "random-0.5")
-    0.0
+    >>> audit = MemorizationAuditCallback(methods=["blind"], figures=False, print_table=False)
+    >>> quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    >>> trainer = L.Trainer(max_epochs=200, accelerator="cpu", logger=False, callbacks=[audit], **quiet)
+    >>> trainer.fit(AutoencoderModule(FullyConnectedAutoencoder((1, 25, 25), 3, 128)), FacesDataModule(4, 4))
+    Audit (fit_end): 16 recoveries
+    >>> [audit.last_report.rate("blind", "random-0.5", group) for group in ("members", "controls")]
+    [1.0, 0.0]
     """
 
     def __init__(
@@ -220,7 +217,7 @@ class MemorizationAuditCallback(Callback):
         if stage != "fit":
             return
         self.when.check(trainer.max_epochs)
-        for part in self.when.never(trainer.max_epochs):
+        for part in self.when.parts_beyond(trainer.max_epochs):
             rank_zero_warn(f"{part}: no such audit within max_epochs={trainer.max_epochs}")
         check_order(trainer.callbacks, self)  # type: ignore[attr-defined]
         self._check_folder(trainer)
@@ -240,8 +237,7 @@ class MemorizationAuditCallback(Callback):
         """Check the images and the model with one small batch, before the first step; audit if epoch 0 is due."""
         history = self._history
         if not trainer.fast_dev_run and not history.headline:  # type: ignore[attr-defined]
-            names = headline_names([pattern.name for pattern in self.what.patterns], list(self.what.methods))
-            check_monitors(trainer, names, self.when, self.where.name)
+            check_monitors(trainer, headline_names(self.what.cells), self.when, self.where.name)
         self._opened.inspect()
         trigger = self.when.due_at_start()
         if trigger is not None and trainer.global_step == 0 and history.num_audits == 0:
@@ -277,7 +273,7 @@ class MemorizationAuditCallback(Callback):
             self._finish()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make up for an audit that a finished training lacks, when resuming it finds nothing left to train."""
+        """When a finished training is resumed there is no step left; run the audit at its end if it never was run."""
         num_epochs = self._history.num_epochs
         if num_epochs is None or self._opened.groups or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -307,6 +303,7 @@ class MemorizationAuditCallback(Callback):
         return not self._opened.audited(self._history.num_audits, trainer.global_step)
 
     def _end_epoch(self, trainer: Trainer, num_epochs: int) -> None:
+        """Audit if one is due; one that gave way to SIGTERM leaves the state as it was, so that resuming makes it."""
         before = self.state_dict()
         trigger = self.when.due(num_epochs, self._epoch_loss(), self._history.reached)
         if trigger is None or self._audit(trainer, trigger, num_epochs):

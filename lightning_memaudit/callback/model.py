@@ -13,7 +13,20 @@ Reconstruct = str | Callable[[nn.Module, Tensor], Any]
 
 @dataclass(frozen=True)
 class Normalization:
-    """The affine map between images in [0, 1] and what the model sees: ``(image - mean) / std`` per channel."""
+    """The affine map between images in [0, 1] and what the model sees: ``(image - mean) / std`` per channel.
+
+    Attributes:
+        mean: One number per channel, or one for all; None is 0.
+        std: Likewise, positive; None is 1.
+
+    Raises:
+        ValueError: A number is not finite, or ``std`` not positive; when applied: too few or too many for the channels.
+
+    >>> normalization = Normalization(mean=[0.5], std=[0.5])  # images in [-1, 1]
+    >>> seen = normalization.apply(torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3))
+    >>> seen.flatten().tolist(), normalization.undo(seen).flatten().tolist()
+    ([-1.0, 0.0, 1.0], [0.0, 0.5, 1.0])
+    """
 
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
@@ -85,6 +98,14 @@ class HalvingBatches:
 
     Args:
         call: From images (B, ...) to the same number of results.
+
+    >>> def at_most_two(images):
+    ...     if len(images) > 2:
+    ...         raise MemoryError
+    ...     return images / 2
+    >>> call = HalvingBatches(at_most_two)
+    >>> call(torch.ones(5, 1, 8, 8)).shape, call.most_images  # and one warning
+    (torch.Size([5, 1, 8, 8]), 2)
     """
 
     def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
@@ -123,13 +144,18 @@ def _out_of_memory(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class ModuleAutoencoder:
-    """A module as an autoencoder on images (B, C, H, W) in [0, 1].
+    """Whatever a module does with its input, as an autoencoder on images (B, C, H, W) in [0, 1].
 
     Attributes:
         call: From the model's input to whatever it returns.
         output: Selects the reconstruction from what is returned.
         flatten: Give the model (B, C·H·W); the result is shaped back.
         normalization: The range that the model was trained in.
+
+    >>> linear = nn.Linear(64, 64)
+    >>> autoencoder = ModuleAutoencoder(lambda flat: {"decoded": linear(flat)}, output="decoded", flatten=True)
+    >>> autoencoder(torch.rand(2, 1, 8, 8)).shape
+    torch.Size([2, 1, 8, 8])
     """
 
     call: Callable[[Tensor], Any]
@@ -218,13 +244,13 @@ class ModelCall:
     flatten: bool = False
     normalization: Normalization = Normalization()
 
-    def bind(self, module: nn.Module, forward: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    def bind(self, module: nn.Module, forward: Callable[[Tensor], Any] | None = None) -> Callable[[Tensor], Any]:
         """The call that reconstructs, see :func:`bind_reconstruct`.
 
         Raises:
             ValueError: There is no such method.
         """
-        return bind_reconstruct(module, forward, self.reconstruct)
+        return bind_reconstruct(module, forward or module, self.reconstruct)
 
     def autoencoder(self, call: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
         """Images (B, C, H, W) in [0, 1] to their reconstructions, from the call that :meth:`bind` returns."""

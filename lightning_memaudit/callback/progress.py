@@ -25,6 +25,10 @@ class AuditProgress:
         trainer: The trainer at work, if there is one.
         total: Number of recoveries to come.
         description: What is being done, in a few words.
+
+    >>> with AuditProgress(None, total=100, description="epoch 10") as bar:  # in no terminal, where nobody watches
+    ...     bar.advance("members half blind", 50)
+    Audit (epoch 10): 100 recoveries
     """
 
     def __init__(self, trainer: "Trainer | None", total: int, description: str) -> None:

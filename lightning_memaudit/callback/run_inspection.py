@@ -115,9 +115,17 @@ def trained_indices(loader: Any, num_batches: float) -> list[int]:
 
 
 def check_monitors(trainer: Trainer, names: Sequence[str], schedule: Schedule, prefix: str) -> None:
-    """Check callbacks that monitor an audit's metric: that it will exist, in time, and is not stale unnoticed.
+    """Check callbacks that monitor an audit's metric: it must exist when they first look, and they must know its age.
+
+    Warns where a callback would see the number of an earlier audit.
 
     To be called when all callbacks have been set up.
+
+    Args:
+        trainer: Whose callbacks.
+        names: Of the metrics that there will be, without the prefix.
+        schedule: When audits are due.
+        prefix: What comes before ``/`` in the names of an audit's metrics.
 
     Raises:
         ValueError: There is no such metric, or not yet when it is first looked at.

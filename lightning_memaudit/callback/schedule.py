@@ -10,7 +10,9 @@ from lightning_memaudit.measurement.processes import Processes
 
 @dataclass(frozen=True)
 class Schedule:
-    """Decides after every epoch whether an audit is due, and why; what was reached before is told.
+    """Decides after every epoch whether an audit is due, and why.
+
+    It keeps no state: the caller passes the set of train-loss levels that were reached before.
 
     Attributes:
         every_n_epochs: Due after every n-th epoch.
@@ -59,7 +61,7 @@ class Schedule:
         certain = [*self.at_epochs, *([] if self.every_n_epochs is None else [self.every_n_epochs])]
         return min(certain, default=None)
 
-    def never(self, max_epochs: int | None) -> list[str]:
+    def parts_beyond(self, max_epochs: int | None) -> list[str]:
         """The parts that cannot fire within ``max_epochs`` (None or -1: unknown), as ``argument=value``."""
         if max_epochs is None or max_epochs < 0:
             return []

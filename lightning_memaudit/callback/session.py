@@ -51,7 +51,7 @@ class Session:
     :meth:`close`.
 
     Attributes:
-        trainer: In a stage that has set up the model under its strategy.
+        trainer: In a stage that has set up the model under its strategy; on one CPU there is nothing to set up.
         pl_module: The model.
         which: Which images.
         how: How the model is called.
@@ -61,8 +61,20 @@ class Session:
         folder: The results files; None in a ``fast_dev_run``.
         groups: This process's part of the images; none before :meth:`inspect`.
 
-    >>> Session.open.__name__, Session.close.__name__  # tests/callback/test_session.py audits a run with one
-    ('open', 'close')
+    >>> import torch
+    >>> from lightning_memaudit.training.module import AutoencoderModule
+    >>> trainer = Trainer(accelerator="cpu", logger=False)
+    >>> model = AutoencoderModule(torch.nn.Conv2d(1, 1, 3, padding=1))
+    >>> which = ImageChoice(members=torch.rand(4, 1, 8, 8), controls=torch.rand(4, 1, 8, 8))
+    >>> what, where = Plan.of(["half"], ["known_mask"]), Outputs(print_table=False)
+    >>> session = Session.open(trainer, model, which, ModelCall(), what, where)
+    >>> session.inspect()
+    >>> report = session.audit(Occasion(audit=0, trigger="by hand", epoch=0, step=0, time="2024-05-01T12:00:00+00:00"))
+    Audit (by hand): 8 recoveries
+    >>> session.publish(report)
+    >>> session.close()
+    >>> [(row["group"], row["recovery_rate"]) for row in session.folder.audits()]
+    [('members', 0.0), ('controls', 0.0)]
     """
 
     trainer: Trainer
@@ -103,7 +115,7 @@ class Session:
         return session
 
     def _prepare(self) -> None:
-        self.how.bind(self.pl_module, self.pl_module)
+        self.how.bind(self.pl_module)
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.folder = RunFolder(self.where.folder(self.trainer.default_root_dir))
             if self.trainer.is_global_zero:
@@ -196,7 +208,7 @@ class Session:
         """
         if self.trainer.is_global_zero:
             occasion = replace(occasion, weights_sha256=weights_sha256(self.trainer, self.pl_module))
-        total = sum(len(group.images) for group in self.groups) * len(self.what.patterns) * len(self.what.methods)
+        total = sum(len(group.images) for group in self.groups) * len(self.what.cells)
         with (
             self._autoencoder() as (autoencoder, processes),
             AuditProgress(self.trainer, total, occasion.trigger) as bar,
@@ -215,10 +227,11 @@ class Session:
     def _autoencoder(self) -> Iterator[tuple[Callable[[Tensor], Tensor], Processes]]:
         """The model as a function on images, within everything that keeps the training undisturbed."""
         processes, precision, strategy = self.processes, self.trainer.precision_plugin, self.trainer.strategy
-        call = self.how.bind(self.pl_module, self.pl_module)
+        call = self.how.bind(self.pl_module)
         if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
-            call = self.how.bind(self.pl_module, strategy.model or self.pl_module)
-            # Kept from the check before the first step on: a process without images has that input to answer with.
+            call = self.how.bind(self.pl_module, strategy.model)
+            # One for the whole run: it keeps the input of the check before the first step, with which a process that
+            # has no images of its own takes part in the calls of the others.
             self._lockstep = self._lockstep or Lockstep(call, processes)
             call, processes = self._lockstep, replace(processes, finish=self._lockstep.finish)
 

@@ -35,6 +35,17 @@ class AuditTrainer(Trainer):
 
     Attributes:
         results: Folder of the results, known once :meth:`audit` has begun.
+
+    >>> from lightning_memaudit.training.data import FacesDataModule
+    >>> from lightning_memaudit.training.module import AutoencoderModule
+    >>> from lightning_memaudit.training.networks import FullyConnectedAutoencoder
+    >>> settings = MemorizationAuditCallback(methods=["known_mask"], figures=False, print_table=False)
+    >>> trainer = AuditTrainer(accelerator="cpu", logger=False, callbacks=[settings], enable_progress_bar=False)
+    >>> model = AutoencoderModule(FullyConnectedAutoencoder((1, 25, 25), num_layers=2, width=16))
+    >>> trainer.audit(model, FacesDataModule(num_train=4, num_controls=4), ckpt_path=NO_CHECKPOINT)
+    Audit (audit): 16 recoveries
+    >>> trainer.results.name, (trainer.results / "audits.jsonl").is_file()
+    ('as-made', True)
     """
 
     results: Path
@@ -144,7 +155,16 @@ class _AuditOnce(Callback):
 
 
 class CheckpointCLI(AuditCLI):
-    """The command line of ``audit``."""
+    """The command line of ``audit``: that of ``fit``, with the method ``audit`` of :class:`AuditTrainer` in its place.
+
+    >>> options = ["--ckpt_path=none", "--memaudit.patterns=[half]", "--data.num_train=4", "--data.num_controls=4"]
+    >>> quiet = ["--memaudit.print_table=false", "--memaudit.figures=false"]
+    >>> settings = {"command_line": CheckpointCLI, "trainer_class": AuditTrainer, "save_config_callback": None}
+    >>> trainer = parse(["audit", *with_quickstart([*options, *quiet])], **settings).trainer
+    Audit (audit): 40 recoveries
+    >>> trainer.results.as_posix()
+    'runs/quickstart/audits/as-made'
+    """
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

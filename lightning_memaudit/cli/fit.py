@@ -13,29 +13,42 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
 from lightning_memaudit.cli.main import DONE, PROGRAM, shipped_configs
 from lightning_memaudit.cli.parser import OneLineParser
+from lightning_memaudit.results.files import write_text
+from lightning_memaudit.results.names import DEFAULT_NAME
 
 QUICKSTART = "quickstart.yaml"
 
 
 class LoggedConfig(SaveConfigCallback):
-    """Saves the config where Lightning does, and beside the results, and gives it to the loggers to compare runs by."""
+    """Saves the config where Lightning does, and beside the results, and gives it to the loggers to compare runs by.
+
+    >>> cli = parse(with_quickstart(["--trainer.max_epochs=3"]), run=False)
+    >>> LoggedConfig(cli.parser, cli.config).save_config(cli.trainer, cli.model, stage="fit")
+    >>> yaml.safe_load(Path("runs/quickstart/config.yaml").read_text())["trainer"]["max_epochs"]
+    3
+    """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """What Lightning leaves to subclasses; on the first process only."""
         text = self.parser.dump(self.config, skip_none=False)
         beside = Path(trainer.default_root_dir) / self.config_filename
         beside.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
+        write_text(beside, text)
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
 
 
 class AuditCLI(LightningCLI):
-    """Lightning's command line with the audit callback under ``--memaudit.*``."""
+    """Lightning's command line with the audit callback under ``--memaudit.*``.
+
+    >>> cli = parse(with_quickstart(["--memaudit.at_epochs=[0, 5]", "--data.num_train=20"]), run=False)
+    >>> the_callback(cli.trainer).when.at_epochs, cli.datamodule.num_train
+    ([0, 5], 20)
+    """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callback."""
-        parser.add_lightning_class_args(MemorizationAuditCallback, "memaudit")
+        parser.add_lightning_class_args(MemorizationAuditCallback, DEFAULT_NAME)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning that the process has arguments too: they are the same."""
@@ -59,7 +72,17 @@ def run_fit(arguments: Sequence[str]) -> int:
 def parse(
     arguments: Sequence[str], run: bool = True, command_line: type[AuditCLI] = AuditCLI, **settings: Any
 ) -> AuditCLI:
-    """Parse, make all objects, and run the command unless told otherwise (then without its name in front)."""
+    """Parse the arguments, make all objects, and run the command.
+
+    Args:
+        arguments: The command's name and its options; the options alone where ``run`` is false.
+        run: Run the command; otherwise only make the objects.
+        command_line: Which command line parses them.
+        settings: Further arguments of Lightning's command line, such as ``trainer_class``.
+
+    Raises:
+        UsageError: An argument is wrong.
+    """
     return command_line(
         LightningModule,
         LightningDataModule,

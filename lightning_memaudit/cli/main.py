@@ -40,7 +40,15 @@ With no options, `fit` trains and audits the quickstart: 50 real faces, about tw
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be done as it was asked; the message is one line that says what to change."""
+    """What was asked for cannot be done as it was asked; the message is one line that says what to change.
+
+    >>> from lightning_memaudit.cli.bench import run_bench
+    >>> run_bench(["sped"])
+    Traceback (most recent call last):
+    lightning_memaudit.cli.main.UsageError: 'sped' is not a measurement; did you mean 'speed'?; known: speed, ...
+    >>> main(["bench", "sped"])  # prints that line to stderr
+    2
+    """
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -41,7 +41,16 @@ register_type(Round, lambda one: asdict(one) | {"penalties": list(one.penalties)
 
 
 class OneLineParser(LightningArgumentParser):
-    """Raises what is wrong as one line, where Lightning's prints its usage and the whole tree of types."""
+    """Raises what is wrong as one line, where Lightning's prints its usage and the whole tree of types.
+
+    >>> parser = OneLineParser()
+    >>> _ = parser.add_argument("--steps", type=int)
+    >>> parser.parse_args(["--steps=3"]).steps
+    3
+    >>> parser.parse_args(["--steps=many"])
+    Traceback (most recent call last):
+    lightning_memaudit.cli.main.UsageError: steps='many': expected int
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # An abbreviation that happens to be unique today is a typo in tomorrow's version.

@@ -1,5 +1,6 @@
 """Certificates from an audit's own controls: the blind method's threshold, and who falls below it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,19 +16,24 @@ from lightning_memaudit.results.rows import Row
 
 
 def without_own_certificates(plan: Plan, groups: Sequence[Group], num_shares: int = 1) -> Plan:
-    """Spare the blind methods their own calibration where there will be enough scores of controls.
+    """The plan without the blind methods' calibration on turned copies, where the audit's controls will replace it.
+
+    An audit with enough scores of controls sets the threshold from these, see :func:`certify_from_controls`. Then a
+    blind method need not spend evaluations on turned copies, whose threshold would be overwritten.
 
     Args:
         plan: What the audit does.
         groups: This process's share of the groups.
         num_shares: Into how many shares the groups are divided.
     """
-    number = sum(len(group.images) for group in groups if group.name == "controls") * num_shares * len(plan.patterns)
-    if number < controls_needed(MAX_FALSE_RATE):
-        return plan
+    num_controls = sum(len(group.images) for group in groups if group.name == "controls") * num_shares
+    patterns = Counter(name for _, name in plan.cells)
+    needed = controls_needed(MAX_FALSE_RATE)
     methods = {
         name: replace(method, certification=None)
-        if isinstance(method, BlindRecovery) and method.certification == "turned_copies"
+        if isinstance(method, BlindRecovery)
+        and method.certification == "turned_copies"
+        and num_controls * patterns[name] >= needed
         else method
         for name, method in plan.methods.items()
     }

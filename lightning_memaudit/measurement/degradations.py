@@ -4,13 +4,13 @@ A name is a kind of mask, then modifiers after ``+``::
 
     random-0.5                     half of the pixels, chosen at random
     block-0.25                     one rectangle of a quarter of the image
-    random-0.9+noise-0.05          Gaussian noise of standard deviation 0.05 on everything observed
+    random-0.9+noise-0.05          Gaussian noise of standard deviation 0.05 on all pixels, missing ones too
     block-0.5+fill-noise           uniform noise where pixels are missing, instead of zeros
     stripes-0.3+fill-0.5+channels  grey where pixels are missing, another mask for every channel
     blur-1                         no mask: a Gaussian blur of 1 pixel, around the border
 
-A blur hides no pixels. Methods that are told the mask, the inpainter among them, are not run on it, so that what comes
-back from a blur is shown, and never counts as memorized: sharpening alone may bring it back.
+A blur hides no pixels: other methods recover from it than from a mask, and no inpainter stands beside them. So what
+comes back from a blur is shown, and never counts as memorized: sharpening alone may bring it back.
 
 The degradation of the i-th image depends on the seed, the kind of mask and i alone. Members, controls, processes and
 reruns therefore see the same masks, and of ``random-p`` those with more missing pixels contain those with fewer.
@@ -30,18 +30,26 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lightning_memaudit.recovery.methods.deblurring import blur
+from lightning_memaudit.recovery.types import Family
 from lightning_memaudit.results.names import did_you_mean
 
 Missing = NDArray[np.bool_]
+"""Missing pixels, (H, W), True where missing."""
+
 MAX_FRACTION = 0.99
 
 
 class Degraded(NamedTuple):
-    """A degraded batch: ``observed = mask * image + (1 - mask) * fill + noise``.
+    """A degraded batch: ``observed = mask * image + (1 - mask) * fill + noise``, or the blurred image and noise.
 
     Attributes:
         observed: (B, C, H, W).
         mask: (B, 1, H, W), or (B, C, H, W) when every channel has its own; 1 where observed, 0 where missing.
+
+    >>> images = torch.rand(2, 3, 8, 8)
+    >>> observed, mask = parse_degradation("random-0.75+fill-0.5")(images, positions=[0, 1])
+    >>> torch.equal(observed, mask * images + (1 - mask) * 0.5), mask.shape, mask.mean().item()
+    (True, torch.Size([2, 1, 8, 8]), 0.25)
     """
 
     observed: Tensor
@@ -72,7 +80,7 @@ def block(fraction: float, height: int, width: int, generator: np.random.Generat
 
 
 def blocks(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
-    """Small rectangles of a sixth of the image's sides, until at least the fraction is covered."""
+    """Small rectangles of a sixth of the image's sides, at random places, until at least the fraction is covered."""
     rows, columns = max(1, round(height / 6)), max(1, round(width / 6))
     missing = np.zeros((height, width), dtype=bool)
     while missing.mean() < fraction:
@@ -104,7 +112,7 @@ def stripes(fraction: float, height: int, width: int, generator: np.random.Gener
 
 
 def half(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
-    """The left, right, upper or lower half."""
+    """The left, right, upper or lower half, chosen at random; the fraction is not used."""
     missing = np.zeros((height, width), dtype=bool)
     side = (np.s_[:, : width // 2], np.s_[:, -(width // 2) :], np.s_[: height // 2], np.s_[-(height // 2) :])
     missing[side[generator.integers(4)]] = True
@@ -130,7 +138,10 @@ def strokes(fraction: float, height: int, width: int, generator: np.random.Gener
 
 
 def text(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
-    """Lines of random letters across the whole image, a fifth of its height each (at least 7 pixels)."""
+    """Lines of random letters across the whole image, a fifth of its height each (at least 7 pixels).
+
+    The fraction is not used.
+    """
     size = max(7, round(height / 5))
     font = ImageFont.load_default(size)
     canvas = Image.new("1", (width, height))
@@ -143,6 +154,7 @@ def text(fraction: float, height: int, width: int, generator: np.random.Generato
 
 
 MaskKind = Callable[[float, int, int, np.random.Generator], Missing]
+"""From the missing fraction, in (0, 0.99], the height and the width in pixels and a generator to the missing pixels."""
 
 WITH_FRACTION: dict[str, MaskKind] = {
     "random": random_pixels,
@@ -173,6 +185,12 @@ class Degradation:
         fill: Value of missing pixels; None fills them with uniform noise in [0, 1].
         per_channel: Another mask for every channel.
         blur: Standard deviation of a Gaussian blur in pixels, in (0, 3]; 0 for the kinds that hide pixels.
+
+    >>> half = parse_degradation("half")
+    >>> members, controls = torch.rand(2, 5, 1, 8, 8)
+    >>> member_masks, control_masks = (half(images, range(5), seed=0).mask for images in (members, controls))
+    >>> torch.equal(member_masks, control_masks), member_masks.mean().item()  # the i-th of each lose the same half
+    (True, 0.5)
     """
 
     name: str
@@ -184,19 +202,22 @@ class Degradation:
     blur: float = 0.0
 
     @property
-    def hides_pixels(self) -> bool:
-        """Whether there is a mask to be told or to be estimated."""
-        return self.kind != BLUR
+    def family(self) -> Family:
+        """What the image went through: a mask, or a blur."""
+        return "blur" if self.kind == BLUR else "mask"
 
     def __call__(self, images: Tensor, positions: Sequence[int], seed: int = 0) -> Degraded:
         """Degrade ``images``, (B, C, H, W).
 
         Args:
-            images: The truth.
+            images: The truth, in [0, 1].
             positions: B numbers; the degradation of an image depends on its number and the seed.
-            seed: Seed of the whole audit.
+            seed: Seed of the whole audit, 0 or more.
+
+        Raises:
+            ValueError: The images are smaller than the kernel of a blur.
         """
-        if not self.hides_pixels:
+        if self.kind == BLUR:
             blurred = blur(images, self._kernel(images))
             return Degraded(self._with_noise(blurred, positions, seed), torch.ones_like(images[:, :1]))
         channels = images.shape[1]

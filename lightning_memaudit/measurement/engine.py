@@ -37,7 +37,7 @@ def audit(
     save_recoveries: int = 64,
     progress: Progress | None = None,
 ) -> AuditReport:
-    """How much of ``members`` can be got back from ``autoencoder``?
+    """Degrade images, recover them with the autoencoder, and report how many come back: members next to controls.
 
     Args:
         autoencoder: f, images (B, C, H, W) to the same shape; put a module in eval mode first.
@@ -51,8 +51,20 @@ def audit(
         save_recoveries: Images per group whose recoveries are kept in the report.
         progress: Called with a description and a number of images after every piece of work.
 
+    Returns:
+        The report: rates by method, pattern and group, measurements of every image, and the recoveries kept.
+
     Raises:
         ValueError: Bad names, shapes, values or sizes; the message names the argument, the value and the mend.
+
+    >>> members, controls = torch.rand(2, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> def memory(x):  # an autoencoder that has learned nothing but its training images: it returns the nearest
+    ...     return members[torch.cdist(x.flatten(1), members.flatten(1)).argmin(1)]
+    >>> report = audit(memory, members, controls, patterns=["random-0.5"], methods=["blind", "biharmonic"])
+    >>> [report.rate("blind", "random-0.5", group) for group in ("members", "controls")]
+    [1.0, 0.0]
+    >>> report.rate("biharmonic", "random-0.5")  # no inpainter gets these members back
+    0.0
     """
     plan = Plan.of(patterns, methods, threshold_db, seed, block_size, save_recoveries)
     groups = [Group.whole("members", members)]
@@ -74,7 +86,21 @@ def run_audit(
     cache: InpaintingCache | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
-    """Measure every group, join what the processes measured, sum up. Every process returns the same report."""
+    """Measure every group, join what the processes measured, sum up. Every process returns the same report.
+
+    Args:
+        autoencoder: f, images (B, C, H, W) to the same shape.
+        groups: Members and, if there are any, controls; of each this process's share, checked before.
+        plan: Patterns, methods and settings.
+        occasion: When and why the audit runs; goes into the report.
+        processes: Those that share the audit; None is this process alone.
+        cache: Keeps what does not depend on the autoencoder for the next audit of the same images.
+        progress: Called with a description and a number of images after every piece of work.
+
+    Raises:
+        Exception: As :meth:`~lightning_memaudit.measurement.processes.Processes.share` does, when a method fails or the
+            audit must end.
+    """
     processes = processes or Processes()
     uncertified_plan = without_own_certificates(plan, groups, processes.num_shares)
 

@@ -1,4 +1,4 @@
-"""Measurements beyond the audit's own: per image, and each with a JSON file of its own in the run folder."""
+"""Measurements beyond the audit's own, one row per image; each has a JSON file of its own in the run folder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,21 @@ from lightning_memaudit.results.rows import Row
 
 @dataclass(frozen=True)
 class ExtraMeasurement:
-    """One such measurement.
+    """A measurement of single images beyond the audit's own, and the JSON file that it is written to.
 
     Attributes:
         file: Name of its file in the run folder.
         settings: What it was made with; goes into the file.
         measure: From the autoencoder and a group of images to one row per image, with ``group``, ``image`` and
             ``position``.
+
+    >>> import torch
+    >>> def measure(autoencoder, group):
+    ...     means = autoencoder(group.images).mean((1, 2, 3)).tolist()
+    ...     return [{"group": group.name, "image": i, "position": i, "mean": mean} for i, mean in enumerate(means)]
+    >>> brightness = ExtraMeasurement("brightness.json", settings={}, measure=measure)
+    >>> brightness.measure_all(lambda images: images / 2, [Group.whole("members", torch.ones(2, 1, 8, 8))])[1]
+    {'group': 'members', 'image': 1, 'position': 1, 'mean': 0.5}
     """
 
     file: str
@@ -41,13 +49,21 @@ class ExtraMeasurement:
 
 
 def extra_measurements(plan: Plan) -> list[ExtraMeasurement]:
-    """Those that a plan asks for."""
+    """The measurements beyond the audit's own that a plan asks for."""
     extras = [proximal_extra(plan.num_proximal)] if plan.num_proximal else []
     return extras + ([largest_missing_extra(plan)] if plan.find_largest_missing else [])
 
 
 def proximal_extra(num_images: int, num_steps: int = 40, tolerance: float = 1e-3) -> ExtraMeasurement:
-    """How far the autoencoder is from a proximal map at the first images of each group."""
+    """How far the autoencoder is from a proximal map at the first images of each group.
+
+    See :func:`~lightning_memaudit.measurement.proximal.proximal_diagnostic`.
+
+    Args:
+        num_images: Images per group, the first by position.
+        num_steps: Dimension of the Krylov spaces.
+        tolerance: How far from exact still counts in the verdicts.
+    """
 
     def measure(autoencoder: Autoencoder, group: Group) -> list[Row]:
         # A process holds every n-th position, in order: those wanted come first.
@@ -65,7 +81,12 @@ def proximal_extra(num_images: int, num_steps: int = 40, tolerance: float = 1e-3
 
 
 def largest_missing_extra(plan: Plan, num_rounds: int = 6) -> ExtraMeasurement:
-    """The largest missing fraction from which the primary method still gets each image back."""
+    """The largest missing fraction from which the plan's primary method still gets each image back.
+
+    Args:
+        plan: Its methods, threshold, seed and block size are used.
+        num_rounds: Bisections per image: the fraction is precise to ``2 ** -num_rounds``.
+    """
     name = primary_method(list(plan.methods))
 
     def measure(autoencoder: Autoencoder, group: Group) -> list[Row]:

@@ -22,7 +22,6 @@ from lightning_memaudit.recovery.methods.registry import (
     Method,
     claims,
     estimates_mask,
-    needs_mask,
     recover,
     uses_autoencoder,
 )
@@ -53,6 +52,10 @@ def measure(
         plan: Patterns, methods and settings.
         cache: Keeps what does not depend on the autoencoder for the next audit of the same images.
         progress: Told after every block, pattern and method.
+
+    Raises:
+        Exception: That of a method that fails, where ``plan.raise_errors``; else it becomes a warning, and the images
+            of its block count as failed.
     """
     parts: dict[tuple[str, str], list[Cell]] = {}
     saved: dict[str, list[Columns]] = {}
@@ -77,10 +80,10 @@ def measure(
             if len(keep):
                 _save(saved, f"{prefix}/observed", _numpy(degraded.observed)[keep])
                 _save(saved, f"{prefix}/mask", _numpy(degraded.mask)[keep].astype(np.uint8))
-            for name, method in plan.methods.items():
+            for name, method in plan.methods_for(pattern).items():
                 began = time.perf_counter()
                 key = (group.name, pattern.name, name, block.start)
-                recovery = _recover(autoencoder, method, degraded, key, cache, plan.raise_errors, pattern.hides_pixels)
+                recovery = _recover(autoencoder, method, degraded, key, cache, plan.raise_errors)
                 seconds = time.perf_counter() - began
                 columns = _columns(recovery, method, degraded, images)
                 columns |= {
@@ -119,9 +122,8 @@ def _recover(
     key: tuple[str, str, str, int],
     cache: InpaintingCache | None,
     raise_errors: bool,
-    hides_pixels: bool,
 ) -> Recovery | None:
-    if not len(degraded.observed) or (needs_mask(method) and not hides_pixels):
+    if not len(degraded.observed):
         return None
     reusable = cache is not None and not uses_autoencoder(method)
     if reusable and key in cache:  # type: ignore[operator]

@@ -24,6 +24,9 @@ def psnr(images: Tensor, truth: Tensor) -> Tensor:
 
     Returns:
         (B,) at most :data:`~lightning_memaudit.results.quantities.MAX_PSNR`; NaN where an image is.
+
+    Raises:
+        ValueError: The shapes differ, or are not those of batches.
     """
     _check_same_shape(images, truth)
     return _decibels((images - truth).square().flatten(1).mean(1))
@@ -39,6 +42,9 @@ def hidden_psnr(images: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         (B,) at most :data:`~lightning_memaudit.results.quantities.MAX_PSNR`; NaN where nothing is missing.
+
+    Raises:
+        ValueError: The shapes differ, or are not those of batches.
     """
     _check_same_shape(images, truth)
     missing = (mask < 0.5).expand_as(images)
@@ -47,7 +53,18 @@ def hidden_psnr(images: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004), by torchmetrics: (B,) in [-1, 1]; NaN for images under 11 pixels."""
+    """Structural similarity (Wang et al. 2004), by torchmetrics.
+
+    Args:
+        images: (B, C, H, W).
+        truth: (B, C, H, W), in [0, 1].
+
+    Returns:
+        (B,) in [-1, 1]; NaN for images with a side under 11 pixels.
+
+    Raises:
+        ValueError: The shapes differ, or are not those of batches.
+    """
     _check_same_shape(images, truth)
     if not len(images) or min(images.shape[2:]) < SSIM_WINDOW:
         return images.new_full((len(images),), torch.nan)
@@ -74,7 +91,7 @@ METRICS: dict[str, Callable[[Recovery, Tensor, Tensor], Tensor]] = {
 }
 """What is computed from a recovery, the truth (B, C, H, W) and the true mask (B, 1 or C, H, W): (B,) numbers each.
 
-A new one is a line here and a line in :data:`~lightning_memaudit.results.quantities.QUANTITIES`."""
+A new one is a function above, a line here and one in :data:`~lightning_memaudit.results.quantities.QUANTITIES`."""
 
 
 class RecoveryRate(Metric):
@@ -88,6 +105,11 @@ class RecoveryRate(Metric):
 
     Raises:
         ValueError: There is no threshold.
+
+    >>> rate, truth = RecoveryRate(thresholds_db=[20, 30]), torch.zeros(2, 1, 8, 8)
+    >>> rate.update(truth + torch.tensor([0.0, 0.05]).view(2, 1, 1, 1), truth)  # exact, and off by 0.05: 26 dB
+    >>> rate.compute().tolist()
+    [1.0, 0.5]
     """
 
     is_differentiable = False
@@ -112,7 +134,7 @@ class RecoveryRate(Metric):
         self.num_images += len(images)
 
     def compute(self) -> Tensor:
-        """(number of thresholds,) in [0, 1]; NaN before the first image."""
+        """The rate for every threshold, (number of thresholds,) in [0, 1]; NaN before the first image."""
         return self.num_recovered / self.num_images
 
 

@@ -1,4 +1,4 @@
-"""Images that nearly equal others. Pixels only; the one thing that ``training`` and ``audit`` share."""
+"""Images that nearly equal others, by their pixels. The one module that ``training`` shares with the audit."""
 
 from typing import Protocol
 
@@ -13,7 +13,13 @@ _PAIRS_AT_ONCE = 2048
 
 
 class Sliceable(Protocol):
-    """Images (n, C, H, W) in [0, 1] that can be sliced; a tensor is one."""
+    """Images (n, C, H, W) in [0, 1] that can be sliced; a tensor is one.
+
+    >>> images: Sliceable = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> images[2] = 0.99 * images[0]
+    >>> near_duplicates(images).tolist()
+    [True, False, True]
+    """
 
     def __len__(self) -> int: ...
 
@@ -28,7 +34,7 @@ def near_duplicates(images: Sliceable, others: Sliceable | None = None, block_si
     almost every pair, and the few that stay are compared in full.
 
     Args:
-        images: Images of one size.
+        images: Images of one size, (n, C, H, W) in [0, 1].
         others: The same; default: the images themselves, each compared with all but itself.
         block_size: Images of either set compared at a time; bounds the memory.
 

@@ -11,8 +11,8 @@ from lightning_memaudit.measurement.degradations import Degradation, parse_degra
 from lightning_memaudit.measurement.processes import AuditStopped
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.recovery.checks import check_counts, check_images
-from lightning_memaudit.recovery.methods.registry import METHODS, Method
-from lightning_memaudit.results.names import check_name, did_you_mean
+from lightning_memaudit.recovery.methods.registry import METHODS, Method, recovers_from
+from lightning_memaudit.results.names import check_name, did_you_mean, primary_method
 
 DEFAULT_PATTERNS = ("random-0.5", "block-0.25")
 DEFAULT_METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
@@ -72,7 +72,7 @@ class Plan:
         patterns: Degradations, in order.
         methods: Methods by name, in order.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
-        seed: Seeds the masks, together with pattern and image index.
+        seed: Seeds the masks, together with the kind of mask and the image's position in its group.
         block_size: Images that are degraded and recovered together; bounds the memory.
         save_recoveries: Images per group whose recoveries are kept.
         raise_errors: Raise when a method fails on a block, instead of counting its images as failed.
@@ -109,6 +109,32 @@ class Plan:
         for argument in ("num_proximal", "save_recoveries"):
             if getattr(self, argument) < 0:
                 raise ValueError(f"{argument}={getattr(self, argument)}: must be 0 or more")
+        self._check_fit(names)
+
+    def _check_fit(self, patterns: Sequence[str]) -> None:
+        for pattern in self.patterns:
+            if not self.methods_for(pattern):
+                raise ValueError(
+                    f"pattern {pattern.name!r}: none of the methods {', '.join(self.methods)} recovers from a "
+                    f"{pattern.family}; add {'blind_deblurring' if pattern.family == 'blur' else 'blind'}"
+                )
+        for name, method in self.methods.items():
+            if not any(recovers_from(method, pattern.family) for pattern in self.patterns):
+                raise ValueError(
+                    f"method {name!r} recovers from none of the patterns {', '.join(patterns)}: leave it out"
+                )
+        primary = primary_method(list(self.methods))
+        if self.find_largest_missing and not recovers_from(self.methods[primary], "mask"):
+            raise ValueError(f"largest_missing=True: {primary} recovers from no mask; add blind to methods")
+
+    def methods_for(self, pattern: Degradation) -> dict[str, Method]:
+        """The methods that are for images degraded in this way."""
+        return {name: method for name, method in self.methods.items() if recovers_from(method, pattern.family)}
+
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """Names of every pattern and method that run together, in the order in which they do."""
+        return [(pattern.name, name) for pattern in self.patterns for name in self.methods_for(pattern)]
 
     @classmethod
     def of(

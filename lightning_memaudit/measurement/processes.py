@@ -17,15 +17,42 @@ Result = TypeVar("Result")
 
 
 class AuditStopped(RuntimeError):
-    """An audit that must end at once, unlike one in which a method fails on some images."""
+    """The audit must end at once. Other errors end the work on some images, which a plan may count as failed.
+
+    >>> from lightning_memaudit import audit
+    >>> def autoencoder(images):
+    ...     raise AuditStopped("enough")
+    >>> audit(autoencoder, members=torch.rand(2, 1, 8, 8))  # another error would come back as a ValueError with advice
+    Traceback (most recent call last):
+    lightning_memaudit.measurement.processes.AuditStopped: enough
+    """
 
 
 class AuditInterrupted(AuditStopped):
-    """The run was asked to end."""
+    """The run was asked to end, as by SIGTERM, while an audit was running.
+
+    >>> def work():
+    ...     raise AuditInterrupted("SIGTERM")
+    >>> try:
+    ...     Processes().share(work)
+    ... except AuditStopped as stopped:
+    ...     print(stopped)
+    SIGTERM
+    """
 
 
 class ProcessesLost(AuditStopped):
-    """The processes no longer answer each other: the training cannot go on either, so this is never just a warning."""
+    """The processes no longer answer each other: the training cannot go on either, so this is never just a warning.
+
+    >>> def work():
+    ...     raise ProcessesLost("no answer within 1800 s")
+    >>> told = []
+    >>> try:
+    ...     Processes(finish=lambda: told.append("done")).share(work)
+    ... except AuditStopped as stopped:
+    ...     print(stopped, told)  # after other errors the others would be told; here nobody is left to tell
+    no answer within 1800 s []
+    """
 
 
 @dataclass(frozen=True)
@@ -39,6 +66,10 @@ class Processes:
         group: The process group for control messages; None for a single process.
         timeout: Seconds that processes wait for each other.
         finish: Called when this process has done its part of a shared work, before the parts are exchanged.
+
+    >>> alone = Processes()
+    >>> alone.share(lambda: "measured"), alone.gather("mine"), alone.any(False)
+    (['measured'], [(0, 'mine')], False)
     """
 
     rank: int = 0
@@ -132,6 +163,15 @@ class Lockstep:
     Args:
         call: The model's forward pass.
         processes: Who takes part.
+
+    >>> from types import SimpleNamespace
+    >>> others_call, batch_sizes = iter([True, False]), []  # after this process is done: one more call by another
+    >>> processes = SimpleNamespace(any=lambda mine: mine or next(others_call))
+    >>> model = Lockstep(lambda images: batch_sizes.append(len(images)), processes)
+    >>> model(torch.rand(4, 1, 8, 8))
+    >>> model.finish()
+    >>> batch_sizes  # the call of its own, then one image to answer the other's
+    [4, 1]
     """
 
     def __init__(self, call: Callable[[Tensor], Any], processes: Processes) -> None:

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.recovery.batches import per_image_mean
-from lightning_memaudit.recovery.checks import check_images
+from lightning_memaudit.recovery.checks import check_counts, check_images
 
 FILE = "proximal.json"
 Operator = Callable[[Tensor], Tensor]
@@ -29,8 +29,9 @@ Operator = Callable[[Tensor], Tensor]
 class ProximalReport:
     """What the Jacobian J of an autoencoder looks like, one entry per image.
 
-    All but ``reconstruction_error`` come from Krylov spaces of `num_steps` dimensions. Extreme eigenvalues are
-    approached from inside the spectrum, so that a violation that is found is one; ``residual`` says how precise it is.
+    All but ``reconstruction_error`` come from Krylov spaces of ``num_steps`` dimensions. Extreme eigenvalues are
+    approached from inside the spectrum: an eigenvalue found below 0 or above 1 is a true violation, not an inaccuracy.
+    ``residual`` says how precise they are.
 
     Attributes:
         asymmetry: ``|J - J^T| / 2 |J|`` in the spectral norm: 0 when symmetric, 1 when antisymmetric.
@@ -38,10 +39,17 @@ class ProximalReport:
         largest_eigenvalue: Of the symmetric part; at most 1 for a proximal map.
         spectral_norm: ``|J|``; at most 1 when nonexpansive.
         spectral_radius: Largest ``|eigenvalue|`` of J; below 1 a fixed point attracts what is near it.
-        residual: Largest distance of one of the three symmetric estimates from an eigenvalue, at most.
+        residual: Error bound: smallest and largest eigenvalue and spectral norm are each at most so far from some
+            eigenvalue of the symmetric part, or singular value of J.
         reconstruction_error: Mean ``(f(x) - x)^2``: whether the image is a fixed point at all.
         tolerance: How far from exact still counts.
         num_steps: Dimension of the Krylov spaces.
+
+    >>> numbers = {"smallest_eigenvalue": [0.0, 0.1], "largest_eigenvalue": [0.9, 1.4], "spectral_norm": [0.9, 1.4]}
+    >>> numbers |= {"spectral_radius": [0.9, 1.4], "residual": [0.0, 0.0], "reconstruction_error": [0.0, 0.0]}
+    >>> report = ProximalReport(asymmetry=[0.0, 0.0], **numbers, tolerance=1e-3, num_steps=40)
+    >>> report.proximal, report.attractor  # at the second image a direction is stretched to 1.4 times its length
+    ([True, False], [True, False])
     """
 
     asymmetry: list[float]
@@ -127,9 +135,7 @@ def proximal_diagnostic(
         ValueError: Bad shapes or numbers, or f returns values that are not finite.
     """
     check_images("images", images)
-    for name, value in (("num_steps", num_steps), ("chunk_size", chunk_size)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
+    check_counts(num_steps=num_steps, chunk_size=chunk_size)
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance}: must be 0 or more")
     generator = torch.Generator().manual_seed(seed)
@@ -188,6 +194,11 @@ class Extremes(NamedTuple):
         smallest: (B,) at least the true one.
         largest: (B,) at most the true one.
         residual: (B,) each of the two is at most so far from some eigenvalue.
+
+    >>> diagonal = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2)
+    >>> extremes = symmetric_extremes(lambda vectors: diagonal * vectors, start=torch.ones(1, 1, 2, 2), num_steps=4)
+    >>> round(extremes.smallest.item(), 3), round(extremes.largest.item(), 3)
+    (1.0, 4.0)
     """
 
     smallest: Tensor
@@ -201,7 +212,10 @@ def symmetric_extremes(operator: Operator, start: Tensor, num_steps: int) -> Ext
     Args:
         operator: Symmetric, on (B, C, H, W).
         start: (B, C, H, W), not zero.
-        num_steps: Number of products.
+        num_steps: Number of products, at most C·H·W of them.
+
+    Raises:
+        ValueError: A product is not finite.
     """
     projection, last = krylov(operator, start, num_steps)
     values, vectors = torch.linalg.eigh((projection + projection.mT) / 2)
@@ -216,6 +230,12 @@ class Krylov(NamedTuple):
     Attributes:
         projection: (B, m, m) upper Hessenberg, float64; its eigenvalues approach those of the operator.
         last: (B,) norm of what the last product has outside of the space, float64.
+
+    >>> def rotate(vectors):  # by 90 degrees in the plane of two pixels: its eigenvalues are i and -i
+    ...     return torch.stack([-vectors[..., 1], vectors[..., 0]], -1)
+    >>> projection = krylov(rotate, start=torch.tensor([1.0, 0.0]).view(1, 1, 1, 2), num_steps=2).projection
+    >>> projection.tolist(), torch.linalg.eigvals(projection).abs().tolist()
+    ([[[0.0, -1.0], [1.0, 0.0]]], [[1.0, 1.0]])
     """
 
     projection: Tensor
@@ -232,7 +252,7 @@ def krylov(operator: Operator, start: Tensor, num_steps: int) -> Krylov:
     Args:
         operator: Linear, on (B, C, H, W).
         start: (B, C, H, W), not zero.
-        num_steps: Dimension of the space, m; at most C·H·W.
+        num_steps: Dimension of the space, m; at most C·H·W is used.
 
     Raises:
         ValueError: A product is not finite.

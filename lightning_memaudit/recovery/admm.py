@@ -1,7 +1,7 @@
 """Alternating recovery: plug-and-play ADMM for the image, an estimator for the mask.
 
-One row of a batch is one attempt: an image with its own penalty and its own start. All rows advance together; a row
-that has converged or diverged leaves the batch at the next check, so that no iteration waits for the host.
+One row of a batch is one attempt: an image with its own penalty and its own start. All rows advance together. Rows
+that have converged or diverged leave the batch, but only at every ``check_every``-th iteration: looking costs a wait.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,11 @@ class State(NamedTuple):
         image: x, the estimate that fits the data.
         prior: z, the estimate that the autoencoder returned.
         dual: u, the scaled dual variable; it starts at zero.
+
+    >>> one, zero = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    >>> state = step(lambda v: v / 2, one, one, State(zero, zero, zero), penalty=torch.ones(1, 1, 1, 1))
+    >>> [field.mean().item() for field in state]  # x halfway between y = 1 and z = 0; z = f(x + u); u = u + x - z
+    [0.5, 0.25, 0.25]
     """
 
     image: Tensor
@@ -35,7 +40,7 @@ class State(NamedTuple):
 def data_step(observed: Tensor, mask: Tensor, prior: Tensor, dual: Tensor, penalty: Tensor) -> Tensor:
     """Minimize ``|h x - y|^2 + penalty |x - (z - u)|^2`` over x, elementwise for a diagonal degradation h.
 
-    x = (h y + penalty (z - u)) / (h^2 + penalty)
+    x = (h y + penalty (z - u)) / (h^2 + penalty), (B, C, H, W); the arguments are as those of :func:`step`
     """
     return (mask * observed + penalty * (prior - dual)) / (mask.square() + penalty)
 
@@ -81,13 +86,13 @@ class Workspace:
     u and v share a buffer, and the old z is gone when f makes the new one. So beside f's own memory there are a, u, z
     and, where it is asked for, x: four tensors of the batch's size; b has the mask's size.
 
-    The correction v - z that data and dual variable make to the last z is 0 in hidden pixels: where few are observed f
-    hardly notices it. With ``spread`` s hidden pixels are shown s times the correction of their observed neighbours,
+    In hidden pixels, h = 0, v is the last z: only observed pixels are corrected, and where these are few f hardly
+    reacts. ``spread`` s > 0 adds to hidden pixels s times the average correction v - z of the observed ones nearby:
 
     z = f(v + s (1 - h) S(v - z))     S averages nearby pixels with h > 1/2, see Interpolation
 
-    and nothing else changes: where data and f have always agreed there is nothing to spread. While f runs this takes
-    one tensor more, and S somewhat more than another in passing.
+    The other equations stay as they are. Where f returns the data v - z is 0, and so is what is added. It takes one
+    tensor more while f runs, and S for a moment somewhat more than another.
 
     Args:
         autoencoder: f, which leaves its input alone and returns a tensor of its own.
@@ -98,6 +103,13 @@ class Workspace:
 
     Attributes:
         prior: z, (B, C, H, W).
+
+    >>> ones = torch.ones(2, 1, 4, 4)
+    >>> work = Workspace(lambda v: v / 2, observed=ones, start=0 * ones, penalty=torch.tensor([1.0, 3.0]))
+    >>> work.set_mask(ones)
+    >>> work.advance()
+    >>> work.image.mean((1, 2, 3)).tolist(), work.prior.mean((1, 2, 3)).tolist()  # x = 1 / (1 + penalty), z = f(x)
+    ([0.5, 0.25], [0.25, 0.125])
     """
 
     def __init__(
@@ -122,7 +134,7 @@ class Workspace:
         return self._image
 
     def take_image(self) -> Tensor:
-        """The same for the caller to keep and to write to."""
+        """:attr:`image` as a tensor that the caller may keep and write to; the workspace will not write to it."""
         if self._image is not self._buffer:  # the start, which is someone else's
             return self.image.clone()
         self._buffer = None
@@ -185,6 +197,11 @@ class Solution(NamedTuple):
         data_residual: (B,) mean over the mask of ``(x - y)^2``; infinite where the mask is empty.
         num_evaluations: (B,) int64.
         trace: The recorded iterations, or None.
+
+    >>> stored, mask = torch.full((1, 1, 4, 4), 0.5), torch.tensor([1.0, 0, 1, 0]).expand(1, 1, 4, 4)
+    >>> solution = alternate(lambda v: stored, mask * stored, torch.ones(1), mask, start=mask, settings=Alternation())
+    >>> solution.image.round(decimals=3).unique().tolist(), bool(solution.score < 1e-6)  # stored, not seen whole
+    ([0.5], True)
     """
 
     image: Tensor
@@ -211,6 +228,13 @@ class Alternation:
         check_every: Iterations between two looks at convergence; the only time the host waits for the device.
         tolerance: An attempt has converged when the root mean square change of its image per iteration is below
             this; 0 never stops early.
+
+    Raises:
+        ValueError: A number is below 1, or the tolerance below 0.
+
+    >>> image, settings = torch.ones(1, 1, 4, 4), Alternation(num_iterations=200, check_every=20)
+    >>> alternate(lambda v: v, image, torch.ones(1), image, image, settings).num_evaluations.item()  # stops after 20
+    22
     """
 
     num_iterations: int = 200
@@ -227,7 +251,7 @@ class Alternation:
 def residuals(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     """Fixed-point residual ``mean (f(x) - x)^2`` and data residual ``mean over h of (x - y)^2``, each (B,).
 
-    A mask that keeps nothing explains nothing: its data residual is infinite.
+    The arguments are f, y and h of :func:`step`, and x. An empty mask explains nothing: its data residual is infinite.
     """
     fixed_point = per_image_mean((autoencoder(image) - image).square())
     return fixed_point, data_residual(observed, mask, image)

@@ -1,4 +1,4 @@
-"""What a candidate is worth: the estimate that it implies, and a score that needs no ground truth."""
+"""Candidates: an attempt's image combined with the data, and the blind score, which needs no ground truth."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from lightning_memaudit.recovery.interpolation import Interpolation
 from lightning_memaudit.recovery.types import Autoencoder
 
 ERROR_PER_SCORE = 2.0
-"""Mean squared error in hidden pixels over the blind score: about 1 on autoencoders that were measured, at most 2 for
-nearly all recovered images."""
+"""Factor from the blind score to the mean squared error that is expected in hidden pixels. The true ratio was about 1
+on the autoencoders that were measured, and at most 2 for nearly all recovered images."""
 
 
 class Candidate(NamedTuple):
@@ -20,10 +20,17 @@ class Candidate(NamedTuple):
 
     Attributes:
         image: (B, C, H, W) the data where they are observed, the autoencoder's image elsewhere.
-        mask: (B, 1 or C, H, W).
-        score: (B,) blind score: data residual of f(image) where observed plus fixed-point residual elsewhere; infinite
-            where the candidate is not finite.
-        expected_error: (B,) mean squared error of the image that the score lets expect.
+        mask: (B, 1 or C, H, W), in [0, 1].
+        score: (B,) blind score, 0 or more, lower is better: data residual of f(image) where observed plus fixed-point
+            residual elsewhere; infinite where the candidate is not finite.
+        expected_error: (B,) estimate of the image's mean squared error: :data:`ERROR_PER_SCORE` times the score times
+            the share of the image that does not come from the data.
+
+    >>> stored, mask = torch.full((1, 1, 4, 4), 0.5), torch.tensor([1.0, 0, 1, 0]).expand(1, 1, 4, 4)
+    >>> other, noise = torch.full((1, 1, 4, 4), 0.9), torch.zeros(1)
+    >>> found = [refine(lambda x: stored, mask * y, mask, stored, noise) for y in (stored, other)]
+    >>> [round(candidate.score.item(), 1) for candidate in found]  # what f has stored is told from what it has not
+    [0.0, 0.3]
     """
 
     image: Tensor
@@ -41,19 +48,23 @@ def refine(
     steps: int = 1,
     explained_share: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Candidate:
-    """Combine image and data as their errors deserve, improve on the autoencoder's own errors, and score the results.
+    """Put the data into an image, score the result without ground truth, and correct the image; ``steps`` times.
 
-    x = x + h s^2 / (s^2 + noise^2) (y - x), with s^2 the mean of (y - x)^2 over h, less the noise
+    First the image and the data are averaged, each with the weight that its error variance gives it:
 
-    is the posterior mean of the image given the data; without noise it is the data where they are observed. The score
+    x <- x + h s^2 / (s^2 + noise^2) (y - x), with s^2 the mean of (y - x)^2 over h, less noise^2
 
-    | mean over h of (f(x) - y)^2 - noise^2 |  +  mean over 1 - h of (f(x) + r - x)^2
+    This is the posterior mean of the image given the data. Without noise it is the data where they are observed. Then
 
-    with r the interpolation of y - f(x) from where it is observed: what f gets wrong at a pixel it gets wrong beside
-    it. It is small only if f, shown its own hidden pixels and the observed ones, returns both. A mask that is empty
-    leaves nothing to explain: its data residual is taken over all pixels. The f(x) that scores x also gives the next x,
-    f(x) + r. Where there is noise r is 0, and the second mean is over all pixels. Where the mask itself was told from
-    the image, the score is divided by how much of the observation f(x) explains.
+    score = | mean over h of (f(x) - y)^2 - noise^2 |  +  mean over 1 - h of (f(x) + r - x)^2
+
+    with r the interpolation of y - f(x) from the observed pixels to all: errors of f resemble those at pixels nearby.
+    The score is small only if f, given the observed pixels and x in the hidden ones, returns both. It takes a single
+    evaluation of f, whose result also gives the image of the next step, f(x) + r.
+
+    Where there is noise, r is 0 and the second mean is over all pixels. Where the mask is empty, the first mean is over
+    all pixels, so that an empty mask earns no low score. Where the mask was estimated from the image, the score is
+    divided by the share of the observation that f(x) explains.
 
     Args:
         autoencoder: f.
@@ -61,8 +72,8 @@ def refine(
         mask: h, (B, 1 or C, H, W), in [0, 1].
         image: x, (B, C, H, W).
         noise: (B,) standard deviation of the noise.
-        steps: Evaluations of f; the best candidate by score is returned.
-        explained_share: From f(x), y and h to how much f(x) explains, (B,) in (0, 1]; None takes it for 1.
+        steps: Evaluations of f, at least 1; the best candidate by score is returned.
+        explained_share: From f(x), y and h to the share of y that f(x) explains, (B,) in (0, 1]; None takes it for 1.
     """
     variance = noise.square()
     kept = mask.expand_as(image).flatten(1).any(1)
@@ -93,7 +104,7 @@ def refine(
 
 
 def add_interpolated_residual(output: Tensor, observed: Tensor, interpolation: Interpolation, exact: Tensor) -> Tensor:
-    """``f(x) + r`` with r the interpolation of y - f(x): what f gets wrong at a pixel it gets wrong beside it.
+    """``f(x) + r``, (B, C, H, W), with r the interpolation of y - f(x): errors of f resemble those at pixels nearby.
 
     Args:
         output: f(x), (B, C, H, W).

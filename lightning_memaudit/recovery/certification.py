@@ -15,16 +15,19 @@ from torch import Tensor
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Recovery
 
 MAX_FALSE_RATE = 0.01
-"""Rate of false certificates that is claimed by default."""
+"""Default bound on the rate of false certificates: the expected share of images that the autoencoder was not trained
+on which are certified all the same. 0.01 takes 99 controls, see :func:`controls_needed`."""
 
 LARGEST_ERROR = 10**-2.5
-"""Mean squared error of an image that still counts as recovered: PSNR 25 dB."""
+"""An image is certified only if its expected mean squared error is at most this: a PSNR of 25 dB, images in [0, 1]."""
 
 LARGEST_GAIN = 0.2
-"""Share of white noise that an autoencoder may pass on around an image before it is suspected of copying its input."""
+"""A :func:`noise_gain` above this means that f may be copying its input instead of recalling a stored image. The
+threshold of the score is then multiplied by :data:`GAIN_MARGIN`."""
 
 GAIN_MARGIN = 0.1
-"""Factor on the threshold for a suspect: what merely copies scores members like controls, and beats none tenfold."""
+"""Factor on the threshold of the score where the gain is above :data:`LARGEST_GAIN`. An autoencoder that only copies
+gives members scores like those of controls: a score ten times lower than any control's does not come from copying."""
 
 
 def calibrate(
@@ -33,7 +36,7 @@ def calibrate(
     confidence: float = 0.95,
     source: str = "controls",
 ) -> Calibration:
-    """Set the threshold just below the lowest score of images that were not trained on.
+    """Set the threshold to the lowest score of images that were not trained on; only scores below it are certified.
 
     The claim is exact for an image that is exchangeable with the controls: from the same source, degraded alike,
     searched alike. Scores of one control under several patterns are dependent. The expected rate over those same
@@ -42,9 +45,12 @@ def calibrate(
 
     Args:
         control_scores: (n,) blind scores, infinite where the iterations diverged.
-        max_false_rate: Refuse to certify where n is too small to claim this rate.
+        max_false_rate: Refuse to certify where n is too small to claim this rate, in (0, 1).
         confidence: Coverage of the interval, in (0, 1).
         source: What the scores are of.
+
+    Returns:
+        The threshold, None where n is too small, with the reason, the rate 1 / (n + 1) and its interval.
 
     Raises:
         ValueError: A score is NaN, or an argument is out of its range.
@@ -71,10 +77,12 @@ def calibrate(
 
 
 COPIES_MARGIN = 0.5
-"""Factor on the threshold from turned copies: theirs were up to twice the lowest scores of real controls."""
+"""Factor on the scores of :func:`turned_copies`, and so on the threshold that is set from them. The lowest score of the
+copies was measured to be up to twice that of real controls, so half of it is taken."""
 
 NO_THRESHOLD = Calibration(math.inf, "", 0, 1.0, (0.0, 1.0), source="nothing")
-"""Certifies by expected error and gain alone: what a calibration can only narrow."""
+"""A calibration whose threshold every finite score passes. :func:`certify` with it asks for the expected error alone,
+and so returns the images that a real calibration could certify at most; none of them is a claim."""
 
 
 def controls_needed(max_false_rate: float) -> int:
@@ -83,11 +91,20 @@ def controls_needed(max_false_rate: float) -> int:
 
 
 def certify(recovery: Recovery, calibration: Calibration) -> Recovery:
-    """Certify what scores below the threshold and is expected within 25 dB, with a margin where f may be copying.
+    """Certify the images whose blind score and expected error are low enough; no ground truth is used.
 
-    All that counts is blind: the calibrated score; the error that the score lets expect in the hidden share of the
-    image; and the gain of :func:`noise_gain`. Where the gain is above :data:`LARGEST_GAIN`, f passes on what it is
-    shown as an autoencoder does that stores nothing, and the score must be below :data:`GAIN_MARGIN` of the threshold.
+    An image is certified when both hold:
+
+    - its score is below the threshold. Where its gain, see :func:`noise_gain`, is above :data:`LARGEST_GAIN`, the score
+      must be below :data:`GAIN_MARGIN` times the threshold, as f may be copying its input there;
+    - its expected mean squared error is at most :data:`LARGEST_ERROR`, a PSNR of 25 dB.
+
+    Args:
+        recovery: Of B images, with ``expected_error`` and ``gain``; without them nothing is certified.
+        calibration: The threshold, from :func:`calibrate`; one without a threshold certifies nothing.
+
+    Returns:
+        The recovery with ``certified`` replaced, (B,) bool. Its other fields stay, ``calibration`` among them.
     """
     if recovery.expected_error is None or recovery.gain is None:
         return recovery._replace(certified=torch.zeros_like(recovery.certified))
@@ -107,13 +124,17 @@ def is_certified(score: Tensor, expected_error: Tensor, gain: Tensor, calibratio
 def noise_gain(autoencoder: Autoencoder, images: Tensor, deviation: float = 0.1) -> Tensor:
     """Share of white noise that f passes on: ``mean (f(x + n) - f(x))^2 / mean n^2``, (B,).
 
-    For small noise the mean square of the singular values of f's Jacobian at x (Hutchinson 1990). Near a stored image
-    few directions survive; the identity passes everything on, and says nothing of what it was trained on.
+    For small noise it estimates the mean square of the singular values of f's Jacobian at x (Hutchinson 1990). Near a
+    stored image f suppresses most directions and the gain is near 0. The identity has a gain of 1: it passes everything
+    on, and says nothing of what it was trained on. One draw of noise serves all images; it takes two evaluations of f.
 
     Args:
         autoencoder: f.
         images: x, (B, C, H, W).
-        deviation: Standard deviation of the noise.
+        deviation: Standard deviation of the noise, positive.
+
+    Returns:
+        (B,) 0 or more; not finite where f is not.
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(images.shape[1:], generator=generator).to(images) * deviation
@@ -122,18 +143,23 @@ def noise_gain(autoencoder: Autoencoder, images: Tensor, deviation: float = 0.1)
 
 
 def turned_copies(observed: Tensor, number: int) -> Tensor:
-    """Degraded images that cannot have been stored: copies turned upside down, by half and quarter turns, transposed.
+    """Stand-ins for controls where there are none: the degraded images themselves, rotated or mirrored.
 
-    A copy has the colours, contrast, smoothness and share of missing pixels of its original, and stands in for an image
-    that was not trained on where there is none. From the second turn of all images on copies are also shifted, around
-    the border. What that does not guarantee: exchangeability with images that were not trained on. An autoencoder may
-    find turned scenes harder than upright ones, and copies of few images resemble each other. Where training itself
-    turned its images, or images are symmetric, a copy is as good as stored and scores low; then less is certified, not
-    more. For the first reason :data:`COPIES_MARGIN` lowers the threshold that comes from copies.
+    A turned image was most likely not trained on, and has the colours, contrast, smoothness and share of missing pixels
+    of its original. So its blind score takes the place of that of an image that was not trained on. Square images are
+    rotated by 90 degrees, flipped vertically, rotated by 180 and by 270 degrees and mirrored at either diagonal, others
+    flipped vertically and rotated by 180 degrees. All images are turned in one way, then all in the next. Where more
+    copies are wanted the turns are repeated, each time with another shift; what leaves at one border enters at the
+    opposite one.
+
+    Turned copies are not guaranteed to be exchangeable with images that were not trained on. An autoencoder may find
+    turned scenes harder than upright ones, and so score them higher: for that :data:`COPIES_MARGIN` lowers the
+    threshold. Copies of few images resemble each other. Where training itself turned its images, or images are
+    symmetric, copies are as good as stored and score low; then less is certified, not more.
 
     Args:
         observed: y, (B, C, H, W), B at least 1.
-        number: Copies wanted.
+        number: Copies wanted, at least 1.
 
     Returns:
         (number, C, H, W).

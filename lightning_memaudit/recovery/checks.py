@@ -54,11 +54,11 @@ def check_penalties(penalties: tuple[float, ...]) -> None:
 
 
 LEAST_EVALUATIONS = 5
-"""A start, an iteration and its score."""
+"""One to score the start, one ADMM iteration, one for its score, and two for the gain."""
 
 
 def check_max_evaluations(max_evaluations: int) -> None:
-    """Raise unless there is an evaluation to spend on a start, an iteration and its score.
+    """Raise unless the evaluations suffice to score a start, to make an iteration and score it, and for the gain.
 
     Raises:
         ValueError: ``max_evaluations`` is below :data:`LEAST_EVALUATIONS`.
@@ -67,11 +67,14 @@ def check_max_evaluations(max_evaluations: int) -> None:
         raise ValueError(f"max_evaluations={max_evaluations}: must be at least {LEAST_EVALUATIONS}")
 
 
-def check_noise(noise: float | None) -> None:
-    """Raise unless ``noise`` is None, or 0 or more and finite.
+def check_noise(noise: float | None, estimated: bool = False) -> None:
+    """Raise unless ``noise`` is 0 or more and finite, or None where it can be ``estimated``.
 
     Raises:
         ValueError: It is not.
     """
-    if noise is not None and not 0 <= noise < float("inf"):
-        raise ValueError(f"noise={noise}: pass a standard deviation of 0 or more, or None to estimate it")
+    if noise is None and estimated:
+        return
+    if noise is None or not 0 <= noise < float("inf"):
+        either = ", or None to estimate it" if estimated else ""
+        raise ValueError(f"noise={noise}: pass a standard deviation of 0 or more{either}")

@@ -14,7 +14,7 @@ from torch.nn import functional
 from lightning_memaudit.recovery.batches import same_channels
 
 LEAST_SHARE = 0.05
-"""A value that fewer pixels share than this is taken for a coincidence."""
+"""A value is taken for a fill only if at least this share of the pixels has it; fewer may have it by chance."""
 
 
 class ConstantFill(NamedTuple):
@@ -26,6 +26,12 @@ class ConstantFill(NamedTuple):
         noise: (B,) standard deviation of the noise, as read off the missing pixels; 0 for exact repeats.
         per_channel: (B,) whether every channel has a mask of its own.
         value: (B, C, 1, 1) the fill, where there is noise on it.
+
+    >>> image = torch.linspace(0, 1, 8).repeat(1, 1, 8, 1)
+    >>> image[..., 4:] = 0.3  # missing, and filled with grey
+    >>> fill = find_constant_fill(image)
+    >>> fill.present.item(), fill.mask[0, 0, 0].tolist()
+    (True, [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     """
 
     present: Tensor
@@ -42,13 +48,14 @@ class ConstantFill(NamedTuple):
 def find_constant_fill(observed: Tensor, noise: float | None = None) -> ConstantFill:
     """Find one value that many pixels share: exactly, or up to Gaussian noise.
 
-    Without noise the most frequent pixel (all channels at once) is looked up, then the most frequent value of each
-    channel. With noise of known level the densest value is; when the level is not known, only a fill with zeros can be
-    told from image content, by values below 0 that no image has.
+    Exact repeats: the most frequent pixel (all channels at once) is looked up, then the most frequent value of each
+    channel. Noise of a known level: the value around which most pixels lie is estimated. When the level is not known
+    and nothing repeats exactly, only a fill with zeros can be told from image content: its noise gives values below 0,
+    which no image has.
 
     Args:
         observed: y, (B, C, H, W).
-        noise: Standard deviation of the noise; None when it is not known.
+        noise: Standard deviation of the noise; 0 looks for exact repeats alone, None is for a level not known.
     """
     if noise:
         return _noisy_fill(observed, torch.full_like(observed[:, 0, 0, 0], noise), None)
@@ -80,9 +87,10 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
 
 
 def find_other_fill(observed: Tensor, fill: ConstantFill) -> ConstantFill:
-    """Find what else may fill the missing pixels: images can have large areas of one color themselves.
+    """Find a second value that may be the fill: images can have large areas of one color themselves.
 
-    After the most frequent pixel the second most frequent one; after a mask per channel the most frequent pixel.
+    Where :func:`find_constant_fill` took the most frequent pixel, this takes the second most frequent one; where it
+    found a mask per channel, this takes the most frequent pixel.
 
     Args:
         observed: y, (B, C, H, W).
@@ -205,7 +213,7 @@ def local_agreement(observed: Tensor, size: int = 7, tolerance: float = 0.1) -> 
         tolerance: Largest difference that counts as a resemblance.
 
     Returns:
-        (B, 1, H, W).
+        (B, 1, H, W), the weighted number of those neighbours; a neighbour at distance d weighs ``exp(-d^2 / 8)``.
     """
     height, width = observed.shape[-2:]
     reach = size // 2

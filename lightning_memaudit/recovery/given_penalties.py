@@ -32,6 +32,9 @@ def recover_with_penalties(
         settings: Iterations and tolerances.
         chunk_size: Rows at once; None chooses by memory.
         record_at: Iterations to record; of each image the winning attempt's record is kept.
+
+    Returns:
+        The recovery of B images; nothing is certified, and images that diverged with every penalty stay as observed.
     """
     autoencoder = InputProtected(autoencoder)
 

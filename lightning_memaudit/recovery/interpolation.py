@@ -1,4 +1,7 @@
-"""Fill missing pixels from their observed neighbours, no autoencoder involved: where a recovery starts, and more."""
+"""Fill missing pixels from their observed neighbours, without the autoencoder.
+
+A recovery starts from such an image, and corrections of observed pixels are spread to hidden ones in the same way.
+"""
 
 from typing import NamedTuple
 
@@ -7,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 OWN_WEIGHT = 0.02
-"""Share of observed pixels in a cell at which its own average and the coarser level's count alike."""
+"""A cell's value is a weighted mean: its share of observed pixels weighs the cell's own average, this number weighs the
+value from the next coarser level."""
 
 
 class _Level(NamedTuple):
@@ -36,6 +40,11 @@ class Interpolation:
 
     Args:
         mask: h, (B, 1 or C, H, W), in [0, 1].
+
+    >>> mask, row = torch.tensor([1.0, 0, 0, 1]).expand(1, 1, 4, 4), torch.tensor([0.2, 0, 0, 0.8])
+    >>> filled = Interpolation(mask).fill(row.expand(1, 1, 4, 4))
+    >>> [round(value, 1) for value in filled[0, 0, 0].tolist()]
+    [0.2, 0.4, 0.6, 0.8]
     """
 
     def __init__(self, mask: Tensor) -> None:
@@ -52,7 +61,7 @@ class Interpolation:
         self._total = weights.mean((-2, -1), keepdim=True).clamp_min(1e-6)
 
     def __call__(self, weighted: Tensor) -> Tensor:
-        """Average values that are multiplied by the mask already, (B, C, H, W), to the same shape.
+        """Averages of values that are multiplied by the mask already, (B, C, H, W) to the same shape.
 
         0 where a whole image is missing.
         """

@@ -1,4 +1,4 @@
-"""Where a mask comes from: an estimator by its name, or a rule that a search follows from iteration to iteration."""
+"""Where a mask comes from: the mask estimators by their names, and the rules that update masks during a search."""
 
 import math
 from collections.abc import Callable
@@ -13,24 +13,48 @@ from lightning_memaudit.recovery.masks import LeastSquaresMask, MaskEstimator, P
 from lightning_memaudit.recovery.types import Problem
 
 PIXEL_SPREADS = (1.0, 4.0)
-"""An autoencoder's errors are larger at edges than elsewhere: variances allowed for, over their mean square. The
-channels of a pixel tell which of the two it is."""
+"""Error variances allowed for in an observed pixel, as factors on the image's mean squared error, see ``spreads`` of
+:class:`PosteriorMask`: errors of an autoencoder are larger at edges than elsewhere. It takes several channels to tell
+which factor holds for a pixel."""
 
 VALUE_SPREADS = (2.0,)
-"""The same for a single value, which does not tell."""
+"""The same where a mask entry has a single value behind it (one channel, or a mask per channel): too little to choose
+between factors, so there is one in between."""
 
 LEAST_EVIDENCE = 0.01
-"""Evidence in nats per value of the observation that an image is credited with at least."""
+"""Lower bound of :meth:`MaskFromContent.explained`, by which scores are divided; in nats per value of the
+observation."""
 
 
 @dataclass(frozen=True)
 class AutomaticMask:
-    """Where one value fills the missing pixels, those that do not have it; else the posterior for any fill."""
+    """A mask estimator for any fill: it looks at the observation first, and at the image only where that does not tell.
+
+    Where many pixels of the observation share one value, exactly or up to noise, that value is taken for the fill, see
+    :func:`~lightning_memaudit.recovery.fills.find_constant_fill`: the pixels that have it are missing, the others
+    observed. In other images the missing pixels may hold anything, such as noise: there :class:`PosteriorMask` with
+    ``fill="noise"`` says from the distance of each pixel to the current image how probably it was observed.
+
+    :class:`~lightning_memaudit.recovery.BlindRecovery` with given penalties uses it when ``mask_estimator`` is
+    ``auto``, and :class:`~lightning_memaudit.recovery.WhiteBoxRecovery` by default.
+
+    Attributes:
+        noise: Standard deviation of the noise in the observation, 0 or more; None when it is not known: then it is
+            estimated for images with a noisy fill of 0, and taken for 0 in others.
+
+    >>> image, noise = torch.rand(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> mask = (torch.arange(8) < 4).float().expand(1, 1, 8, 8)
+    >>> for fill in (torch.zeros(1, 1, 8, 8), noise):
+    ...     estimate = AutomaticMask()(image, observed=mask * image + (1 - mask) * fill)
+    ...     print(torch.equal(estimate.round(), mask))
+    True
+    True
+    """
 
     noise: float | None = None
 
     def __call__(self, image: Tensor, observed: Tensor) -> Tensor:
-        """Estimate the mask of ``observed`` given ``image``, both (B, C, H, W)."""
+        """Estimate the mask of ``observed`` given ``image``, both (B, C, H, W): (B, 1 or C, H, W), in [0, 1]."""
         fill = find_constant_fill(observed, self.noise)
         content = PosteriorMask("noise", noise=self.noise or 0.0)(image, observed)
         return torch.where(fill.present.view(-1, 1, 1, 1), fill.mask, content)
@@ -46,14 +70,22 @@ MASK_ESTIMATORS: dict[str, MaskEstimator] = {
 
 
 class MaskCourse(NamedTuple):
-    """The masks of a round: (M·B, 1 or C, H, W), the first B for the first of M hypotheses, and how they go on.
+    """The masks that a round of the search begins with, and how they are updated as its iterations go on.
+
+    For B images and M hypotheses about the mask, such as shares of observed pixels, there are M·B masks.
 
     Attributes:
-        mask: Where they start.
-        update: From the current image, the observation and the share of the iterations that are done to the next mask;
-            None for masks that stay.
-        explained: From f(x), the observation and the mask to how much of the observation x explains, (B,) in (0, 1];
-            None where the score is not to be divided by it.
+        mask: The first masks, (M·B, 1 or C, H, W) in [0, 1]: B for the first hypothesis, then B for the next.
+        update: From the current image, the observation and the share of the iterations that are done, in [0, 1], to the
+            next mask; None for masks that stay. The rows are those of ``mask``, repeated for every penalty.
+        explained: From f(x), the observation and the mask to the share of the observation that f(x) explains, (B,) in
+            (0, 1]; None where the score is not to be divided by it.
+
+    >>> problem = Problem.whole(torch.rand(2, 1, 8, 8), mask=torch.ones(2, 1, 8, 8), noise=torch.zeros(2))
+    >>> known_mask(problem, num_penalties=3)[1:]  # no update, and the score is not divided
+    (None, None)
+    >>> MaskFromContent(shares=(0.5, 0.1))(problem, num_penalties=3).mask.shape  # two hypotheses
+    torch.Size([4, 1, 8, 8])
     """
 
     mask: Tensor
@@ -62,17 +94,27 @@ class MaskCourse(NamedTuple):
 
 
 MaskRule = Callable[[Problem, int], MaskCourse]
-"""Makes the masks of a problem, whose every row is run with this many penalties."""
+"""From a problem and the number of penalties that every mask is run with to the masks of a round and their updates."""
 
 
 def known_mask(problem: Problem, num_penalties: int) -> MaskCourse:
-    """The problem's own mask stays."""
+    """The rule for masks that are known: the problem's own mask stays."""
     return MaskCourse(problem.mask, None)
 
 
 @dataclass(frozen=True)
 class EstimatedMask:
-    """Any mask estimator, applied every few iterations."""
+    """The rule for a mask estimator: the current image updates the mask every few iterations.
+
+    Attributes:
+        estimator: Any function ``(image, observed) -> mask``, (B, C, H, W) to (B, 1 or C, H, W).
+
+    >>> image, mask = torch.full((1, 1, 8, 8), 0.5), (torch.arange(8) < 4).float().expand(1, 1, 8, 8)
+    >>> problem = Problem.whole(mask * image, mask=torch.ones(1, 1, 8, 8), noise=torch.zeros(1))
+    >>> course = EstimatedMask(LeastSquaresMask())(problem, num_penalties=1)
+    >>> torch.equal(course.update(image, problem.observed, 0.5), mask)
+    True
+    """
 
     estimator: MaskEstimator
 
@@ -83,18 +125,26 @@ class EstimatedMask:
 
 @dataclass(frozen=True)
 class NoisyFill:
-    """Masks of images whose missing pixels hold a known value and noise.
+    """The rule for images whose missing pixels hold a known value with noise on it.
 
-    At first only pixels that noise could not have made are taken for observed, then the posterior decides.
+    The first mask takes for observed only the pixels so far from the fill that noise does not explain it: more than
+    3 + sqrt(C) standard deviations, as the distance over all C channels. Then :class:`PosteriorMask` estimates the mask
+    from the current image, the fill and the noise.
 
     Attributes:
-        value: (B, C, 1, 1) the fill of all images of the problem.
+        value: (B, C, 1, 1) the fill of all images that the search began with.
+
+    >>> noise = 0.05 * torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    >>> image, mask = torch.full((1, 1, 16, 16), 0.6), (torch.arange(16) < 8).float().expand(1, 1, 16, 16)
+    >>> problem = Problem.whole(mask * image + noise, mask=mask, noise=torch.tensor([0.05]))
+    >>> torch.equal(NoisyFill(value=torch.zeros(1, 1, 1, 1))(problem, num_penalties=1).mask, mask)
+    True
     """
 
     value: Tensor
 
     def __call__(self, problem: Problem, num_penalties: int) -> MaskCourse:
-        """Begin with what noise could not have made."""
+        """Begin with the pixels that noise on the fill does not explain."""
         value = self.value[problem.number]
         far = (problem.observed - value).square().sum(1, keepdim=True).sqrt()
         limit = (3 + math.sqrt(value.shape[1])) * problem.noise.view(-1, 1, 1, 1)
@@ -108,15 +158,24 @@ class NoisyFill:
 
 @dataclass(frozen=True)
 class MaskFromContent:
-    """Masks told from the content, where missing pixels hold anything at all.
+    """The rule for images whose missing pixels may hold anything, such as noise: the image's content tells.
 
-    At first the pixels that resemble their neighbours are taken for observed, then those that the current image fits
-    best, in either case a fixed share of them (least trimmed squares); in the end the posterior decides.
+    The first mask takes for observed the pixels that resemble their neighbours most, as image content does and noise
+    does not. For three quarters of the iterations it is then those that the current image fits best. Either keeps a
+    fixed share of the pixels (least trimmed squares). From then on :class:`PosteriorMask` decides, pixel by pixel.
 
     Attributes:
-        shares: Shares of observed pixels to try.
+        shares: Shares of observed pixels to try, in (0, 1); each is a hypothesis with masks of its own.
         noise: Standard deviation of the noise.
         shared: One mask for all channels, or one per channel.
+
+    >>> noise = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    >>> ramp = torch.linspace(0.2, 0.8, 16).expand(1, 1, 16, 16)
+    >>> mask = (torch.arange(16) < 8).float().expand(1, 1, 16, 16)
+    >>> problem = Problem.whole(mask * ramp + (1 - mask) * noise, mask=torch.ones(1, 1, 16, 16), noise=torch.zeros(1))
+    >>> first = MaskFromContent(shares=(0.5,))(problem, num_penalties=1).mask
+    >>> bool((first == mask).float().mean() > 0.8)  # before any image is known
+    True
     """
 
     shares: tuple[float, ...]
@@ -144,16 +203,23 @@ class MaskFromContent:
         return MaskCourse(mask, update, self.explained if self.noise == 0 else None)
 
     def explained(self, output: Tensor, observed: Tensor, mask: Tensor) -> Tensor:
-        """Evidence for f(x) in nats per mask entry and value behind it, between :data:`LEAST_EVIDENCE` and 1.
+        """How much better f(x) explains the observation than an empty mask does, in nats per value of the observation.
 
-        A mask that keeps the few pixels where any image agrees leaves little to get wrong, and explains as little.
+        The score is divided by it. A mask may keep only the few pixels that happen to agree with a wrong image: its
+        residuals are small, but so is what it explains.
+
+        Returns:
+            (B,) between :data:`LEAST_EVIDENCE` and 1.
         """
         share = mask.flatten(1).mean(1).clamp(0.05, 0.95)
         evidence = self._estimator(observed).posterior(output, observed, 10, share).evidence
         return (evidence / observed[0].numel()).nan_to_num(0).clamp(LEAST_EVIDENCE, 1)
 
     def posterior(self, image: Tensor, observed: Tensor, share: Tensor, steps: int) -> Tensor:
-        """The posterior; all ones where the image explains no more of the observation than chance would."""
+        """The posterior rounded to 0 or 1, (B, 1 or C, H, W), after ``steps`` of expectation-maximization.
+
+        All ones where the evidence is at most ``5 log(C·H·W)`` nats: an image may explain so much by chance.
+        """
         posterior = self._estimator(observed).posterior(image, observed, steps, share)
         needed = 5 * math.log(observed[0].numel())
         explained = (posterior.evidence > needed).view(-1, 1, 1, 1)

@@ -16,7 +16,7 @@ MaskEstimator = Callable[[Tensor, Tensor], Tensor]
 
 
 LEAST_PRIOR = 0.02
-"""An estimated prior stays this far from certainty."""
+"""An estimated prior probability of being observed is kept between this and 1 minus this."""
 
 SMALLEST_VARIANCE = 1e-6
 """Errors below 60 dB do not sharpen a posterior further: 8-bit images are not known better."""
@@ -31,6 +31,10 @@ class LeastSquaresMask:
 
     Attributes:
         shared: One mask for all channels (B, 1, H, W), or one per channel (B, C, H, W).
+
+    >>> image, mask = torch.full((1, 3, 4, 4), 0.5), torch.tensor([1.0, 0, 1, 0]).expand(1, 1, 4, 4)
+    >>> torch.equal(LeastSquaresMask()(image, observed=mask * image), mask)
+    True
     """
 
     shared: bool = True
@@ -49,8 +53,14 @@ class Posterior(NamedTuple):
     Attributes:
         mask: (B, 1 or C, H, W) probability of being observed.
         variance: (B,) mean squared error of the image where observed, s^2.
-        evidence: (B,) log likelihood of the observation, over that of a mask that is empty: nats that the image
-            explains.
+        evidence: (B,) in nats: log likelihood of the observation given the image, less that of an empty mask, under
+            which all pixels are fill. It says how much of the observation the image explains.
+
+    >>> right, wrong, fill = torch.rand(3, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> observed = torch.where(torch.arange(8) < 4, right, fill)
+    >>> found = [PosteriorMask("noise").posterior(image, observed) for image in (right, wrong)]
+    >>> found[0].mask.round()[0, 0, 0].tolist(), bool(found[0].evidence > 5 * found[1].evidence)
+    ([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0], True)
     """
 
     mask: Tensor
@@ -60,7 +70,7 @@ class Posterior(NamedTuple):
 
 @dataclass(frozen=True)
 class PosteriorMask:
-    """The probability that a pixel was observed, with the noise and the error of the current image in it.
+    """The probability that a pixel was observed, given the noise and the error of the current image.
 
         log P(y|h=1) = -(y - x)^2 / 2(noise^2 + s^2) - log 2 pi (noise^2 + s^2) / 2
         log P(y|h=0) = -(y - c)^2 / 2 noise^2 - log 2 pi noise^2 / 2   for a fill c, or 0: a uniform density on [0, 1]
@@ -68,18 +78,27 @@ class PosteriorMask:
 
     summed over the channels that share the mask entry. s^2, the mean squared error of x where observed, is the mean
     of (y - x)^2 over h: first over the ``share`` of pixels that fit best, then over the posterior, a few times.
-    Where ``coupled``, :func:`coupling` adds to the log odds what the neighbours say.
+    Where ``coupled``, :func:`coupling` adds to the log odds what the neighbouring mask entries say.
 
     Attributes:
         fill: The value in missing pixels, ``"constant"`` for one value per channel that is estimated, or ``"noise"``
             for values that may be anything.
         noise: Standard deviation of the noise in the observation; 0 is taken as 0.001.
-        prior: Probability of being observed before anything is seen; None estimates it, as the mean of h.
-        share: Share of the pixels that is observed for sure; where the fill is noise, the anchor of s^2.
+        prior: Probability of being observed before anything is seen, in (0, 1); None estimates it, as the mean of h.
+        share: Share of the pixels, in (0, 1), that is observed for sure: s^2 is first estimated from so many of them,
+            those that fit best.
         shared: One mask for all channels (B, 1, H, W), or one per channel (B, C, H, W).
         spreads: Factors on noise^2 + s^2 in P(y|h=1), any of them equally likely for a pixel: above 1 for images whose
             errors are not the same everywhere.
-        coupled: Whether neighbours in the mask inform each other, as much as they prove to be alike.
+        coupled: Whether neighbouring mask entries inform each other, as much as they prove to be alike.
+
+    Raises:
+        ValueError: An attribute is out of its range; the message names it and its value.
+
+    >>> right, fill = torch.rand(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> observed = torch.where(torch.arange(8) < 4, right, fill)  # the other half is noise
+    >>> PosteriorMask("noise")(right, observed)[0, 0, 0].round().tolist()
+    [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     """
 
     fill: float | str = 0.0
@@ -117,7 +136,8 @@ class PosteriorMask:
     ) -> Posterior:
         """Estimate mask and error together, by ``steps`` rounds of expectation-maximization.
 
-        ``share`` (B,), ``fill`` (B, C, 1, 1) and ``noise`` (B,) stand in for the attributes, image by image.
+        ``share`` (B,), ``fill`` (B, C, 1, 1) and ``noise`` (B,) stand in for the attributes, image by image. ``image``
+        and ``observed`` are (B, C, H, W).
         """
         values = observed.shape[1] if self.shared else 1  # behind one mask entry
         error = self._over_channels((observed - image).square())
@@ -202,7 +222,7 @@ def coupling(mask: Tensor) -> Tensor:
 
 
 def log_normal(squared_error: Tensor, number: int, variance: Tensor) -> Tensor:
-    """Log density of ``number`` normal values with this variance and this sum of squared errors."""
+    """Log density, in nats, of ``number`` normal values with this variance and this sum of squared errors."""
     return -squared_error / (2 * variance) - number * torch.log(2 * math.pi * variance) / 2
 
 
@@ -213,7 +233,10 @@ def mask_of_smallest_errors(error: Tensor, share: Tensor) -> Tensor:
 
     Args:
         error: (B, M, H, W).
-        share: (B,).
+        share: (B,), in (0, 1].
+
+    Returns:
+        (B, M, H, W), of the error's type.
     """
     ordered = error.flatten(1).sort(1).values
     last = (share * ordered.shape[1]).round().long().clamp(1, ordered.shape[1]) - 1

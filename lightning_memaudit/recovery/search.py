@@ -1,4 +1,7 @@
-"""Strategy 2, the search that tunes itself: rounds of penalties, starts and masks, on the images that still need it."""
+"""Strategy 2, the search that tunes itself: rounds of penalties, starts and masks, until each image is recovered well.
+
+An image that is recovered well, or that several rounds in a row hardly improved, takes part in no further round.
+"""
 
 import functools
 import itertools
@@ -23,7 +26,8 @@ Start = Literal["interpolated", "autoencoder", "random"]
 
 
 TYPICAL_VARIANCE = 0.01
-"""Squared error of the autoencoder's image halfway through: what the noise is weighed against in the data term."""
+"""Mean squared error that is assumed of the autoencoder's image about halfway through an attempt. Noise of this
+variance doubles the penalty: the data then count for less."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,20 @@ class Round:
     """Attempts made together: every penalty from the same start.
 
     Attributes:
-        penalties: ADMM penalties.
+        penalties: ADMM penalties, positive.
         start: ``interpolated`` fills the missing pixels smoothly, ``autoencoder`` is f(y), ``random`` is f of the
             observation with random values where it is missing.
         num_iterations: ADMM iterations of every attempt.
+
+    Raises:
+        ValueError: An attribute is out of its range; the message names it and its value.
+
+    >>> from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
+    >>> image, one = torch.full((1, 1, 8, 8), 0.5), Round(penalties=(0.1, 0.3), start="interpolated", num_iterations=20)
+    >>> method = KnownMaskRecovery(tuning=SelfTuning(rounds=(one,), refinements=6))
+    >>> recovery = method(lambda x: image.expand_as(x), observed=image, mask=torch.ones(1, 1, 8, 8))
+    >>> recovery.num_evaluations.item()  # 1 scores the start, 2 measure the gain, and 2 * (20 + 6) are the round's
+    55
     """
 
     penalties: tuple[float, ...]
@@ -50,20 +64,34 @@ class Round:
 
 @dataclass(frozen=True)
 class SelfTuning:
-    """The order in which things are tried. The last round is repeated until the evaluations are spent.
+    """What the search tries in which order, and when it is done with an image.
+
+    The last round is repeated until the evaluations are spent. "Error" below is the expected mean squared error of an
+    image's best candidate so far.
 
     Attributes:
         rounds: What to try, cheap and likely first.
-        spread: Share of the correction of observed pixels that hidden ones are shown, in [0, 1], see
+        spread: Share of the correction of observed pixels that is added to hidden ones nearby, in [0, 1], see
             :class:`~lightning_memaudit.recovery.admm.Workspace`; 0 is the paper's iteration.
-        shares: Shares of observed pixels to try where the mask must be told from the image's content.
-        mask_steps: ADMM iterations between two estimates of such a mask.
+        shares: Shares of observed pixels to try, in (0, 1), where the mask must be told from the image's content.
+        mask_steps: ADMM iterations between two estimates of a mask that is not known.
         refinements: Evaluations of f that improve and score what an attempt ended with, see
             :func:`~lightning_memaudit.recovery.candidates.refine`.
-        good_error: An image whose expected mean squared error is below this needs no further round.
-        fair_error: Nor does one below this that the last round hardly improved.
-        improvement: An expected error above this share of the one before is hardly an improvement.
-        patience: Nor does an image that so many rounds in a row hardly improved.
+        good_error: An image with an error below this is done.
+        fair_error: An image with an error below this is done once a round has hardly improved it.
+        improvement: A round has hardly improved an image if the error after it is above this share of that before.
+        patience: An image is given up after so many rounds in a row that have hardly improved it.
+
+    Raises:
+        ValueError: ``spread``, ``shares``, ``rounds`` or a count is out of its range; the message names it.
+
+    >>> from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
+    >>> image, mask = torch.full((1, 1, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(1, 1, 8, 4)
+    >>> def evaluations(f, patience):
+    ...     method = KnownMaskRecovery(tuning=SelfTuning(patience=patience))
+    ...     return method(f, mask * image, mask).num_evaluations.item()
+    >>> [evaluations(f, n) for f in (lambda x: image.expand_as(x), torch.zeros_like) for n in (1, 2)]  # done, given up
+    [55, 55, 55, 127]
     """
 
     rounds: tuple[Round, ...] = (
@@ -92,7 +120,19 @@ class SelfTuning:
 
 
 class SearchResult(NamedTuple):
-    """The best candidate of every image and what it cost, (B,) int64."""
+    """What a search found.
+
+    Attributes:
+        candidate: The best candidate of every image.
+        num_evaluations: (B,) int64, evaluations of f spent on every image.
+
+    >>> from lightning_memaudit.recovery.mask_rules import known_mask
+    >>> stored, mask = torch.full((2, 1, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(2, 1, 8, 4)
+    >>> problem = Problem.whole(mask * stored, mask, noise=torch.zeros(2))
+    >>> found = search(lambda x: stored[:1].expand_as(x), problem, known_mask, SelfTuning(), max_evaluations=100)
+    >>> torch.equal(found.candidate.image, stored), found.num_evaluations.tolist()
+    (True, [53, 53])
+    """
 
     candidate: Candidate
     num_evaluations: Tensor
@@ -109,6 +149,9 @@ def search(
         rule: Where masks come from.
         tuning: What to try in which order.
         max_evaluations: Evaluations of f per image at most, at least 1.
+
+    Returns:
+        The best candidate of every image, the interpolated start if nothing beat it, and the evaluations spent.
     """
     observed = problem.observed
     start, explained = interpolate(observed, problem.mask), rule(problem, 1).explained
@@ -203,7 +246,13 @@ def _replace_rows(candidate: Candidate, rows: Tensor, part: Candidate) -> Candid
 
 
 def improve(found: SearchResult, rows: Tensor, second: SearchResult) -> SearchResult:
-    """Take over what a second search for some rows found better; its evaluations count in any case."""
+    """Replace candidates by those that a second search found for some rows, where they score lower.
+
+    Args:
+        found: Of all images.
+        rows: Indices of the images of the second search.
+        second: What that one found; its evaluations are added in any case.
+    """
     candidate = better(Candidate(*(field[rows] for field in found.candidate)), second.candidate)
     num_evaluations = found.num_evaluations.clone()
     num_evaluations[rows] += second.num_evaluations
@@ -211,7 +260,7 @@ def improve(found: SearchResult, rows: Tensor, second: SearchResult) -> SearchRe
 
 
 def scatter(parts: Sequence[tuple[Tensor, SearchResult]]) -> SearchResult:
-    """Join what was found for some rows each, which together are all rows."""
+    """Join the results of several searches: each part has the indices of its images, and together they are all."""
     order = torch.cat([rows for rows, _ in parts]).argsort()
     masks = same_channels([found.candidate.mask for _, found in parts])
     candidates = [found.candidate._replace(mask=mask) for (_, found), mask in zip(parts, masks, strict=True)]
@@ -223,7 +272,7 @@ GAIN_EVALUATIONS = 2
 """Evaluations per image, beyond those of the search, that measure the gain."""
 
 ATTEMPTS_TOGETHER = 4
-"""Attempts per image that the self-tuning makes at once, about: an image stands for so many rows of a chunk."""
+"""About the number of attempts per image that the search makes at once: a chunk of rows has so many fewer images."""
 
 
 @torch.no_grad()
@@ -234,7 +283,7 @@ def recover_self_tuned(
     chunk_size: int | None,
     *more: Tensor,
 ) -> Recovery:
-    """Search chunk by chunk, and measure how fast the autoencoder holds what was found.
+    """Search chunk by chunk, and measure around each image found how much noise the autoencoder passes on.
 
     Args:
         autoencoder: f.
@@ -242,6 +291,10 @@ def recover_self_tuned(
         search: From f, a chunk of ``observed`` and of ``more`` to what was found.
         chunk_size: Attempts at once; None chooses by memory.
         more: What else the search takes, row by row.
+
+    Returns:
+        The recovery of B images with expected error and gain, nothing certified yet. Images that diverged stay as
+        observed, with an infinite score. The evaluations for the gain are counted.
     """
     autoencoder = InputProtected(autoencoder)
 

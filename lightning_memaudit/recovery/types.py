@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from lightning_memaudit.recovery.batches import same_channels
 
 Autoencoder = Callable[[Tensor], Tensor]
 """Any function from images (B, C, H, W) to images of the same shape, nominally in [0, 1]."""
+
+Family = Literal["mask", "blur"]
+"""What H of ``y = H x + noise`` is: diagonal, or circulant."""
 
 
 class Trace(NamedTuple):
@@ -22,6 +25,12 @@ class Trace(NamedTuple):
         mask: (K, B, 1 or C, H, W) mask estimates in [0, 1].
         fixed_point_residual: (K, B) mean squared ``f(x) - x``.
         data_residual: (K, B) mean squared ``x - y`` over the estimated mask.
+
+    >>> from lightning_memaudit.recovery import AutoencoderIterations
+    >>> method = AutoencoderIterations(num_iterations=4, record_at=(0, 2, 4))
+    >>> trace = method(lambda images: images / 2, torch.ones(1, 1, 8, 8)).trace
+    >>> trace.iterations, trace.image.shape, trace.image.mean((1, 2, 3, 4)).tolist()
+    ((0, 2, 4), torch.Size([3, 1, 1, 8, 8]), [1.0, 0.25, 0.0625])
     """
 
     iterations: tuple[int, ...]
@@ -38,11 +47,18 @@ class Calibration:
     Attributes:
         threshold: Certify below it; None where nothing may be certified.
         reason: Why not, in one line; empty where there is a threshold.
-        num_controls: Scores of images that were not trained on.
+        num_controls: n, the number of scores of images that were not trained on.
         false_rate: Largest expected rate of false certificates, 1 / (n + 1).
         interval: Confidence interval of that rate given that none of n was certified (Clopper & Pearson 1934).
         confidence: Coverage of the interval.
         source: What the scores are of: ``controls``, or ``turned copies``, see :func:`turned_copies`.
+
+    >>> from lightning_memaudit.recovery import calibrate
+    >>> enough, few = calibrate([0.25] * 98 + [0.125]), calibrate([0.25] * 20)
+    >>> enough.threshold, enough.false_rate
+    (0.125, 0.01)
+    >>> few.threshold, few.reason
+    (None, '20 controls cannot show a false-certification rate of 0.01: it takes 99, so nothing is certified')
     """
 
     threshold: float | None
@@ -64,10 +80,18 @@ class Recovery(NamedTuple):
         certified: (B,) bool, claimed recovered without any ground truth.
         num_evaluations: (B,) int64, evaluations of the autoencoder spent on each image.
         trace: The recorded iterations, when asked for.
-        expected_error: (B,) mean squared error that the score lets expect, from methods that certify.
+        expected_error: (B,) mean squared error of the image, estimated from the score, from methods that certify.
         gain: (B,) share of white noise that the autoencoder passes on at the estimate, from methods that certify.
         calibration: Where the certificates' threshold comes from, and the rate of false ones.
         kernel: (B, 1, K, K) estimated blur, from methods that estimate one.
+
+    >>> from lightning_memaudit.recovery import BlindRecovery
+    >>> stored, mask = torch.full((2, 3, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(2, 1, 8, 4)
+    >>> recovery = BlindRecovery()(lambda images: stored[:1].expand_as(images), observed=mask * stored)
+    >>> recovery.image.shape, recovery.mask.shape, torch.equal(recovery.mask, mask)
+    (torch.Size([2, 3, 8, 8]), torch.Size([2, 1, 8, 8]), True)
+    >>> bool((recovery.score < 1e-6).all()), recovery.num_evaluations.tolist()
+    (True, [55, 55])
     """
 
     image: Tensor
@@ -83,7 +107,15 @@ class Recovery(NamedTuple):
 
 
 class RecoveryMethod(Protocol):
-    """A blind method: it receives the autoencoder and the observation, never the truth or the mask."""
+    """A blind method: it receives the autoencoder and the observation, never the truth or the mask.
+
+    >>> def one_pass(autoencoder: Autoencoder, observed: Tensor) -> Recovery:
+    ...     mask, zero = torch.ones_like(observed[:, :1]), torch.zeros(len(observed))
+    ...     return Recovery(autoencoder(observed), mask, zero, certified=zero.bool(), num_evaluations=zero.long() + 1)
+    >>> method: RecoveryMethod = one_pass
+    >>> method(lambda images: images / 2, torch.ones(2, 1, 8, 8)).image.unique().tolist()
+    [0.5]
+    """
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
         """Recover a batch of images of shape (B, C, H, W)."""
@@ -91,7 +123,16 @@ class RecoveryMethod(Protocol):
 
 
 class InformedRecoveryMethod(Protocol):
-    """A method that is also told the true mask: an upper bound or a generic baseline, never the audit itself."""
+    """A method that is also told the true mask: an upper bound or a generic baseline, never the audit itself.
+
+    An attribute ``needs_mask = True`` tells the audit to pass the mask.
+
+    >>> from lightning_memaudit.recovery import KnownMaskRecovery
+    >>> method: InformedRecoveryMethod = KnownMaskRecovery()
+    >>> stored, mask = torch.full((1, 1, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(1, 1, 8, 4)
+    >>> torch.equal(method(lambda images: stored, mask * stored, mask).image, stored), method.needs_mask
+    (True, True)
+    """
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
         """Recover a batch of images of shape (B, C, H, W) from the true mask, (B, 1 or C, H, W)."""
@@ -99,7 +140,10 @@ class InformedRecoveryMethod(Protocol):
 
 
 def concatenate(parts: Sequence[Recovery]) -> Recovery:
-    """Join the recoveries of consecutive chunks of a batch."""
+    """Join the recoveries of consecutive chunks of a batch.
+
+    A trace, or another optional field, is joined where every chunk has it; the calibration is that of the first chunk.
+    """
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
@@ -143,6 +187,11 @@ class Problem(NamedTuple):
         mask: (B, 1 or C, H, W), in [0, 1]; a guess where it must be estimated.
         noise: (B,) standard deviation of the noise.
         number: (B,) number of each image among those that the search began with.
+
+    >>> problem = Problem.whole(torch.rand(3, 1, 8, 8), mask=torch.ones(3, 1, 8, 8), noise=torch.zeros(3))
+    >>> left = problem.select(torch.tensor([False, True, True]))  # the first image is recovered
+    >>> left.observed.shape, left.number.tolist()
+    (torch.Size([2, 1, 8, 8]), [1, 2])
     """
 
     observed: Tensor
@@ -156,5 +205,5 @@ class Problem(NamedTuple):
         return cls(observed, mask, noise, torch.arange(len(observed), device=observed.device))
 
     def select(self, rows: Tensor) -> "Problem":
-        """Only these rows."""
+        """Only these rows, a boolean vector or indices."""
         return Problem(self.observed[rows], self.mask[rows], self.noise[rows], self.number[rows])

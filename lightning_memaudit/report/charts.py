@@ -65,7 +65,13 @@ def to_svg(figure: Figure, prefix: str, description: str) -> Markup:
 
 
 def loss_chart(rows: Sequence[Row], primary: str, prefix: str) -> Markup | None:
-    """Recovery rate against train loss; None when there was only one audit."""
+    """Recovery rate against train loss; None when there was only one audit.
+
+    Args:
+        rows: Of all audits of a run.
+        primary: The method whose last rates are told to those who do not see the chart.
+        prefix: Unique within the page.
+    """
     if len({row["audit"] for row in rows}) < 2:
         return None
     ends = [row for row in rows if row["audit"] == max(r["audit"] for r in rows) and row["method"] == primary]

@@ -138,6 +138,13 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
         "autoencoder, and what it could fill in is weaker evidence.",
         "Controls stand for images that were not trained on only as far as they come from the source of the members.",
     ]
+    counted = {finding.pattern for finding in final.patterns}
+    uncounted = [pattern for pattern in settings.get("patterns") or () if pattern not in counted]
+    if uncounted:
+        sentences.append(
+            f"What came back from {', '.join(uncounted)} is shown, and not counted: {final.method.replace('_', ' ')} "
+            "does not recover from it, and no inpainter stands beside what does."
+        )
     available, audited = members.get("num_available"), members.get("num_images")
     if available and audited and audited < available:
         sentences.append(
@@ -166,7 +173,8 @@ def missing_fraction(pattern: str) -> float | None:
 def run_name(folder: RunFolder) -> str:
     """What people call the run: its root folder. It is no part of the report, which may move."""
     path = folder.path.resolve()
-    return path.parent.name if path.name == DEFAULT_NAME else path.name
+    in_run = path.name == DEFAULT_NAME or (path.parent / CONFIG).is_file()
+    return path.parent.name if in_run else path.name
 
 
 def _negative_control(untrained: Judgement) -> dict[str, Any]:

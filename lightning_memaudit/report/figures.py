@@ -28,6 +28,9 @@ def write_figures(folder: RunFolder) -> list[Path]:
 
     Returns:
         The files, in the order in which one would look at them.
+
+    Raises:
+        FileNotFoundError: The run has no audit.
     """
     return [recovery_against_loss(folder), *strips(folder), *write_paper_figures(folder, folder.path / FIGURES)]
 

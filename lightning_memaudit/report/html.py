@@ -15,6 +15,7 @@ from lightning_memaudit.report import charts
 from lightning_memaudit.report.document import CONFIG, Document, run_name
 from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
 from lightning_memaudit.report.style import method_label
+from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import RunFolder
 
 MAX_TABLE_IMAGES = 1000
@@ -66,7 +67,7 @@ def differing_settings(folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
     differing = [
         key
         for key in keys
-        if key.startswith(("model", "data", "memaudit", "seed"))
+        if key.startswith(("model", "data", DEFAULT_NAME, "seed"))
         and not key.endswith("dirpath")
         and "._" not in key
         and "method_settings" not in key
@@ -85,7 +86,7 @@ def _config(folder: RunFolder) -> Any:
 def _described(folder: RunFolder) -> Any:
     """What run.json says of the model and the audit."""
     run = folder.run()
-    return {"model": run.get("model"), "memaudit": run.get("settings")}
+    return {"model": run.get("model"), DEFAULT_NAME: run.get("settings")}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -21,9 +21,9 @@ RATE_COLUMNS = (
 _SHOWN = [one for one in QUANTITIES if "images" in one.in_tables]
 IMAGE_COLUMNS = (
     *("group", "image", "pattern", "method"),
-    *(one.name for one in _SHOWN if not one.is_flag),
+    *(one.name for one in _SHOWN if one.kind is not bool),
     "recovered",
-    *(one.name for one in _SHOWN if one.is_flag),
+    *(one.name for one in _SHOWN if one.kind is bool),
 )
 
 

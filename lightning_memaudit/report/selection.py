@@ -22,6 +22,11 @@ class Outcome:
         psnr: In dB; None when it could not be computed.
         recovered: Whether it counts as recovered.
         diverged: Whether the iterations diverged.
+
+    >>> Outcome(np.zeros((1, 25, 25)), psnr=31.24, recovered=True, diverged=False).caption
+    '31.2 dB ✓'
+    >>> Outcome(np.zeros((1, 25, 25)), psnr=None, recovered=False, diverged=True).caption
+    'diverged ✗'
     """
 
     image: "np.ndarray[Any, Any]"
@@ -48,9 +53,17 @@ class Example:
         image: Index within its data set.
         truth: (C, H, W).
         observed: (C, H, W).
-        mask: (1 or C, H, W), the first mask-estimating method's; None when there is none.
+        mask: (1 or C, H, W), as the first method that estimates one has it; None when no method does.
         mask_accuracy: Share of the mask's entries that are right.
         outcomes: By method; a method that failed is left out.
+
+    >>> faces = np.zeros((2, 1, 25, 25))
+    >>> arrays = {"members/indices": np.array([7, 9])}
+    >>> arrays |= {f"members/{name}": faces for name in ("truth", "half/observed", "half/blind/image")}
+    >>> row = {"group": "members", "pattern": "half", "method": "blind", "diverged": False, "mask_accuracy": None}
+    >>> rows = [row | {"image": i, "psnr": db, "recovered": db > 30} for i, db in ((7, 12.5), (9, 40.0))]
+    >>> [(one.image, one.outcomes["blind"].caption) for one in choose_examples(arrays, rows, "half", ["blind"])]
+    [(9, '40.0 dB ✓'), (7, '12.5 dB ✗')]
     """
 
     label: str

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,30 +61,6 @@ def method_style(method: str, methods: list[str]) -> tuple[str, str]:
 def method_label(method: str) -> str:
     """A method's name for people."""
     return method.replace("_", " ")
-
-
-def spread(values: list[float], gap: float, low: float, high: float) -> list[float]:
-    """Move values apart so that neighbours differ by ``gap``, within [low, high] if that is wide enough.
-
-    Args:
-        values: Where labels would like to be.
-        gap: Smallest distance between two of them.
-        low: Lower end.
-        high: Upper end.
-    """
-    order = sorted(range(len(values)), key=values.__getitem__)
-    places = list(values)
-    for before, after in pairwise(order):
-        places[after] = max(places[after], places[before] + gap)
-    ceiling = high
-    for index in reversed(order):
-        places[index] = min(places[index], ceiling)
-        ceiling = places[index] - gap
-    floor = low
-    for index in order:
-        places[index] = max(places[index], floor)
-        floor = places[index] + gap
-    return places
 
 
 def show_image(panel: Axes, image: "np.ndarray[Any, Any]") -> None:

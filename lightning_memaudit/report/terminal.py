@@ -33,7 +33,7 @@ def print_audit(rows: Sequence[Row], console: Console | None = None) -> None:
 
 
 def print_verdict(document: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the verdict of a report, in the words of the report, and where it was written.
+    """Print the verdict of a report, in the words of the report, and the first of its next steps.
 
     Args:
         document: The content of ``report.json``.

@@ -28,6 +28,16 @@ class Check:
         name: What was checked.
         passed: Whether it came out as the report says; None where there was nothing to check it with.
         detail: How much was checked, or the first thing that differs.
+
+    >>> import torch
+    >>> from lightning_memaudit.measurement.engine import audit
+    >>> from lightning_memaudit.report.document import write_document
+    >>> folder = RunFolder("memaudit")
+    >>> folder.write_run({})
+    >>> audit(lambda images: images, torch.rand(4, 1, 8, 8), None, ["half"], ["biharmonic"]).append_to(folder)
+    >>> path = write_document(folder, build_document(folder))
+    >>> verify(folder)[0]
+    Check(name='report.json is as it was written', passed=True, detail='its own hash')
     """
 
     name: str
@@ -128,7 +138,6 @@ def _same_counts(rows: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
     for row in rows:
         key = (row["group"], row["pattern"], row["method"])
         cell = cells.get(key, [])
-        # Where the inpainter failed it gives no answer.
         answers = [image for image in cells.get((*key[:2], INPAINTER), []) if not image["failed"]]
         inpainted = {image["position"]: image["recovered"] for image in answers}
         threshold = row["threshold_db"]

@@ -20,6 +20,15 @@ class WrittenReport(NamedTuple):
         json: Its path.
         html: Path of ``report.html``.
         figures: Paths of the PNG figures.
+
+    >>> import torch
+    >>> from lightning_memaudit.measurement.engine import audit
+    >>> folder = RunFolder("memaudit")
+    >>> folder.write_run({"model": {"class": "identity", "num_parameters": 0}})
+    >>> audit(lambda images: images, torch.rand(4, 1, 8, 8), None, ["half"], ["biharmonic"]).append_to(folder)
+    >>> report = write_report(folder, figures=False)
+    >>> report.document["verdict"]["outcome"], report.json.name, report.html.name
+    ('inconclusive', 'report.json', 'report.html')
     """
 
     document: Document
@@ -53,6 +62,16 @@ def write_report(folder: RunFolder, figures: bool = True, pictures: bool = True)
 
 
 def write_html(folders: Sequence[RunFolder], documents: Sequence[Document], path: Path, pictures: bool = True) -> Path:
-    """Write one HTML report on one run or several."""
+    """Write one HTML report on one run or several.
+
+    Args:
+        folders: The results of each run.
+        documents: Their ``report.json``, in the same order.
+        path: The file; its folder is made where it is missing.
+        pictures: Show images; they are training data.
+
+    Raises:
+        ValueError: There is no run.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_text(path, render(folders, documents, pictures))

@@ -17,9 +17,10 @@ class Cell:
         group: ``members`` or ``controls``.
         pattern: Name of the degradation.
         method: Name of the recovery method.
-        columns: Arrays (n,) by name, see :data:`~lightning_memaudit.results.quantities.QUANTITIES`; also ``position``,
-            ``image`` and ``claims``.
-        seconds: Spent on it.
+        columns: Arrays (n,) by name, see :data:`~lightning_memaudit.results.quantities.QUANTITIES`; also ``position``
+            (of the image within its group), ``image`` (its index in the data set) and ``claims`` (whether the method
+            is one that certifies).
+        seconds: Spent on the recoveries.
 
     >>> first, second = (Cell("members", "half", "blind", {"position": np.array([i])}, 0.5) for i in (1, 0))
     >>> joined = Cell.join([first, second])
@@ -55,7 +56,7 @@ class Measurement:
     Attributes:
         cells: One per group, pattern and method.
         recoveries: Arrays by the names of the results file (``members/truth``, ``members/<pattern>/observed``, ...).
-        error_sum: Sum over the images of the mean squared error of f(x), in double precision.
+        error_sum: Sum over the images x of the mean squared error between f(x) and x, in double precision.
         num_images: How many those are.
 
     >>> parts = [Measurement(error_sum=0.25, num_images=1), Measurement(error_sum=0.5, num_images=2)]

@@ -29,7 +29,12 @@ def tensors_sha256(tensors: Mapping[str, Any]) -> str:
 
 
 def json_sha256(content: Any) -> str:
-    """SHA-256 of a JSON value in its canonical form: sorted keys, no spaces, UTF-8."""
+    """SHA-256 of a JSON value in its canonical form: sorted keys, no spaces, UTF-8.
+
+    Raises:
+        ValueError: It holds NaN or an infinity.
+        TypeError: It holds what JSON does not know.
+    """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -9,7 +9,17 @@ from scipy.stats import beta, norm, rankdata
 
 
 class Estimate(NamedTuple):
-    """A number with its confidence interval."""
+    """A number with its confidence interval, of 95% unless something else was asked for.
+
+    Attributes:
+        value: The number.
+        low: Lower end of the interval.
+        high: Upper end.
+
+    >>> better = paired_difference(both=1, first_only=8, second_only=0, neither=1)
+    >>> better.value, 0 < better.low < better.high <= 1
+    (0.8, True)
+    """
 
     value: float
     low: float

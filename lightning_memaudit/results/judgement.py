@@ -25,7 +25,18 @@ _FLAGS = ("recovered", *FLAGS)
 
 
 class ImageColumns:
-    """The per-image rows of one audit as columns: ``columns[group, pattern, method][name]`` is an array (n,)."""
+    """The per-image rows of one audit as columns: ``columns[group, pattern, method][name]`` is an array (n,).
+
+    Numbers are float64, NaN where a row has none; flags are bool. Images are in the order of their positions.
+
+    Args:
+        rows: Of ``images.jsonl``, all of one audit.
+
+    >>> row = {"group": "members", "pattern": "half", "method": "blind"}
+    >>> columns = ImageColumns([row | {"position": 1, "psnr": 31.5}, row | {"position": 0, "psnr": None}])
+    >>> columns["members", "half", "blind"]["psnr"].tolist()
+    [nan, 31.5]
+    """
 
     def __init__(self, rows: Iterable[Row]) -> None:
         collected: dict[tuple[str, str, str], dict[str, array[float]]] = {}
@@ -67,7 +78,19 @@ class ImageColumns:
 
 @dataclass(frozen=True)
 class Proportion:
-    """A count, its share and the share's 95% Clopper-Pearson interval; None without any trial."""
+    """A count, its share and the share's 95% Clopper-Pearson interval.
+
+    Attributes:
+        count: Number of successes.
+        num: Number of trials.
+        rate: ``count / num``, in [0, 1]; None without any trial, and so are the next two.
+        low: Lower end of the interval.
+        high: Upper end.
+
+    >>> share = Proportion.of(np.array([True, True, True, False]))
+    >>> share.count, share.num, share.rate, round(share.low, 2), round(share.high, 2)
+    (3, 4, 0.75, 0.19, 0.99)
+    """
 
     count: int
     num: int
@@ -84,7 +107,19 @@ class Proportion:
 
 @dataclass(frozen=True)
 class Difference:
-    """Members minus controls, paired by mask, with Newcombe's 95% interval."""
+    """Share of members minus share of controls, paired by mask, with Newcombe's 95% interval.
+
+    Attributes:
+        value: The difference, in [-1, 1].
+        low: Lower end of the interval.
+        high: Upper end.
+        num_pairs: Number of pairs that it was counted over.
+
+    >>> members, controls = np.array([True, True, True, False]), np.array([False, False, False, True, True])
+    >>> difference = Difference.of(members, controls)
+    >>> difference.value, difference.num_pairs
+    (0.5, 4)
+    """
 
     value: float
     low: float
@@ -110,6 +145,14 @@ class GroupFinding:
         recovered: By the audited method.
         inpainted: Recovered by the inpainter; None where it did not run.
         memorized: Recovered where the inpainter fails; None where it did not run.
+
+    >>> row = {"group": "members", "pattern": "half"}
+    >>> rows = [row | {"method": "blind", "position": i, "recovered": True} for i in range(3)]
+    >>> rows += [row | {"method": "biharmonic", "position": i, "recovered": i == 0} for i in range(3)]
+    >>> images = ImageColumns(rows)
+    >>> members = judge([{"audit": 0, "threshold_db": 30.0}], images).overall.members
+    >>> members.recovered.count, members.inpainted.count, members.memorized.count
+    (3, 1, 2)
     """
 
     recovered: Proportion
@@ -126,6 +169,12 @@ class Finding:
         members: What was found of the members.
         controls: What was found of the controls; None without any.
         difference: Of the memorized shares (of the recovered ones where no inpainter ran); None without controls.
+
+    >>> row = {"pattern": "half", "method": "blind", "position": 0}
+    >>> images = ImageColumns([row | {"group": "members", "recovered": True}, row | {"group": "controls"}])
+    >>> finding = judge([{"audit": 0, "threshold_db": 30.0}], images).overall
+    >>> finding.pattern, finding.members.recovered.count, finding.controls.recovered.count, finding.difference.value
+    ('any', 1, 0, 1.0)
     """
 
     pattern: str
@@ -139,8 +188,14 @@ class Reconstruction:
     """What the autoencoder makes of intact images: the ceiling of any recovery.
 
     Attributes:
-        median_psnr: In dB.
-        reaching: Images whose own reconstruction reaches the threshold.
+        median_psnr: In dB, over the images that have one; None where none has.
+        reaching: Images whose own reconstruction reaches the threshold, of all.
+
+    >>> row = {"group": "members", "pattern": "half", "method": "blind"}
+    >>> images = ImageColumns(row | {"position": i, "reconstruction_psnr": db} for i, db in enumerate([40.0, 20, 36]))
+    >>> intact = judge([{"audit": 0, "threshold_db": 30.0}], images).reconstruction["members"]
+    >>> intact.median_psnr, intact.reaching.count
+    (36.0, 2)
     """
 
     median_psnr: float | None
@@ -155,11 +210,11 @@ class Judgement:
         audit: Running number of the audit.
         trigger: Why it ran.
         epoch: Epochs of training done; None where unknown.
-        step: Optimizer steps done.
-        time: When.
+        step: Optimizer steps done; None where unknown.
+        time: When, ISO 8601; None where unknown.
         train_loss: Mean squared error over the audited members.
         weights_sha256: Of the audited weights; None where not recorded.
-        threshold_db: PSNR at which an image counts as recovered.
+        threshold_db: PSNR in dB at which an image counts as recovered.
         method: The audited, blind method.
         inpainter: The generic one; None where it did not run.
         overall: Over all patterns, every image counted once.
@@ -167,6 +222,12 @@ class Judgement:
         testable: Members that the inpainter fails on in at least one pattern: on the others nothing could be shown.
         reconstruction: By group.
         membership: From the blind score.
+
+    >>> row = {"group": "members", "pattern": "half", "method": "blind", "position": 0, "recovered": True}
+    >>> images = ImageColumns([row, row | {"method": "biharmonic", "recovered": False}])
+    >>> judgement = judge([{"audit": 0, "threshold_db": 30.0}], images)
+    >>> judgement.method, judgement.inpainter, judgement.num_memorized
+    ('blind', 'biharmonic', 1)
     """
 
     audit: int

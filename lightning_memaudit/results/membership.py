@@ -23,12 +23,18 @@ class Detection:
 
     Attributes:
         false_positive_rate: What was asked for.
-        value: True positive rate; None where refused.
-        low: Its 95% Clopper-Pearson interval, for the threshold as it came out.
-        high: The upper end.
+        value: True positive rate; None where refused, and so are the next three.
+        low: Lower end of its 95% Clopper-Pearson interval, which takes the threshold as given.
+        high: Upper end.
         threshold: Scores below it are called members.
         controls_needed: Fewest controls that resolve this false positive rate.
         reason: Why refused, in one sentence; None where not.
+
+    >>> found = detect(members=[0.1, 0.2, 0.3, 0.9], controls=np.linspace(0.5, 1, 100), false_positive_rate=0.01)
+    >>> found.value, found.controls_needed
+    (0.75, 100)
+    >>> detect(members=[0.1], controls=[0.5, 1], false_positive_rate=0.01).reason
+    '2 controls cannot resolve a false positive rate of 1.0%; at least 100 are needed'
     """
 
     false_positive_rate: float
@@ -51,6 +57,10 @@ class Membership:
         reason: Why refused, in one sentence; None where not.
         detections: One per entry of :data:`FALSE_POSITIVE_RATES`.
         roc: Points (false positive rate, true positive rate) from (0, 0) to (1, 1); empty without both groups.
+
+    >>> told = infer_membership(members=np.linspace(0.1, 0.2, 10), controls=np.linspace(0.5, 1, 100))
+    >>> told.auroc.value, told.auroc.low < 1, [one.value for one in told.detections]  # 0.1% takes 1000 controls
+    (1.0, True, [1.0, None])
     """
 
     num_members: int
@@ -88,10 +98,15 @@ def infer_membership(members: ArrayLike, controls: ArrayLike) -> Membership:
 
 
 def detect(members: ArrayLike, controls: ArrayLike, false_positive_rate: float) -> Detection:
-    """Call members all images that score below a threshold which at most so many controls stay below.
+    """The share of members that score below a threshold, below which at most a given share of the controls scores.
 
-    The threshold is the largest that keeps the false positives within ``false_positive_rate * m``; with fewer than
-    ``1 / false_positive_rate`` controls there is none that could be told from one without false positives.
+    The threshold is the largest with at most ``false_positive_rate * m`` of the m controls below it. With fewer than
+    ``1 / false_positive_rate`` controls that would be none at all, as at a rate of zero: then it is refused.
+
+    Args:
+        members: Scores (n,), lower means more like a member; NaN is left out.
+        controls: Scores (m,).
+        false_positive_rate: In (0, 1].
     """
     positive, negative = (drop_missing(scores) for scores in (members, controls))
     needed = math.ceil(1 / false_positive_rate - 1e-9)
@@ -112,7 +127,12 @@ def detect(members: ArrayLike, controls: ArrayLike, false_positive_rate: float) 
 
 
 def roc_curve(members: ArrayLike, controls: ArrayLike) -> list[tuple[float, float]]:
-    """Points (false positive rate, true positive rate), a corner per change of direction."""
+    """Corners (false positive rate, true positive rate) of the ROC curve; empty where a group has no score.
+
+    Args:
+        members: Scores (n,), lower means more like a member; NaN is left out.
+        controls: Scores (m,).
+    """
     positive, negative = (drop_missing(scores) for scores in (members, controls))
     if not len(positive) or not len(negative):
         return []

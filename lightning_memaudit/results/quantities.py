@@ -1,6 +1,7 @@
 """What is measured of every image: the one table that measuring, rows, judgement and loggers read.
 
-A new quantity is a function in ``measurement/metrics.py`` and a line here.
+A new quantity is a function and its line in ``METRICS``, both in ``measurement/metrics.py``, and a line here. With that
+it is in the results files and the loggers' tables. The page and the terminal show what their templates choose.
 """
 
 from dataclasses import dataclass
@@ -12,18 +13,22 @@ MAX_PSNR = 120.0
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number or a flag of every image, pattern and method.
+    """A number, a count or a flag of every image, pattern and method.
 
     Attributes:
         name: Column of the measurements, and key in ``images.jsonl``.
         unit: For people.
-        failed: Its value where the method failed on the image.
+        failed: Its value where the method failed on the image. Its type is that of the quantity: float for a real
+            number, int for a count, bool for a flag.
         summary: Goes into ``audits.jsonl`` as ``<name>_mean`` or ``<name>_median`` over the images that have it.
         saved: Goes into ``images.jsonl``.
-        in_tables: Loggers show it in their tables: of images, and its summary in that of rates.
+        in_tables: Loggers show it in their table of images, and its summary in that of rates.
 
-    >>> [one.name for one in QUANTITIES if one.unit == "dB"]
-    ['psnr', 'hidden_psnr', 'reconstruction_psnr']
+    Raises:
+        ValueError: A table shall show what is not saved or not summed up.
+
+    >>> Quantity("largest_error", failed=float("nan"), summary="mean").kind
+    <class 'float'>
     """
 
     name: str
@@ -33,15 +38,16 @@ class Quantity:
     saved: bool = True
     in_tables: tuple[Literal["images", "rates"], ...] = ()
 
-    @property
-    def is_flag(self) -> bool:
-        """Whether it is yes or no."""
-        return isinstance(self.failed, bool)
+    def __post_init__(self) -> None:
+        if "images" in self.in_tables and not self.saved:
+            raise ValueError(f"quantity {self.name!r}: a table of images shows what is saved; set saved=True")
+        if "rates" in self.in_tables and self.summary is None:
+            raise ValueError(f"quantity {self.name!r}: a table of rates shows summaries; set summary='mean'")
 
     @property
-    def is_number(self) -> bool:
-        """Whether it is a real number, NaN where there is none."""
-        return isinstance(self.failed, float)
+    def kind(self) -> type:
+        """``float``, ``int`` or ``bool``."""
+        return type(self.failed)
 
 
 QUANTITIES = (
@@ -58,6 +64,7 @@ QUANTITIES = (
     Quantity("expected_error", "mean squared error", saved=False),
     Quantity("gain", "share", saved=False),
 )
-NUMBERS = tuple(one.name for one in QUANTITIES if one.is_number and one.saved)
-"""Real numbers in ``images.jsonl``."""
-FLAGS = tuple(one.name for one in QUANTITIES if one.is_flag)
+NUMBERS = tuple(one.name for one in QUANTITIES if one.kind is float and one.saved)
+"""Real numbers in ``images.jsonl``; null where there is none."""
+COUNTS = tuple(one.name for one in QUANTITIES if one.kind is int and one.saved)
+FLAGS = tuple(one.name for one in QUANTITIES if one.kind is bool and one.saved)

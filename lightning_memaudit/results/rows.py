@@ -1,6 +1,6 @@
 """From per-image measurements to the rows of the results files and the headline numbers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning_memaudit.results.cells import Cell
 from lightning_memaudit.results.intervals import auroc, clopper_pearson
 from lightning_memaudit.results.membership import combine_scores, drop_missing
 from lightning_memaudit.results.names import INPAINTER
-from lightning_memaudit.results.quantities import FLAGS, NUMBERS, QUANTITIES
+from lightning_memaudit.results.quantities import COUNTS, FLAGS, NUMBERS, QUANTITIES
 
 Row = dict[str, Any]
 Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
@@ -29,6 +29,12 @@ class Occasion:
         step: Optimizer steps done.
         time: ISO 8601.
         weights_sha256: Of the audited weights; None where no process holds them whole.
+
+    >>> columns = {one.name: np.array([one.failed]) for one in QUANTITIES} | {"position": np.array([0])}
+    >>> occasion = Occasion(audit=3, trigger="epoch 10", epoch=10, step=500, time="2024-05-01T12:00:00+00:00")
+    >>> [row] = audit_rows([Cell("members", "half", "blind", columns, seconds=0.5)], occasion, 0.01, 30.0)
+    >>> row["audit"], row["trigger"], row["num_images"], row["num_failed"]
+    (3, 'epoch 10', 1, 1)
     """
 
     audit: int
@@ -48,7 +54,13 @@ def audit_rows(
 ) -> list[Row]:
     """One row per group, pattern and method: counts, rates with 95% Clopper-Pearson intervals, means.
 
-    Rows of a method that claims also say how often such a claim is false, or why none was made: ``certification``.
+    Args:
+        cells: All cells of an audit.
+        occasion: When and why it ran.
+        train_loss: Mean squared error over the audited members.
+        threshold_db: PSNR in dB at or above which an image counts as recovered.
+        certifications: For methods that certify, by name: how often their certificates are false, or why there are
+            none. Goes into their rows as ``certification``.
     """
     inpainted = {(cell.group, cell.pattern): cell for cell in cells if cell.method == INPAINTER}
     certifications = certifications or {}
@@ -92,7 +104,7 @@ def _audit_row(cell: Cell, inpainted: Cell | None, occasion: Occasion, train_los
         "recovered_by_threshold": {
             str(level): int(is_recovered(cell, level).sum()) for level in sorted({*THRESHOLDS_DB, threshold_db})
         },
-        "num_beyond_inpainting": _beyond(recovered, inpainted, threshold_db),
+        "num_beyond_inpainting": _num_beyond(recovered, inpainted, threshold_db),
         **{
             f"{one.name}_{one.summary}": _SUMMARIES[one.summary](columns[one.name]) for one in QUANTITIES if one.summary
         },
@@ -101,18 +113,22 @@ def _audit_row(cell: Cell, inpainted: Cell | None, occasion: Occasion, train_los
     }
 
 
-def _beyond(recovered: Flags, inpainted: Cell | None, threshold_db: float) -> int | None:
-    """Images recovered where the inpainter is not; where it failed it gives no answer, and None where it has none."""
-    if inpainted is None:
+def _num_beyond(recovered: Flags, inpainted: Cell | None, threshold_db: float) -> int | None:
+    """Images recovered where the inpainter answered with another image; None where it answered nowhere."""
+    answered = np.zeros(0, dtype=bool) if inpainted is None else ~inpainted.columns["failed"].astype(bool)
+    if inpainted is None or not answered.any():
         return None
-    failed = inpainted.columns["failed"].astype(bool)
-    if len(failed) and failed.all():
-        return None
-    return int((recovered & ~is_recovered(inpainted, threshold_db) & ~failed).sum())
+    return int((recovered & answered & ~is_recovered(inpainted, threshold_db)).sum())
 
 
 def image_rows(cells: Sequence[Cell], occasion: Occasion, threshold_db: float) -> Iterator[Row]:
-    """One row per group, image, pattern and method, made one at a time."""
+    """One row per group, image, pattern and method, made one at a time.
+
+    Args:
+        cells: All cells of an audit.
+        occasion: When and why it ran.
+        threshold_db: PSNR in dB at or above which an image counts as recovered.
+    """
     for cell in cells:
         recovered = is_recovered(cell, threshold_db)
         columns = cell.columns
@@ -127,7 +143,7 @@ def image_rows(cells: Sequence[Cell], occasion: Occasion, threshold_db: float) -
                 **{name: _number(columns[name][position]) for name in NUMBERS},
                 **{name: bool(columns[name][position]) for name in FLAGS},
                 "recovered": bool(recovered[position]),
-                "num_evaluations": int(columns["num_evaluations"][position]),
+                **{name: int(columns[name][position]) for name in COUNTS},
             }
 
 
@@ -137,6 +153,11 @@ def headline(rows: Sequence[Row], cells: Sequence[Cell], primary: str) -> dict[s
     ``recovery_rate``, ``certified_rate`` (members), ``control_recovery_rate`` pool the primary method over patterns;
     ``membership_auroc`` is the chance that a member has a lower blind score (over all patterns) than a control; then
     ``<pattern>/<method>/recovery_rate`` for members. What cannot be computed is left out.
+
+    Args:
+        rows: All rows of one audit.
+        cells: The cells that they were made from.
+        primary: The audited method.
     """
     numbers: dict[str, float] = {}
     for group, name in (("members", "recovery_rate"), ("controls", "control_recovery_rate")):
@@ -160,14 +181,14 @@ def headline(rows: Sequence[Row], cells: Sequence[Cell], primary: str) -> dict[s
     return numbers
 
 
-def headline_names(patterns: Sequence[str], methods: Sequence[str]) -> list[str]:
-    """Names that :func:`headline` may give, and ``train_loss``: what monitors can watch."""
+def headline_names(cells: Iterable[tuple[str, str]]) -> list[str]:
+    """Names that :func:`headline` may give of these patterns and methods, and ``train_loss``: what monitors watch."""
     pooled = ["recovery_rate", "control_recovery_rate", "certified_rate", "membership_auroc", "train_loss"]
-    return pooled + [f"{pattern}/{method}/recovery_rate" for pattern in patterns for method in methods]
+    return pooled + [f"{pattern}/{method}/recovery_rate" for pattern, method in cells]
 
 
 def is_recovered(cell: Cell, threshold_db: float) -> Flags:
-    """Accurately recovered: PSNR at or above the threshold, and the method neither diverged nor failed."""
+    """Accurately recovered, (n,): PSNR at or above the threshold, and the method neither diverged nor failed."""
     columns = cell.columns
     with np.errstate(invalid="ignore"):
         high = columns["psnr"] >= threshold_db  # type: ignore[operator]

@@ -45,6 +45,12 @@ class SavedRecoveries(NamedTuple):
         audit: Number of the audit that they are of.
         path: The file.
         arrays: By name, such as ``members/truth`` or ``members/half/blind/image``.
+
+    >>> folder = RunFolder("memaudit")
+    >>> folder.append_audit([{"audit": 3, "step": 500}], [], {"members/truth": np.zeros((2, 1, 25, 25))})
+    >>> saved = folder.newest_recoveries()
+    >>> saved.audit, saved.path.name, saved.arrays["members/truth"].shape
+    (3, 'audit-0003.npz', (2, 1, 25, 25))
     """
 
     audit: int
@@ -60,6 +66,11 @@ class RunFolder:
 
     Args:
         path: The folder that holds ``audits.jsonl``, usually ``<default_root_dir>/<name of the callback>``.
+
+    >>> folder = RunFolder("runs/a/memaudit")
+    >>> folder.append_audit([{"audit": 0, "step": 500, "recovery_rate": 0.75}], image_rows=[], recoveries={})
+    >>> RunFolder.find("runs/a").audits()[0]["recovery_rate"], folder.audited()
+    (0.75, {(0, 500)})
     """
 
     def __init__(self, path: str | Path) -> None:

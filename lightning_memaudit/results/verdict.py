@@ -37,6 +37,15 @@ class Verdict:
         certainty: How sure that is.
         next_steps: What to do about it.
         cautions: What may weaken it.
+
+    >>> from lightning_memaudit.results.judgement import ImageColumns, judge
+    >>> rows = [
+    ...     {"group": group, "pattern": "half", "method": "blind", "position": i, "recovered": group == "members"}
+    ...     for group in ("members", "controls") for i in range(20)
+    ... ]
+    >>> images = ImageColumns([*rows, *(row | {"method": "biharmonic", "recovered": False} for row in rows)])
+    >>> conclude(judge([{"audit": 0, "threshold_db": 30.0}], images)).headline
+    'Memorized: 20 of 20 training images came back.'
     """
 
     outcome: Outcome

@@ -26,6 +26,14 @@ class FacesDataModule(ImageDataModule):
         num_controls: Number of controls.
         batch_size: Members per step; null takes all of them in every step.
         seed: Seeds the choice of members and controls. It is not the seed of the training.
+
+    Raises:
+        ValueError: A number is below 1.
+
+    >>> data = FacesDataModule(num_train=40, num_controls=10)
+    >>> data.setup()
+    >>> next(iter(data.train_dataloader())).shape, len(data.control_dataset)
+    (torch.Size([40, 1, 25, 25]), 10)
     """
 
     NUM_FACES = 100
@@ -63,6 +71,15 @@ class ImagesDataModule(ImageDataModule):
             channels, then a second one.
         batch_size: Members per step; null takes all of them in every step.
         seed: Seeds the choice of members and controls. It is not the seed of the training.
+
+    Raises:
+        ValueError: A number is below 1.
+
+    >>> np.save("images.npy", np.random.default_rng(0).integers(0, 256, (20, 12, 16, 3), dtype=np.uint8))
+    >>> data = ImagesDataModule("images.npy", num_train=15, num_controls=5, image_size=8)
+    >>> data.setup()
+    >>> next(iter(data.train_dataloader())).shape
+    torch.Size([15, 3, 8, 8])
     """
 
     def __init__(
@@ -84,7 +101,12 @@ class ImagesDataModule(ImageDataModule):
         self.key, self.layout = key, layout
 
     def load(self) -> tuple[ImagePool, ImagePool | None]:
-        """Open the folder or array; images are read as they are chosen."""
+        """Open the folder or array; images are read as they are chosen.
+
+        Raises:
+            FileNotFoundError: There is no such folder or file, or no picture in the folder.
+            ValueError: The file does not hold images.
+        """
         control_pool = None if self.control_path is None else self._open("control_path", self.control_path)
         return self._open("path", self.path), control_pool
 
@@ -106,6 +128,12 @@ class PictureFolder:
 
     Raises:
         FileNotFoundError: There are no pictures.
+
+    >>> Path("cats").mkdir()
+    >>> Image.new("RGB", size=(16, 12)).save("cats/tom.png")
+    >>> pictures = PictureFolder(Path("."), grayscale=True)
+    >>> len(pictures), pictures[0].shape, pictures[0].dtype
+    (1, torch.Size([1, 12, 16]), torch.uint8)
     """
 
     def __init__(self, folder: Path, image_size: ImageSize | None = None, grayscale: bool = False) -> None:
@@ -147,6 +175,13 @@ class ArrayImages:
 
     Raises:
         ValueError: The array is not one of images.
+
+    >>> images = ArrayImages(np.zeros((20, 12, 16, 3), dtype=np.uint8))
+    >>> len(images), images[0].shape
+    (20, torch.Size([3, 12, 16]))
+    >>> ArrayImages(np.zeros((20, 12, 16), dtype=np.int64))
+    Traceback (most recent call last):
+    ValueError: an array of int64 does not hold images; give uint8, or float in [0, 1]
     """
 
     def __init__(self, array: NDArray[Any], layout: str = "auto", image_size: ImageSize | None = None) -> None:
@@ -204,7 +239,11 @@ def open_array(file: Path, key: str | None = None) -> NDArray[Any]:
 
 
 def resize_and_crop(image: Tensor, image_size: ImageSize | None) -> Tensor:
-    """Resize an image (C, H, W) to cover ``image_size`` and crop its middle; None leaves it as it is."""
+    """Resize an image (C, H, W) to cover ``image_size`` and crop its middle; None leaves it as it is.
+
+    Raises:
+        ValueError: The size is below 1.
+    """
     if image_size is None:
         return image
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size

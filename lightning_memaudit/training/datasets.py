@@ -19,6 +19,14 @@ class Cifar10DataModule(ImageDataModule):
         num_controls: Number of controls.
         batch_size: Members per step; null takes all of them in every step.
         seed: Seeds the choice of members and controls. It is not the seed of the training.
+
+    Raises:
+        ValueError: A number is below 1.
+
+    >>> data = Cifar10DataModule(root="data", num_train=600, num_controls=100)  # download=True fetches what is missing
+    >>> data.setup()
+    Traceback (most recent call last):
+    FileNotFoundError: root='data': CIFAR-10 is missing there or damaged, data/cifar-10-batches-py is expected; ...
     """
 
     def __init__(
@@ -67,6 +75,14 @@ class SvhnDataModule(ImageDataModule):
         gap: Images on either side of the controls' part that are not used.
         batch_size: Members per step; null takes all of them in every step.
         seed: Seeds the choice of members and controls. It is not the seed of the training.
+
+    Raises:
+        ValueError: A number is below 1.
+
+    >>> data = SvhnDataModule(root="data", gap=20)  # data.setup() reads data/train_32x32.mat, then splits it like this
+    >>> members, controls = data.split(1000, np.random.default_rng(0))
+    >>> len(controls), int(np.ptp(controls)), int(np.abs(members[:, None] - controls).min())
+    (100, 99, 21)
     """
 
     def __init__(
@@ -120,6 +136,18 @@ class TinyImageNetDataModule(ImageDataModule):
         num_controls: Number of controls.
         batch_size: Members per step; null takes all of them in every step.
         seed: Seeds the choice of members and controls. It is not the seed of the training.
+
+    Raises:
+        ValueError: A number is below 1.
+
+    >>> from PIL import Image
+    >>> for place, color in (("train/n01443537/images", "red"), ("val/images", "blue")):  # instead of the download
+    ...     Path("tiny-imagenet-200", place).mkdir(parents=True)
+    ...     Image.new("RGB", (64, 64), color).save(f"tiny-imagenet-200/{place}/0.png")
+    >>> data = TinyImageNetDataModule(root=".", num_train=1, num_controls=1)
+    >>> data.setup()
+    >>> data.train_dataset[0].shape, data.train_dataset[0].mean((1, 2)).tolist()
+    (torch.Size([3, 64, 64]), [1.0, 0.0, 0.0])
     """
 
     FOLDER = "tiny-imagenet-200"

@@ -26,6 +26,10 @@ class ImageTensorDataset(Dataset[Tensor]):
 
     Raises:
         ValueError: The tensor is not one of images, or its values leave [0, 1].
+
+    >>> dataset = ImageTensorDataset(torch.full((10, 3, 8, 8), 255, dtype=torch.uint8))
+    >>> len(dataset), dataset[0].shape, dataset[0].max().item()
+    (10, torch.Size([3, 8, 8]), 1.0)
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -60,7 +64,16 @@ def _already_a_batch(batch: Any) -> Any:
 
 
 class ImagePool(Protocol):
-    """Images that are read one by one, each (C, H, W); a tensor (N, C, H, W) is one."""
+    """Images that are read one by one, each (C, H, W); a tensor (N, C, H, W) is one.
+
+    >>> class Grays:
+    ...     def __len__(self):
+    ...         return 256
+    ...     def __getitem__(self, index):
+    ...         return torch.full((1, 8, 8), index, dtype=torch.uint8)
+    >>> take_distinct(Grays(), candidates=[7, 7, 200, 3], wanted=2, seen=set())[:, 0, 0, 0].tolist()
+    [7, 200]
+    """
 
     def __len__(self) -> int: ...
 
@@ -115,10 +128,21 @@ class ImageDataModule(LightningDataModule):
         batch_size: Members per step; null takes all of them in every step.
         seed: Seeds the choice of members and controls. It is not the seed of the training.
 
+    Raises:
+        ValueError: A number is below 1.
+
     Attributes:
         train_dataset: Members, after :meth:`setup`.
         control_dataset: Controls, after :meth:`setup`.
         num_near_duplicates: Controls that are nearly members, after :meth:`setup`.
+
+    >>> class Noise(ImageDataModule):
+    ...     def load(self):
+    ...         return torch.rand(20, 1, 8, 8), None
+    >>> data = Noise(num_train=15, num_controls=5)
+    >>> data.setup()
+    >>> next(iter(data.train_dataloader())).shape, len(data.control_dataset)
+    (torch.Size([15, 1, 8, 8]), 5)
     """
 
     train_dataset: ImageTensorDataset

@@ -18,6 +18,16 @@ class AutoencoderModule(LightningModule):
         network: Any module from images (B, C, H, W) to images of the same shape.
         optimizer: Makes the optimizer from the parameters.
         scheduler: Makes a learning rate scheduler from the optimizer; it steps once per epoch.
+
+    >>> from lightning.pytorch import Trainer
+    >>> from lightning_memaudit.training.data import FacesDataModule
+    >>> from lightning_memaudit.training.networks import FullyConnectedAutoencoder
+    >>> module = AutoencoderModule(FullyConnectedAutoencoder((1, 25, 25), num_layers=3, width=64))
+    >>> quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    >>> trainer = Trainer(max_epochs=30, accelerator="cpu", logger=False, **quiet)
+    >>> trainer.fit(module, FacesDataModule(num_train=4, num_controls=4))
+    >>> trainer.callback_metrics["train/loss"].item() < 0.1  # about 0.2 before training
+    True
     """
 
     def __init__(

@@ -64,6 +64,9 @@ def activation_gain(name: str) -> float:
     """The weight scale that keeps the second moment of a signal through a linear layer and this activation.
 
     ``1 / sqrt(E[phi(z)^2])`` for z standard normal (He et al. 2015, for any phi), by quadrature.
+
+    Raises:
+        ValueError: There is no such activation.
     """
     z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
@@ -110,9 +113,12 @@ class _FlatAutoencoder(nn.Module):
 class FullyConnectedAutoencoder(_FlatAutoencoder):
     """A fully connected autoencoder: the paper's FC-10 and FC-20 (arXiv 2310.02897).
 
-    Weights start orthogonal, scaled so that an image that passes all layers is multiplied by about
-    `initial_gain`, whatever the depth (somewhat more with activations that are steepest at zero, as Tanh). That
-    number decides what is learned: from 1, a network of 6 layers trains to the same loss, but none of its
+    Weights start orthogonal, scaled so that an image that passes all layers is multiplied by about `initial_gain`,
+    whatever the depth: with LeakyReLU and PReLU, and by somewhat less where layers have fewer units than the image
+    has values. With activations that are flatter away from zero it is more, the deeper the more: of the default 0.05,
+    20 layers of ELU make about 0.3 and 20 of Tanh about 0.95, at a width of 256 on 25x25 images.
+
+    That number decides what is learned: from 1, a network of 6 layers trains to the same loss, but none of its
     training images can be recovered; from 0.05 all of them can. Much smaller ones hardly start to train.
 
     Args:
@@ -121,6 +127,13 @@ class FullyConnectedAutoencoder(_FlatAutoencoder):
         width: Units of every hidden layer.
         activation: Name of an elementwise nonlinearity in :mod:`torch.nn`; see :data:`ACTIVATIONS`.
         initial_gain: Scale of the reconstruction over that of the image before training, positive.
+
+    Raises:
+        ValueError: An argument is out of its range, or there is no such activation.
+
+    >>> network, images = FullyConnectedAutoencoder((3, 8, 8), num_layers=10, width=32), torch.rand(2, 3, 8, 8)
+    >>> network(images).shape, bool(network(images).norm() < 0.5 * images.norm())
+    (torch.Size([2, 3, 8, 8]), True)
     """
 
     def __init__(
@@ -169,6 +182,13 @@ class UNetAutoencoder(nn.Module):
         activation: Name of an elementwise nonlinearity in :mod:`torch.nn`; see :data:`ACTIVATIONS`.
         skip_connections: Concatenate the features of the encoder to those of the decoder at every level.
         normalization: Normalize features by groups of channels (Wu & He 2018), independently for every image.
+
+    Raises:
+        ValueError: A number is below 1, or there is no such activation.
+
+    >>> network = UNetAutoencoder(in_channels=3, base_channels=8, depth=2)
+    >>> network(torch.rand(2, 3, 13, 10)).shape
+    torch.Size([2, 3, 13, 10])
     """
 
     def __init__(
@@ -239,6 +259,12 @@ class SpectralNormBound(nn.Module):
     The norm is computed exactly at every use, from the smaller Gram matrix. The running power iteration of
     :func:`torch.nn.utils.parametrizations.spectral_norm` approaches it from below, so its weights may have a
     norm above 1, and a bound that is only nearly kept is no bound.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> layer.weight.data = torch.tensor([[4.0, 0.0], [0.0, 2.0]])
+    >>> _ = parametrize.register_parametrization(layer, "weight", SpectralNormBound())
+    >>> layer.weight.round(decimals=4).tolist()
+    [[1.0, 0.0], [0.0, 0.5]]
     """
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -271,6 +297,14 @@ class TiedAutoencoder(_FlatAutoencoder):
         activation: Name of an elementwise nonlinearity in :mod:`torch.nn`; see :data:`ACTIVATIONS`.
         proximal: Keep ``|W|_2 <= 1`` throughout training, and refuse activations that fall, rise faster
             than 1, or have weights of their own (PReLU).
+
+    Raises:
+        ValueError: An argument is out of its range, or the activation is unknown or refused.
+
+    >>> network = TiedAutoencoder((1, 2, 2), width=8, proximal=True)
+    >>> jacobian = torch.autograd.functional.jacobian(network, torch.rand(1, 1, 2, 2)).reshape(4, 4)
+    >>> torch.allclose(jacobian, jacobian.T, atol=1e-5), bool(torch.linalg.eigvalsh(jacobian).max() < 1 + 1e-5)
+    (True, True)
     """
 
     def __init__(

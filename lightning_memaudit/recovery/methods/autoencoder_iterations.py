@@ -2,21 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.batches import map_chunks, per_image_mean, rows_per_chunk
-from lightning_memaudit.recovery.checks import check_images
+from lightning_memaudit.recovery.checks import check_counts, check_images
 from lightning_memaudit.recovery.protection import InputProtected
-from lightning_memaudit.recovery.types import Autoencoder, Recovery, Trace, concatenate
+from lightning_memaudit.recovery.types import Autoencoder, Family, Recovery, Trace, concatenate
 
 
 @dataclass(frozen=True)
 class AutoencoderIterations:
     """``x <- f(x)`` from x = y until nothing moves: training images that are attractors come back.
 
-    It estimates no mask (``recovery.mask`` is all ones) and certifies nothing.
+    It estimates no mask (``recovery.mask`` is all ones) and certifies nothing. The score is the mean squared change of
+    an image in its last iteration.
 
     Attributes:
         num_iterations: Iterations at most.
@@ -24,13 +26,26 @@ class AutoencoderIterations:
         tolerance: Root mean square change per iteration below which an image has converged; 0 never stops early.
         chunk_size: Images at once; None chooses by memory.
         record_at: Iterations to record in ``recovery.trace``; 0 is the start.
+
+    Raises:
+        ValueError: A number of iterations is below 1.
+
+    >>> stored = torch.full((1, 1, 8, 8), 0.5)  # an attractor of the autoencoder below
+    >>> recovery = AutoencoderIterations()(lambda images: (images + stored) / 2, torch.zeros(1, 1, 8, 8))
+    >>> torch.allclose(recovery.image, stored, atol=1e-4), recovery.num_evaluations.tolist()
+    (True, [20])
     """
+
+    families: ClassVar[tuple[Family, ...]] = ("mask", "blur")
 
     num_iterations: int = 200
     check_every: int = 20
     tolerance: float = 1e-5
     chunk_size: int | None = None
     record_at: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        check_counts(num_iterations=self.num_iterations, check_every=self.check_every)
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
         """Iterate from ``observed``, (B, C, H, W).
@@ -49,7 +64,7 @@ class AutoencoderIterations:
     def _iterate(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
         image, final = observed, observed.clone()
         rows = torch.arange(len(observed), device=observed.device)
-        residual = torch.full((len(observed),), torch.inf, device=observed.device)
+        residual = torch.full_like(observed[:, 0, 0, 0], torch.inf)
         evaluations = torch.zeros(len(observed), dtype=torch.int64, device=observed.device)
         records = {0: observed} if 0 in self.record_at else {}
         for iteration in range(1, self.num_iterations + 1):

@@ -20,6 +20,12 @@ class BiharmonicInpainting:
 
     It solves the biharmonic equation in the missing region (Damelin & Hoang, 2018). It never sees the autoencoder,
     so that what it recovers is no evidence of memorization.
+
+    >>> ramp, mask = torch.linspace(0, 1, 8).repeat(1, 1, 8, 1), torch.ones(1, 1, 8, 8)
+    >>> mask[..., 3:5, 3:5] = 0
+    >>> recovery = BiharmonicInpainting()(lambda images: images, mask * ramp, mask)
+    >>> torch.allclose(recovery.image, ramp, atol=1e-4), recovery.num_evaluations.tolist()  # smooth images need no f
+    (True, [0])
     """
 
     needs_mask: ClassVar[bool] = True
@@ -31,7 +37,10 @@ class BiharmonicInpainting:
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
         """Inpaint ``observed``, (B, C, H, W) in [0, 1], where ``mask``, (B, 1 or C, H, W), is 0.
 
-        An image of which nothing is observed stays as it is.
+        An image of which nothing is observed stays as it is. ``autoencoder`` is not called.
+
+        Returns:
+            The images, filled with values in [0, 1], with ``mask`` as it is; their score is NaN, nothing is certified.
 
         Raises:
             ValueError: The shapes do not fit or values are not finite.

@@ -52,10 +52,11 @@ from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem,
 class BlindRecovery:
     """Recovery of image and mask with the autoencoder as the prior; it sees the observation and f, never the truth.
 
-    By default it tunes itself. A fill with one value, whichever, is read off the observation, with the level of the
-    noise on it; any other fill is told from the image's content as the recovery goes on. Penalties and starts are tried
-    in rounds, the best candidate by the blind score is kept, and images that are recovered well leave. Hidden pixels
-    are shown part of the correction of their observed neighbours, without which few observed pixels move nothing.
+    By default it tunes itself. Where the missing pixels hold one value, the mask and the noise level are read off the
+    observation; where they hold anything else, the mask is estimated from the image's content as the recovery goes on.
+    Penalties and starts are tried in rounds. Of each image the candidate with the lowest blind score is kept, and an
+    image that is recovered well takes part in no further round. Where few pixels are observed, correcting these alone
+    hardly changes what f returns: part of their correction is added to hidden pixels nearby, see ``tuning.spread``.
 
     ``BlindRecovery(mask_estimator="least_squares", penalties=[0.1])`` is the paper's method (arXiv 2310.02897): given
     penalties are run as they are, from f(y), for ``alternation.num_iterations`` iterations.
@@ -72,6 +73,17 @@ class BlindRecovery:
         alternation: Iterations and tolerances of given penalties.
         chunk_size: Attempts at once; None chooses by memory.
         record_at: Iterations of given penalties to record in ``recovery.trace``; 0 is the start.
+
+    Raises:
+        ValueError: An attribute is out of its range or does not fit another; the message names it and its value.
+
+    >>> stored = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> def f(x):  # the ideal memorizing autoencoder: it returns the nearest stored image
+    ...     return stored[torch.cdist(x.flatten(1), stored.flatten(1)).argmin(1)]
+    >>> mask = torch.tensor([1.0, 0]).repeat(4, 1, 8, 4)
+    >>> recovery = BlindRecovery()(f, observed=mask * stored)
+    >>> torch.equal(recovery.image, stored), torch.equal(recovery.mask, mask), recovery.certified.tolist()
+    (True, True, [True, True, True, True])
     """
 
     estimates_mask: ClassVar[bool] = True
@@ -90,7 +102,7 @@ class BlindRecovery:
         if self.penalties is not None:
             check_penalties(tuple(self.penalties))
         check_max_evaluations(self.max_evaluations)
-        check_noise(self.noise)
+        check_noise(self.noise, estimated=True)
         if isinstance(self.mask_estimator, str) and self.mask_estimator not in MASK_ESTIMATORS:
             names = ", ".join(MASK_ESTIMATORS)
             raise ValueError(f"mask_estimator={self.mask_estimator!r}: pass one of {names}, or a function")

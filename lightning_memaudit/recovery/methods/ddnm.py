@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_memaudit.recovery import Autoencoder, Recovery
 from lightning_memaudit.recovery.batches import map_chunks, rows_per_chunk
-from lightning_memaudit.recovery.checks import check_images, check_mask
+from lightning_memaudit.recovery.checks import check_counts, check_images, check_mask
 from lightning_memaudit.recovery.types import concatenate
 
 
@@ -37,7 +37,16 @@ class DDNM:
         chunk_size: Images at once; null chooses by memory.
 
     Raises:
-        ValueError: diffusers is not installed, the model cannot be loaded, or a number is not positive.
+        ValueError: diffusers is not installed, the model cannot be loaded or predicts something else than the noise,
+            or ``num_steps`` is below 1 or above the scheduler's number of steps.
+
+    >>> inpaint = DDNM("google/ddpm-cifar10-32", num_steps=100)  # doctest: +SKIP
+    >>> inpaint(autoencoder, observed, mask).image  # doctest: +SKIP
+    >>> DDNM.needs_mask, DDNM.uses_autoencoder  # told the mask, never asks the autoencoder
+    (True, False)
+    >>> DDNM("google/ddpm-cifar10-32", num_steps=0)
+    Traceback (most recent call last):
+    ValueError: num_steps=0: must be at least 1
     """
 
     needs_mask: ClassVar[bool] = True
@@ -52,8 +61,7 @@ class DDNM:
         seed: int = 0,
         chunk_size: int | None = None,
     ) -> None:
-        if num_steps < 1:
-            raise ValueError(f"num_steps={num_steps}: must be at least 1")
+        check_counts(num_steps=num_steps)
         diffusers = _import_diffusers()
         self.source = str(model) if isinstance(model, str | Path) else type(model).__name__
         if isinstance(model, str | Path):
@@ -81,8 +89,10 @@ class DDNM:
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
         """Inpaint ``observed``, (B, C, H, W) in [0, 1], where ``mask``, (B, 1 or C, H, W), is 0.
 
+        ``autoencoder`` is not called. The score is NaN, nothing is certified.
+
         Raises:
-            ValueError: The shapes do not fit each other or the model.
+            ValueError: The shapes do not fit each other or the model, or values are not finite.
         """
         check_images("observed", observed)
         check_mask(mask, observed)

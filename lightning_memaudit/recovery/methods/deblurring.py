@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,12 +10,12 @@ from torch import Tensor
 from lightning_memaudit.recovery.batches import map_chunks, per_image_mean, rows_per_chunk
 from lightning_memaudit.recovery.checks import check_counts, check_images, check_noise, check_penalties
 from lightning_memaudit.recovery.protection import InputProtected
-from lightning_memaudit.recovery.types import Autoencoder, Recovery, concatenate
+from lightning_memaudit.recovery.types import Autoencoder, Family, Recovery, concatenate
 
 
 @dataclass(frozen=True)
 class BlindDeblurring:
-    """Recovery from an unknown blur: ``y = k * x + noise`` around the border, k of bounded support.
+    """Recovery from an unknown blur: ``y = k * x + noise``, a circular convolution with a kernel k of bounded support.
 
     H of the paper's formulation is circulant here (arXiv 2310.02897). Start from x = z = f(y), u = 0 and repeat, with F
     the Fourier transform:
@@ -28,13 +29,26 @@ class BlindDeblurring:
     nothing.
 
     Attributes:
-        kernel_size: Side of the support, odd.
-        penalties: ADMM penalties.
+        kernel_size: K, the side of the support in pixels, odd.
+        penalties: ADMM penalties, positive.
         num_iterations: ADMM iterations.
         kernel_steps: ADMM iterations between two estimates of the kernel.
         noise: Standard deviation of the noise: the data count for less the larger it is.
         chunk_size: Attempts at once; None chooses by memory.
+
+    Raises:
+        ValueError: An attribute is out of its range; the message names it and its value.
+
+    >>> stored = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> def f(x):
+    ...     return stored[torch.cdist(x.flatten(1), stored.flatten(1)).argmin(1)]
+    >>> row = torch.tensor([[0.0, 0, 0], [1, 1, 1], [0, 0, 0]]).view(1, 1, 3, 3) / 3  # a horizontal motion of 3 pixels
+    >>> recovery = BlindDeblurring(kernel_size=3)(f, observed=blur(stored, row))
+    >>> torch.equal(recovery.image, stored), torch.allclose(recovery.kernel, row, atol=1e-3)
+    (True, True)
     """
+
+    families: ClassVar[tuple[Family, ...]] = ("blur",)
 
     kernel_size: int = 5
     penalties: Sequence[float] = (0.01, 0.03, 0.1, 0.3)
@@ -101,7 +115,11 @@ class BlindDeblurring:
 
 
 def transfer_function(kernel: Tensor, size: Sequence[int]) -> Tensor:
-    """Fourier transform of kernels (B, 1, K, K), centred on the origin, for images of ``size`` (H, W)."""
+    """Fourier transform of kernels (B, 1, K, K), centred on the origin, for images of ``size`` (H, W), both at least K.
+
+    Returns:
+        (B, 1, H, W // 2 + 1), complex, as of ``torch.fft.rfft2``.
+    """
     height, width = size
     reach = kernel.shape[-1] // 2
     padded = kernel.new_zeros(*kernel.shape[:2], height, width)
@@ -111,7 +129,7 @@ def transfer_function(kernel: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def blur(image: Tensor, kernel: Tensor) -> Tensor:
-    """Circular convolution of images (B, C, H, W) with kernels (B, 1, K, K)."""
+    """Circular convolution of images (B, C, H, W) with kernels (B or 1, 1, K, K): (B, C, H, W)."""
     size = image.shape[-2:]
     blurred: Tensor = torch.fft.irfft2(transfer_function(kernel, size) * torch.fft.rfft2(image), s=size)
     return blurred
@@ -124,7 +142,10 @@ def fourier_data_step(transformed: Tensor, transfer: Tensor, target: Tensor, pen
         transformed: F y, (B, C, H, W // 2 + 1).
         transfer: F k, (B, 1, H, W // 2 + 1).
         target: z - u, (B, C, H, W).
-        penalty: (B, 1, 1, 1).
+        penalty: (B, 1, 1, 1), positive.
+
+    Returns:
+        x, (B, C, H, W).
     """
     numerator = transfer.conj() * transformed + penalty * torch.fft.rfft2(target)
     image: Tensor = torch.fft.irfft2(numerator / (transfer.abs().square() + penalty), s=target.shape[-2:])
@@ -162,7 +183,7 @@ def estimate_kernel(image: Tensor, observed: Tensor, size: int) -> Tensor:
 
 
 def project_to_simplex(points: Tensor) -> Tensor:
-    """The nearest non-negative vectors of sum 1 to ``points`` (B, N) (Duchi et al. 2008)."""
+    """The nearest non-negative vectors of sum 1, (B, N), to ``points`` (B, N) (Duchi et al. 2008)."""
     ordered = points.sort(1, descending=True).values
     excess = ordered.cumsum(1) - 1
     counts = torch.arange(1, points.shape[1] + 1, device=points.device, dtype=points.dtype)

@@ -36,6 +36,17 @@ class KnownMaskRecovery:
         alternation: Iterations and tolerances of given penalties.
         chunk_size: Attempts at once; None chooses by memory.
         record_at: Iterations of given penalties to record in ``recovery.trace``; 0 is the start.
+
+    Raises:
+        ValueError: An attribute is out of its range or does not fit another; the message names it and its value.
+
+    >>> stored = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> def f(x):
+    ...     return stored[torch.cdist(x.flatten(1), stored.flatten(1)).argmin(1)]
+    >>> mask = (torch.arange(8) < 2).repeat(4, 1, 8, 1)  # a quarter is observed
+    >>> recovery = KnownMaskRecovery()(f, mask * stored, mask)
+    >>> torch.equal(recovery.image, stored), recovery.certified.any().item()  # told the mask, it claims nothing
+    (True, False)
     """
 
     needs_mask: ClassVar[bool] = True
@@ -59,7 +70,7 @@ class KnownMaskRecovery:
         check_noise(self.noise)
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
-        """Recover ``observed``, (B, C, H, W), given ``mask``, (B, 1 or C, H, W), of any type.
+        """Recover ``observed``, (B, C, H, W), given ``mask``, (B, 1 or C, H, W), of any type, in [0, 1].
 
         Raises:
             ValueError: The shapes do not fit or values are not finite.

@@ -9,7 +9,7 @@ from lightning_memaudit.recovery.methods.blind import BlindRecovery
 from lightning_memaudit.recovery.methods.deblurring import BlindDeblurring
 from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
 from lightning_memaudit.recovery.methods.white_box import WhiteBoxRecovery
-from lightning_memaudit.recovery.types import Autoencoder, InformedRecoveryMethod, Recovery, RecoveryMethod
+from lightning_memaudit.recovery.types import Autoencoder, Family, InformedRecoveryMethod, Recovery, RecoveryMethod
 
 Method = RecoveryMethod | InformedRecoveryMethod
 
@@ -49,6 +49,11 @@ def estimates_mask(method: Method) -> bool:
 def claims(method: Method) -> bool:
     """Whether the method certifies images as recovered, which only blind ones can."""
     return bool(getattr(method, "claims", False))
+
+
+def recovers_from(method: Method, family: Family) -> bool:
+    """Whether the method is for images behind a mask, or behind a blur; one that does not say is for masks."""
+    return family in getattr(method, "families", ("mask",))
 
 
 def uses_autoencoder(method: Method) -> bool:

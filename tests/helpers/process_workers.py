@@ -1,0 +1,169 @@
+"""What the processes of ``test_processes.py`` run: one fit with an audit, in the environment that torchrun makes."""
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from unittest import mock
+
+import lightning
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader
+from training_runs import Items, trainer_with
+
+import lightning_memaudit.report.write as report
+from lightning_memaudit import MemorizationAuditCallback
+
+METHODS = ("paper_blind", "autoencoder_iterations", "biharmonic")
+
+
+def pictures(count, seed):
+    images = torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(images, scale_factor=2, mode="bilinear")
+
+
+class Memory(nn.Module):
+    """Projects onto the span of what it remembers: iterations converge, so that rounding does not decide anything."""
+
+    def __init__(self, images):
+        super().__init__()
+        flat = images.flatten(1)
+        self.register_buffer("center", flat.mean(0))
+        self.basis = nn.Parameter(torch.linalg.qr((flat[1:] - self.center).T).Q.T.contiguous())
+        self.scale = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.scale.weight)
+
+    def forward(self, images):
+        coordinates = (images.flatten(1) - self.center) @ self.basis.T
+        return (self.scale(coordinates[..., None])[..., 0] @ self.basis + self.center).view_as(images)
+
+
+class Model(lightning.LightningModule):
+    def __init__(self, members, shard=False, fault=None):
+        super().__init__()
+        self.network = Memory(members)
+        self.shard, self.fault = shard, fault
+
+    def configure_model(self):
+        if self.shard and not hasattr(self.network, "set_reshard_after_forward"):
+            fully_shard(self.network.scale, mesh=self.device_mesh["data_parallel"])
+            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
+
+    def forward(self, images):
+        if self.fault is not None and not torch.is_grad_enabled() and len(images) > 2:
+            self.fault()
+        return self.network(images)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.mse_loss(self(batch), batch)
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+
+def _refuse():
+    raise RuntimeError("cannot be read")
+
+
+FAULTS = {"dies": lambda: os._exit(9), "hangs": lambda: time.sleep(600), "fails": _refuse}
+
+
+def fit(
+    folder,
+    rank,
+    world_size,
+    *,
+    kind="ddp",
+    num_members=7,
+    num_controls=5,
+    model_fault=None,
+    num_nodes=1,
+    shuffled=False,
+    methods=METHODS,
+    **audit,
+):
+    """One fit; what became of it is written to ``<folder>/rank-<n>.json``."""
+    torch.set_num_threads(1)
+    lightning.seed_everything(0)
+    members, controls = pictures(7, 1), pictures(6, 2)
+    if shuffled:
+        members = members.roll(rank, 0)
+    faulty = rank == world_size - 1
+    callback = MemorizationAuditCallback(
+        **(
+            {
+                "at_epochs": [0],
+                "at_train_loss": [1.0],
+                "patterns": ["random-0.5"],
+                "methods": methods,
+                "num_members": num_members,
+                "num_controls": num_controls,
+                "print_table": False,
+                "figures": False,
+            }
+            | audit
+        )
+    )
+    strategy = {
+        "single": lambda: "auto",
+        "ddp": DDPStrategy,
+        "fsdp2": lambda: ModelParallelStrategy(world_size, 1, save_distributed_checkpoint=False),
+        "tensor-parallel": lambda: ModelParallelStrategy(1, world_size, save_distributed_checkpoint=False),
+    }[kind]()
+    trainer = trainer_with(
+        callback,
+        devices=world_size // num_nodes,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        max_epochs=1,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+    )
+    # It has tests of its own, and takes longer than these runs.
+    without_report = mock.patch.object(report, "write_report", return_value=None)
+    fault = FAULTS[model_fault] if model_fault and faulty else None
+    model = Model(members, shard=kind == "fsdp2", fault=fault)
+    outcome = {}
+    began = time.monotonic()
+    try:
+        with without_report:
+            trainer.fit(model, DataLoader(Items(members), 2), DataLoader(Items(controls), 2))
+        outcome["headline"] = callback.last_report.headline if callback.last_report else None
+        outcome["num_audits"] = callback._history.num_audits
+        outcome["steps"] = trainer.global_step
+    except BaseException as error:
+        outcome["error"] = f"{type(error).__name__}: {error}"
+        traceback.print_exc()
+    outcome["seconds"] = time.monotonic() - began
+    Path(folder, f"rank-{rank}.json").write_text(json.dumps(outcome))
+    if "error" in outcome:
+        os._exit(1)
+
+
+def in_torchrun_environment(rank, world_size, port, folder, arguments):
+    """The entry of a process of one node."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    sys.stdout = sys.stderr = Path(folder, f"rank-{rank}.txt").open("w", buffering=1)  # noqa: SIM115
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_WORLD_SIZE=str(world_size),
+        GROUP_RANK="0",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        TORCHELASTIC_RUN_ID="test",
+    )
+    fit(folder, rank, world_size, **arguments)
+
+
+if __name__ == "__main__":  # under torchrun
+    fit(sys.argv[1], int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), num_nodes=2)

@@ -1,0 +1,37 @@
+"""What tests of several processes, and of runs that fail or are killed, share."""
+
+import multiprocessing
+
+import pytest
+from fault_workers import FaultyModule, fit
+from lightning.pytorch import Callback
+
+
+@pytest.fixture(scope="session")
+def context():
+    """Processes that are forked from a server which has imported everything: a tenth of a second each."""
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(
+        [
+            "lightning.pytorch",
+            "torch.distributed.fsdp",
+            "lightning_memaudit.callback",
+            "matplotlib.figure",
+        ]
+    )
+    return forks
+
+
+@pytest.fixture(scope="session")
+def calls_before(tmp_path_factory):
+    """Calls of the model before each of the three audits."""
+    folder = tmp_path_factory.mktemp("count")
+    counts = []
+    module = FaultyModule()
+
+    class Count(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            counts.append(module.calls)
+
+    fit(folder, module, [Count()])
+    return counts

@@ -1,0 +1,78 @@
+"""Certificates: the false rate that a calibration claims holds, and copying earns none."""
+
+import pytest
+import torch
+from autoencoders import associative, linear
+from observations import hide, smooth_images, uniform
+
+from lightning_memaudit.recovery import (
+    BlindRecovery,
+    calibrate,
+    certify,
+    turned_copies,
+)
+from lightning_memaudit.recovery.certification import is_certified, noise_gain
+
+
+def test_a_calibration_is_refused_where_too_few_controls_could_claim_the_rate():
+    scores = torch.linspace(0.01, 0.1, 98)
+    refused = calibrate(scores)
+    assert refused.threshold is None
+    assert "99" in refused.reason
+    granted = calibrate([*scores.tolist(), float("inf")])
+    assert granted.threshold == pytest.approx(0.01)
+    assert granted.false_rate <= 0.01
+    low, high = granted.interval
+    # Clopper and Pearson: the largest rate at which none of 99 has at least a chance of 2.5%.
+    assert (low, (1 - high) ** 99) == pytest.approx((0.0, 0.025))
+    assert calibrate([]).threshold is None
+
+
+def test_the_threshold_holds_its_rate_on_exchangeable_scores():
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.rand(20_000, 100, generator=generator) ** 3
+    false = scores[:, 99] < scores[:, :99].min(1).values
+    assert float(false.double().mean()) == pytest.approx(calibrate(scores[0, :99]).false_rate, abs=0.003)
+
+
+def test_certificates_are_for_stored_images_only():
+    stored, strangers = smooth_images(20), smooth_images(20, seed=20)
+    observed, _ = hide(torch.cat([stored, strangers]))
+    recovery = BlindRecovery()(associative(stored), observed)
+    assert recovery.calibration.num_controls == 99
+    assert recovery.certified.tolist() == [True] * 20 + [False] * 20
+    controls = BlindRecovery(certification=None)(associative(stored), hide(smooth_images(120, seed=21))[0])
+    assert certify(recovery, calibrate(controls.score)).certified.tolist() == [True] * 20 + [False] * 20
+    assert not certify(recovery, calibrate(controls.score[:50])).certified.any()
+
+
+def test_a_certificate_takes_more_where_the_autoencoder_may_be_copying():
+    score = torch.tensor([0.02, 0.02, 0.0005, 0.02, 0.2])
+    error = torch.tensor([0.001, 0.001, 0.001, 0.01, 0.001])
+    gain = torch.tensor([0.1, 0.9, 0.9, 0.1, 0.1])
+    calibration = calibrate([0.1] * 99)
+    assert is_certified(score, error, gain, calibration).tolist() == [True, False, True, False, False]
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.98])
+def test_an_autoencoder_that_copies_certifies_nothing(factor):
+    observed, _ = hide(smooth_images(20), 0.3)
+    recovery = BlindRecovery()(lambda images: factor * images, observed)
+    assert not recovery.certified.any()
+
+
+def test_the_noise_gain_of_a_linear_map_is_its_mean_squared_singular_value():
+    matrix = torch.randn(64, 64, generator=torch.Generator().manual_seed(3)) / 8
+    gain = noise_gain(linear(matrix), torch.zeros(1, 1, 8, 8))
+    assert float(gain) == pytest.approx(float(torch.linalg.svdvals(matrix).square().mean()), rel=0.4)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 8)])
+def test_turned_copies_hold_the_same_pixels_in_other_places(size):
+    observed = uniform((3, 2, *size))
+    copies = turned_copies(observed, 40)
+    assert copies.shape == (40, 2, *size)
+    for index, copy in enumerate(copies):
+        original = observed[index % 3]
+        assert not torch.equal(copy, original)
+        torch.testing.assert_close(copy.flatten(1).sort(1).values, original.flatten(1).sort(1).values)

@@ -1,0 +1,69 @@
+"""What fills the missing pixels: a constant is found whatever its value, and content told from noise."""
+
+import pytest
+import torch
+from autoencoders import associative
+from observations import smooth_images, uniform
+
+from lightning_memaudit.recovery import (
+    BlindRecovery,
+)
+from lightning_memaudit.recovery.fills import find_constant_fill, local_agreement
+
+
+@pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
+def test_a_constant_fill_is_found_whatever_its_value(value):
+    images = smooth_images(4)
+    mask = (uniform((4, 1, 16, 16)) > 0.2).float()
+    fill = find_constant_fill(mask * images + (1 - mask) * value)
+    assert fill.present.all()
+    assert torch.equal(fill.mask, mask)
+    assert not fill.noise.any()
+
+
+@pytest.mark.parametrize("color", [[1.0, 1.0, 1.0], [0.0, 0.5, 1.0]])
+def test_a_fill_is_told_from_a_larger_area_of_one_color(color):
+    """Half of every image is of one color, a quarter is missing: the color is more frequent, but it is no fill."""
+    stored = smooth_images(6, size=16)
+    stored[..., :8] = torch.tensor(color).view(3, 1, 1)
+    mask = torch.ones(6, 1, 16, 16)
+    mask[..., 4:8, :] = 0
+    recovery = BlindRecovery(certification=None, max_evaluations=200)(associative(stored), mask * stored)
+    assert torch.equal(recovery.mask, mask)
+    assert (recovery.image - stored).square().mean() < 1e-4
+    assert (recovery.num_evaluations <= 200).all()
+
+
+def test_masks_of_single_channels_are_found():
+    images = smooth_images(4)
+    mask = (uniform((4, 3, 16, 16)) > 0.5).float()
+    fill = find_constant_fill(mask * images)
+    assert fill.per_channel.all()
+    assert torch.equal(fill.mask, mask)
+
+
+def test_a_fill_with_zeros_is_found_under_noise_and_the_noise_is_measured():
+    images = smooth_images(4, size=32)
+    mask = (uniform((4, 1, 32, 32)) > 0.5).float()
+    noise = 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    fill = find_constant_fill(mask * images + noise)
+    assert fill.present.all()
+    torch.testing.assert_close(fill.noise, torch.full((4,), 0.05), atol=0.005, rtol=0)
+    assert ((fill.mask > 0.5) == (mask > 0.5)).float().mean() > 0.95
+    known = find_constant_fill(mask * images + (1 - mask) * 0.4 + noise, 0.05)
+    torch.testing.assert_close(known.value.flatten(), torch.full((12,), 0.4), atol=0.02, rtol=0)
+
+
+def test_no_constant_fill_is_found_where_there_is_none():
+    images = smooth_images(4)
+    noise = uniform(images.shape)
+    mask = (uniform((4, 1, 16, 16)) > 0.5).float()
+    assert not find_constant_fill(images).present.any()
+    assert not find_constant_fill(mask * images + (1 - mask) * noise).present.any()
+
+
+def test_image_content_agrees_with_its_neighbours_and_noise_does_not():
+    images = smooth_images(4)
+    mask = (uniform((4, 1, 16, 16)) > 0.5).float()
+    agreement = local_agreement(mask * images + (1 - mask) * uniform(images.shape, 12))
+    assert agreement[mask > 0].mean() > 3 * agreement[mask == 0].mean()

@@ -1,0 +1,91 @@
+"""The self-tuned search: its evaluations are bounded and counted, and go to the images that need them."""
+
+import pytest
+import torch
+from autoencoders import associative
+from observations import hide, smooth_images, uniform
+
+from lightning_memaudit.recovery import (
+    BlindRecovery,
+    KnownMaskRecovery,
+    Round,
+    SelfTuning,
+)
+
+
+def test_no_image_depends_on_the_others_in_its_batch():
+    strangers, mask = hide(smooth_images(6, seed=20), 0.7)
+    strangers[3:] += ((1 - mask) * uniform(strangers.shape))[3:]
+    autoencoder = associative(smooth_images(4))
+    method = BlindRecovery(certification=None, tuning=SelfTuning(patience=9))
+    together = method(autoencoder, strangers)
+    alone = [method(autoencoder, strangers[row : row + 1]) for row in range(6)]
+    torch.testing.assert_close(together.image, torch.cat([recovery.image for recovery in alone]), atol=1e-4, rtol=0)
+    assert together.num_evaluations.tolist() == [int(recovery.num_evaluations) for recovery in alone]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SelfTuning(spread=1.5), "spread=1.5"),
+        (lambda: SelfTuning(rounds=()), "rounds"),
+        (lambda: SelfTuning(shares=(0.5, 1.0)), "shares"),
+        (lambda: SelfTuning(refinements=0), "refinements=0"),
+        (lambda: Round((), "random", 3), "penalties"),
+        (lambda: Round((0.1,), "interp", 3), "start='interp'"),
+        (lambda: Round((0.1,), "random", 0), "num_iterations=0"),
+    ],
+)
+def test_a_tuning_that_cannot_work_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("max_evaluations", [5, 10, 17, 40])
+def test_few_evaluations_are_not_divided_between_two_fills(max_evaluations):
+    stored = smooth_images(3)
+    stored[..., :8] = 1.0
+    mask = (uniform((3, 1, 16, 16)) > 0.3).float()
+    recovery = BlindRecovery(max_evaluations=max_evaluations)(lambda images: images, mask * stored)
+    assert (recovery.num_evaluations <= max_evaluations).all()
+    alone = BlindRecovery(max_evaluations=max_evaluations, certification=None)(lambda images: images, stored)
+    assert (recovery.num_evaluations >= alone.num_evaluations.min()).all()
+
+
+@pytest.mark.parametrize("budget", [5, 40, 150, 400])
+@pytest.mark.parametrize("fill", [0.0, "noise"])
+def test_evaluations_are_bounded_and_counted(budget, fill):
+    stored, rows = smooth_images(4), []
+
+    def autoencoder(images):
+        rows.append(len(images))
+        return associative(stored)(images)
+
+    strangers, mask = hide(smooth_images(5, seed=20))
+    if fill == "noise":
+        strangers = strangers + (1 - mask) * uniform(strangers.shape)
+    recovery = BlindRecovery(max_evaluations=budget, certification=None)(autoencoder, strangers)
+    assert recovery.num_evaluations.sum() == sum(rows)
+    assert (recovery.num_evaluations <= budget).all()
+    assert recovery.image.isfinite().all()
+
+
+def test_images_that_are_recovered_leave_and_the_budget_goes_to_the_others():
+    stored = smooth_images(4)
+    observed, _ = hide(torch.cat([stored, smooth_images(4, seed=20)]))
+    recovery = BlindRecovery(certification=None)(associative(stored), observed)
+    assert recovery.num_evaluations[:4].max() < recovery.num_evaluations[4:].min()
+
+
+def test_more_rounds_never_worsen_the_score():
+    stored = smooth_images(6)
+    observed, mask = hide(stored, 0.9)
+    rounds = (Round((0.3,), "interpolated", 3), Round((0.1, 1.0), "random", 10))
+    scores = [
+        KnownMaskRecovery(tuning=SelfTuning(rounds=rounds, patience=9), max_evaluations=budget)(
+            associative(stored), observed, mask
+        ).score
+        for budget in (12, 60, 200)
+    ]
+    assert (scores[0] >= scores[1]).all()
+    assert (scores[1] >= scores[2]).all()

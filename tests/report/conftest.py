@@ -1,0 +1,35 @@
+"""What several tests of the report share: a run with its report, a copy of it to spoil, an audit of a memory."""
+
+import shutil
+
+import pytest
+import torch
+from autoencoders import memory
+from run_folder_fixture import make_run_folder
+
+from lightning_memaudit import audit
+from lightning_memaudit.report.write import write_report
+from lightning_memaudit.results.run_folder import RunFolder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A run that memorized, with the report written."""
+    folder = make_run_folder(
+        tmp_path_factory.mktemp("finished"), untrained=True, train_losses=(1e-2, 1e-5), num_images=24, num_controls=24
+    )
+    (folder.path.parent / "config.yaml").write_text("model: {lr: 0.001} # <script>alert(1)</script>\n")
+    return folder, write_report(folder, figures=False)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of it to spoil."""
+    shutil.copytree(finished[0].path.parent, tmp_path / "copy")
+    return RunFolder(tmp_path / "copy" / "memaudit")
+
+
+@pytest.fixture
+def report():
+    members, controls = torch.rand(4, 1, 12, 12), torch.rand(3, 1, 12, 12)
+    return audit(memory(members), members, controls, ["random-0.5"], ["blind", "biharmonic"])

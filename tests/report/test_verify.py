@@ -1,0 +1,108 @@
+"""verify finds every lie, and calls true what is true."""
+
+import json
+
+import numpy as np
+import torch
+
+from lightning_memaudit.cli.main import main
+from lightning_memaudit.report.document import read_document, seal
+from lightning_memaudit.report.verify import is_true, verify
+from lightning_memaudit.report.write import write_report
+from lightning_memaudit.results.hashes import tensors_sha256
+
+
+def failed(folder):
+    return {check.name for check in verify(folder) if check.passed is False}
+
+
+def rewrite_lines(path, change):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        change(row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_true_report_is_true(run, capsys):
+    checks = verify(run)
+    assert is_true(checks)
+    assert all(check.passed for check in checks)
+    assert main(["verify", str(run.path.parent)]) == 0
+    assert "The report is true." in capsys.readouterr().out
+
+
+def test_verify_finds_a_changed_report(run, capsys):
+    document = read_document(run)
+    document["verdict"]["headline"] = "Not memorized."
+    (run.path / "report.json").write_text(json.dumps(document))
+    assert failed(run) == {"report.json is as it was written", "the report follows from the results files"}
+    # Sealed again it still does not follow from the results.
+    (run.path / "report.json").write_text(json.dumps(seal(document)))
+    assert failed(run) == {"the report follows from the results files"}
+    assert main(["verify", str(run.path)]) == 1
+    assert "NOT true" in capsys.readouterr().out
+
+
+def test_verify_finds_changed_rates(run):
+    def change(row):
+        if row["group"] == "members" and row["method"] == "blind":
+            row["num_recovered"] = 1
+
+    rewrite_lines(run.path / "audits.jsonl", change)
+    write_report(run, figures=False)
+    assert failed(run) == {"rates and intervals follow from the images"}
+
+
+def test_verify_finds_changed_images(run):
+    """One who rewrites images, rates and report consistently is found out by the arrays."""
+
+    def change(row):
+        if row["group"] == "controls" and row["image"] == 3 and row["method"] == "known_mask" and row["psnr"] < 30:
+            row["psnr"] += 0.1
+
+    rewrite_lines(run.path / "images.jsonl", change)
+    write_report(run, figures=False)
+    assert failed(run) == {"recoveries score as the results say"}
+
+
+def test_verify_finds_easier_masks(run):
+    path = run.newest_recoveries().path
+    arrays = run.newest_recoveries().arrays
+    arrays["members/random-0.5/mask"][:] = 1
+    arrays["members/random-0.5/observed"] = arrays["members/truth"]
+    np.savez(path, **arrays)
+    write_report(run, figures=False)
+    assert "patterns and seed make these masks and observations" in failed(run)
+
+
+def test_verify_finds_exchanged_images(run):
+    path = run.newest_recoveries().path
+    arrays = run.newest_recoveries().arrays
+    arrays["controls/truth"] = arrays["controls/truth"][::-1].copy()
+    np.savez(path, **arrays)
+    assert "the saved images are those that were audited" in failed(run)
+
+
+def test_verify_without_what_it_needs(run, tmp_path, capsys):
+    assert main(["verify", str(tmp_path / "nowhere")]) == 2
+    (run.path / "report.json").unlink()
+    assert main(["verify", str(run.path)]) == 2
+    (run.path / "report.json").write_text("{")
+    assert main(["verify", str(run.path)]) == 2
+    (run.path / "report.json").write_text("{}")
+    assert main(["verify", str(run.path)]) == 2
+    errors = capsys.readouterr().err
+    assert "make it with `python -m lightning_memaudit report RUN`" in errors
+    assert "does not follow its schema" in errors
+
+
+def test_verify_compares_the_weights_of_a_checkpoint(run, tmp_path):
+    weights = {"state_dict": {"weight": torch.arange(4.0)}}
+    torch.save(weights, tmp_path / "right.ckpt")
+    torch.save({"state_dict": {"weight": torch.zeros(4)}}, tmp_path / "wrong.ckpt")
+    digest = tensors_sha256(weights["state_dict"])
+    rewrite_lines(run.path / "audits.jsonl", lambda row: row.update(weights_sha256=digest))
+    write_report(run, figures=False)
+    assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "right.ckpt")]) == 0
+    assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "wrong.ckpt")]) == 1
+    assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "none.ckpt")]) == 2

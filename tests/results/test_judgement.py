@@ -1,0 +1,72 @@
+"""Judgement: counts by hand, of images that came back and that the inpainter did not bring back."""
+
+import numpy as np
+import pytest
+from judged_images import image_rows, judged, yes
+
+from lightning_memaudit.results.judgement import ImageColumns, image_table, judge
+from lightning_memaudit.results.names import primary_method
+
+
+def test_memorized_counts_images_once_and_only_where_the_inpainter_fails():
+    flags = {
+        "members": {
+            "blind": {"a-0.5": [1, 1, 1, 0, 0, 0], "b-0.5": [0, 1, 0, 1, 0, 0]},
+            "biharmonic": {"a-0.5": [0, 0, 1, 0, 1, 0], "b-0.5": [1, 0, 0, 1, 0, 0]},
+        },
+        "controls": {
+            "blind": {"a-0.5": [0, 0, 1, 0, 0], "b-0.5": [0, 0, 0, 0, 0]},
+            "biharmonic": {"a-0.5": [0, 0, 1, 0, 0], "b-0.5": [0, 0, 0, 0, 0]},
+        },
+    }
+    judgement, images = judged(flags, patterns=("a-0.5", "b-0.5"))
+    overall = judgement.overall
+    assert (overall.members.recovered.count, overall.members.inpainted.count) == (4, 4)
+    assert (overall.members.memorized.count, overall.members.memorized.num) == (2, 6)  # images 0 and 1
+    assert (overall.controls.recovered.count, overall.controls.memorized.count) == (1, 0)
+    assert [finding.members.memorized.count for finding in judgement.patterns] == [2, 1]
+    # Paired by mask as far as both go: 5 pairs, of which the first two differ.
+    assert overall.difference.num_pairs == 5
+    assert overall.difference.value == pytest.approx(0.4)
+    table = image_table(images, judgement)
+    assert [entry["memorized"] for entry in table] == [True, True] + [False] * 9
+    assert table[2]["recovered_in"] == table[2]["inpainted_in"] == ["a-0.5"]
+    assert [entry["image"] for entry in table[:2]] == [10, 11]
+
+
+def test_an_inpainter_that_crashed_is_no_evidence():
+    flags = {"members": {"blind": yes(3, 30), "biharmonic": yes(0, 30)}}
+    rows = list(image_rows(flags))
+    for row in rows:
+        if row["method"] == "biharmonic" and row["position"] < 2:
+            row["failed"] = True
+    assert judge([{"audit": 3, "threshold_db": 30.0}], ImageColumns(rows)).num_memorized == 1
+
+
+def test_rows_in_any_order_give_the_same_judgement():
+    flags = {group: {"blind": yes(7, 25), "biharmonic": yes(2, 25)} for group in ("members", "controls")}
+    rows = list(image_rows(flags))
+    shuffled = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    head = [{"audit": 3, "threshold_db": 30.0}]
+    assert judge(head, ImageColumns(rows), "blind") == judge(head, ImageColumns(shuffled), "blind")
+
+
+def test_the_audited_method_must_have_run():
+    with pytest.raises(ValueError, match="no images of members recovered by 'white_box'"):
+        judge([{"audit": 3, "threshold_db": 30.0}], ImageColumns(image_rows({"members": {"blind": [1]}})), "white_box")
+
+
+def test_the_inpainter_is_never_the_audited_method():
+    assert primary_method(["biharmonic", "paper_blind"]) == "paper_blind"
+    assert primary_method(["known_mask", "blind"]) == "blind"
+    assert primary_method(["biharmonic"]) == "biharmonic"
+
+
+def test_an_inpainter_that_failed_on_every_image_did_not_run():
+    """A crash is no answer: neither may what came back count, nor may the patterns be called too easy."""
+    rows = list(image_rows({"members": {"blind": yes(24, 24), "biharmonic": yes(0, 24)}}))
+    for row in rows:
+        row["failed"] = row["method"] == "biharmonic"
+    judgement = judge([{"audit": 3, "threshold_db": 30.0}], ImageColumns(rows))
+    assert judgement.inpainter is None
+    assert judgement.num_memorized is None

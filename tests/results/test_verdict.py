@@ -1,0 +1,117 @@
+"""Verdicts: the right words for each case."""
+
+import math
+
+import pytest
+from judged_images import judged, yes
+
+from lightning_memaudit.results.verdict import MIN_CONTROLS, conclude
+
+
+def flags_of(members, controls=(0, 50), inpainted=0, num=50):
+    groups = {"members": {"blind": yes(members, num), "biharmonic": yes(inpainted, num)}}
+    if controls is not None:
+        groups["controls"] = {"blind": yes(*controls), "biharmonic": yes(0, controls[1])}
+    return groups
+
+
+def test_verdict_memorized():
+    judgement, _ = judged(flags_of(45))
+    verdict = conclude(judgement)
+    assert verdict.outcome == "memorized"
+    assert verdict.headline == "Memorized: 45 of 50 training images came back."
+    assert "45 of 50 training images (90%, 95% interval 78% to 97%)" in verdict.found
+    assert "0 of 50 images that it was not trained on" in verdict.found
+    assert "90 percentage points (95% interval 77 to 96)" in verdict.certainty
+    assert "do not release" in verdict.next_steps[0]
+    assert any("No negative control" in caution for caution in verdict.cautions)
+
+
+def test_verdict_memorized_with_its_negative_control():
+    judgement, _ = judged(flags_of(45))
+    untrained, _ = judged(flags_of(0), train_loss=0.3, audit=0, epoch=0)
+    assert conclude(judgement, untrained).outcome == "memorized"
+    assert not conclude(judgement, untrained).cautions
+    seeing_things, _ = judged(flags_of(9), train_loss=0.3, audit=0, epoch=0)
+    verdict = conclude(judgement, seeing_things)
+    assert verdict.reasons == ("negative_control_failed",)
+    assert "9 images in the weights that the run started from" in verdict.why[0]
+
+
+def test_verdict_not_memorized():
+    verdict = conclude(judged(flags_of(0))[0])
+    assert (verdict.outcome, verdict.reasons) == ("not_memorized", ())
+    assert verdict.headline == "No memorization found: none of 50 training images came back."
+
+
+def test_what_the_inpainter_recovers_too_is_not_memorized():
+    judgement, _ = judged(flags_of(50, inpainted=50))
+    assert judgement.overall.members.recovered.count == 50
+    verdict = conclude(judgement)
+    assert verdict.reasons == ("patterns_too_easy",)
+    assert "Biharmonic inpainting alone brings back 50 of 50" in verdict.why[0]
+    assert "0 of 50 training images" in verdict.found
+
+
+CASES = [
+    (flags_of(45, controls=(0, MIN_CONTROLS - 1)), {}, "too_few_controls", "too few controls (19)"),
+    (flags_of(45, controls=None), {}, "too_few_controls", "too few controls (0)"),
+    (flags_of(45, controls=(40, 50)), {}, "not_above_controls", "so did 40 of 50 that it was not trained on"),
+    (flags_of(2), {}, "not_above_controls", "too few to tell from chance"),
+    (
+        {group: {"blind": yes(n, 50)} for group, n in (("members", 45), ("controls", 0))},
+        {},
+        "no_inpainter",
+        "no generic inpainter ran",
+    ),
+    (
+        flags_of(0),
+        {"own": {"members": 25.0}, "train_loss": 3e-3},
+        "reconstruction_below_threshold",
+        "0 of 50 (median 25.0 dB",
+    ),
+    (flags_of(0), {"own": {"members": 6.0}, "train_loss": 0.25}, "train_loss_too_high", "too high (2.5e-01)"),
+    (
+        flags_of(0),
+        {"own": {"members": 38.2, "controls": 37.9}},
+        "identity_like",
+        "median of 37.9 dB, training images at 38.2 dB",
+    ),
+    (flags_of(0, num=8), {}, "too_few_members", "With 8 training images audited, up to 37%"),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "code", "words"), CASES, ids=[f"{i}-{case[2]}" for i, case in enumerate(CASES)]
+)
+def test_verdict_inconclusive(flags, options, code, words):
+    verdict = conclude(judged(flags, **options)[0])
+    assert verdict.outcome == "inconclusive"
+    assert verdict.reasons == (code,)
+    assert words in " ".join([verdict.headline, *verdict.why])
+    assert len(verdict.headline) < 120
+    assert len(verdict.next_steps) == 1
+
+
+def test_members_told_apart_without_recovery_are_mentioned():
+    judgement, _ = judged(flags_of(0), scores={"members": 1e-5, "controls": 1e-1})
+    assert any("that leaks too" in caution for caution in conclude(judgement).cautions)
+    judgement, _ = judged(flags_of(0), scores={"members": 1e-3, "controls": 1e-3})
+    assert math.isclose(judgement.membership.auroc.value, 0.5)
+    assert not any("leaks" in caution for caution in conclude(judgement).cautions)
+
+
+def test_members_reproduced_better_than_controls_are_mentioned():
+    found = {"own": {"members": 40.0, "controls": 20.0}}, {"own": {"members": 31.0, "controls": 26.0}}
+    cautions = [conclude(judged(flags_of(0), **options)[0]).cautions for options in found]
+    assert any("20 dB better than unseen ones" in caution for caution in cautions[0])
+    assert not any("better than unseen" in caution for caution in cautions[1])
+    assert not any(
+        "better than unseen" in caution for caution in conclude(judged(flags_of(45), **found[0])[0]).cautions
+    )
+
+
+def test_near_duplicates_are_flagged():
+    cautions = conclude(judged(flags_of(45))[0], near_duplicates={"members": [3, 9], "controls": [1]}).cautions
+    assert any(caution.startswith("2 audited members have a near-duplicate") for caution in cautions)
+    assert any(caution.startswith("1 control is nearly equal to a member") for caution in cautions)
