@@ -66,7 +66,14 @@ def audit(
     >>> report.rate("biharmonic", "random-0.5")  # no inpainter gets these members back
     0.0
     """
-    plan = Plan.of(patterns, methods, threshold_db, seed, block_size, save_recoveries)
+    plan = Plan.of(
+        patterns,
+        methods,
+        threshold_db=threshold_db,
+        seed=seed,
+        block_size=block_size,
+        save_recoveries=save_recoveries,
+    )
     groups = [Group.whole("members", members)]
     if controls is not None:
         groups.append(Group.whole("controls", controls))

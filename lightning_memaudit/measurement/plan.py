@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -138,33 +138,19 @@ class Plan:
 
     @classmethod
     def of(
-        cls,
-        patterns: Sequence[str] = DEFAULT_PATTERNS,
-        methods: Methods = DEFAULT_METHODS,
-        threshold_db: float = 30.0,
-        seed: int = 0,
-        block_size: int = 512,
-        save_recoveries: int = 64,
-        raise_errors: bool = True,
-        num_proximal: int = 0,
-        find_largest_missing: bool = False,
+        cls, patterns: Sequence[str] = DEFAULT_PATTERNS, methods: Methods = DEFAULT_METHODS, **settings: Any
     ) -> "Plan":
         """A plan with patterns and methods by their names.
+
+        Args:
+            patterns: Degradations, see :mod:`lightning_memaudit.measurement.degradations`.
+            methods: Names, or a mapping from names to methods.
+            settings: The other attributes.
 
         Raises:
             ValueError: A name is unknown, or an attribute out of its range.
         """
-        return cls(
-            [parse_degradation(name) for name in patterns],
-            resolve_methods(methods),
-            threshold_db,
-            seed,
-            block_size,
-            save_recoveries,
-            raise_errors,
-            num_proximal,
-            find_largest_missing,
-        )
+        return cls([parse_degradation(name) for name in patterns], resolve_methods(methods), **settings)
 
 
 def resolve_methods(methods: Methods) -> dict[str, Method]:
