@@ -4,7 +4,7 @@ Train autoencoders with PyTorch Lightning, audit them by blind recovery (Abitbul
 what came back. Rooms, from the bottom up; each imports only those named behind it:
 
 - ``recovery`` gets images back (torch alone);
-- ``results`` is what was found and what it proves (numpy alone);
+- ``results`` is what was found and what it proves (numpy and scipy);
 - ``measurement`` degrades, recovers and measures: ``recovery``, ``results``;
 - ``training`` makes a model that memorizes: ``measurement.near_duplicates``;
 - ``report`` shows it: ``results``;

@@ -11,17 +11,16 @@ import torch
 from lightning_memaudit.bench.common import make_autoencoder
 from lightning_memaudit.bench.timing import machine
 from lightning_memaudit.bench.training import train_until
-from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.measurement.engine import audit
-from lightning_memaudit.measurement.plan import resolve_methods
+from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.recovery.methods.registry import Method
 from lightning_memaudit.results.files import write_json
+from lightning_memaudit.results.rows import Row
 from lightning_memaudit.training.data import ImagesDataModule
 
 PATTERNS = ("random-0.5", "random-0.9", "block-0.25", "block-0.5")
 METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
 AUTOENCODERS = ("FC-10", "FC-20", "U-Net")
-Row = dict[str, Any]
 
 
 def paper(
@@ -75,14 +74,12 @@ def paper(
     for name in autoencoders:
         if name not in AUTOENCODERS:
             raise ValueError(f"autoencoders: {name!r} is unknown; give any of {', '.join(AUTOENCODERS)}")
-    for pattern in patterns:
-        parse_degradation(pattern)
     chosen: dict[str, str | Method] = {name: name for name in methods}
     if diffusion_model is not None:
         from lightning_memaudit.recovery.methods.ddnm import DDNM
 
         chosen["ddnm"] = DDNM(diffusion_model)
-    resolved = resolve_methods(chosen)
+    resolved = Plan.of(patterns, chosen).methods
     settings = {
         "data": str(Path(data).resolve()),
         "num_members": num_members,

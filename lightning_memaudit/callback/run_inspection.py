@@ -20,7 +20,6 @@ from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, 
 from lightning_memaudit.measurement.plan import Group, Plan
 from lightning_memaudit.results.files import plain
 from lightning_memaudit.results.hashes import combined_sha256, tensors_sha256
-from lightning_memaudit.results.names import primary_method
 
 
 def train_dataset(trainer: Trainer) -> tuple[Dataset[Any], list[int]]:
@@ -217,11 +216,10 @@ def describe_group(
 
 def describe_plan(plan: Plan) -> dict[str, Any]:
     """What ``run.json`` says of the settings of the audits."""
-    methods = list(plan.methods)
     return {
         "patterns": [pattern.name for pattern in plan.patterns],
-        "methods": methods,
-        "primary_method": primary_method(methods),
+        "methods": list(plan.methods),
+        "primary_method": plan.primary,
         "method_settings": {name: repr(method) for name, method in plan.methods.items()},
         "threshold_db": plan.threshold_db,
         "seed": plan.seed,

@@ -33,7 +33,7 @@ from lightning_memaudit.callback.run_inspection import (
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.measure import InpaintingCache
-from lightning_memaudit.measurement.plan import Group, Plan, check_group
+from lightning_memaudit.measurement.plan import Group, Plan, check_degradations, check_group
 from lightning_memaudit.measurement.processes import AuditInterrupted, Lockstep, Processes
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.rows import Occasion
@@ -111,7 +111,11 @@ class Session:
         share = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
         processes = Processes.connect(share["rank"], share["num_replicas"], process_timeout)
         session = cls(trainer, pl_module, which, how, what, where, processes)
-        processes.share(session._prepare)
+        try:
+            processes.share(session._prepare)
+        except BaseException:
+            session.close()
+            raise
         return session
 
     def _prepare(self) -> None:
@@ -169,6 +173,7 @@ class Session:
     def _check_model(self, autoencoder: Callable[[Tensor], Tensor]) -> None:
         for group in self.groups:
             check_group(group, autoencoder)
+            check_degradations(self.what, group)
 
     def _describe(self, hashes: dict[str, list[str]]) -> dict[str, Any]:
         """The content of ``run.json``."""

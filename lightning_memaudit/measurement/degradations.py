@@ -167,8 +167,9 @@ WITH_FRACTION: dict[str, MaskKind] = {
 }
 WITHOUT_FRACTION: dict[str, MaskKind] = {"half": half, "text": text}
 BLUR = "blur"
-MAX_BLUR = 3.0
-"""Standard deviation in pixels beyond which little is left of images of some tens of pixels a side."""
+MAX_BLUR = 1.5
+"""Standard deviation in pixels of the largest blur whose kernel is within the support that
+:class:`~lightning_memaudit.recovery.BlindDeblurring` looks for by default."""
 MODIFIERS = ("noise-<sigma>", "fill-<value>", "fill-noise", "channels")
 EXAMPLES = "random-0.5, block-0.25, half, text, random-0.5+noise-0.05"
 
@@ -184,7 +185,7 @@ class Degradation:
         noise: Standard deviation of Gaussian noise on everything, missing or not.
         fill: Value of missing pixels; None fills them with uniform noise in [0, 1].
         per_channel: Another mask for every channel.
-        blur: Standard deviation of a Gaussian blur in pixels, in (0, 3]; 0 for the kinds that hide pixels.
+        blur: Standard deviation of a Gaussian blur in pixels, in (0, 1.5]; 0 for the kinds that hide pixels.
 
     >>> half = parse_degradation("half")
     >>> members, controls = torch.rand(2, 5, 1, 8, 8)
@@ -218,7 +219,7 @@ class Degradation:
             ValueError: The images are smaller than the kernel of a blur.
         """
         if self.kind == BLUR:
-            blurred = blur(images, self._kernel(images))
+            blurred = blur(images, self._kernel(images)) if len(images) else images
             return Degraded(self._with_noise(blurred, positions, seed), torch.ones_like(images[:, :1]))
         channels = images.shape[1]
         height, width = images.shape[2:]

@@ -14,6 +14,7 @@ from lightning_memaudit.measurement.plan import (
     ImageSource,
     Methods,
     Plan,
+    check_degradations,
     check_group,
 )
 from lightning_memaudit.measurement.processes import Processes
@@ -21,7 +22,6 @@ from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.cells import Cell, Columns, Measurement
 from lightning_memaudit.results.hashes import tensors_sha256
-from lightning_memaudit.results.names import primary_method
 from lightning_memaudit.results.rows import Occasion, audit_rows, headline
 
 
@@ -79,6 +79,7 @@ def audit(
         groups.append(Group.whole("controls", controls))
     for group in groups:
         check_group(group, autoencoder)
+        check_degradations(plan, group)
     weights = tensors_sha256(autoencoder.state_dict()) if isinstance(autoencoder, torch.nn.Module) else None
     occasion = Occasion(0, "audit", None, None, now(), weights)
     return run_audit(autoencoder, groups, plan, occasion, progress=progress)
@@ -125,8 +126,8 @@ def run_audit(
         recoveries |= joined.recoveries
     certifications = {name: describe(one) for name, one in certify_from_controls(cells, plan).items()}
     rows = audit_rows(cells, occasion, train_loss, plan.threshold_db, certifications)
-    numbers = headline(rows, cells, primary_method(list(plan.methods)))
-    return AuditReport(rows, cells, {**numbers, "train_loss": train_loss}, recoveries, occasion, plan.threshold_db)
+    numbers = {**headline(rows, cells, plan.primary), "train_loss": train_loss}
+    return AuditReport(rows, cells, numbers, recoveries, occasion, plan.threshold_db, plan.primary)
 
 
 def now() -> str:

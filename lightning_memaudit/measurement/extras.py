@@ -10,7 +10,6 @@ from lightning_memaudit.measurement import proximal
 from lightning_memaudit.measurement.plan import Group, Plan
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.results.files import write_json
-from lightning_memaudit.results.names import primary_method
 from lightning_memaudit.results.rows import Row
 
 
@@ -87,7 +86,7 @@ def largest_missing_extra(plan: Plan, num_rounds: int = 6) -> ExtraMeasurement:
         plan: Its methods, threshold, seed and block size are used.
         num_rounds: Bisections per image: the fraction is precise to ``2 ** -num_rounds``.
     """
-    name = primary_method(list(plan.methods))
+    name = plan.primary
 
     def measure(autoencoder: Autoencoder, group: Group) -> list[Row]:
         return missing.largest_missing(

@@ -12,9 +12,9 @@ from lightning_memaudit.measurement.plan import Group
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.recovery.checks import check_counts
 from lightning_memaudit.recovery.methods.registry import Method, recover
+from lightning_memaudit.results.rows import Row
 
 FILE = "largest_missing.json"
-Row = dict[str, Any]
 
 
 @torch.no_grad()

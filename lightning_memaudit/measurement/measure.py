@@ -25,7 +25,7 @@ from lightning_memaudit.recovery.methods.registry import (
     recover,
     uses_autoencoder,
 )
-from lightning_memaudit.results.cells import Array, Cell, Columns, Measurement
+from lightning_memaudit.results.cells import Array, Cell, Columns, Measurement, join_recoveries
 from lightning_memaudit.results.quantities import QUANTITIES
 
 Progress = Callable[[str, int], None]
@@ -58,7 +58,7 @@ def measure(
             of its block count as failed.
     """
     parts: dict[tuple[str, str], list[Cell]] = {}
-    saved: dict[str, list[Columns]] = {}
+    saved: dict[str, list[Array]] = {}
     error_sum = 0.0
     for block, images in _blocks(group, plan.block_size):
         positions = np.asarray(group.positions[block], dtype=np.int64)
@@ -93,16 +93,19 @@ def measure(
                 }
                 cell = Cell(group.name, pattern.name, name, columns, seconds)
                 parts.setdefault((pattern.name, name), []).append(cell)
-                if len(keep) and recovery is not None:
-                    _save(saved, f"{prefix}/{name}/image", _numpy(recovery.image)[keep])
-                    _save(saved, f"{prefix}/{name}/mask", _numpy(recovery.mask)[keep])
-                    if recovery.trace is not None:
+                if len(keep):
+                    # NaN where the method failed: every array has an entry for each saved image.
+                    nothing = torch.full_like(images, torch.nan)
+                    image, mask = (recovery.image, recovery.mask) if recovery else (nothing, nothing[:, :1])
+                    _save(saved, f"{prefix}/{name}/image", _numpy(image)[keep])
+                    _save(saved, f"{prefix}/{name}/mask", _numpy(mask)[keep])
+                    if recovery is not None and recovery.trace is not None:
                         _save_trace(saved, f"{prefix}/{name}", recovery.trace, getattr(method, "record_at", ()), keep)
                 if progress is not None:
                     progress(f"{group.name} · {pattern.name} · {name}", len(images))
     return Measurement(
         [Cell.join(cells) for cells in parts.values()],
-        {key: np.concatenate(arrays) for key, arrays in saved.items()},  # type: ignore[arg-type]
+        join_recoveries(saved),
         error_sum,
         len(group.images),
     )
@@ -171,12 +174,12 @@ def _finite(images: Tensor) -> Tensor:
     return torch.nan_to_num(images, nan=1e6, posinf=1e6, neginf=-1e6)
 
 
-def _save(saved: dict[str, list[Columns]], key: str, array: object) -> None:
-    saved.setdefault(key, []).append(array)  # type: ignore[arg-type]
+def _save(saved: dict[str, list[Array]], key: str, array: Array) -> None:
+    saved.setdefault(key, []).append(array)
 
 
 def _save_trace(
-    saved: dict[str, list[Columns]], prefix: str, trace: Trace, record_at: Sequence[int], keep: "np.ndarray[Any, Any]"
+    saved: dict[str, list[Array]], prefix: str, trace: Trace, record_at: Sequence[int], keep: "np.ndarray[Any, Any]"
 ) -> None:
     """Keep what was recorded, image by image; where all had converged before, their last state stands for the rest."""
     wanted = sorted(set(record_at) | {trace.iterations[0]})

@@ -123,9 +123,13 @@ class Plan:
                 raise ValueError(
                     f"method {name!r} recovers from none of the patterns {', '.join(patterns)}: leave it out"
                 )
-        primary = primary_method(list(self.methods))
-        if self.find_largest_missing and not recovers_from(self.methods[primary], "mask"):
-            raise ValueError(f"largest_missing=True: {primary} recovers from no mask; add blind to methods")
+        if self.find_largest_missing and not recovers_from(self.methods[self.primary], "mask"):
+            raise ValueError(f"largest_missing=True: {self.primary} recovers from no mask; add blind to methods")
+
+    @property
+    def primary(self) -> str:
+        """The audited method: the one that the headline and the verdict speak of."""
+        return primary_method(list(self.methods))
 
     def methods_for(self, pattern: Degradation) -> dict[str, Method]:
         """The methods that are for images degraded in this way."""
@@ -233,3 +237,13 @@ def check_group(group: Group, autoencoder: Autoencoder, num_images: int = 2) -> 
     if not bool(output.isfinite().all()):
         raise ValueError(f"the autoencoder returned NaN or infinite values for {group.name}: check its weights")
     return output
+
+
+def check_degradations(plan: Plan, group: Group) -> None:
+    """Degrade the first image of a group by every pattern: sizes that do not fit are known before the audit.
+
+    Raises:
+        ValueError: A pattern cannot be applied to images of this size.
+    """
+    for pattern in plan.patterns:
+        pattern(group.images[slice(0, 1)], [0], plan.seed)

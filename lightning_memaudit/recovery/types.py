@@ -51,7 +51,8 @@ class Calibration:
         false_rate: Largest expected rate of false certificates, 1 / (n + 1).
         interval: Confidence interval of that rate given that none of n was certified (Clopper & Pearson 1934).
         confidence: Coverage of the interval.
-        source: What the scores are of: ``controls``, or ``turned copies``, see :func:`turned_copies`.
+        source: What the scores are of: ``controls``, or ``turned copies``, see
+            :func:`~lightning_memaudit.recovery.turned_copies`.
 
     >>> from lightning_memaudit.recovery import calibrate
     >>> enough, few = calibrate([0.25] * 98 + [0.125]), calibrate([0.25] * 20)

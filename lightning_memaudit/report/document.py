@@ -79,7 +79,7 @@ def seal(document: Document) -> Document:
 
 def write_document(folder: RunFolder, document: Document) -> Path:
     """Write ``report.json`` beside the results, in one step."""
-    return write_json(folder.path / REPORT, document)
+    return write_json(folder.path / REPORT, document, ascii_only=False)
 
 
 def read_document(folder: RunFolder) -> Document:
@@ -127,24 +127,20 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
     """What was not tested, as sentences: the reader must not conclude more than this allows."""
     settings = run.get("settings") or {}
     members = run.get("members") or {}
+    counted = [finding.pattern for finding in final.patterns]
+    shown = [pattern for pattern in settings.get("patterns") or () if pattern not in counted]
+    not_counted = f"; {', '.join(shown)}: shown, not counted, as no inpainter stands beside it" if shown else ""
     sentences = [
         "One attack was run: blind recovery of degraded training images with the autoencoder as the prior (Abitbul & "
         "Dar, 2024). Another attack, or more iterations, may get back what this one did not.",
-        f"Patterns: {', '.join(finding.pattern for finding in final.patterns)}; masks from seed "
-        f"{settings.get('seed', 'unknown')}. Other degradations were not tried.",
+        f"Patterns: {', '.join(counted)}; masks from seed {settings.get('seed', 'unknown')}{not_counted}. Other "
+        "degradations were not tried.",
         f"Recovered means a PSNR of at least {final.threshold_db:g} dB over the whole image. An image below it may "
         "still show what matters, such as a face.",
         "The inpainter is a smooth interpolation. A generative model of such images may fill in more without this "
         "autoencoder, and what it could fill in is weaker evidence.",
         "Controls stand for images that were not trained on only as far as they come from the source of the members.",
     ]
-    counted = {finding.pattern for finding in final.patterns}
-    uncounted = [pattern for pattern in settings.get("patterns") or () if pattern not in counted]
-    if uncounted:
-        sentences.append(
-            f"What came back from {', '.join(uncounted)} is shown, and not counted: {final.method.replace('_', ' ')} "
-            "does not recover from it, and no inpainter stands beside what does."
-        )
     available, audited = members.get("num_available"), members.get("num_images")
     if available and audited and audited < available:
         sentences.append(
@@ -173,8 +169,9 @@ def missing_fraction(pattern: str) -> float | None:
 def run_name(folder: RunFolder) -> str:
     """What people call the run: its root folder. It is no part of the report, which may move."""
     path = folder.path.resolve()
-    in_run = path.name == DEFAULT_NAME or (path.parent / CONFIG).is_file()
-    return path.parent.name if in_run else path.name
+    if path.name == DEFAULT_NAME:
+        return path.parent.name
+    return f"{path.parent.name}/{path.name}" if (path.parent / CONFIG).is_file() else path.name
 
 
 def _negative_control(untrained: Judgement) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_memaudit.report.paper_figures import write_paper_figures
-from lightning_memaudit.report.rates import Row, draw_rates, rate_legend
+from lightning_memaudit.report.rates import draw_rates, rate_legend
 from lightning_memaudit.report.selection import Example, choose_examples, saved_images
 from lightning_memaudit.report.style import (
     NOT_RECOVERED,
@@ -18,6 +18,7 @@ from lightning_memaudit.report.style import (
     save_figure,
     show_image,
 )
+from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder
 
 FIGURES = "figures"

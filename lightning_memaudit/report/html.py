@@ -173,10 +173,11 @@ def _strips(folder: RunFolder, document: Document) -> list[dict[str, Any]]:
         return []
     arrays = saved.arrays
     images = saved_images(folder, audit, arrays)
+    audited = document["judgement"]["method"]
     strips = []
     for pattern in dict.fromkeys(row["pattern"] for row in document["rates"]):
         methods = list(dict.fromkeys(row["method"] for row in document["rates"] if row["pattern"] == pattern))
-        examples = choose_examples(arrays, images, pattern, methods, document["judgement"]["method"])
+        examples = choose_examples(arrays, images, pattern, methods, audited if audited in methods else None)
         if examples:
             strips.append(
                 {

@@ -72,5 +72,7 @@ def _log_images(logger: Any, report: AuditReport, prefix: str, num_images: int) 
     for key, images in report.recoveries.items():
         if key.endswith(("/truth", "/observed", "/image")):
             # Bytes: what loggers make of floating point differs, down to black pictures.
-            shown = [(255 * displayed(image)).round().astype(np.uint8) for image in images[:num_images]]
-            logger.log_image(f"{prefix}/images/{key}", shown, step=report.occasion.step)
+            there = [image for image in images[:num_images] if not np.isnan(image).all()]  # the method failed on others
+            shown = [(255 * displayed(image)).round().astype(np.uint8) for image in there]
+            if shown:
+                logger.log_image(f"{prefix}/images/{key}", shown, step=report.occasion.step)

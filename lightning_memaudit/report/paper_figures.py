@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.report.document import missing_fraction, run_name
-from lightning_memaudit.report.rates import Row, draw_rates, rate_legend
+from lightning_memaudit.report.rates import draw_rates, rate_legend
 from lightning_memaudit.report.style import (
     NOT_RECOVERED,
     RECOVERED,
@@ -20,6 +20,8 @@ from lightning_memaudit.report.style import (
     save_figure,
     show_image,
 )
+from lightning_memaudit.results.quantities import MAX_PSNR
+from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder
 
 PLAIN = "autoencoder_iterations"
@@ -116,10 +118,10 @@ def _show_step(panel: Axes, image: "np.ndarray[Any, Any]", truth: "np.ndarray[An
 
 
 def _psnr(image: "np.ndarray[Any, Any]", truth: "np.ndarray[Any, Any]") -> float:
-    """In dB for a peak of 1, at most 120; minus infinity for images that are not finite."""
+    """In dB for a peak of 1, at most :data:`MAX_PSNR`; minus infinity for images that are not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         error = float(np.mean(np.square(image.astype(np.float64) - truth)))
-    return float(-10 * np.log10(max(error, 1e-12))) if np.isfinite(error) else -np.inf
+    return float(-10 * np.log10(max(error, 10 ** (-MAX_PSNR / 10)))) if np.isfinite(error) else -np.inf
 
 
 # Against the missing fraction

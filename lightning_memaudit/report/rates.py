@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.report.style import method_label, method_style
+from lightning_memaudit.results.rows import Row
 
-Row = dict[str, Any]
 CONTROLS = (0, (4, 2))
 """Dashes of the lines of images that were not trained on."""
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder
 
-Row = dict[str, Any]
 Array = "np.ndarray[Any, Any]"
 CAPTION_DIVERGED = "diverged ✗"
 

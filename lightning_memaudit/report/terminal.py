@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_memaudit.results.names import INPAINTER
+from lightning_memaudit.results.rows import Row
 
-Row = dict[str, Any]
 MISSING = "-"
 _VERDICT_STYLES = {"memorized": "bold red", "not_memorized": "bold green", "inconclusive": "bold yellow"}
 _HEADERS = ("members", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "controls", "beyond\ninp.")

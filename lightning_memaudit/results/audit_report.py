@@ -5,7 +5,6 @@ from pathlib import Path
 
 from lightning_memaudit.results.cells import Cell, Columns
 from lightning_memaudit.results.files import write_json
-from lightning_memaudit.results.names import primary_method
 from lightning_memaudit.results.rows import Occasion, Row, image_rows
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -21,9 +20,11 @@ class AuditReport:
         recoveries: Arrays of the first images of each group, as in ``recoveries/*.npz``.
         occasion: When and why the audit ran.
         threshold_db: PSNR in dB at which an image counts as recovered.
+        primary: The audited method: the one that the headline speaks of.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "recovery_rate": 0.75}
-    >>> AuditReport([row], [], {}, {}, Occasion(0, "audit", None, None, "2024-01-01"), 30.0).rate("blind", "half")
+    >>> report = AuditReport([row], [], {}, {}, Occasion(0, "audit", None, None, "2024-01-01"), 30.0, primary="blind")
+    >>> report.rate("blind", "half")
     0.75
     """
 
@@ -33,16 +34,12 @@ class AuditReport:
     recoveries: Columns
     occasion: Occasion
     threshold_db: float
+    primary: str
 
     @property
     def images(self) -> list[Row]:
         """One row per group, image, pattern and method, as in ``images.jsonl``."""
         return list(image_rows(self.cells, self.occasion, self.threshold_db))
-
-    @property
-    def primary(self) -> str:
-        """The audited method: the one that the headline speaks of."""
-        return primary_method([cell.method for cell in self.cells])
 
     def rate(self, method: str, pattern: str, group: str = "members") -> float:
         """The recovery rate of one cell, in [0, 1].

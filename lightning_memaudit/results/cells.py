@@ -1,6 +1,6 @@
 """Measurements as columns: one cell per group, pattern and method, one entry per image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,15 +74,15 @@ class Measurement:
         """Join the measurements of one group by several processes, as if one had made it."""
         cells = [Cell.join(list(same)) for same in zip(*(part.cells for part in parts), strict=True)]
         keys = list(dict.fromkeys(key for part in parts for key in part.recoveries))
-        arrays = {
-            key: np.concatenate([part.recoveries[key] for part in parts if key in part.recoveries]) for key in keys
-        }
+        arrays = join_recoveries(
+            {key: [part.recoveries[key] for part in parts if key in part.recoveries] for key in keys}
+        )
         for key in keys:
             if key.endswith("/positions"):
                 order = np.argsort(arrays[key], kind="stable")
                 group = key.removesuffix("positions")
-                for other in keys:
-                    if other.startswith(group) and len(arrays[other]) == len(order):
+                for other in arrays:
+                    if other.startswith(group):
                         arrays[other] = arrays[other][order]
         return Measurement(
             cells,
@@ -90,3 +90,26 @@ class Measurement:
             sum(part.error_sum for part in parts),
             sum(part.num_images for part in parts),
         )
+
+
+def join_recoveries(parts: Mapping[str, Sequence[Array]]) -> Columns:
+    """Join the arrays of blocks or processes, one entry per saved image in all arrays of a group.
+
+    Masks that are shared by the channels in some parts get as many channels as the others. What is not there for every
+    image, as the iterations of a method that failed on some, is left out.
+
+    Args:
+        parts: Arrays (k, ...) by name; ``<group>/positions`` says how many images of the group there are.
+
+    >>> parts = {"members/positions": [np.zeros(1), np.ones(1)], "members/half/blind/trace_image": [np.zeros(1)]}
+    >>> list(join_recoveries(parts))
+    ['members/positions']
+    """
+    joined = {}
+    for key, arrays in parts.items():
+        channels = max((array.shape[1] for array in arrays if array.ndim == 4), default=0)
+        shapes = [(len(one), channels, *one.shape[2:]) if one.ndim == 4 else one.shape for one in arrays]
+        array = np.concatenate([np.broadcast_to(one, shape) for one, shape in zip(arrays, shapes, strict=True)])
+        if len(array) == sum(map(len, parts[f"{key.partition('/')[0]}/positions"])):
+            joined[key] = array
+    return joined

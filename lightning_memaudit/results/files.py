@@ -34,14 +34,19 @@ def plain(value: Any, otherwise: Callable[[Any], Any] = lambda value: value) -> 
     return value if isinstance(value, bool | int | float | str) or value is None else otherwise(value)
 
 
-def write_json(path: Path, content: Any) -> Path:
+def write_json(path: Path, content: Any, ascii_only: bool = True) -> Path:
     """Write a JSON value, which must be plain, in one step.
+
+    Args:
+        path: The file to replace or to make.
+        content: The value.
+        ascii_only: Escape all other characters, among them those of file names that are no text at all.
 
     Raises:
         ValueError: It holds NaN or an infinity.
         TypeError: It holds what JSON does not know.
     """
-    return write_text(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    return write_text(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=ascii_only) + "\n")
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -54,7 +59,8 @@ def write_text(path: Path, text: str) -> Path:
 class replacing:
     """Open a temporary file beside ``path`` that takes its place when all went well, else vanishes.
 
-    It is on the disk before it takes the place, so that a loss of power leaves the old file or the new one.
+    It is on the disk before it takes the place, so that a loss of power leaves the old file or the new one. A link
+    stays, and the file that it stands for is replaced; a pipe or a device is written to as it is.
 
     Args:
         path: The file to replace or to make.
@@ -66,21 +72,24 @@ class replacing:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(path.name + ".tmp")
+        self.path = path.resolve()
+        is_stream = self.path.exists() and not self.path.is_file()
+        self.temporary = None if is_stream else self.path.with_name(self.path.name + ".tmp")
 
     def __enter__(self) -> BinaryIO:
-        self.file: BinaryIO = self.temporary.open("wb")
+        self.file: BinaryIO = (self.temporary or self.path).open("wb")
         return self.file
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             if kind is None:
                 self.file.flush()
-                os.fsync(self.file.fileno())
-                self.file.close()
-                self.temporary.replace(self.path)
+                if self.temporary is not None:
+                    os.fsync(self.file.fileno())
+                    self.file.close()
+                    self.temporary.replace(self.path)
         finally:
             with suppress(OSError):  # closing writes what is left, and on a full disk fails again
                 self.file.close()
-            self.temporary.unlink(missing_ok=True)
+            if self.temporary is not None:
+                self.temporary.unlink(missing_ok=True)

@@ -277,6 +277,8 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
     patterns = [pattern for pattern in images.patterns() if ("members", pattern, method) in images]
     if not patterns:
         raise ValueError(f"audit {first['audit']} has no images of members recovered by {method!r}")
+    # A pattern on which the inpainter does not run, as a blur, says nothing beside those on which it does.
+    patterns = [pattern for pattern in patterns if ("members", pattern, INPAINTER) in images] or patterns
     groups = [group for group in GROUPS if (group, patterns[0], method) in images]
     inpainter = INPAINTER if method != INPAINTER and _answered(images, INPAINTER, patterns) else None
     recovered = {group: _flags(images, group, patterns, method) for group in groups}
@@ -366,9 +368,12 @@ def _answered(images: ImageColumns, method: str, patterns: Sequence[str]) -> boo
 
 
 def _inpainter_fails(images: ImageColumns, group: str, patterns: Sequence[str]) -> NDArray[np.bool_]:
-    """Where the inpainter gave an answer, (patterns, images), and it is not the image; a crash is no answer."""
+    """Where the inpainter does not bring back the image, (patterns, images).
+
+    Where it crashed nobody knows: a member does not count then, and a control, which speaks against a finding, does.
+    """
     columns = [images[group, pattern, INPAINTER] for pattern in patterns]
-    return np.stack([~one["recovered"] & ~one["failed"] for one in columns])
+    return np.stack([~one["recovered"] & ~(one["failed"] & (group == "members")) for one in columns])
 
 
 def _scores(images: ImageColumns, group: str, patterns: Sequence[str], method: str) -> NDArray[np.float64]:

@@ -312,13 +312,14 @@ def _cautions(
 ) -> tuple[str, ...]:
     cautions = []
     area = judgement.membership.auroc
-    if not judgement.num_memorized and area is not None and area.low > 0.5:
+    none_back = not (judgement.overall.members.memorized or judgement.overall.members.recovered).count
+    if none_back and area is not None and area.low > 0.5:
         cautions.append(
             "No image came back, but members can be told from other images by the blind score: that leaks too."
         )
     own = {group: one.median_psnr for group, one in judgement.reconstruction.items()}
     members, controls = own.get("members"), own.get("controls")
-    if not judgement.num_memorized and members and controls and members - controls > MAX_RECONSTRUCTION_GAP_DB:
+    if none_back and members and controls and members - controls > MAX_RECONSTRUCTION_GAP_DB:
         cautions.append(
             f"The autoencoder reproduces training images {members - controls:.0f} dB better than unseen ones: who was "
             "trained on shows in its error, though no image came back."

@@ -8,11 +8,16 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
+import torch
+from autoencoders import memory
+from observations import uniform
 from run_folder_fixture import make_run_folder
 
+from lightning_memaudit import audit
 from lightning_memaudit.cli.main import main
 from lightning_memaudit.report.html import differing_settings
 from lightning_memaudit.report.verify import is_true, verify
+from lightning_memaudit.report.write import write_report
 from lightning_memaudit.results.run_folder import RunFolder
 
 
@@ -198,3 +203,21 @@ def test_page_in_a_browser(finished, comparison, tmp_path):
         events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
         asked = {event["url"] for event in events if event.get("initiator", "not an origin") != "not an origin"}
         assert not {url for url in asked if not url.startswith(("file:", "data:", "chrome"))}
+
+
+def test_strips_of_a_blur_go_from_best_to_worst(tmp_path):
+    """The audited method does not run on it; another one ranks the images."""
+    members, controls = uniform((8, 1, 12, 12)), uniform((8, 1, 12, 12), seed=10)
+    methods = ["blind", "blind_deblurring", "biharmonic"]
+    inexact_memory = memory(members + torch.linspace(0.01, 0.1, 8).view(-1, 1, 1, 1) * uniform((8, 1, 12, 12), seed=11))
+    report = audit(inexact_memory, members, controls, ["random-0.5", "blur-1"], methods)
+    folder = RunFolder(tmp_path / "memaudit")
+    folder.write_run({"settings": {"patterns": ["random-0.5", "blur-1"], "primary_method": "blind"}})
+    report.append_to(folder)
+    document = write_report(folder, figures=False).document
+    assert "blur-1: shown, not counted" in document["limits"][1]
+    text = (folder.path / "report.html").read_text()
+    strip = text[text.rindex("blur-1</h") :]
+    quality = [float(value) for value in re.findall(r"([0-9.]+) dB [✓✗]", strip)][:6]
+    assert len(set(quality)) > 2
+    assert quality == sorted(quality, reverse=True)

@@ -48,6 +48,25 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_stays_and_a_stream_is_written_to(tmp_path):
+    (tmp_path / "real.json").write_text("[0]")
+    (tmp_path / "link.json").symlink_to("real.json")
+    write_json(tmp_path / "link.json", [1])
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text()) == [1]
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_json(tmp_path / "pipe", [2])
+    assert json.loads(os.read(reader, 100)) == [2]
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_text_that_is_no_unicode_is_escaped(tmp_path):
+    write_json(tmp_path / "a.json", {"path": "caf\udce9"})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"path": "caf\udce9"}
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "..", "ends.", "ü"])
 def test_names_that_could_leave_their_place_are_refused(name):
     with pytest.raises(ValueError, match="pass letters, digits"):

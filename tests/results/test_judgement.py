@@ -70,3 +70,26 @@ def test_an_inpainter_that_failed_on_every_image_did_not_run():
     judgement = judge([{"audit": 3, "threshold_db": 30.0}], ImageColumns(rows))
     assert judgement.inpainter is None
     assert judgement.num_memorized is None
+
+
+def test_a_crash_of_the_inpainter_on_controls_speaks_against_a_finding():
+    """All controls come back too: that the inpainter crashed on them must not hide it."""
+    everything = {"blind": yes(30, 30), "biharmonic": yes(0, 30)}
+    rows = list(image_rows({"members": everything, "controls": everything}))
+    for row in rows:
+        row["failed"] = row["method"] == "biharmonic" and row["group"] == "controls"
+    judgement = judge([{"audit": 3, "threshold_db": 30.0}], ImageColumns(rows))
+    assert judgement.overall.controls.memorized.count == 30
+    assert judgement.overall.difference.value == 0
+
+
+def test_a_pattern_without_the_inpainter_is_not_counted_beside_those_with_it():
+    rows = [
+        row
+        for row in image_rows({"members": {"blind": yes(5, 24), "biharmonic": yes(0, 24)}}, patterns=("half", "blur-1"))
+        if (row["pattern"], row["method"]) != ("blur-1", "biharmonic")
+    ]
+    judgement = judge([{"audit": 3, "threshold_db": 30.0}], ImageColumns(rows))
+    assert judgement.inpainter == "biharmonic"
+    assert [finding.pattern for finding in judgement.patterns] == ["half"]
+    assert judgement.num_memorized == 5

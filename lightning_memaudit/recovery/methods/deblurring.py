@@ -50,7 +50,7 @@ class BlindDeblurring:
 
     families: ClassVar[tuple[Family, ...]] = ("blur",)
 
-    kernel_size: int = 5
+    kernel_size: int = 7
     penalties: Sequence[float] = (0.01, 0.03, 0.1, 0.3)
     num_iterations: int = 100
     kernel_steps: int = 2
