@@ -10,7 +10,7 @@ from lightning_memaudit import audit
 from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.plan import Group, Plan
-from lightning_memaudit.recovery import BlindRecovery
+from lightning_memaudit.recovery import BlindDeblurring, BlindRecovery
 from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting
 from lightning_memaudit.report.verify import is_true, verify
 from lightning_memaudit.report.write import write_report
@@ -109,9 +109,22 @@ def test_the_audited_method_is_the_plans_whatever_runs_first():
 
 
 def test_patterns_that_do_not_fit_the_images_are_refused_before_anything_runs():
-    def never(images):
+    calls = []
+
+    def autoencoder(images):
+        calls.append(len(images))
         return images * 0.5
 
     members = uniform((4, 1, 6, 6))
     with pytest.raises(ValueError, match="kernel of 7 pixels is larger than 6 x 6 images"):
-        audit(never, members, None, ["blur-1.5"], ["blind_deblurring"])
+        audit(autoencoder, members, None, ["half", "blur-1.5"], ["autoencoder_iterations", "blind_deblurring"])
+    assert calls == [2], "the check of the first images, and nothing after it"
+
+
+def test_controls_count_for_the_patterns_that_a_method_runs_on():
+    """50 controls and one mask are too few scores, and the blind method's own certificates stay in force."""
+    members, controls = uniform((4, 1, 12, 12)), uniform((50, 1, 12, 12), seed=10)
+    methods = {"blind": BlindRecovery(max_evaluations=60), "deblurring": BlindDeblurring(num_iterations=1)}
+    report = audit(memory(members), members, controls, ["random-0.5", "blur-1"], methods)
+    row = next(row for row in report.rows if (row["group"], row["method"]) == ("members", "blind"))
+    assert row["num_certified"] == row["num_recovered"] == 4
