@@ -121,7 +121,8 @@ class Plan:
         for name, method in self.methods.items():
             if not any(recovers_from(method, pattern.family) for pattern in self.patterns):
                 raise ValueError(
-                    f"method {name!r} recovers from none of the patterns {', '.join(patterns)}: leave it out"
+                    f"method {name!r} recovers from none of the patterns {', '.join(patterns)}: leave it out, or add a "
+                    "pattern that it recovers from"
                 )
         if self.find_largest_missing and not recovers_from(self.methods[self.primary], "mask"):
             raise ValueError(f"largest_missing=True: {self.primary} recovers from no mask; add blind to methods")

@@ -160,7 +160,7 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
                 "no_inpainter",
                 "no generic inpainter ran",
                 "What comes back may be what anyone can fill in without the autoencoder.",
-                "Add biharmonic to methods and audit again.",
+                "Add biharmonic to methods, and patterns that hide pixels, and audit again.",
             )
         )
     num_controls = 0 if controls is None else controls.recovered.num
