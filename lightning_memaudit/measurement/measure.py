@@ -94,13 +94,7 @@ def measure(
                 cell = Cell(group.name, pattern.name, name, columns, seconds)
                 parts.setdefault((pattern.name, name), []).append(cell)
                 if len(keep):
-                    # NaN where the method failed: every array has an entry for each saved image.
-                    nothing = torch.full_like(images, torch.nan)
-                    image, mask = (recovery.image, recovery.mask) if recovery else (nothing, nothing[:, :1])
-                    _save(saved, f"{prefix}/{name}/image", _numpy(image)[keep])
-                    _save(saved, f"{prefix}/{name}/mask", _numpy(mask)[keep])
-                    if recovery is not None and recovery.trace is not None:
-                        _save_trace(saved, f"{prefix}/{name}", recovery.trace, getattr(method, "record_at", ()), keep)
+                    _save_recovery(saved, f"{prefix}/{name}", recovery, images, getattr(method, "record_at", ()), keep)
                 if progress is not None:
                     progress(f"{group.name} · {pattern.name} · {name}", len(images))
     return Measurement(
@@ -176,6 +170,26 @@ def _finite(images: Tensor) -> Tensor:
 
 def _save(saved: dict[str, list[Array]], key: str, array: Array) -> None:
     saved.setdefault(key, []).append(array)
+
+
+def _save_recovery(
+    saved: dict[str, list[Array]],
+    prefix: str,
+    recovery: Recovery | None,
+    images: Tensor,
+    record_at: Sequence[int],
+    keep: "np.ndarray[Any, Any]",
+) -> None:
+    """Keep what came back; NaN where the method failed, so that every array has an entry for each saved image."""
+    if recovery is None:
+        nothing = torch.full_like(images, torch.nan)
+        image, mask, trace = nothing, nothing[:, :1], None
+    else:
+        image, mask, trace = recovery.image, recovery.mask, recovery.trace
+    _save(saved, f"{prefix}/image", _numpy(image)[keep])
+    _save(saved, f"{prefix}/mask", _numpy(mask)[keep])
+    if trace is not None:
+        _save_trace(saved, prefix, trace, record_at, keep)
 
 
 def _save_trace(

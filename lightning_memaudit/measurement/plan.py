@@ -246,5 +246,6 @@ def check_degradations(plan: Plan, group: Group) -> None:
     Raises:
         ValueError: A pattern cannot be applied to images of this size.
     """
+    image = group.images[slice(0, 1)]
     for pattern in plan.patterns:
-        pattern(group.images[slice(0, 1)], [0], plan.seed)
+        pattern(image, [0], plan.seed)

@@ -73,6 +73,11 @@ def test_rooms_import_only_what_lies_below_them(room):
     assert checked > 2
 
 
+def test_the_imports_are_seen_and_what_training_shares_imports_nothing():
+    assert sum(len(list(imports(module))) for module in MODULES) > 300
+    assert not list(imports(f"{NAME}.measurement.near_duplicates"))
+
+
 def test_only_main_imports_the_command_line():
     for module in MODULES:
         if not module.startswith(f"{NAME}.cli") and module != f"{NAME}.__main__":
