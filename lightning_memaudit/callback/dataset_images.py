@@ -1,28 +1,44 @@
-"""Which images are audited, and how they are read from data sets that nobody here wrote."""
+"""Which images are audited, read once before the first audit, and kept."""
 
-import hashlib
 import random
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_memaudit.callback.model import Key, Normalization, key_path
-from lightning_memaudit.callback.run_inspection import train_dataset, validation_dataset
+from lightning_memaudit.callback.batch_images import BatchFormat, arranged, item_images, learn_format
+from lightning_memaudit.callback.conditions import Condition, conditions_of
+from lightning_memaudit.callback.image_names import name_in_dataset, without_common_folder
+from lightning_memaudit.callback.keys import GroupKey, key_for
+from lightning_memaudit.callback.loaders import Reachable, RunLoaders, check_loader, is_stream, warn_if_uncertain
+from lightning_memaudit.callback.reading import ReadBatch, Reader, Source
+from lightning_memaudit.callback.seen import Normalization
+from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.measurement.plan import Group, check_values
 
 CACHE_BYTES = 2**30
-"""A group up to this size is read once and kept; a larger one is read again at every audit, block by block."""
-
+"""A group up to this size is kept in memory; a larger one in a file that is removed at the end."""
 
 FAST_DEV_RUN_IMAGES = 2
+
+READ_TWICE = 16
+"""Members that are read twice, to see whether reading draws random numbers."""
+
+LEARN_FROM = 128
+"""Images from which the way of reading is learned; the others are checked against it."""
+
+MOST_COMPARED, SECONDS_COMPARED = 20_000, 30.0
+"""How many images of the training the controls are compared with, and for how long at most."""
+
+Transfer = Callable[[Any], Any]
+"""From a batch as ``collate_fn`` made it to the batch that the model gets: the run's hooks and the device."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +46,15 @@ class ImageChoice:
     """Which images are audited, and where an image is within an item of a data set.
 
     Attributes:
-        members: Images that are trained on; None takes the data set of the run's train dataloader.
-        controls: Images that are not; None takes the data set of the run's validation dataloader.
+        members: Images that are trained on; None takes those that the run's train dataloader can yield.
+        controls: Images that are not; None takes those that the run's validation dataloader can yield.
         num_members: A seeded random choice of so many; None takes all.
-        num_controls: Likewise.
-        image_key: See :func:`read_image`.
+        num_controls: Likewise; 0 audits without controls.
+        image_key: Where an image is in an item; a mapping gives each group its own.
         image_shape: (C, H, W) for data sets of flat vectors.
 
     Raises:
-        ValueError: A number is below 1.
+        ValueError: A number is out of its range.
 
     >>> ImageChoice(num_members=0)
     Traceback (most recent call last):
@@ -49,47 +65,60 @@ class ImageChoice:
     controls: Dataset[Any] | None = None
     num_members: int | None = 100
     num_controls: int | None = 100
-    image_key: Key | None = None
+    image_key: GroupKey | None = None
     image_shape: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        for argument, value in (("num_members", self.num_members), ("num_controls", self.num_controls)):
-            if value is not None and value < 1:
-                raise ValueError(f"{argument}={value}: must be at least 1, or null for all")
+        if self.num_members is not None and self.num_members < 1:
+            raise ValueError(f"num_members={self.num_members}: must be at least 1, or null for all")
+        if self.num_controls is not None and self.num_controls < 0:
+            raise ValueError(f"num_controls={self.num_controls}: must be at least 1, null for all, or 0 for none")
 
-    def find_groups(
-        self, trainer: Trainer, pl_module: LightningModule, normalization: Normalization, seed: int
-    ) -> list[Group]:
-        """The members and, where there are any, the controls: all images to audit, read only when they are sliced.
+    def sources(self, loaders: RunLoaders, seed: int) -> list[Source]:
+        """Where members and, if there are any, controls are read from; with all items that are available.
 
         Args:
-            trainer: In a stage that has its train dataloader, unless ``members`` are given.
-            pl_module: Its device is where the images go.
-            normalization: Undone, so that images are in [0, 1].
-            seed: Seeds the choice of images.
+            loaders: Of the run.
+            seed: See :class:`~lightning_memaudit.callback.reading.Reader`.
 
         Raises:
-            ValueError: There is no data set that can be indexed.
+            ValueError: There is no data set.
         """
-        if self.members is not None:
-            members, trained = self.members, list(range(len(self.members)))  # type: ignore[arg-type]
-        else:
-            members, trained = train_dataset(trainer)
-        controls = self.controls
-        if controls is None and trainer.state.fn == TrainerFn.FITTING:
-            controls = validation_dataset(trainer)
-        available = {"members": (members, trained, self.num_members)}
-        if controls is not None:
-            available["controls"] = (controls, list(range(len(controls))), self.num_controls)  # type: ignore[arg-type]
-        groups = []
-        for name, (dataset, usable, wanted) in available.items():
-            if trainer.fast_dev_run:  # type: ignore[attr-defined]
-                wanted = min(wanted or FAST_DEV_RUN_IMAGES, FAST_DEV_RUN_IMAGES)
-            indices = [usable[index] for index in choose_indices(len(usable), wanted, seed)]
-            images = DatasetImages(dataset, indices, self.image_key, normalization, pl_module.device, self.image_shape)
-            # Mask i goes to the i-th image of either group: members and controls are paired by mask.
-            groups.append(Group(name, images, indices, range(len(indices))))
-        return groups
+        train = loaders.train[0] if loaders.train else None
+        sources = [self._source("members", self.members, train, loaders, seed)]
+        if self.num_controls != 0 and (self.controls is not None or loaders.validation is not None):
+            sources.append(self._source("controls", self.controls, loaders.validation, loaders, seed))
+        return sources
+
+    def training(self, loaders: RunLoaders, seed: int) -> list[Source]:
+        """All that training can reach, behind every train dataloader."""
+        return [
+            self._source("members", None, loader, replace(loaders, num_batches=float("inf")), seed)
+            for loader in loaders.train
+            if hasattr(loader, "dataset")
+        ]
+
+    def _source(self, group: str, given: Dataset[Any] | None, loader: Any, loaders: RunLoaders, seed: int) -> Source:
+        key, path = key_for(group, self.image_key), loaders.path
+        if given is not None:
+            indices = None if is_stream(given) else list(range(len(given)))  # type: ignore[arg-type]
+            # A collate_fn is made for items like the run's own.
+            model = loader if loader is not None else next(iter(loaders.train), None)
+            return Source(group, given, indices, model, key, path, given=True)
+        check_loader(loader, group)
+        if is_stream(loader.dataset):
+            return Source(group, loader.dataset, None, loader, key, path)
+        reader = Reader(Source(group, loader.dataset, [], loader, key), seed)
+        num_batches = loaders.num_batches if group == "members" else float("inf")
+        reachable = Reachable.through(loader, num_batches, reader.sampler_epochs)
+        if group == "members":
+            warn_if_uncertain(reachable, loader, num_batches)
+        return Source(group, loader.dataset, reachable.indices, loader, key, path)
+
+    def number(self, group: str, fast_dev_run: bool) -> int | None:
+        """How many images of a group are wanted."""
+        wanted = self.num_members if group == "members" else self.num_controls
+        return min(wanted or FAST_DEV_RUN_IMAGES, FAST_DEV_RUN_IMAGES) if fast_dev_run else wanted
 
 
 def choose_indices(num_available: int, num_wanted: int | None, seed: int) -> list[int]:
@@ -99,134 +128,280 @@ def choose_indices(num_available: int, num_wanted: int | None, seed: int) -> lis
     return sorted(random.Random(seed).sample(range(num_available), num_wanted))
 
 
-def read_image(item: Any, image_key: Key | None) -> Tensor:
-    """The image (C, H, W), or a flat vector, within a data set's item.
-
-    Without a key: the item itself when it is a tensor or array, else the first element of a tuple or list. With several
-    keys: one within the other, outermost first.
-
-    Raises:
-        ValueError: No tensor is found there.
-    """
-    image = item
-    for key in key_path(image_key):
-        try:
-            image = image[key]
-        except (IndexError, KeyError, TypeError) as error:
-            keys = f"; it has keys {list(image)}" if isinstance(image, Mapping) else ""
-            raise ValueError(
-                f"image_key={image_key!r} is not in the data set's {type(image).__name__}{keys}"
-            ) from error
-    if image_key is None and isinstance(item, (tuple, list)) and item:
-        image = item[0]
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image)
-    if not isinstance(image, Tensor):
-        keys = f" with keys {list(image)}" if isinstance(image, Mapping) else ""
-        kind = type(image).__name__
-        mend = "pass image_key=<index or key> of the image tensor"
-        if hasattr(image, "getbands"):  # a PIL image
-            mend = "convert them to tensors in the data set, as torchvision's ToTensor does"
-        raise ValueError(f"the data set gives a {kind}{keys} where an image tensor should be: {mend}")
-    return image
-
-
-class DatasetImages:
-    """Images of a map-style data set, sliced like a float tensor (n, C, H, W) in [0, 1].
-
-    They are read when they are first sliced. Reading may draw random numbers; the caller restores the random states.
+class StoredImages:
+    """Images (n, C, H, W) in [0, 1] that are sliced like a tensor; many of them lie in a file.
 
     Args:
-        dataset: Map-style.
-        indices: Which items, in order.
-        image_key: How an image is read from an item, see :func:`read_image`.
-        normalization: Undone, so that images are in [0, 1].
+        shape: (C, H, W).
+        count: Most images that will be added.
+        device: Where slices go.
+
+    >>> images = StoredImages((1, 2, 2), count=3)
+    >>> images.add(torch.ones(3, 1, 2, 2))
+    >>> len(images), images[0:2].shape, len(images.part(slice(0, None, 2)))
+    (3, torch.Size([2, 1, 2, 2]), 2)
+    """
+
+    def __init__(self, shape: Sequence[int], count: int, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._size = 0
+        values = count * torch.Size(shape).numel()
+        if 4 * values <= CACHE_BYTES:
+            self._kept = torch.empty(count, *shape, device=self.device)
+        else:
+            self._folder = tempfile.TemporaryDirectory(prefix="memaudit-")
+            name = str(Path(self._folder.name) / "images")
+            self._kept = torch.from_file(name, shared=True, size=values).view(count, *shape)
+
+    def add(self, images: Tensor) -> None:
+        """Append images (k, C, H, W)."""
+        self._kept[self._size : self._size + len(images)] = images
+        self._size += len(images)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self._kept[: self._size][rows].to(self.device)
+
+    def part(self, rows: slice) -> "StoredImages":
+        """The images of a slice, on the same storage."""
+        part = object.__new__(StoredImages)
+        part.__dict__.update(self.__dict__)
+        part._kept = self._kept[: self._size][rows]
+        part._size = len(part._kept)
+        return part
+
+
+@dataclass(frozen=True)
+class ReadGroup:
+    """A group as it was read.
+
+    Attributes:
+        group: Name, images, indices.
+        source: Where from.
+        format: How the images stand in the run's batches.
+        num_available: Images that there are to choose from; None where that is not known.
+        random: Whether reading an image twice gave different ones.
+        reading: How it was read, in words; empty where there is nothing to say.
+        problems: Why these images cannot be audited as they are, such as values outside [0, 1].
+
+    >>> images = [torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]
+    >>> read = read_group(Source("members", images, [0, 1]), None, Normalization(), transfer=lambda batch: batch)
+    >>> len(read.group.images), read.random
+    (2, False)
+    """
+
+    group: Group
+    source: Source
+    format: BatchFormat
+    num_available: int | None
+    random: bool = False
+    reading: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_group(
+    source: Source,
+    wanted: int | None,
+    normalization: Normalization,
+    transfer: Transfer,
+    seed: int = 0,
+    image_shape: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+    conditional: bool = False,
+) -> ReadGroup:
+    """Read a seeded choice of images, as the run itself reads them.
+
+    Args:
+        source: Where from.
+        wanted: How many; None for all.
+        normalization: Given by the user; undone.
+        transfer: The run's batch hooks and the move to the device.
+        seed: Of the choice and of the reading process.
+        image_shape: (C, H, W) for flat images.
         device: Where the images go.
-        image_shape: (C, H, W) for data sets of flat vectors; also adds a channel to (H, W) images.
+        conditional: Keep of each image what its batch holds besides it.
 
     Raises:
-        ValueError: At slicing: an item cannot be read, is no floating-point image, or has another shape.
-
-    >>> dataset = [(torch.full((1, 8, 8), value), "a label") for value in (-1.0, 0.0, 1.0)]
-    >>> images = DatasetImages(dataset, indices=[2, 0], normalization=Normalization(mean=[0.5], std=[0.5]))
-    >>> images[0:2].shape, images[0:2].mean((1, 2, 3)).tolist()
-    (torch.Size([2, 1, 8, 8]), [1.0, 0.0])
+        ValueError: An image cannot be read, or is no image in [0, 1].
     """
+    if source.indices is not None:
+        chosen = [source.indices[index] for index in choose_indices(len(source.indices), wanted, seed)]
+        if not chosen:
+            raise ValueError(f"{source.group} holds no images: pass at least one")
+    elif wanted is None:
+        raise ValueError(
+            f"{source.group}: {type(source.dataset).__name__} can only be iterated: pass num_{source.group}=<how many "
+            "images of it>"
+        )
+    else:
+        chosen = []
+    reader = Reader(source, seed)
+    size = source.batch_size
+    blocks = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
+    again = [chosen[:READ_TWICE]] if source.group == "members" and chosen else []
+    reads = reader.blocks([*blocks, *again]) if chosen else reader.first(wanted or 0)
+
+    taken = _Taken(source, normalization, transfer, image_shape, device, conditional, len(chosen) or wanted or 0)
+    for read in islice(reads, len(blocks) or None):
+        taken.take(read)
+        if len(taken.images) >= taken.count:
+            break
+    taken.finish()
+    second = [taken.convert(read) for read in reads] if again else []
+    reads.close()
+    is_random = any(_differs(one, taken.images[0 : len(one)]) for one in second)
+    indices = chosen or list(range(len(taken.images)))
+    names = _names(source, indices, taken.names)
+    conditions = taken.conditions if conditional else None
+    group = Group(source.group, taken.images, indices, range(len(indices)), names, conditions)
+    available = None if source.indices is None else len(source.indices)
+    words = _in_words(source, taken, reader.note)
+    return ReadGroup(group, source, taken.known, available, is_random, words, taken.problems)
+
+
+class _Taken:
+    """Images on their way from batches to the store."""
 
     def __init__(
         self,
-        dataset: Dataset[Any],
-        indices: Sequence[int],
-        image_key: Key | None = None,
-        normalization: Normalization | None = None,
-        device: torch.device | str = "cpu",
-        image_shape: Sequence[int] | None = None,
+        source: Source,
+        normalization: Normalization,
+        transfer: Transfer,
+        image_shape: Sequence[int] | None,
+        device: torch.device | str,
+        conditional: bool,
+        count: int,
     ) -> None:
-        self.dataset = dataset
-        self.indices = list(indices)
-        self.image_key = image_key
-        self.normalization = normalization or Normalization()
-        self.device = torch.device(device)
-        self.image_shape = tuple(image_shape) if image_shape is not None else None
-        self._cached: Tensor | None = None
+        self.source, self.normalization, self.transfer = source, normalization, transfer
+        self.image_shape, self.device, self.conditional, self.count = image_shape, device, conditional, count
+        self.names: list[str | None] = []
+        self.conditions: list[Condition] = []
+        self.problems: list[str] = []
+        self.format: BatchFormat | None = None
+        self.images: StoredImages = StoredImages((1, 1, 1), 0)
+        self._waiting: list[tuple[Any, ReadBatch]] = []
 
-    def __len__(self) -> int:
-        return len(self.indices)
+    @property
+    def known(self) -> BatchFormat:
+        assert self.format is not None  # learned from the first batches
+        return self.format
 
-    def __getitem__(self, rows: slice) -> Tensor:
-        if self._cached is None and len(self.indices) and self._bytes() <= CACHE_BYTES:
-            self._cached = self._read(self.indices)
-        if self._cached is not None:
-            return self._cached[rows]
-        return self._read(self.indices[rows])
+    def take(self, read: ReadBatch) -> None:
+        """Convert and keep a batch, once the first ones have shown how."""
+        batch = self._transferred(read)
+        self._waiting.append((batch, read))
+        if sum(len(one.items) or 1 for _, one in self._waiting) >= LEARN_FROM or self.format is not None:
+            self.finish()
 
-    def _bytes(self) -> int:
-        return self._image(self.indices[0]).numel() * 4 * len(self.indices)
+    def finish(self) -> None:
+        """Convert and keep what waits."""
+        if self.format is None:
+            if not self._waiting:
+                raise ValueError(f"{self.source.group} holds no images: pass at least one")
+            self.format = learn_format(
+                [batch for batch, _ in self._waiting],
+                [read.items for _, read in self._waiting],
+                self.source.group,
+                self.source.key,
+                self.image_shape,
+                self.normalization,
+            )
+            self.images = StoredImages(self.format.shape, self.count, self.device)
+        for batch, read in self._waiting:
+            images = self._converted(batch, read)[: self.count - len(self.images)]
+            self._check_values(images)
+            self.images.add(images)
+            self.names += [item.name for item in read.items] or [None] * len(images)
+            if self.conditional:
+                self.conditions += self._conditions(batch)
+        self._waiting = []
 
-    def _read(self, indices: Sequence[int]) -> Tensor:
-        if not indices:
-            shape = tuple(self._image(self.indices[0]).shape) if self.indices else (self.image_shape or (1, 1, 1))
-            return torch.zeros(0, *shape, device=self.device)
-        read = [self._image(index) for index in indices]
-        for index, image in zip(indices, read, strict=True):
-            if image.shape != read[0].shape:
-                raise ValueError(
-                    f"items {indices[0]} and {index} of the data set have shapes {tuple(read[0].shape)} and "
-                    f"{tuple(image.shape)}: images must be of one size; pass members or controls that are"
-                )
-        images = torch.stack(read).to(self.device)
-        return images if self.normalization.is_identity else self.normalization.undo(images)
-
-    def _image(self, index: int) -> Tensor:
+    def _check_values(self, images: Tensor) -> None:
         try:
-            item = self.dataset[index]
+            check_values(self.source.group, images)
+        except ValueError as error:
+            self.problems = self.problems or [str(error)]
+
+    def convert(self, read: ReadBatch) -> Tensor:
+        """The images of a batch, in [0, 1]."""
+        return self._converted(self._transferred(read), read)
+
+    def _transferred(self, read: ReadBatch) -> Any:
+        try:
+            return self.transfer(read.batch)
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
-                f"item {index} of {type(self.dataset).__name__} cannot be read ({reason}): mend the data set, or pass "
-                "members or controls that can be read by index"
+                f"{self.source.group}: the run's batch hooks fail on a batch of them ({reason}): pass "
+                f"{self.source.group}=<a data set> whose items are like those that are trained on"
             ) from error
-        image = read_image(item, self.image_key)
-        if not image.is_floating_point():
+
+    def _converted(self, batch: Any, read: ReadBatch) -> Tensor:
+        known, group = self.known, self.source.group
+        if known.path is None:
+            found = item_images(read.items)
+            if found is None:
+                raise ValueError(next((one.problem for one in read.items if one.problem), f"{group}: no image found"))
+        else:
+            found = known.find(batch)
+        first = len(self.images)
+        if arranged(found, known.shape if known.flat else None, known.channels_last).shape[1:] != known.shape:
             raise ValueError(
-                f"item {index} of the data set is {image.dtype}: give floating-point images as the model sees them"
+                f"items 0 and {first} of {group} have shapes {known.shape} and {tuple(found.shape[1:])}: images must "
+                "be of one size; pass members or controls that are"
             )
-        image = image.detach().float()
-        if self.image_shape is not None:
-            if image.numel() != int(np.prod(self.image_shape)):
-                raise ValueError(
-                    f"item {index} of the data set has shape {tuple(image.shape)}: image_shape={self.image_shape} "
-                    "does not fit"
-                )
-            return image.reshape(self.image_shape)
-        if image.ndim == 2:
-            return image[None]
-        if image.ndim != 3:
+        images = known.undo(found)
+        own = item_images(read.items) if known.inferred else None
+        if own is not None and not _agrees(own, images):
             raise ValueError(
-                f"item {index} of the data set has shape {tuple(image.shape)}: images are (C, H, W); "
-                "pass image_shape=(C, H, W) for flat ones"
+                f"{group}: the run gives the model {known.normalization} of some images and not of others: pass "
+                f"{group}=<a data set> of images that all are read alike"
             )
-        return image
+        return images
+
+    def _conditions(self, batch: Any) -> list[Condition]:
+        path = self.known.path
+        if path is None or callable(path):
+            raise ValueError(
+                f"{self.source.group}: reconstruct takes the batch, but it holds no images that image_key finds: pass "
+                "image_key=<index or key of the images in a batch>"
+            )
+        return conditions_of(batch, path)
+
+
+def _agrees(own: Tensor, images: Tensor) -> bool:
+    before = own.float() / 255 if own.dtype == torch.uint8 else own.float()
+    return bool(torch.allclose(before.reshape(images.shape).to(images.device), images, atol=5e-3))
+
+
+def _differs(one: Tensor, other: Tensor) -> bool:
+    return one.shape != other.shape or not torch.equal(one.to(other.device), other)
+
+
+def _names(source: Source, indices: Sequence[int], read: Sequence[str | None]) -> list[str]:
+    """From the data set's lists, else from the items, else the index."""
+    listed = [None if source.indices is None else name_in_dataset(source.dataset, index) for index in indices]
+    names = [
+        in_list or in_item or str(index)
+        for index, in_list, in_item in zip(indices, listed, [*read, *([None] * len(indices))], strict=False)
+    ]
+    return without_common_folder(names)
+
+
+def _in_words(source: Source, taken: _Taken, note: str | None) -> list[str]:
+    sentences = []
+    if source.indices is None:
+        sentences.append(f"the first {len(taken.images)} of a fresh iteration of {type(source.dataset).__name__}")
+    if taken.known.path is None:
+        sentences.append("no batch of the run holds these images: they are read from the items alone")
+    if taken.known.inferred:
+        mean, std = taken.known.normalization.mean, taken.known.normalization.std
+        sentences.append(f"the run normalizes images after reading them: mean {mean} and std {std} were inferred")
+    if note is not None:
+        sentences.append(note)
+    return sentences
 
 
 def part_of(group: Group, rank: int, num_shares: int) -> Group:
@@ -238,59 +413,73 @@ def part_of(group: Group, rank: int, num_shares: int) -> Group:
         num_shares: Into how many parts the group is divided.
     """
     rows = slice(rank, None, num_shares)
-    if not isinstance(group.images, DatasetImages):
-        return Group(group.name, group.images[rows], group.indices[rows], group.positions[rows])
-    whole = group.images
-    images = DatasetImages(
-        whole.dataset,
-        whole.indices[rows],
-        whole.image_key,
-        whole.normalization,
-        whole.device,
-        whole.image_shape,
+    images = group.images.part(rows) if isinstance(group.images, StoredImages) else group.images[rows]
+    return Group(
+        group.name,
+        images,
+        group.indices[rows],
+        group.positions[rows],
+        None if group.names is None else group.names[rows],
+        None if group.conditions is None else group.conditions[rows],
     )
-    return Group(group.name, images, group.indices[rows], group.positions[rows])
 
 
-def image_hashes(group: Group, block_size: int = 512) -> list[str]:
-    """Check that all images are finite and in [0, 1], and return the SHA-256 of each at 8 bits per value.
+@dataclass(frozen=True)
+class Compared:
+    """What the controls were compared with.
+
+    Attributes:
+        hashes: Of the images of the training that were read for it.
+        num_reachable: Images that training can reach; None where that is not known.
+
+    >>> Compared({"ab", "cd"}, num_reachable=9).note
+    'controls were compared with 2 of the 9 images that training can reach'
+    """
+
+    hashes: set[str]
+    num_images: int = 0
+    num_reachable: int | None = None
+
+    @property
+    def note(self) -> str | None:
+        """Says so where not all of them were; None otherwise."""
+        count = self.num_images or len(self.hashes)
+        if self.num_reachable is not None and count >= self.num_reachable:
+            return None
+        total = "the" if self.num_reachable is None else f"the {self.num_reachable}"
+        return f"controls were compared with {count} of {total} images that training can reach"
+
+
+def compare_with_training(
+    sources: Sequence[Source],
+    convert: Callable[[Source, ReadBatch], Tensor],
+    seed: int,
+    share: tuple[int, int] = (0, 1),
+) -> Compared:
+    """Hashes of the images that training can reach, up to a number and a time.
 
     Args:
-        group: The images.
-        block_size: Images read at once.
-
-    Raises:
-        ValueError: An image holds values that it must not.
+        sources: See :meth:`ImageChoice.training`.
+        convert: From a batch to its images in [0, 1].
+        seed: Of the choice where there are too many.
+        share: Rank and number of the processes that share the work.
     """
-    hashes = []
-    for begin in range(0, len(group.images), block_size):
-        images = group.images[begin : begin + block_size]
-        check_values(group.name, images)
-        block = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        hashes += [hashlib.sha256(image.tobytes()).hexdigest() for image in block]
-    return hashes
-
-
-def check_disjoint(members: Sequence[str], controls: Sequence[str]) -> None:
-    """Raise when a control is also a member, by content.
-
-    Raises:
-        ValueError: At least one image is in both groups.
-    """
-    shared = set(members) & set(controls)
-    if shared:
-        raise ValueError(
-            f"{len(shared)} of the controls are identical to members: a control must not have been trained on; "
-            "pass controls=<a data set without them>"
-        )
-
-
-def warn_if_random(dataset: Dataset[Any], index: int, image_key: Key | None) -> None:
-    """Warn when reading the same item twice gives different images: there is no fixed target to recover."""
-    first, second = (read_image(dataset[index], image_key) for _ in range(2))
-    if first.shape != second.shape or not torch.equal(first, second):
-        warnings.warn(
-            "members: reading the same training image twice gave different ones (random augmentation): recovery is "
-            "measured against one random version; pass members=<the data set without augmentation>",
-            stacklevel=2,
-        )
+    hashes: set[str] = set()
+    began, count, total = time.monotonic(), 0, 0
+    for source in sources:
+        if source.indices is None:
+            reads: Iterator[ReadBatch] = Reader(source, seed).first(min(MOST_COMPARED, 1000))
+            total = -1
+        else:
+            wanted = choose_indices(len(source.indices), MOST_COMPARED, seed)
+            mine = [source.indices[index] for index in wanted][share[0] :: share[1]]
+            total = total + len(source.indices) if total >= 0 else total
+            size = source.batch_size
+            reads = Reader(source, seed).blocks([mine[at : at + size] for at in range(0, len(mine), size)])
+        for read in reads:
+            images = convert(source, read).clamp(0, 1)  # in whichever range: they are only compared
+            hashes.update(image_hashes(Group.whole(source.group, images)))
+            count += len(images)
+            if time.monotonic() - began > SECONDS_COMPARED:
+                break
+    return Compared(hashes, count, None if total < 0 else total)

@@ -13,10 +13,12 @@ from torch.utils.data import Dataset
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.isolation import preserved_random_state
-from lightning_memaudit.callback.model import Key, ModelCall, Normalization, Reconstruct
+from lightning_memaudit.callback.keys import GroupKey, Key
+from lightning_memaudit.callback.model import ModelCall, Reconstruct
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.run_inspection import check_monitors, check_order
 from lightning_memaudit.callback.schedule import EpochLoss, Schedule
+from lightning_memaudit.callback.seen import Normalization
 from lightning_memaudit.callback.session import Session
 from lightning_memaudit.measurement.engine import now
 from lightning_memaudit.measurement.plan import DEFAULT_METHODS, DEFAULT_PATTERNS, Methods, Plan
@@ -149,7 +151,7 @@ class MemorizationAuditCallback(Callback):
         controls: Dataset[Any] | None = None,
         num_members: int | None = 100,
         num_controls: int | None = 100,
-        image_key: Key | None = None,
+        image_key: GroupKey | None = None,
         image_shape: Sequence[int] | None = None,
         reconstruct: Reconstruct = "forward",
         output: Key | None = None,
@@ -249,10 +251,24 @@ class MemorizationAuditCallback(Callback):
             # Resumed from a checkpoint after the last batch of an epoch, but before its end.
             self._end_epoch(trainer, trainer.current_epoch)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See whether the train dataloader was reloaded."""
+        self._opened.look_at_loaders()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Compare the first batch with the images that are audited."""
+        self._opened.begin_step(batch)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Compare what reached the model, before the first step."""
+        self._opened.end_step()
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add up the loss on its device, without waiting for it."""
+        if self._session is not None:
+            self._session.end_step()
         if not self.when.waits_for_loss(self._history.reached):
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs

@@ -1,7 +1,7 @@
-"""What can be known of a training run before its first step: its data sets, its monitors, what to write down of it."""
+"""What can be known of a training run before its first step: its monitors, and what to write down of it."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -10,10 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, SubsetRandomSampler
-from torch.utils.data.distributed import DistributedSampler
 
 from lightning_memaudit import __version__
+from lightning_memaudit.callback.dataset_images import ReadGroup
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.measurement.engine import now
 from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
@@ -21,96 +20,8 @@ from lightning_memaudit.measurement.plan import Group, Plan
 from lightning_memaudit.results.files import plain
 from lightning_memaudit.results.hashes import combined_sha256, tensors_sha256
 
-
-def train_dataset(trainer: Trainer) -> tuple[Dataset[Any], list[int]]:
-    """The data set of the (first) train dataloader, and which of its items can be trained on at all.
-
-    Raises:
-        ValueError: There is no data set that can be indexed.
-    """
-    loader = first_loader(trainer.train_dataloader, "members")
-    return dataset_of(loader, "members"), trained_indices(loader, trainer.num_training_batches)
-
-
-def validation_dataset(trainer: Trainer) -> Dataset[Any] | None:
-    """The data set of the (first) validation dataloader; None when the run has none.
-
-    Lightning asks for these loaders when validation first runs, perhaps many epochs from now. Asking in its place would
-    change when their hook draws random numbers. So they are asked for once more; the caller preserves random states.
-
-    Raises:
-        ValueError: There is no data set that can be indexed.
-    """
-    loaders = trainer.val_dataloaders
-    if loaders is None:
-        source = trainer.fit_loop.epoch_loop.val_loop._data_source
-        if source.instance is None or not source.is_defined():
-            return None
-        loaders = source.dataloader()
-    if not loaders:
-        return None
-    return dataset_of(first_loader(loaders, "controls"), "controls")
-
-
-def first_loader(loaders: Any, group: str) -> Any:
-    """The first dataloader within whatever Lightning was given: one, a list, a mapping, a CombinedLoader.
-
-    Raises:
-        ValueError: There is none that has a data set.
-    """
-    while not isinstance(loaders, DataLoader):
-        if isinstance(loaders, Mapping) and loaders:
-            loaders = next(iter(loaders.values()))
-        elif isinstance(loaders, Sequence) and loaders:
-            loaders = loaders[0]
-        elif hasattr(loaders, "iterables"):
-            loaders = loaders.iterables
-        elif hasattr(loaders, "dataset"):
-            break
-        else:
-            raise ValueError(f"{group}: no data set found in {type(loaders).__name__}; pass {group}=<a data set>")
-    return loaders
-
-
-def dataset_of(loader: Any, group: str) -> Dataset[Any]:
-    """The data set of a loader.
-
-    Raises:
-        ValueError: It cannot be indexed.
-    """
-    dataset: Dataset[Any] = loader.dataset
-    indexable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-    if isinstance(dataset, IterableDataset) or not indexable:
-        raise ValueError(
-            f"{group}: {type(dataset).__name__} cannot be indexed; pass {group}=<a map-style data set of the images>"
-        )
-    return dataset
-
-
-def trained_indices(loader: Any, num_batches: float) -> list[int]:
-    """Indices of the items that ``num_batches`` batches per epoch can reach, in increasing order.
-
-    With limited batches (``limit_train_batches``, ``overfit_batches``, ``fast_dev_run``) and no shuffling, the rest of
-    the data set is never trained on; nor is what a sampler leaves out.
-    """
-    count = len(loader.dataset)
-    sampler, batch_size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None)
-    plain = type(getattr(loader, "batch_sampler", None)) is BatchSampler
-    if isinstance(sampler, SubsetRandomSampler):
-        return sorted({int(index) for index in sampler.indices})
-    if not plain or batch_size is None or num_batches >= len(loader):
-        return list(range(count))
-    shuffled = not isinstance(sampler, SequentialSampler)
-    copies = 1
-    if isinstance(sampler, DistributedSampler):
-        shuffled, copies = sampler.shuffle, sampler.num_replicas
-    if not shuffled:
-        return list(range(min(count, int(num_batches) * batch_size * copies)))
-    rank_zero_warn(
-        f"members: only {int(num_batches)} of {len(loader)} batches are trained on in each epoch, in random order: "
-        "some images may never have been; pass members=<a data set of those that are> for exact rates"
-    )
-    return list(range(count))
+DEFAULT_SOURCES = {"members": "train dataset", "controls": "validation dataset"}
+"""What ``run.json`` calls the data sets that the run's own dataloaders have."""
 
 
 def check_monitors(trainer: Trainer, names: Sequence[str], schedule: Schedule, prefix: str) -> None:
@@ -192,23 +103,23 @@ def describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]
     }
 
 
-def describe_group(
-    group: Group, hashes: Sequence[str], given: Dataset[Any] | None, default: str, num_saved: int
-) -> dict[str, Any]:
+def describe_group(read: ReadGroup, hashes: Sequence[str], num_saved: int) -> dict[str, Any]:
     """What ``run.json`` says of one group of images.
 
     Args:
-        group: The whole group.
+        read: The whole group.
         hashes: Of each image.
-        given: The data set that was passed; None where it is the run's own.
-        default: What the run's own is called.
         num_saved: Images whose recoveries are kept.
     """
-    available = getattr(group.images, "dataset", group.images)
+    source = read.source
+    normalization = read.format.normalization
     return {
         "num_images": len(hashes),
-        "num_available": len(available),
-        "source": default if given is None else type(given).__name__,
+        "num_available": read.num_available,
+        "source": type(source.dataset).__name__ if source.given else DEFAULT_SOURCES[source.group],
+        "reading": "; ".join(read.reading),
+        "mean": None if normalization.mean is None else list(normalization.mean),
+        "std": None if normalization.std is None else list(normalization.std),
         "sha256": combined_sha256(list(hashes)),
         "saved_sha256": combined_sha256(list(hashes[:num_saved])),
     }

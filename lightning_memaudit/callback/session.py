@@ -1,6 +1,6 @@
 """One run being audited, from its setup to its teardown; the callback and the command ``audit`` drive it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -8,18 +8,21 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
-from lightning_memaudit.callback.dataset_images import (
-    DatasetImages,
-    ImageChoice,
-    check_disjoint,
-    image_hashes,
-    part_of,
-    warn_if_random,
+from lightning_memaudit.callback.affine import Affine
+from lightning_memaudit.callback.dataset_images import ImageChoice, part_of
+from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, watch_audit
+from lightning_memaudit.callback.inspection import (
+    Inspection,
+    check_model,
+    few_images,
+    read_images,
+    what_the_model_sees,
 )
-from lightning_memaudit.callback.isolation import preserved_random_state, undisturbed
+from lightning_memaudit.callback.isolation import undisturbed
+from lightning_memaudit.callback.loaders import RunLoaders
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import AuditProgress
@@ -30,17 +33,16 @@ from lightning_memaudit.callback.run_inspection import (
     describe_run,
     weights_sha256,
 )
+from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
+from lightning_memaudit.measurement.identity import check_disjoint
 from lightning_memaudit.measurement.measure import InpaintingCache
-from lightning_memaudit.measurement.plan import Group, Plan, check_degradations, check_group
+from lightning_memaudit.measurement.plan import Group, Plan
 from lightning_memaudit.measurement.processes import AuditInterrupted, Lockstep, Processes
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.rows import Occasion
 from lightning_memaudit.results.run_folder import RunFolder
-
-DEFAULT_SOURCES = {"members": "train dataset", "controls": "validation dataset"}
-"""What ``run.json`` calls the data sets that the run's own dataloaders have."""
 
 
 @dataclass
@@ -89,6 +91,11 @@ class Session:
     _description: dict[str, Any] = field(default_factory=dict)
     _cache: InpaintingCache = field(default_factory=dict)
     _lockstep: Lockstep | None = None
+    _found: Inspection = field(default_factory=Inspection)
+    _seen: Seen | None = None
+    _loaders: RunLoaders = field(default_factory=RunLoaders)
+    _first_batch: FirstBatch | None = None
+    _told_of_reload: bool = False
 
     @classmethod
     def open(
@@ -127,81 +134,137 @@ class Session:
 
     # Before the first audit
 
-    def inspect(self) -> None:
-        """Find the images, check them and the model with one small batch, and write ``run.json``.
+    def inspect(self, loaders: RunLoaders | None = None) -> None:
+        """Read the images, check them and the model with one small batch, and write ``run.json``.
+
+        Args:
+            loaders: Of the run; None asks the trainer, which must have its train dataloader.
 
         Raises:
-            ValueError: Images or model are not what an audit needs; the message says what to change.
+            ValueError: Images or model are not what an audit needs; the message says all that is to be changed.
         """
-        with preserved_random_state(self.pl_module, self.trainer.datamodule):  # type: ignore[attr-defined]
-            self.groups = self.which.find_groups(self.trainer, self.pl_module, self.how.normalization, self.what.seed)
-            hashes = self._check()
-            self._description = self._describe(hashes)
-            self.processes.share(self._write_run)
-            rank, num_shares = self.processes.rank, self.processes.num_shares
-            self.groups = [part_of(group, rank, num_shares) for group in self.groups]
-
-    def _check(self) -> dict[str, list[str]]:
-        """Check images and model in every process, where an error in one is an error in all; hashes of the images."""
+        with undisturbed(self.pl_module, *self._owners()):
+            everywhere = self.processes.share(partial(self._read, loaders))
+        self._check_same(everywhere)
+        self._seen = None
+        if not self._found.problems.messages:
+            self._seen = self._decide_seen()
         with self._autoencoder() as (autoencoder, processes):
-            everywhere = self.processes.share(self._check_images)
             processes.share(partial(self._check_model, autoencoder))
-        hashes = everywhere[0]
-        for name, expected in hashes.items():
-            if any(other.get(name) != expected for other in everywhere):
+        self._description = self._describe()
+        self.processes.share(self._write_run)
+        rank, num_shares = self.processes.rank, self.processes.num_shares
+        self.groups = [part_of(group, rank, num_shares) for group in self._found.groups]
+
+    def _owners(self) -> list[Any]:
+        """Whose state must stay as it was, beside the module's."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        return [] if datamodule is None else [datamodule]
+
+    def _read(self, loaders: RunLoaders | None) -> dict[str, list[str]]:
+        loaders = loaders or RunLoaders.of_trainer(self.trainer)
+        self._loaders = loaders
+        seed = self.what.seed
+        found = read_images(self.trainer, self.pl_module, self.which, self.how, seed, loaders, self.processes)
+        self._found = found
+        return found.hashes
+
+    def _check_same(self, everywhere: Sequence[Mapping[str, list[str]]]) -> None:
+        """Raise unless every process has read the same images, none of them a control that was trained on."""
+        for name, expected in everywhere[0].items():
+            if any(other.get(name, expected) != expected for other in everywhere):
                 raise ValueError(
                     f"{name} are not the same images in every process: split data sets with a seeded generator, or "
                     f"pass {name}=<a data set>"
                 )
-        return hashes
+        compared = self._found.compared
+        parts = [part for _, part in self.processes.gather(compared.hashes if compared is not None else set())]
+        hashes = set().union(*parts)
+        with self._found.problems.caught():
+            check_disjoint(sorted(hashes), self._found.hashes.get("controls", []))
 
-    def _check_images(self) -> dict[str, list[str]]:
-        hashes = {group.name: image_hashes(group) for group in self.groups}
-        if "controls" in hashes:
-            check_disjoint(hashes["members"], hashes["controls"])
-        else:
-            rank_zero_warn(
-                "controls: no images that were not trained on; rates of members alone say little. "
-                "Give the run a validation dataloader, or pass controls=<a data set>"
-            )
-        images = self.groups[0].images
-        assert isinstance(images, DatasetImages)
-        if self.which.members is None:
-            warn_if_random(images.dataset, images.indices[0], self.which.image_key)
-        return hashes
+    def _decide_seen(self) -> Seen:
+        with self._calling() as (call, _):
+            conditional = self.how.takes_batch(self.pl_module)
+            return what_the_model_sees(self._found.reads[0], call, self.how.flatten, conditional)
 
-    def _check_model(self, autoencoder: Callable[[Tensor], Tensor]) -> None:
-        for group in self.groups:
-            check_group(group, autoencoder)
-            check_degradations(self.what, group)
+    def _check_model(self, autoencoder: Any) -> None:
+        check_model(self._found, self.what, autoencoder)
+        self._first_batch = None
+        read, strategy = self._found.reads[0], self.trainer.strategy
+        spread = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
+        if self.trainer.state.fn != TrainerFn.FITTING or spread or not can_be_watched(self.pl_module):
+            return
+        few = few_images(read.group)
+        block = next(few.blocks(autoencoder, 2))
+        in_audit = watch_audit(self.pl_module, block.autoencoder, block.images)
+        if strategy.model is not self.pl_module:
+            in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
+        model_input = Affine.of_normalization(self._seen.normalization if self._seen else Normalization())
+        self._first_batch = FirstBatch(self.pl_module, read.format, read.source.path, in_audit, model_input)
 
-    def _describe(self, hashes: dict[str, list[str]]) -> dict[str, Any]:
+    def _describe(self) -> dict[str, Any]:
         """The content of ``run.json``."""
+        found = self._found
         groups = {
-            group.name: describe_group(
-                group,
-                hashes[group.name],
-                getattr(self.which, group.name),
-                DEFAULT_SOURCES[group.name],
-                self.what.save_recoveries,
-            )
-            for group in self.groups
+            read.group.name: describe_group(read, found.hashes[read.group.name], self.what.save_recoveries)
+            for read in found.reads
         }
+        if found.compared is not None:
+            compared = self.processes.gather(found.compared.num_images)
+            groups["controls"]["identity_check"] = {
+                "checked": sum(dict(compared).values()),
+                "of": found.compared.num_reachable,
+            }
         description = {
             **describe_run(self.trainer, self.pl_module),
-            "image_shape": list(self.groups[0].images[slice(0, 1)].shape[1:]),
+            "image_shape": list(found.reads[0].format.shape),
             "members": groups.get("members"),
             "controls": groups.get("controls"),
             "settings": describe_plan(self.what),
-            "notes": [],
+            "notes": found.notes,
         }
         if self.trainer.is_global_zero:
-            description["near_duplicates"] = describe_near_duplicates(self.groups)
+            description["near_duplicates"] = describe_near_duplicates(found.groups)
         return description
 
     def _write_run(self) -> None:
         if self.trainer.is_global_zero and self.folder is not None:
             self.folder.write_run(self._description)
+
+    # The first steps of the training
+
+    def begin_step(self, batch: Any) -> None:
+        """Look at the first batch before ``training_step`` gets it.
+
+        Raises:
+            ValueError: It holds other images, or the same in another range, than are audited.
+        """
+        if self._first_batch is not None:
+            self._first_batch.begin(batch)
+
+    def end_step(self) -> None:
+        """Compare what reached the model in the first step with what the audit gives it.
+
+        Raises:
+            ValueError: That is something else.
+        """
+        first, self._first_batch = self._first_batch, None
+        if first is not None:
+            first.end()
+
+    def look_at_loaders(self) -> None:
+        """Say so, once, when the train dataloader was reloaded with another data set."""
+        train = self._loaders.train
+        if not train or self._told_of_reload or self.which.members is not None:
+            return
+        now_train = RunLoaders.of(self.trainer.train_dataloader, None).train
+        if now_train and getattr(now_train[0], "dataset", None) is not getattr(train[0], "dataset", None):
+            self._told_of_reload = True
+            rank_zero_warn(
+                "members: the train dataloader was reloaded with another data set; the audited members stay those of "
+                "the first one: pass members=<all images that are trained on>"
+            )
 
     # Audits
 
@@ -229,8 +292,14 @@ class Session:
             self.where.publish(self.trainer, report, self.folder, self._description, self.what.raise_errors)
 
     @contextmanager
-    def _autoencoder(self) -> Iterator[tuple[Callable[[Tensor], Tensor], Processes]]:
+    def _autoencoder(self) -> Iterator[tuple[Any, Processes]]:
         """The model as a function on images, within everything that keeps the training undisturbed."""
+        with self._calling() as (forward, processes):
+            yield self.how.autoencoder(forward, self._seen, self.how.takes_batch(self.pl_module)), processes
+
+    @contextmanager
+    def _calling(self) -> Iterator[tuple[Callable[[Any], Any], Processes]]:
+        """The model's call on what it sees."""
         processes, precision, strategy = self.processes, self.trainer.precision_plugin, self.trainer.strategy
         call = self.how.bind(self.pl_module)
         if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
@@ -240,15 +309,14 @@ class Session:
             self._lockstep = self._lockstep or Lockstep(call, processes)
             call, processes = self._lockstep, replace(processes, finish=self._lockstep.finish)
 
-        def forward(images: Tensor) -> Any:
+        def forward(images: Any) -> Any:
             if self.trainer.received_sigterm:
                 raise AuditInterrupted("SIGTERM")
             with precision.forward_context():
                 return call(precision.convert_input(images))
 
-        owners = [group.images.dataset for group in self.groups if isinstance(group.images, DatasetImages)]
-        with undisturbed(self.pl_module, *owners):
-            yield self.how.autoencoder(forward), processes
+        with undisturbed(self.pl_module, *self._owners()):
+            yield forward, processes
 
     # After the last audit
 
@@ -271,5 +339,7 @@ class Session:
 
     def close(self) -> None:
         """Give back what was taken for this run only."""
+        if self._first_batch is not None:
+            self._first_batch.close()
         self.processes.disconnect()
         self.processes = Processes()

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.isolation import preserved_random_state
+from lightning_memaudit.callback.loaders import RunLoaders
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
 from lightning_memaudit.callback.outputs import Outputs
-from lightning_memaudit.callback.run_inspection import dataset_of, first_loader
 from lightning_memaudit.callback.session import Session
 from lightning_memaudit.cli.fit import AuditCLI, parse, quiet, the_callback, with_quickstart
 from lightning_memaudit.cli.main import DONE, UsageError
@@ -123,35 +123,30 @@ class _AuditOnce(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         settings = self.settings
-        which = self._find_images(trainer, pl_module, settings.which)
+        which = settings.which
+        loaders = self._find_loaders(trainer, pl_module, which)
         what = replace(settings.what, raise_errors=True)
         session = Session.open(trainer, pl_module, which, settings.how, what, self.where, settings.process_timeout)
         try:
-            session.inspect()
+            session.inspect(loaders)
             session.publish(session.audit(Occasion(0, "audit", self.epoch, self.step, now())))
             session.finish()
         finally:
             session.close()
 
-    def _find_images(self, trainer: Trainer, pl_module: LightningModule, which: ImageChoice) -> ImageChoice:
-        """Members and controls where ``fit`` would have found them: behind the train and validation loaders."""
-        if which.members is not None and which.controls is not None:
-            return which
+    def _find_loaders(self, trainer: Trainer, pl_module: LightningModule, which: ImageChoice) -> RunLoaders:
+        """The train and validation loaders that ``fit`` would have asked for."""
         source: Any = pl_module if self.datamodule is None else self.datamodule
         kind = LightningModule if self.datamodule is None else LightningDataModule
         if self.datamodule is not None:
             self.datamodule.trainer = trainer
             self.datamodule.setup("fit")
         with preserved_random_state():
-            members, controls = which.members, which.controls
-            if members is None:
-                if not is_overridden("train_dataloader", source, kind):
-                    raise UsageError("no images to audit: give --data, the data module that the model was trained with")
-                members = dataset_of(first_loader(source.train_dataloader(), "members"), "members")
-            if controls is None and is_overridden("val_dataloader", source, kind):
-                loaders = source.val_dataloader()
-                controls = dataset_of(first_loader(loaders, "controls"), "controls") if loaders else None
-            return replace(which, members=members, controls=controls)
+            train = source.train_dataloader() if is_overridden("train_dataloader", source, kind) else None
+            validation = source.val_dataloader() if is_overridden("val_dataloader", source, kind) else None
+        if train is None and which.members is None:
+            raise UsageError("no images to audit: give --data, the data module that the model was trained with")
+        return RunLoaders.of(train, validation or None)
 
 
 class CheckpointCLI(AuditCLI):

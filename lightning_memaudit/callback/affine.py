@@ -1,0 +1,108 @@
+"""Affine maps per channel between two versions of the same images, such as before and after a normalization."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.callback.seen import Normalization
+
+TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
+"""How far from exact rounding may bring values, relative to the largest; 1e-4 for other types."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """The map ``slope * image + offset``, one number per channel or one for all.
+
+    >>> Affine((2.0,), (-1.0,)).words("image")
+    '(image - 0.5) / 0.5'
+    """
+
+    slope: tuple[float, ...] = (1.0,)
+    offset: tuple[float, ...] = (0.0,)
+
+    @classmethod
+    def of_normalization(cls, normalization: Normalization) -> "Affine":
+        """``(image - mean) / std`` as such a map."""
+        mean, std = normalization.mean or [0.0], normalization.std or [1.0]
+        count = max(len(mean), len(std))
+        means, stds = (list(one) * (count if len(one) == 1 else 1) for one in (mean, std))
+        pairs = list(zip(means, stds, strict=True))
+        return cls(tuple(1 / s for _, s in pairs), tuple(-m / s for m, s in pairs))
+
+    @property
+    def is_identity(self) -> bool:
+        """Up to rounding."""
+        return all(abs(one - 1) < 2e-3 for one in self.slope) and all(abs(one) < 2e-3 for one in self.offset)
+
+    @property
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """As a normalization ``(image - mean) / std``, to six digits."""
+        pairs = list(zip(self.slope, self.offset, strict=True))
+        return [_rounded(-offset / slope) for slope, offset in pairs], [_rounded(1 / slope) for slope, _ in pairs]
+
+    def words(self, image: str) -> str:
+        """As a formula."""
+        if self.is_identity:
+            return image
+        mean, std = ([one.__format__("g") for one in values] for values in self.mean_and_std)
+        shown = [values[0] if len(values) == 1 else f"[{', '.join(values)}]" for values in (mean, std)]
+        return f"{image} / {shown[1]}" if shown[0] in ("0", "-0") else f"({image} - {shown[0]}) / {shown[1]}"
+
+    def apply(self, images: Tensor) -> Tensor:
+        """To images (B, C, ...)."""
+        shape = (1, -1, *(1,) * (images.ndim - 2))
+        slope = torch.tensor(self.slope, dtype=images.dtype, device=images.device).view(shape)
+        return images * slope + torch.tensor(self.offset, dtype=images.dtype, device=images.device).view(shape)
+
+    def close_to(self, other: "Affine", tolerance: float = 0.02) -> bool:
+        """Whether both maps give nearly the same on [0, 1], relative to what they give."""
+        ends = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+        count = max(len(self.slope), len(other.slope))
+        mine, others = (one.apply(ends.expand(2, count).unsqueeze(-1)) for one in (self, other))
+        return bool((mine - others).abs().max() <= tolerance * max(1.0, float(others.abs().max())))
+
+
+def fit_exact(before: Tensor, after: Tensor) -> Affine | None:
+    """The affine map that takes one version of images to the other; None unless there is an exact one.
+
+    Args:
+        before: Images (B, C, ...).
+        after: Of the same shape.
+
+    >>> images = torch.rand(2, 3, 4, 4)
+    >>> fit_exact(images, (images - 0.5) / 0.25).mean_and_std
+    ([0.5], [0.25])
+    >>> fit_exact(images, images.flip(-1)) is None
+    True
+    """
+    if before.shape != after.shape or not before.numel() or not bool(after.isfinite().all()):
+        return None
+    tolerance = TOLERANCE.get(after.dtype, 1e-4)
+    num_channels = before.shape[1]
+    x = before.double().reshape(len(before), num_channels, -1).transpose(0, 1).reshape(num_channels, -1)
+    y = after.double().reshape(len(after), num_channels, -1).transpose(0, 1).reshape(num_channels, -1)
+    for rows in (1, num_channels):
+        found = _fit(x.reshape(rows, -1), y.reshape(rows, -1), tolerance)
+        if found is not None:
+            return found
+    return None
+
+
+def _fit(x: Tensor, y: Tensor, tolerance: float) -> Affine | None:
+    centred = x - x.mean(1, keepdim=True)
+    spread = centred.square().mean(1)
+    if bool((spread < 1e-8).any()):  # a constant channel fits many maps
+        return None
+    slope = (centred * y).mean(1) / spread
+    offset = y.mean(1) - slope * x.mean(1)
+    left = (slope[:, None] * x + offset[:, None] - y).abs().max()
+    if bool((slope.abs() < 1e-6).any()) or left > tolerance * max(1.0, float(y.abs().max())):
+        return None
+    return Affine(tuple(slope.tolist()), tuple(offset.tolist()))
+
+
+def _rounded(value: float) -> float:
+    """To five digits: what is left of rounding errors vanishes."""
+    return 0.0 if abs(value) < 1e-6 else float(f"{value:.5g}")

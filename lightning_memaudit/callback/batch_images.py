@@ -1,0 +1,231 @@
+"""From a batch as the model gets it to images in [0, 1], and how the two are related."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.callback.affine import Affine, fit_exact
+from lightning_memaudit.callback.items import as_tensor, channels_first, find_in_item, is_channels_last, tensors_in
+from lightning_memaudit.callback.keys import Key, key_path, select
+from lightning_memaudit.callback.reading import ReadItem
+from lightning_memaudit.callback.seen import Normalization
+
+
+@dataclass(frozen=True)
+class BatchFormat:
+    """How the images of a group stand in its batches.
+
+    Attributes:
+        path: Where in the batch, outermost key first; a function of the batch; None where no batch holds them, and the
+            items are read themselves.
+        shape: (C, H, W) of one image.
+        channels_last: The batch holds (B, H, W, C).
+        flat: The batch holds (B, N).
+        dtype: Of the images in the batch.
+        normalization: Undone, so that images are in [0, 1].
+        inferred: Whether the normalization was found by comparing batches with items.
+
+    >>> BatchFormat((0,), (1, 2, 2)).images([torch.ones(3, 1, 2, 2), "labels"]).shape
+    torch.Size([3, 1, 2, 2])
+    """
+
+    path: Any
+    shape: tuple[int, ...]
+    channels_last: bool = False
+    flat: bool = False
+    dtype: torch.dtype = torch.float32
+    normalization: Normalization = field(default_factory=Normalization)
+    inferred: bool = False
+
+    def find(self, batch: Any) -> Tensor:
+        """The tensor of images in a batch, as it stands there.
+
+        Raises:
+            ValueError: The batch is another one.
+        """
+        value = self.path(batch) if callable(self.path) else select(batch, self.path, "image_key")
+        tensor = as_tensor(value)
+        if tensor is None:
+            raise ValueError(f"image_key: the batch holds a {type(value).__name__} where images should be")
+        return tensor
+
+    def images(self, batch: Any) -> Tensor:
+        """The images (B, C, H, W) of a batch, in [0, 1] as float32."""
+        return self.undo(self.find(batch))
+
+    def undo(self, found: Tensor) -> Tensor:
+        """From the tensor in a batch to images (B, C, H, W) in [0, 1].
+
+        Raises:
+            ValueError: The images have another shape than the first ones.
+        """
+        images = arranged(found, self.shape if self.flat else None, self.channels_last)
+        if tuple(images.shape[1:]) != self.shape:
+            raise ValueError(f"shape {tuple(images.shape[1:])} where the first images have {self.shape}")
+        images = to_float(images)
+        return images if self.normalization.is_identity else self.normalization.undo(images)
+
+
+def arranged(found: Tensor, image_shape: Sequence[int] | None, channels_last: bool) -> Tensor:
+    """The tensor of a batch as (B, C, H, W), of the same type."""
+    if image_shape is not None and tuple(found.shape[1:]) != tuple(image_shape):
+        return found.reshape(len(found), *image_shape)
+    if found.ndim == 3:
+        return found[:, None]
+    return found.movedim(-1, -3) if channels_last else found
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Bytes and booleans in [0, 1]; floating-point numbers, and integers of unknown range, as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+def locate(batch: Any, key: Key | None, items: Sequence[ReadItem]) -> Any:
+    """The path to the images in a batch, or the function that finds them; None where no batch holds them.
+
+    Looks where the key says, for one in an item holds for the batch as a rule; then for the one tensor that holds the
+    items' images, as they are or after an affine map.
+    """
+    if callable(key):
+        with suppress(Exception):
+            if _is_images(as_tensor(key(batch)), items):
+                return _as_path(batch, key(batch)) or key
+    elif key is not None:
+        with suppress(ValueError):
+            if _is_images(as_tensor(select(batch, key, "image_key")), items):
+                return tuple(key_path(key))
+    else:
+        path = (0,) if isinstance(batch, tuple | list) and batch else ()
+        with suppress(ValueError):
+            if _is_images(as_tensor(select(batch, path, "image_key")), items):
+                return path
+    for path, tensor in tensors_in(batch):
+        if _holds(tensor, items):
+            return path
+    return None
+
+
+def _is_images(tensor: Tensor | None, items: Sequence[ReadItem]) -> bool:
+    if tensor is None or tensor.ndim < 2 or not tensor.numel():
+        return False
+    if items and len(tensor) != len(items):
+        return False
+    shapes = {item.image.numel() for item in items if item.image is not None}
+    # One number per item is a label, unless the image is one number.
+    return tensor[0].numel() > 1 or shapes == {1}
+
+
+def _as_path(batch: Any, value: Any) -> tuple[Any, ...] | None:
+    return next((path for path, tensor in tensors_in(batch) if tensor is value), None)
+
+
+def _holds(tensor: Tensor, items: Sequence[ReadItem]) -> bool:
+    """Whether a tensor of a batch is an affine map of the images that its items hold."""
+    before = item_images(items)
+    if before is None or not tensor.ndim or len(tensor) != len(before) or tensor.numel() != before.numel():
+        return False
+    after = channels_first(tensor) if tensor.ndim == 4 else tensor
+    before = before.to(after.device)
+    if bool((before == after.reshape(before.shape)).all()):
+        return True
+    return fit_exact(_four(before).float(), _four(after.reshape(before.shape))) is not None
+
+
+def _four(images: Tensor) -> Tensor:
+    """(B, C, ...) of any images."""
+    return images[:, None] if images.ndim < 4 else images
+
+
+def item_images(items: Sequence[ReadItem]) -> Tensor | None:
+    """The items' own images as one tensor; None unless all have one of the same shape."""
+    images = [item.image for item in items if item.image is not None]
+    if not images or len(images) < len(items) or len({image.shape for image in images}) > 1:
+        return None
+    return torch.stack(images)
+
+
+def learn_format(
+    batches: Sequence[Any],
+    items: Sequence[Sequence[ReadItem]],
+    group: str,
+    key: Key | None,
+    image_shape: Sequence[int] | None,
+    normalization: Normalization,
+) -> BatchFormat:
+    """How images stand in batches, from a few of them and the items that they were made of.
+
+    A normalization that is given holds. Without one: where the batch is an exact affine map, per channel, of images in
+    [0, 1] that the items hold, as after a normalization on the device, the map is undone; else images are in [0, 1].
+
+    Raises:
+        ValueError: There are no images, or no images in [0, 1].
+    """
+    path = locate(batches[0], key, items[0])
+    read = [item for part in items for item in part]
+    own = item_images(read)
+    if path is None:
+        problem = next((item.problem for item in read if item.problem), None)
+        if own is None:
+            if not read:
+                find_in_item(batches[0], key)
+            raise ValueError(problem or _ragged(group, read) or f"{group}: no images found in its batches")
+        found = own
+    else:
+        probe = BatchFormat(path, ())
+        found = torch.cat([probe.find(batch) for batch in batches])
+    channels_last = found.ndim == 4 and is_channels_last(found.shape[1:])
+    flat = image_shape is not None and tuple(found.shape[1:]) != tuple(image_shape)
+    if flat and found[0].numel() != torch.Size(image_shape or ()).numel():
+        raise ValueError(
+            f"item 0 of the data set has shape {tuple(found.shape[1:])}: image_shape={tuple(image_shape or ())} does "
+            "not fit"
+        )
+    images = arranged(found, image_shape, channels_last)
+    if images.ndim != 4:
+        raise ValueError(
+            f"item 0 of the data set has shape {tuple(found.shape[1:])}: images are (C, H, W); pass "
+            "image_shape=(C, H, W) for flat ones"
+        )
+    shape = tuple(images.shape[1:])
+    counts = not images.is_floating_point() and images.dtype not in (torch.uint8, torch.bool)
+    if counts and normalization.is_identity:
+        raise ValueError(
+            f"{group}: images are {images.dtype} with values up to {int(images.max())}, of unknown range: pass "
+            "std=[<1 / the largest possible value>], or convert them to floating-point numbers in [0, 1]"
+        )
+    inferred = None
+    if normalization.is_identity and path is not None and own is not None:
+        inferred = _inferred(own, images, image_shape)
+    if inferred is not None and not inferred.is_identity:
+        mean, std = inferred.mean_and_std
+        if all(one > 0 for one in std):
+            return BatchFormat(path, shape, channels_last, flat, found.dtype, Normalization(mean, std), True)
+    if not normalization.is_identity and images.dtype == torch.uint8:
+        # The given numbers are of the values as they stand, 0 to 255.
+        std = [255 * one for one in normalization.std or [1.0]]
+        normalization = Normalization(normalization.mean, std)
+    return BatchFormat(path, shape, channels_last, flat, found.dtype, normalization)
+
+
+def _inferred(own: Tensor, images: Tensor, image_shape: Sequence[int] | None) -> Affine | None:
+    """The affine map from images in [0, 1] in the items to those in the batches."""
+    before = to_float(arranged(own, image_shape, own.ndim == 4 and is_channels_last(own.shape[1:])))
+    if before.shape != images.shape or float(before.min()) < -1e-4 or float(before.max()) > 1 + 1e-4:
+        return None
+    after = to_float(images) if images.dtype == torch.uint8 else images
+    return fit_exact(before.to(images.device), after)
+
+
+def _ragged(group: str, items: Sequence[ReadItem]) -> str | None:
+    shapes = [tuple(item.image.shape) for item in items if item.image is not None]
+    other = next((place for place, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if other is None:
+        return None
+    return (
+        f"items 0 and {other} of the data set have shapes {shapes[0]} and {shapes[other]}: images must be of one size; "
+        "pass members or controls that are"
+    )

@@ -1,0 +1,321 @@
+"""Before the first audit: read the images, check them and the model, and say all that is wrong in one message."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+from lightning_memaudit.callback.dataset_images import (
+    Compared,
+    ImageChoice,
+    ReadGroup,
+    compare_with_training,
+    read_group,
+)
+from lightning_memaudit.callback.loaders import RunLoaders, place_in_root
+from lightning_memaudit.callback.model import ModelCall
+from lightning_memaudit.callback.reading import ReadBatch, Source
+from lightning_memaudit.callback.seen import Normalization, Seen
+from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
+from lightning_memaudit.measurement.plan import Group, Plan, check_degradations, check_group
+from lightning_memaudit.measurement.processes import Processes
+
+BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+class Problems:
+    """Gathers what is wrong, to say it all at once.
+
+    >>> problems = Problems()
+    >>> for text in ("members: too dark", "controls: too few"):
+    ...     with problems.caught():
+    ...         raise ValueError(text)
+    >>> problems.raise_all()
+    Traceback (most recent call last):
+    ValueError: 2 problems: (1) members: too dark; (2) controls: too few
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Note a ValueError, and go on."""
+        try:
+            yield
+        except ValueError as error:
+            self.add(str(error))
+
+    def add(self, message: str) -> None:
+        """Note a problem, once."""
+        if message not in self.messages:
+            self.messages.append(message)
+
+    def raise_all(self) -> None:
+        """Raise if there are any.
+
+        Raises:
+            ValueError: With all of them in one line.
+        """
+        if len(self.messages) == 1:
+            raise ValueError(self.messages[0])
+        if self.messages:
+            numbered = "; ".join(f"({number}) {text}" for number, text in enumerate(self.messages, start=1))
+            raise ValueError(f"{len(self.messages)} problems: {numbered}")
+
+
+@dataclass
+class Inspection:
+    """The images of a run as the run itself reads them.
+
+    Attributes:
+        reads: Members and, where there are any, controls.
+        hashes: SHA-256 of every image, by group.
+        compared: What the controls were compared with; None without controls.
+        problems: What is wrong so far.
+        notes: What a reader of the results should know of how the run was read.
+    """
+
+    reads: list[ReadGroup] = field(default_factory=list)
+    hashes: dict[str, list[str]] = field(default_factory=dict)
+    compared: Compared | None = None
+    problems: Problems = field(default_factory=Problems)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups as they were read."""
+        return [read.group for read in self.reads]
+
+
+def read_images(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    which: ImageChoice,
+    how: ModelCall,
+    seed: int,
+    loaders: RunLoaders,
+    processes: Processes,
+) -> Inspection:
+    """Read members and controls, and compare the controls with all that training can reach.
+
+    To be called while the training is undisturbed; the module is in evaluation mode, so that batch hooks do what they
+    do in validation, for members and controls alike.
+    """
+    found = Inspection()
+    with found.problems.caught():
+        sources = which.sources(loaders, seed)
+        for source in sources:
+            with found.problems.caught():
+                found.reads.append(
+                    read_group(
+                        source,
+                        which.number(source.group, bool(trainer.fast_dev_run)),  # type: ignore[attr-defined]
+                        how.normalization,
+                        transfer_for(trainer, pl_module, source),
+                        seed,
+                        which.image_shape,
+                        pl_module.device,
+                        how.takes_batch(pl_module),
+                    )
+                )
+    if not found.reads or found.reads[0].group.name != "members":
+        found.problems.raise_all()
+    for read in found.reads:
+        for problem in read.problems:
+            found.problems.add(problem)
+    if found.problems.messages:
+        return found  # the model is still looked at, so that all problems are said at once
+    found.hashes = {group.name: image_hashes(group) for group in found.groups}
+    if len(found.reads) > 1:
+        with found.problems.caught():
+            _check_controls(found, which, loaders, trainer, pl_module, seed, processes)
+    _say(found, which)
+    return found
+
+
+def _check_controls(
+    found: Inspection,
+    which: ImageChoice,
+    loaders: RunLoaders,
+    trainer: Trainer,
+    pl_module: LightningModule,
+    seed: int,
+    processes: Processes,
+) -> None:
+    members, controls = found.reads
+    sources = which.training(loaders, seed)
+    if which.members is not None:
+        sources.append(members.source)
+    reachable = {_place(source, index) for source in sources for index in source.indices or ()}
+    controls_source = controls.source
+    if controls_source.indices is not None:
+        shared = [
+            name
+            for index, name in zip(controls.group.indices, controls.group.names or (), strict=True)
+            if _place(controls_source, index) in reachable
+        ]
+        if shared:
+            raise ValueError(
+                f"{len(shared)} of the controls are images that the training reaches too ({_few(shared)}): a control "
+                "must not have been trained on; pass controls=<a data set without them>"
+            )
+
+    def convert(source: Source, read: ReadBatch) -> Tensor:
+        batch = transfer_for(trainer, pl_module, source)(read.batch)
+        return members.format.undo(members.format.find(batch)) if members.format.path is not None else _no_images()
+
+    check_disjoint(found.hashes["members"], found.hashes["controls"])
+    share = (processes.rank, processes.num_shares)
+    found.compared = compare_with_training(sources, convert, seed, share)
+
+
+def _place(source: Source, index: int) -> tuple[int, int]:
+    """The same for the same item of the same data set, whatever it is wrapped in."""
+    root, place = place_in_root(source.dataset, index)
+    return id(root), place
+
+
+def _no_images() -> Tensor:
+    return torch.zeros(0, 1, 1, 1)
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _say(found: Inspection, which: ImageChoice) -> None:
+    """Warnings about what is doubtful; the same sentences go to the results as notes."""
+    members = found.reads[0]
+    if len(found.reads) == 1:
+        rank_zero_warn(
+            "controls: no images that were not trained on; rates of members alone say little. "
+            "Give the run a validation dataloader, or pass controls=<a data set>"
+        )
+    if members.random and which.members is None:
+        text = (
+            "members: reading the same training image twice gave different ones (random augmentation): recovery is "
+            "measured against one random version; pass members=<the data set without augmentation>"
+        )
+        rank_zero_warn(text)
+        found.notes.append(text)
+    if found.compared is not None and found.compared.note is not None:
+        found.notes.append(found.compared.note)
+    if len(found.reads) > 1:
+        one, other = (read.format.normalization for read in found.reads)
+        if one != other:
+            text = f"members and controls are read differently: the run gives the model {one} and {other}"
+            rank_zero_warn(text)
+            found.notes.append(text)
+
+
+def transfer_for(trainer: Trainer, pl_module: LightningModule, source: Source) -> Callable[[Any], Any]:
+    """The way of a batch to the model: hooks of module and data module, and the move to the device."""
+    if source.path and hooks_of_run(trainer, pl_module):
+        # Several train dataloaders: the hooks are made for batches of all of them together.
+        rank_zero_warn(
+            f"{source.group}: {', '.join(hooks_of_run(trainer, pl_module))} is made for batches of several "
+            "dataloaders and is left out when the audit reads images; pass mean and std where it normalizes"
+        )
+        return partial(_moved, trainer, pl_module)
+    return partial(_through_hooks, trainer, pl_module)
+
+
+def hooks_of_run(trainer: Trainer, pl_module: LightningModule) -> list[str]:
+    """Which batch hooks the run has of its own."""
+    datamodule = getattr(trainer, "datamodule", None)
+    return [
+        name
+        for name in BATCH_HOOKS
+        if is_overridden(name, pl_module, LightningModule)
+        or (datamodule is not None and is_overridden(name, datamodule, LightningDataModule))
+    ]
+
+
+def _through_hooks(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
+    with _validating(trainer):
+        batch = pl_module._on_before_batch_transfer(batch, 0)
+        if trainer.strategy.lightning_module is None:
+            return pl_module._apply_batch_transfer_handler(batch, pl_module.device, 0)
+        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def _moved(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
+    from lightning.fabric.utilities.apply_func import move_data_to_device
+
+    return move_data_to_device(batch, pl_module.device)
+
+
+@contextmanager
+def _validating(trainer: Trainer) -> Iterator[None]:
+    """Hooks that augment where ``trainer.training`` let images be; members and controls are read alike."""
+    stage = trainer.state.stage
+    trainer.state.stage = RunningStage.VALIDATING
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
+
+
+def check_model(found: Inspection, plan: Plan, autoencoder: Callable[[Tensor], Tensor]) -> None:
+    """Check the model and the degradations with the first images, then say all that is wrong.
+
+    Raises:
+        ValueError: With every problem of images and model.
+    """
+    for group in found.groups:
+        few = few_images(group)
+        with found.problems.caught():
+            check_group(few, autoencoder)
+        with found.problems.caught():
+            check_degradations(plan, few)
+    found.problems.raise_all()
+
+
+def few_images(group: Group, count: int = 2) -> Group:
+    """The first images of a group, whatever their range."""
+    first = group.first(count)
+    return replace(first, images=first.images[slice(0, count)].clamp(0, 1))
+
+
+def what_the_model_sees(
+    read: ReadGroup, call: Callable[[Any], Any], flatten: bool = False, conditional: bool = False
+) -> Seen:
+    """What the model gets of an image in [0, 1].
+
+    What the batch holds, unless that cannot be: a model that takes no bytes gets numbers in [0, 1], for then
+    ``training_step`` scales them; one that takes no (B, H, W, C) gets (B, C, H, W). The first training batch shows
+    whether that is so.
+
+    Args:
+        read: The members.
+        call: The model's own call, on what it gets.
+        flatten: Whether the user asks for flat images.
+        conditional: Whether the call takes a batch.
+    """
+    known, images = read.format, read.group.images[slice(0, 1 if conditional else 2)].clamp(0, 1)
+
+    def works(given: Tensor) -> bool:
+        given = given.flatten(1) if flatten else given
+        try:
+            call(read.group.conditions[0].batch_with(given) if conditional else given)  # type: ignore[index, union-attr]
+        except Exception:
+            return False
+        return True
+
+    normalization, dtype, channels_last = known.normalization, known.dtype, known.channels_last and not flatten
+    if not dtype.is_floating_point:
+        as_bytes = (images * 255).round().to(torch.uint8)
+        in_bytes = dtype == torch.uint8 and works(as_bytes.movedim(1, -1) if channels_last else as_bytes)
+        normalization, dtype = Normalization(None, [1 / 255]) if in_bytes else Normalization(), torch.float32
+    if channels_last and not works(images.movedim(1, -1).to(dtype)):
+        channels_last = not works(images.to(dtype))
+    return Seen(normalization=normalization, channels_last=channels_last, dtype=dtype)

@@ -1,0 +1,120 @@
+"""The image in an item of a data set or in a batch of a run: whatever form others give it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_memaudit.callback.keys import select
+
+CHANNELS = (1, 3, 4)
+"""Numbers of channels that tell (H, W, C) from (C, H, W)."""
+
+
+def find_in_item(item: Any, key: Any) -> Tensor:
+    """The image (C, H, W), (H, W) or flat, of any type, within a data set's item.
+
+    Without a key: the item itself when it is a tensor, an array or a PIL image, else the first element of a tuple or
+    list.
+
+    Args:
+        item: As the data set gives it.
+        key: Index, key or attribute, several of them, outermost first, or a function of the item.
+
+    Raises:
+        ValueError: No image is found there.
+
+    >>> find_in_item({"pixels": np.zeros((8, 8, 3), np.uint8)}, "pixels").shape
+    torch.Size([3, 8, 8])
+    """
+    value = select(item, key, "image_key") if key is not None else item
+    if key is None and isinstance(item, (tuple, list)) and item:
+        value = item[0]
+    image = as_tensor(value)
+    if image is None:
+        raise ValueError(_no_image(value))
+    return channels_first(image)
+
+
+def _no_image(value: Any) -> str:
+    kind = type(value).__name__
+    if isinstance(value, Mapping):
+        likely = [key for key, part in value.items() if _looks_like_image(part)]
+        such = f", such as {likely[0]!r}" if likely else ""
+        return (
+            f"the data set gives a {kind} with keys {list(value)} where an image should be: pass image_key=<index or "
+            f"key of the image>{such}"
+        )
+    names = [name for name, part in _parts(value) if isinstance(name, str) and _looks_like_image(part)]
+    such = f", such as {names[0]!r}" if names else ""
+    return (
+        f"the data set gives a {kind} where an image should be: pass image_key=<index, key or attribute of the image, "
+        f"or a function of the item>{such}"
+    )
+
+
+def _looks_like_image(part: Any) -> bool:
+    image = as_tensor(part)
+    return image is not None and image.ndim in (2, 3) and image.numel() > 1
+
+
+def as_tensor(value: Any) -> Tensor | None:
+    """A tensor, an array or a PIL image as a plain tensor; None for anything else.
+
+    >>> as_tensor(np.zeros((2, 3), ">f4")).dtype, as_tensor("text")
+    (torch.float32, None)
+    """
+    if isinstance(value, Tensor):
+        return value.detach().as_subclass(Tensor)
+    if hasattr(value, "getbands"):  # a PIL image
+        if value.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L"):
+            value = value.convert("RGB")
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
+        native = value.astype(value.dtype.newbyteorder("="), copy=True)
+        if native.dtype.kind == "u" and native.dtype.itemsize > 1:
+            native = native.astype(np.int64)  # torch can do little with unsigned integers
+        return torch.from_numpy(native)
+    return None
+
+
+def channels_first(image: Tensor) -> Tensor:
+    """(H, W, C) as (C, H, W); anything else as it is."""
+    return image.movedim(-1, -3) if is_channels_last(image.shape[-3:]) else image
+
+
+def is_channels_last(shape: Sequence[int]) -> bool:
+    """Whether these three dimensions are (H, W, C): three or four channels at the end and none in front.
+
+    >>> is_channels_last((32, 32, 3)), is_channels_last((3, 32, 32)), is_channels_last((3, 3, 3))
+    (True, False, False)
+    """
+    return len(shape) == 3 and shape[-1] in CHANNELS and shape[0] not in CHANNELS
+
+
+def tensors_in(batch: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+    """Every tensor or array in a batch with its path, outermost key first.
+
+    >>> [path for path, _ in tensors_in({"image": torch.zeros(2, 1), "labels": [torch.zeros(2), "x"]})]
+    [('image',), ('labels', 0)]
+    """
+    tensor = batch if isinstance(batch, Tensor) else as_tensor(batch) if isinstance(batch, np.ndarray) else None
+    if tensor is not None:
+        yield path, tensor
+        return
+    for key, part in _parts(batch):
+        yield from tensors_in(part, (*path, key))
+
+
+def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, tuple | list):
+        yield from enumerate(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from ((one.name, getattr(value, one.name)) for one in fields(value))
+    elif hasattr(value, "__dict__") and not callable(value):
+        yield from ((name, part) for name, part in vars(value).items() if not name.startswith("_"))

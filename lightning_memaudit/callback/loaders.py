@@ -1,0 +1,236 @@
+"""Which items of a data set a run's dataloaders can yield, for any sampler, and without disturbing it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler
+
+EPOCHS_LOOKED_AT = 3
+"""Epochs of a sampler nobody here knows that are drawn, in a process of their own, to learn what it yields."""
+
+
+@dataclass(frozen=True)
+class RunLoaders:
+    """The dataloaders of a run, as far as an audit needs them.
+
+    Attributes:
+        train: All train dataloaders; members come from the first, controls must come from none.
+        validation: The first validation dataloader; None where the run has none.
+        path: Where the batch of the first train dataloader is within a batch of the run.
+        num_batches: Batches of an epoch of training.
+
+    >>> loaders = RunLoaders.of([DataLoader(range(8), 2), DataLoader(range(4), 2)], DataLoader(range(3)))
+    >>> len(loaders.train), loaders.path, loaders.validation.dataset
+    (2, (0,), range(0, 3))
+    """
+
+    train: list[Any] = field(default_factory=list)
+    validation: Any = None
+    path: tuple[Any, ...] = ()
+    num_batches: float = float("inf")
+
+    @classmethod
+    def of(cls, train: Any, validation: Any, num_batches: float = float("inf")) -> "RunLoaders":
+        """Of whatever Lightning may be given: one loader, lists, mappings, a CombinedLoader; None for none."""
+        found = list(_loaders_in(train)) if train is not None else []
+        first = next(_loaders_in(validation), None) if validation is not None else None
+        loader = None if first is None else first[1]
+        return cls([one for _, one in found], loader, found[0][0] if found else (), num_batches)
+
+    @classmethod
+    def of_trainer(cls, trainer: Trainer) -> "RunLoaders":
+        """Of a trainer in a stage that has its train dataloader.
+
+        Lightning asks for validation loaders when validation first runs, perhaps many epochs from now. Asking in its
+        place would change when their hook draws random numbers. So they are asked for once more; the caller preserves
+        random states.
+        """
+        if trainer.state.fn != TrainerFn.FITTING:
+            return cls()
+        validation: Any = trainer.val_dataloaders
+        if validation is None:
+            source = trainer.fit_loop.epoch_loop.val_loop._data_source
+            if source.instance is not None and source.is_defined():
+                validation = source.dataloader()
+        return cls.of(trainer.train_dataloader, validation, trainer.num_training_batches)
+
+
+def _loaders_in(loaders: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every loader with its path within a batch, in order."""
+    if isinstance(loaders, DataLoader):
+        yield path, loaders
+    elif isinstance(loaders, Mapping):
+        for key, loader in loaders.items():
+            yield from _loaders_in(loader, (*path, key))
+    elif isinstance(loaders, list | tuple) and not any(isinstance(one, torch.Tensor) for one in loaders):
+        for index, loader in enumerate(loaders):
+            yield from _loaders_in(loader, (*path, index))
+    elif hasattr(loaders, "iterables"):  # a CombinedLoader
+        yield from _loaders_in(loaders.iterables, path)
+    else:
+        yield path, loaders
+
+
+def check_loader(loader: Any, group: str) -> None:
+    """Raise unless images can be read from behind a loader.
+
+    Raises:
+        ValueError: It has no data set, and is none.
+    """
+    if not hasattr(loader, "dataset"):
+        raise ValueError(f"{group}: no data set found in {type(loader).__name__}; pass {group}=<a data set>")
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether a data set can only be iterated, not indexed."""
+    if isinstance(dataset, IterableDataset):
+        return True
+    return not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))
+
+
+@dataclass(frozen=True)
+class Reachable:
+    """Which items a loader can yield.
+
+    Attributes:
+        indices: In increasing order, each once.
+        certain: Whether every epoch yields them all.
+
+    >>> Reachable.through(DataLoader(range(9), 2, sampler=[3, 5, 3]))
+    Reachable(indices=[3, 5], certain=True)
+    """
+
+    indices: list[int]
+    certain: bool = True
+
+    @classmethod
+    def through(cls, loader: Any, num_batches: float = float("inf"), indices_of: Any = None) -> "Reachable":
+        """What ``num_batches`` batches per epoch of a loader can reach.
+
+        Args:
+            loader: Its data set has a length.
+            num_batches: With limited batches (``limit_train_batches``, ``overfit_batches``, ``fast_dev_run``) and a
+                fixed order, the rest is never reached.
+            indices_of: Draws epochs of a sampler of unknown type, see
+                :func:`~lightning_memaudit.callback.reading.draw_epochs`; None draws them here.
+        """
+        size = len(loader.dataset)
+        limit = num_batches if num_batches < _length(loader, float("inf")) else None
+        batch_sampler = getattr(loader, "batch_sampler", None)
+        if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
+            return _drawn(batch_sampler, size, limit, indices_of)
+        # Beside a batch sampler that was passed, the loader has a sampler that it does not use.
+        sampler, batch_size, copies = getattr(loader, "sampler", None), 1, 1
+        if batch_sampler is not None:
+            sampler, batch_size = batch_sampler.sampler, batch_sampler.batch_size
+        while isinstance(sampler, DistributedSampler):
+            copies *= sampler.num_replicas
+            inner = getattr(sampler.dataset, "_sampler", None)  # Lightning's wrapper of another sampler
+            if inner is None:
+                sampler = RandomSampler(range(size)) if sampler.shuffle else SequentialSampler(range(size))
+            else:
+                sampler = inner
+        count = None if limit is None else int(limit) * batch_size * copies
+        kind = type(sampler)
+        if sampler is None or kind is SequentialSampler:
+            return cls(list(range(size if count is None else min(size, count))))
+        if kind is RandomSampler:
+            draws = sampler.num_samples if count is None else min(count, sampler.num_samples)
+            return cls(list(range(size)), draws >= size and not sampler.replacement)
+        if kind is SubsetRandomSampler:
+            indices = sorted({int(index) for index in sampler.indices})
+            return cls(indices, count is None or count >= len(indices))
+        if kind is WeightedRandomSampler:
+            return cls([int(index) for index in sampler.weights.nonzero().flatten()], False)
+        if isinstance(sampler, list | tuple | range):
+            return cls(sorted({int(index) for index in islice(_flat(sampler), count)}))
+        return _drawn(sampler, size, count, indices_of)
+
+
+def _length(loader: Any, otherwise: float) -> float:
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return otherwise
+
+
+def _drawn(sampler: Any, size: int, limit: float | None, indices_of: Any) -> Reachable:
+    """What a sampler yields in a few epochs."""
+    most = 4 * size if limit is None else int(limit)
+    epochs = (indices_of or draw_epochs)(sampler, most)
+    reached = {index % size for epoch in epochs for index in epoch if -size <= index < size}
+    return Reachable(sorted(reached), all(set(epoch) == set(epochs[0]) for epoch in epochs))
+
+
+def draw_epochs(sampler: Any, most: int, num_epochs: int = EPOCHS_LOOKED_AT) -> list[list[int]]:
+    """The indices that a sampler, or a sampler of batches, yields in its first epochs; at most so many elements each.
+
+    It advances the sampler and its generators: to be called in a process of its own.
+    """
+    epochs = []
+    for epoch in range(num_epochs):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        epochs.append([int(index) for index in _flat(islice(iter(sampler), most))])
+    return epochs
+
+
+def _flat(elements: Any) -> Iterator[Any]:
+    for element in elements:
+        if isinstance(element, Sequence) or (isinstance(element, torch.Tensor) and element.ndim):
+            yield from _flat(element)
+        else:
+            yield element
+
+
+def warn_if_uncertain(reachable: Reachable, loader: Any, num_batches: float) -> None:
+    """Warn when some of the members may never have been trained on."""
+    if reachable.certain:
+        return
+    limited = num_batches < _length(loader, float("inf"))
+    why = (
+        f"only {int(num_batches)} of {len(loader)} batches are trained on in each epoch, in random order"
+        if limited
+        else f"{type(getattr(loader, 'sampler', None)).__name__} yields other items in every epoch"
+    )
+    rank_zero_warn(
+        f"members: {why}: some images may never have been; pass members=<a data set of those that are> for exact rates"
+    )
+
+
+def place_in_root(dataset: Any, index: int) -> tuple[Any, int]:
+    """The data set and the index that an item comes from, through Subset and ConcatDataset.
+
+    >>> place_in_root(Subset(ConcatDataset([range(5), range(9)]), [7, 2]), 0)
+    (range(0, 9), 2)
+    """
+    while True:
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, int(dataset.indices[index])
+        elif isinstance(dataset, ConcatDataset):
+            index = index + len(dataset) if index < 0 else index
+            before = 0
+            for part, end in zip(dataset.datasets, dataset.cumulative_sizes, strict=True):
+                if index < end:
+                    dataset, index = part, index - before
+                    break
+                before = end
+        else:
+            return dataset, index

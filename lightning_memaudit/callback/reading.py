@@ -1,0 +1,282 @@
+"""Reads items and batches as the run's own dataloader does, in a process of its own that leaves no trace in this one.
+
+A data set may open its file at the first read, count, cache, or draw from generators of its own. Read in this process,
+that would change what training reads later: workers forked from here would share the position in the file, and the
+generators would have moved on.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate
+
+from lightning_memaudit.callback.image_names import name_in
+from lightning_memaudit.callback.items import find_in_item
+from lightning_memaudit.callback.loaders import draw_epochs
+
+WORKER_TIMEOUT = 120.0
+"""Seconds without an answer after which a reading process is given up, and the reading done in this one."""
+
+MOST_ITEMS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images of a group come from.
+
+    Attributes:
+        group: ``members`` or ``controls``.
+        dataset: The data set.
+        indices: Which items of it; None where it can only be iterated.
+        loader: The run's dataloader whose ``collate_fn`` and worker settings are used; None for defaults.
+        key: Where the image is in an item, see :func:`~lightning_memaudit.callback.items.find_in_item`.
+        path: Where the batch of this loader is within a batch of the run.
+        given: Whether the data set was passed by the user.
+
+    >>> Source("members", [torch.zeros(1, 8, 8)] * 4, indices=[0, 2]).batch_size
+    2
+    """
+
+    group: str
+    dataset: Any
+    indices: list[int] | None
+    loader: Any = None
+    key: Any = None
+    path: tuple[Any, ...] = ()
+    given: bool = False
+
+    @property
+    def batch_size(self) -> int:
+        """Items that are read at once."""
+        wanted = getattr(self.loader, "batch_size", None) or MOST_ITEMS_AT_ONCE
+        least = min(wanted, MOST_ITEMS_AT_ONCE)
+        return least if self.indices is None else max(1, min(least, len(self.indices)))
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether the data set itself gives batches, so that there is nothing to collate."""
+        loader = self.loader
+        return loader is not None and loader.batch_size is None and loader.batch_sampler is None
+
+
+@dataclass(frozen=True)
+class ReadItem:
+    """What an item itself says of its image.
+
+    Attributes:
+        image: As it stands in the item, (C, H, W), (H, W) or flat, of any type; None where there is none.
+        name: What it is called there, such as a file's path; None where it has no name.
+        problem: Why there is no image.
+
+    >>> ReadItem(torch.zeros(1, 8, 8)).name is None
+    True
+    """
+
+    image: Tensor | None
+    name: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class ReadBatch:
+    """A batch as the run's ``collate_fn`` makes it, and the items that it was made of.
+
+    Attributes:
+        batch: Before it is transferred to a device.
+        items: One per item; empty where the data set itself gives batches.
+
+    >>> ReadBatch(torch.zeros(2, 1, 8, 8)).items
+    []
+    """
+
+    batch: Any
+    items: list[ReadItem] = field(default_factory=list)
+
+
+class _CollateWithItems:
+    """The run's ``collate_fn``, and beside its result what is known of the items."""
+
+    def __init__(self, collate: Callable[[Any], Any], key: Any) -> None:
+        self.collate, self.key = collate, key
+
+    def __call__(self, items: list[Any]) -> ReadBatch:
+        read = [read_item(item, self.key) for item in items]  # before collate_fn, which may work in place
+        return ReadBatch(self.collate(items), read)
+
+
+def read_item(item: Any, key: Any) -> ReadItem:
+    """The image and the name in an item of a data set."""
+    name = name_in(item)
+    try:
+        return ReadItem(find_in_item(item, key).clone(), name)
+    except ValueError as error:
+        return ReadItem(None, name, str(error))
+
+
+class Reader:
+    """Reads from a source, in a process of its own where that is possible.
+
+    Args:
+        source: Where from.
+        seed: Of the reading process; the random states of this one stay untouched.
+
+    Attributes:
+        note: Why this process had to read; None where it did not.
+
+    >>> reader = Reader(Source("members", [(torch.zeros(1, 8, 8), "a label")] * 3, indices=[0, 1, 2]), seed=0)
+    >>> [read.batch[0].shape for read in reader.blocks([[0, 1], [2]])]
+    [torch.Size([2, 1, 8, 8]), torch.Size([1, 1, 8, 8])]
+    """
+
+    def __init__(self, source: Source, seed: int) -> None:
+        self.source, self.seed = source, seed
+        self.note: str | None = None
+
+    def blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[ReadBatch]:
+        """One batch per block of indices, in order.
+
+        Raises:
+            ValueError: An item cannot be read; the message names it.
+        """
+        done = 0
+        if self.note is None:
+            try:
+                for batch in self._loader(blocks, num_workers=1):
+                    yield batch
+                    done += 1
+                return
+            except GeneratorExit:
+                raise
+            except Exception as error:
+                failure = error
+            # Read once more in this process: a data set may not work in another one, and if the fault is its own the
+            # error says so without the worker's wrapping.
+            remaining = list(blocks)[done:]
+            first = self._read(remaining[:1])
+            self._give_up_worker(failure)
+            yield from first
+            blocks = remaining[1:]
+        for block in blocks:
+            yield from self._read([block])
+
+    def first(self, count: int) -> Iterator[ReadBatch]:
+        """Batches of a fresh iteration of a stream, until there are ``count`` items or no more."""
+        done = 0
+        try:
+            for batch in self._loader(None, num_workers=1):
+                yield batch
+                done += max(1, len(batch.items))
+                if done >= count:
+                    return
+            return
+        except GeneratorExit:
+            raise
+        except Exception as error:
+            failure = error
+        if done:
+            raise ValueError(f"{self.source.group}: {_kind(self.source)} cannot be read further ({_line(failure)})")
+        try:
+            batches = iter(self._loader(None, num_workers=0))
+            first = next(batches, None)
+        except Exception as error:
+            raise ValueError(
+                f"{self.source.group}: {_kind(self.source)} cannot be read ({_line(error)}): mend it, or pass "
+                f"{self.source.group}=<a data set>"
+            ) from error
+        self._give_up_worker(failure)
+        if first is not None:
+            yield first
+            yield from batches
+
+    def sampler_epochs(self, sampler: Any, most: int) -> list[list[int]]:
+        """See :func:`~lightning_memaudit.callback.loaders.draw_epochs`; in a process of its own where possible."""
+        loader = DataLoader(_Epochs(sampler, most), batch_size=None, num_workers=1, timeout=WORKER_TIMEOUT)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return next(iter(loader))  # type: ignore[no-any-return]
+        except Exception as error:
+            self._give_up_worker(error)
+            return draw_epochs(sampler, most)
+
+    def _read(self, blocks: Sequence[Sequence[int]]) -> list[ReadBatch]:
+        """In this process; an error names the item."""
+        try:
+            return list(self._loader(blocks, num_workers=0))
+        except Exception as error:
+            failure = error
+        for block in blocks:
+            for index in block:
+                try:
+                    self.source.dataset[index]
+                except Exception as error:
+                    raise ValueError(
+                        f"item {index} of {_kind(self.source)} cannot be read ({_line(error)}): mend the data set, or "
+                        "pass members or controls that can be read by index"
+                    ) from error
+        raise ValueError(
+            f"{self.source.group}: the batch of the items {', '.join(map(str, blocks[0]))} cannot be made "
+            f"({_line(failure)}): pass {self.source.group}=<a data set> whose items are like those that are trained on"
+        ) from failure
+
+    def _give_up_worker(self, error: BaseException) -> None:
+        self.note = (
+            f"read in the process of the training, because a reading process failed ({_line(error)}): state that the "
+            "data set keeps may have changed"
+        )
+        warnings.warn(f"{self.source.group}: {self.note}", stacklevel=3)
+
+    def _loader(self, blocks: Sequence[Sequence[int]] | None, num_workers: int) -> Any:
+        source, loader = self.source, self.source.loader
+        settings: dict[str, Any] = {
+            "num_workers": num_workers,
+            # Seeds the reading process; without it a number would be drawn from the global generator.
+            "generator": torch.Generator().manual_seed(self.seed),
+            "worker_init_fn": getattr(loader, "worker_init_fn", None),
+        }
+        if num_workers:
+            settings["timeout"] = getattr(loader, "timeout", 0) or WORKER_TIMEOUT
+            settings["multiprocessing_context"] = getattr(loader, "multiprocessing_context", None)
+        if source.in_batches:
+            collate: Callable[[Any], Any] = partial(_collated, loader.collate_fn)
+            sampler: Any = None
+            if blocks is not None:
+                in_lists = isinstance(loader.sampler, BatchSampler)
+                sampler = list(blocks) if in_lists else [index for block in blocks for index in block]
+            return DataLoader(source.dataset, batch_size=None, sampler=sampler, collate_fn=collate, **settings)
+        own = getattr(loader, "collate_fn", None) or default_collate
+        settings["collate_fn"] = _CollateWithItems(own, source.key)
+        if blocks is None:
+            return DataLoader(source.dataset, batch_size=source.batch_size, **settings)
+        return DataLoader(source.dataset, batch_sampler=[list(block) for block in blocks], **settings)
+
+
+def _collated(collate: Callable[[Any], Any], batch: Any) -> ReadBatch:
+    return ReadBatch(collate(batch))
+
+
+class _Epochs(IterableDataset[Any]):
+    """Draws epochs of a sampler where it is iterated: in a worker process."""
+
+    def __init__(self, sampler: Any, most: int) -> None:
+        self.sampler, self.most = sampler, most
+
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        yield draw_epochs(self.sampler, self.most)
+
+
+def _kind(source: Source) -> str:
+    return type(source.dataset).__name__
+
+
+def _line(error: BaseException) -> str:
+    """An error in one line; of a worker's error, which quotes a traceback, the last line."""
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:
+        return " ".join(text.splitlines()[-1].split())
+    return " ".join(f"{type(error).__name__}: {text}".split())

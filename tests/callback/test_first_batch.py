@@ -1,0 +1,120 @@
+"""What training_step does with its images before the model gets them, the audit must do too, or nothing is audited."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from training_runs import Items, Module, audit_callback, fit, images, rows
+
+pytestmark = [
+    pytest.mark.usefixtures("without_report"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
+]
+
+
+class Network(Module):
+    """``prepare`` is what training_step does with its batch; the network's layers see what comes of it."""
+
+    def __init__(self, prepare=lambda x: x, shape=(1, 8, 8), through_forward=True):
+        super().__init__()
+        self.prepare, self.through_forward = prepare, through_forward
+        size = torch.Size(shape).numel()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(size, 8), nn.ReLU(), nn.Linear(8, size))
+
+    def forward(self, x):
+        return self.net(x).view_as(x)
+
+    def training_step(self, batch, batch_idx):
+        x = self.prepare(batch)
+        output = self(x) if self.through_forward else self.net(x).view_as(x)
+        return functional.mse_loss(output, x)
+
+
+def run(module, shape=(1, 8, 8), data=None, **arguments):
+    data = images(8, shape=shape) if data is None else data
+    others = images(4, seed=1, shape=shape)
+    callback = audit_callback(**arguments)
+    fit(callback, module, DataLoader(Items(data), 4), DataLoader(Items(others.to(data.dtype)), 4))
+    return callback
+
+
+@pytest.mark.parametrize("through_forward", [True, False])
+def test_a_normalization_within_training_step_is_refused_before_the_first_step(through_forward):
+    module = Network(lambda x: (x - 0.5) / 0.25, through_forward=through_forward)
+    before = [parameter.clone() for parameter in module.parameters()]
+    text = r"training_step gives the model \(image - 0.5\) / 0.25 and the audit would give it image: pass reconstruct="
+    with pytest.raises(ValueError, match=text):
+        run(module)
+    assert all(torch.equal(one, other) for one, other in zip(before, module.parameters(), strict=True))
+    assert not any(submodule._forward_pre_hooks for submodule in module.modules())
+
+
+def test_with_the_function_that_it_asks_for_it_goes_on():
+    def normalized(module, x):
+        return module((x - 0.5) / 0.25) * 0.25 + 0.5
+
+    run(Network(lambda x: (x - 0.5) / 0.25), reconstruct=normalized)
+    assert len(rows()) == 1
+
+
+def test_per_channel():
+    mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]))
+    module = Network(lambda x: (x - mean) / std, shape=(3, 8, 8))
+    with pytest.raises(ValueError, match=r"\(image - \[0.5, 0.4, 0.3\]\) / \[0.2, 0.25, 0.3\]"):
+        run(module, shape=(3, 8, 8))
+
+
+def test_moved_channels_are_refused():
+    module = Network(lambda x: x.permute(0, 2, 3, 1), shape=(3, 8, 8))
+    with pytest.raises(ValueError, match="training_step moves the channels"):
+        run(module, shape=(3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda x: x,
+        lambda x: x.flatten(1).view_as(x),
+        lambda x: x + 0.1 * torch.randn_like(x),
+        lambda x: x * (torch.rand_like(x) > 0.5),
+        lambda x: x.flip(-1),
+    ],
+)
+def test_denoising_masking_and_augmenting_are_no_faults(prepare):
+    run(Network(prepare))
+    assert len(rows()) == 1
+
+
+def test_members_in_another_range_than_the_training_are_refused():
+    normalized = images(8) * 4 - 2
+    with pytest.raises(ValueError, match=r"those of the training's first batch are in \[-1.9"):
+        run(Network(), data=normalized, members=Items(images(8)), controls=Items(images(4, seed=1)))
+
+
+def test_bytes_that_training_step_scales():
+    callback = run(
+        Network(lambda x: x.float() / 255), data=(images(8) * 255).round().byte(), controls=Items(images(4, 1))
+    )
+    assert callback.last_report.images[0]["group"] == "members"
+    truth = callback.last_report.recoveries["members/truth"]
+    assert torch.equal(torch.from_numpy(truth), (images(8) * 255).round() / 255)
+
+
+def test_bytes_that_the_model_scales():
+    class Scales(Network):
+        def forward(self, x):
+            x = x.float() / 255
+            return self.net(x).view_as(x) * 255
+
+        def training_step(self, batch, batch_idx):
+            return functional.mse_loss(self(batch) / 255, batch.float() / 255)
+
+    data = (images(8) * 255).round().byte()
+    others = Items((images(4, seed=1) * 255).round().byte())
+
+    module = Scales()
+    callback = run(module, data=data, controls=others)
+    with torch.no_grad():
+        expected = functional.mse_loss(module(data) / 255, data.float() / 255)
+    assert callback.last_report.headline["train_loss"] == pytest.approx(float(expected), rel=1e-4)
