@@ -14,8 +14,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_memaudit.callback.model import Key, Normalization, key_path
+from lightning_memaudit.callback.keys import GroupKey, Key, key_for, select
 from lightning_memaudit.callback.run_inspection import train_dataset, validation_dataset
+from lightning_memaudit.callback.seen import Normalization
 from lightning_memaudit.measurement.plan import Group, check_values
 
 CACHE_BYTES = 2**30
@@ -34,7 +35,7 @@ class ImageChoice:
         controls: Images that are not; None takes the data set of the run's validation dataloader.
         num_members: A seeded random choice of so many; None takes all.
         num_controls: Likewise.
-        image_key: See :func:`read_image`.
+        image_key: See :func:`read_image`; or one for members and one for controls.
         image_shape: (C, H, W) for data sets of flat vectors.
 
     Raises:
@@ -49,10 +50,11 @@ class ImageChoice:
     controls: Dataset[Any] | None = None
     num_members: int | None = 100
     num_controls: int | None = 100
-    image_key: Key | None = None
+    image_key: GroupKey | None = None
     image_shape: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        key_for("members", self.image_key)
         for argument, value in (("num_members", self.num_members), ("num_controls", self.num_controls)):
             if value is not None and value < 1:
                 raise ValueError(f"{argument}={value}: must be at least 1, or null for all")
@@ -86,7 +88,9 @@ class ImageChoice:
             if trainer.fast_dev_run:  # type: ignore[attr-defined]
                 wanted = min(wanted or FAST_DEV_RUN_IMAGES, FAST_DEV_RUN_IMAGES)
             indices = [usable[index] for index in choose_indices(len(usable), wanted, seed)]
-            images = DatasetImages(dataset, indices, self.image_key, normalization, pl_module.device, self.image_shape)
+            images = DatasetImages(
+                dataset, indices, key_for(name, self.image_key), normalization, pl_module.device, self.image_shape
+            )
             # Mask i goes to the i-th image of either group: members and controls are paired by mask.
             groups.append(Group(name, images, indices, range(len(indices))))
         return groups
@@ -108,15 +112,7 @@ def read_image(item: Any, image_key: Key | None) -> Tensor:
     Raises:
         ValueError: No tensor is found there.
     """
-    image = item
-    for key in key_path(image_key):
-        try:
-            image = image[key]
-        except (IndexError, KeyError, TypeError) as error:
-            keys = f"; it has keys {list(image)}" if isinstance(image, Mapping) else ""
-            raise ValueError(
-                f"image_key={image_key!r} is not in the data set's {type(image).__name__}{keys}"
-            ) from error
+    image = select(item, image_key, "image_key")
     if image_key is None and isinstance(item, (tuple, list)) and item:
         image = item[0]
     if isinstance(image, np.ndarray):

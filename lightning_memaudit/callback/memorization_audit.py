@@ -13,10 +13,12 @@ from torch.utils.data import Dataset
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.isolation import preserved_random_state
-from lightning_memaudit.callback.model import Key, ModelCall, Normalization, Reconstruct
+from lightning_memaudit.callback.keys import GroupKey, Key
+from lightning_memaudit.callback.model import ModelCall, Reconstruct
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.run_inspection import check_monitors, check_order
 from lightning_memaudit.callback.schedule import EpochLoss, Schedule
+from lightning_memaudit.callback.seen import Normalization
 from lightning_memaudit.callback.session import Session
 from lightning_memaudit.measurement.engine import now
 from lightning_memaudit.measurement.plan import DEFAULT_METHODS, DEFAULT_PATTERNS, Methods, Plan
@@ -94,11 +96,14 @@ class MemorizationAuditCallback(Callback):
         controls: Images that are not; default: the data set of the run's validation dataloader.
         num_members: Audit a seeded random choice of so many; None audits all.
         num_controls: Likewise.
-        image_key: Index or key of the image in an item, or several, outermost first; default: the item itself, or its
-            first element.
+        image_key: Index, key or attribute of the image in an item, or several, outermost first, or a function of the
+            item (in YAML its import path); ``{"members": ..., "controls": ...}`` where they differ. Default: the item
+            itself, or its first element.
         image_shape: (C, H, W) for data sets of flat vectors.
-        reconstruct: ``"forward"``, another method's name, or a function ``(module, images)``.
-        output: Index, key or attribute of the reconstruction in what is returned, or several, outermost first.
+        reconstruct: ``"forward"``, another method's name, or a function ``(module, images)``, in YAML its import path.
+            A function ``(module, batch)``, or a method ``(batch)``, gets the run's own batch with the images put in.
+        output: Index, key or attribute of the reconstruction in what is returned, or several, outermost first, or a
+            function of it.
         flatten: Give the model (B, C·H·W).
         mean: What the data set subtracts from images in [0, 1], per channel or one for all.
         std: What it then divides by. For images in [-1, 1]: ``mean=[0.5], std=[0.5]``.
@@ -149,7 +154,7 @@ class MemorizationAuditCallback(Callback):
         controls: Dataset[Any] | None = None,
         num_members: int | None = 100,
         num_controls: int | None = 100,
-        image_key: Key | None = None,
+        image_key: GroupKey | None = None,
         image_shape: Sequence[int] | None = None,
         reconstruct: Reconstruct = "forward",
         output: Key | None = None,

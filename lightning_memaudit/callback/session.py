@@ -20,6 +20,7 @@ from lightning_memaudit.callback.dataset_images import (
     warn_if_random,
 )
 from lightning_memaudit.callback.isolation import preserved_random_state, undisturbed
+from lightning_memaudit.callback.keys import key_for
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import AuditProgress
@@ -167,7 +168,7 @@ class Session:
         images = self.groups[0].images
         assert isinstance(images, DatasetImages)
         if self.which.members is None:
-            warn_if_random(images.dataset, images.indices[0], self.which.image_key)
+            warn_if_random(images.dataset, images.indices[0], key_for("members", self.which.image_key))
         return hashes
 
     def _check_model(self, autoencoder: Callable[[Tensor], Tensor]) -> None:
