@@ -96,11 +96,14 @@ class MemorizationAuditCallback(Callback):
         controls: Images that are not; default: the data set of the run's validation dataloader.
         num_members: Audit a seeded random choice of so many; None audits all.
         num_controls: Likewise.
-        image_key: Index or key of the image in an item, or several, outermost first; default: the item itself, or its
-            first element.
+        image_key: Index, key or attribute of the image in an item, or several, outermost first, or a function of the
+            item (in YAML its import path); ``{"members": ..., "controls": ...}`` where they differ. Default: the item
+            itself, or its first element.
         image_shape: (C, H, W) for data sets of flat vectors.
-        reconstruct: ``"forward"``, another method's name, or a function ``(module, images)``.
-        output: Index, key or attribute of the reconstruction in what is returned, or several, outermost first.
+        reconstruct: ``"forward"``, another method's name, or a function ``(module, images)``, in YAML its import path.
+            A function ``(module, batch)``, or a method ``(batch)``, gets the run's own batch with the images put in.
+        output: Index, key or attribute of the reconstruction in what is returned, or several, outermost first, or a
+            function of it.
         flatten: Give the model (B, C·H·W).
         mean: What the data set subtracts from images in [0, 1], per channel or one for all.
         std: What it then divides by. For images in [-1, 1]: ``mean=[0.5], std=[0.5]``.

@@ -1,94 +1,25 @@
 """Turn any LightningModule into a function from images in [0, 1] to images in [0, 1]."""
 
+import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Reconstruct = str | Callable[[nn.Module, Tensor], Any]
+from lightning_memaudit.callback.conditions import Condition
+from lightning_memaudit.callback.keys import Key, imported, key_path, select
+from lightning_memaudit.callback.seen import Normalization, Seen
 
+Reconstruct = str | Callable[[nn.Module, Any], Any]
+"""``"forward"``, another method's name, the import path of a function, or a function ``(module, images)``.
 
-@dataclass(frozen=True)
-class Normalization:
-    """The affine map between images in [0, 1] and what the model sees: ``(image - mean) / std`` per channel.
-
-    Attributes:
-        mean: One number per channel, or one for all; None is 0.
-        std: Likewise, positive; None is 1.
-
-    Raises:
-        ValueError: A number is not finite, or ``std`` not positive; when applied: too few or too many for the channels.
-
-    >>> normalization = Normalization(mean=[0.5], std=[0.5])  # images in [-1, 1]
-    >>> seen = normalization.apply(torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3))
-    >>> seen.flatten().tolist(), normalization.undo(seen).flatten().tolist()
-    ([-1.0, 0.0, 1.0], [0.0, 0.5, 1.0])
-    """
-
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-
-    def __post_init__(self) -> None:
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and not all(abs(value) < float("inf") for value in values):
-                raise ValueError(f"{name}={list(values)}: must be finite numbers, one per channel or one for all")
-        if self.std is not None and not all(value > 0 for value in self.std):
-            raise ValueError(f"std={list(self.std)}: must be positive, one per channel or one for all")
-
-    def apply(self, images: Tensor) -> Tensor:
-        """From [0, 1] to the model's range."""
-        return (images - self._shaped(self.mean, 0.0, images)) / self._shaped(self.std, 1.0, images)
-
-    def undo(self, images: Tensor) -> Tensor:
-        """From the model's range to [0, 1]."""
-        return images * self._shaped(self.std, 1.0, images) + self._shaped(self.mean, 0.0, images)
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether nothing is to be done."""
-        return self.mean is None and self.std is None
-
-    @staticmethod
-    def _shaped(values: Sequence[float] | None, default: float, images: Tensor) -> Tensor:
-        tensor = torch.tensor([default] if values is None else list(values), dtype=images.dtype, device=images.device)
-        if len(tensor) not in (1, images.shape[-3]):
-            raise ValueError(
-                f"mean or std has {len(tensor)} values for images of {images.shape[-3]} channels: "
-                "give one per channel or one for all"
-            )
-        return tensor.view(-1, 1, 1)
-
-
-Key = int | str | Sequence[int | str]
-"""Where something is within nested tuples, mappings and objects: an index, key or attribute, or a path of them."""
-
-
-def select_output(result: Any, output: Key | None) -> Any:
-    """Pick the reconstruction from what a model returned: an index, a dict key or an attribute, or a path of them.
-
-    Raises:
-        ValueError: ``output`` selects nothing there.
-    """
-    selected = result
-    for key in key_path(output):
-        try:
-            by_name = isinstance(key, str) and not isinstance(selected, Mapping)
-            selected = getattr(selected, str(key)) if by_name else selected[key]
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
-            kind = type(selected).__name__
-            keys = f" with keys {list(selected)}" if isinstance(selected, Mapping) else ""
-            raise ValueError(
-                f"output={output!r} selects nothing from the {kind}{keys} that the model returned"
-            ) from error
-    return selected
-
-
-def key_path(key: Key | None) -> Sequence[int | str]:
-    """A key as a path of keys; none at all for None."""
-    return () if key is None else (key,) if isinstance(key, int | str) else tuple(key)
+A function whose second parameter is called ``batch``, or a method whose first one is, gets the run's own batch with the
+images put in, such as a model needs that is conditioned on labels.
+"""
 
 
 class HalvingBatches:
@@ -97,7 +28,7 @@ class HalvingBatches:
     In evaluation mode the images of a batch do not depend on each other, so the result is the same.
 
     Args:
-        call: From images (B, ...) to the same number of results.
+        call: From images (B, ...) to the same number of results; perhaps one that must be given a condition.
 
     >>> def at_most_two(images):
     ...     if len(images) > 2:
@@ -118,10 +49,21 @@ class HalvingBatches:
         Raises:
             torch.OutOfMemoryError: Not even one image fits.
         """
+        return self._halving(self.call, images)
+
+    def given(self, condition: Condition) -> Callable[[Tensor], Tensor]:
+        """The function for batches that all have this condition, of one that must be given one.
+
+        What was learned of the memory holds for all conditions.
+        """
+        call: Any = self.call
+        return partial(self._halving, call.given(condition))
+
+    def _halving(self, call: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         if self.most_images is not None and len(images) > self.most_images:
-            return torch.cat([self(part) for part in torch.split(images, self.most_images)])
+            return torch.cat([self._halving(call, part) for part in torch.split(images, self.most_images)])
         try:
-            return self.call(images)
+            return call(images)
         except (RuntimeError, MemoryError) as error:
             if len(images) < 2 or not _out_of_memory(error):
                 raise
@@ -134,7 +76,7 @@ class HalvingBatches:
                 stacklevel=2,
             )
         self.most_images = len(images) // 2
-        return self(images)
+        return self._halving(call, images)
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -147,80 +89,118 @@ class ModuleAutoencoder:
     """Whatever a module does with its input, as an autoencoder on images (B, C, H, W) in [0, 1].
 
     Attributes:
-        call: From the model's input to whatever it returns.
+        call: From the model's input to whatever it returns. It may work in place, and return its input or a buffer.
         output: Selects the reconstruction from what is returned.
-        flatten: Give the model (B, C·H·W); the result is shaped back.
-        normalization: The range that the model was trained in.
+        seen: What the model sees of the images.
 
     >>> linear = nn.Linear(64, 64)
-    >>> autoencoder = ModuleAutoencoder(lambda flat: {"decoded": linear(flat)}, output="decoded", flatten=True)
+    >>> autoencoder = ModuleAutoencoder(lambda flat: {"decoded": linear(flat)}, output="decoded", seen=Seen(flat=True))
     >>> autoencoder(torch.rand(2, 1, 8, 8)).shape
     torch.Size([2, 1, 8, 8])
     """
 
     call: Callable[[Tensor], Any]
     output: Key | None = None
-    flatten: bool = False
-    normalization: Normalization = Normalization()
+    seen: Seen = field(default_factory=Seen)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Reconstruct a batch; the result is float32 of the same shape.
+        """Reconstruct a batch; the result has the images' shape and dtype, and shares no memory with anything.
 
         Raises:
-            ValueError: The model returned no tensor, or one of another size.
+            ValueError: The model returned no tensor, or one whose values cannot be told to be those of images.
         """
-        # A copy: the model may work in place, and what it is given are the very images that it is measured on.
-        inputs = images.clone() if self.normalization.is_identity else self.normalization.apply(images)
-        result = select_output(self.call(inputs.flatten(1) if self.flatten else inputs), self.output)
+        inputs = self.seen.apply(images)
+        result = select(self.call(inputs), self.output, "output")
         if not isinstance(result, Tensor):
             raise ValueError(
                 f"the model returned {type(result).__name__}, not a tensor: pass output=<index, key or attribute> "
-                f"of the reconstruction{_suggestion(result, images)}"
+                f"of the reconstruction{self._suggestion(result, inputs, images)}"
             )
-        if result.shape != images.shape:
-            if result.numel() != images.numel():
-                raise ValueError(
-                    f"the model returned shape {tuple(result.shape)} for input {tuple(inputs.shape)}: an autoencoder "
-                    "returns its input's shape; pass reconstruct=<a method, or a function (module, images)>"
-                )
-            result = result.reshape(images.shape)
-        result = result.to(images.dtype)
-        return result if self.normalization.is_identity else self.normalization.undo(result)
+        return self.seen.undo(result, images)
+
+    def _suggestion(self, result: Any, inputs: Tensor, images: Tensor) -> str:
+        """``, such as 0``: what has the shape of images, and is not just the model's input."""
+        shapes, untouched = self.seen.shapes(images), self.seen.apply(images)
+        fitting = [
+            key
+            for key, item in _items(result).items()
+            if isinstance(item, Tensor) and tuple(item.shape) in shapes and not _same(item, inputs, untouched)
+        ]
+        if not fitting:
+            return ", or reconstruct=<function (module, images)> that returns it"
+        outer = [] if self.output is None else list(key_path(self.output))
+        return f", such as {' or '.join(repr([*outer, key] if outer else key) for key in fitting)}"
 
 
-def _suggestion(result: Any, images: Tensor) -> str:
-    """``, such as 0`` when the first tensor of the images' size is there."""
-    items = dict(result) if isinstance(result, Mapping) else {}
+def _items(result: Any) -> dict[Any, Any]:
+    """What one key more could select."""
+    if isinstance(result, Mapping):
+        return dict(result)
     if isinstance(result, tuple | list):
-        items = dict(enumerate(result))
-    fitting = [key for key, item in items.items() if isinstance(item, Tensor) and item.numel() == images.numel()]
-    return f", such as {fitting[0]!r}" if fitting else ""
+        return dict(enumerate(result))
+    if is_dataclass(result):
+        return {one.name: getattr(result, one.name) for one in fields(result)}
+    return {name: item for name, item in getattr(result, "__dict__", {}).items() if not name.startswith("_")}
 
 
-def bind_reconstruct(
-    module: nn.Module, forward: Callable[[Tensor], Any], reconstruct: Reconstruct
-) -> Callable[[Tensor], Any]:
-    """The call that reconstructs: the forward pass, a method by name, or a function ``(module, images)``.
+def _same(item: Tensor, *inputs: Tensor) -> bool:
+    """Whether it is the model's input, before or after the model worked on it in place."""
+    return any(torch.equal(item.to(one).reshape(one.shape), one) for one in inputs)
+
+
+@dataclass(frozen=True)
+class ConditionalAutoencoder:
+    """A module that needs a whole batch, such as one conditioned on labels: an autoencoder for each condition.
+
+    Attributes:
+        call: From a batch like the run's own to whatever the module returns.
+        output: Selects the reconstruction from what is returned.
+        seen: What the model sees of the images.
+
+    >>> autoencoder = ConditionalAutoencoder(lambda batch: batch["x"] * batch["scale"].view(-1, 1, 1, 1))
+    >>> condition = Condition({"x": torch.ones(1, 1, 4, 4), "scale": torch.tensor([0.5])}, ["x"])
+    >>> autoencoder.given(condition)(torch.ones(3, 1, 4, 4)).mean().item()
+    0.5
+    """
+
+    call: Callable[[Any], Any]
+    output: Key | None = None
+    seen: Seen = field(default_factory=Seen)
+
+    def given(self, condition: Condition) -> ModuleAutoencoder:
+        """The autoencoder of images that all have this condition."""
+        return ModuleAutoencoder(lambda inputs: self.call(condition.batch_with(inputs)), self.output, self.seen)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Impossible.
+
+        Raises:
+            ValueError: Always: images alone have no condition.
+        """
+        raise ValueError(
+            "reconstruct takes a batch, whose other parts than the images differ from image to image: it can only be "
+            "called for images of a known condition"
+        )
+
+
+def takes_batch(function: Callable[..., Any], position: int | None = None) -> bool:
+    """Whether a function reconstructs from a whole batch: its parameter at ``position`` is called ``batch``.
 
     Args:
-        module: The LightningModule.
-        forward: How its forward pass must be called under the current strategy.
-        reconstruct: ``"forward"``, another method's name, or a function.
+        function: A function ``(module, batch)``, or a module's method ``(batch)``.
+        position: Of the parameter; None is the first for a method of a module, the second for all else.
 
-    Raises:
-        ValueError: There is no such method.
+    >>> takes_batch(lambda module, batch: module(*batch)), takes_batch(lambda module, images: module(images))
+    (True, False)
     """
-    if callable(reconstruct):
-        return lambda images: reconstruct(module, images)
-    if reconstruct == "forward":
-        return forward
-    method = getattr(module, reconstruct, None)
-    if not callable(method):
-        raise ValueError(
-            f"reconstruct={reconstruct!r}: {type(module).__name__} has no such method; name one that returns the "
-            "reconstruction, or pass a function (module, images)"
-        )
-    return method  # type: ignore[no-any-return]
+    if position is None:
+        position = 0 if inspect.ismethod(function) and isinstance(function.__self__, nn.Module) else 1
+    try:
+        parameters = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
+    except (TypeError, ValueError):  # of what is not written in Python
+        return False
+    names = [one.name for one in parameters.values() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    return names[position : position + 1] == ["batch"]
 
 
 @dataclass(frozen=True)
@@ -228,8 +208,8 @@ class ModelCall:
     """How a LightningModule is called as an autoencoder.
 
     Attributes:
-        reconstruct: ``"forward"``, another method's name, or a function ``(module, images)``.
-        output: Index, key or attribute of the reconstruction in what is returned, or several, outermost first.
+        reconstruct: See :data:`Reconstruct`.
+        output: Selects the reconstruction from what is returned, see :data:`~lightning_memaudit.callback.keys.Key`.
         flatten: Give the model (B, C·H·W).
         normalization: Between images in [0, 1] and what the model sees.
 
@@ -242,16 +222,69 @@ class ModelCall:
     reconstruct: Reconstruct = "forward"
     output: Key | None = None
     flatten: bool = False
-    normalization: Normalization = Normalization()
+    normalization: Normalization = field(default_factory=Normalization)
 
-    def bind(self, module: nn.Module, forward: Callable[[Tensor], Any] | None = None) -> Callable[[Tensor], Any]:
-        """The call that reconstructs, see :func:`bind_reconstruct`.
+    def bind(self, module: nn.Module, forward: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
+        """The call that reconstructs, from the model's input, or from a batch where it takes one.
+
+        Args:
+            module: The LightningModule.
+            forward: How its forward pass must be called under the current strategy; None calls the module.
 
         Raises:
-            ValueError: There is no such method.
+            ValueError: There is no such method, and no such import path.
         """
-        return bind_reconstruct(module, forward or module, self.reconstruct)
+        function = self._function()
+        if function is not None:
+            return partial(function, module)
+        return (forward or module) if self.reconstruct == "forward" else self._method(module)
 
-    def autoencoder(self, call: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
-        """Images (B, C, H, W) in [0, 1] to their reconstructions, from the call that :meth:`bind` returns."""
-        return HalvingBatches(ModuleAutoencoder(call, self.output, self.flatten, self.normalization))
+    def takes_batch(self, module: nn.Module) -> bool:
+        """Whether what reconstructs takes a batch; the forward pass gets images, whatever its parameter is called.
+
+        Raises:
+            ValueError: There is no such method, and no such import path.
+        """
+        function = self._function()
+        if function is not None:
+            return takes_batch(function, position=1)
+        return self.reconstruct != "forward" and takes_batch(self._method(module), position=0)
+
+    def autoencoder(
+        self, call: Callable[[Any], Any], seen: Seen | None = None, conditional: bool | None = None
+    ) -> HalvingBatches:
+        """Images (B, C, H, W) in [0, 1] to their reconstructions.
+
+        Args:
+            call: What :meth:`bind` returns, perhaps within another function.
+            seen: What the model sees of the images; None is what the settings say.
+            conditional: What :meth:`takes_batch` returns: whether ``call`` takes a batch, so that only
+                :meth:`HalvingBatches.given` can be called. None asks the function; a method's name is taken for one
+                that does not.
+        """
+        seen = seen or Seen(self.normalization)
+        seen = replace(seen, flat=seen.flat or self.flatten)
+        if conditional is None:
+            function = self._function()
+            conditional = function is not None and takes_batch(function, position=1)
+        kind = ConditionalAutoencoder if conditional else ModuleAutoencoder
+        return HalvingBatches(kind(call, self.output, seen))
+
+    def _function(self) -> Callable[..., Any] | None:
+        """The function ``(module, images)``; None where a method is meant."""
+        return self.reconstruct if callable(self.reconstruct) else imported(self.reconstruct)
+
+    def _method(self, module: nn.Module) -> Callable[[Any], Any]:
+        name, kind = self.reconstruct, type(module).__name__
+        method = getattr(module, str(name), None)
+        if callable(method):
+            return method  # type: ignore[no-any-return]
+        if "." in str(name):
+            raise ValueError(
+                f"reconstruct={name!r}: no function can be imported from there, and {kind} has no such method; pass "
+                "<module>.<function (module, images)>, of a module that Python finds"
+            )
+        raise ValueError(
+            f"reconstruct={name!r}: {kind} has no such method; name one that returns the "
+            "reconstruction, or pass a function (module, images)"
+        )

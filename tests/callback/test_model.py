@@ -7,7 +7,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from training_runs import Items, Module, audit_callback, fit, images, saved_truth
 
-from lightning_memaudit.callback.model import HalvingBatches, ModuleAutoencoder, Normalization, select_output
+from lightning_memaudit.callback.keys import select
+from lightning_memaudit.callback.model import HalvingBatches, ModuleAutoencoder
+from lightning_memaudit.callback.seen import Normalization, Seen
 
 pytestmark = [
     pytest.mark.usefixtures("without_report"),
@@ -83,9 +85,9 @@ def test_outputs_are_selected_by_index_key_or_attribute():
     }
     for output, call in calls.items():
         assert torch.equal(ModuleAutoencoder(call, output)(images), images)
-    assert torch.equal(ModuleAutoencoder(lambda x: x, flatten=True)(images), images)
+    assert torch.equal(ModuleAutoencoder(lambda x: x, seen=Seen(flat=True))(images), images)
     with pytest.raises(ValueError, match="selects nothing"):
-        select_output({"a": 1}, "b")
+        select({"a": 1}, "b", "output")
 
 
 def test_half_the_images_at_once_is_tried_until_they_fit():
