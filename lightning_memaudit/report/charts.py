@@ -14,7 +14,8 @@ from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.report.document import missing_fraction
 from lightning_memaudit.report.figures import rate_figure
-from lightning_memaudit.report.style import METHOD_STYLES, figure_style, method_label
+from lightning_memaudit.report.labels import MEMBERS_MSE, TRAIN_LOSS
+from lightning_memaudit.report.style import METHOD_STYLES, drawable, figure_style, method_label
 
 Row = Mapping[str, Any]
 
@@ -65,7 +66,7 @@ def to_svg(figure: Figure, prefix: str, description: str) -> Markup:
 
 
 def loss_chart(rows: Sequence[Row], primary: str, prefix: str) -> Markup | None:
-    """Recovery rate against train loss; None when there was only one audit.
+    """Recovery rate against the members' MSE; None when there was only one audit.
 
     Args:
         rows: Of all audits of a run.
@@ -83,7 +84,7 @@ def loss_chart(rows: Sequence[Row], primary: str, prefix: str) -> Markup | None:
     return to_svg(
         rate_figure([dict(row) for row in rows], width=3.0, height=2.9),
         prefix,
-        f"Recovery rate of each method against the falling train loss, one panel per pattern. At last: {words}.",
+        f"Recovery rate of each method against the falling {TRAIN_LOSS}, one panel per pattern. At last: {words}.",
     )
 
 
@@ -238,13 +239,15 @@ def roc_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
 
 
 def comparison_chart(documents: Sequence[Mapping[str, Any]], names: Sequence[str], prefix: str) -> Markup | None:
-    """Share of members found memorized against train loss, a line per run."""
+    """Share of members found memorized against the members' MSE, a line per run."""
     order = ("blind", "autoencoder_iterations", "known_mask", "ddnm", "white_box", "biharmonic", "paper_blind")
     colors, markers = zip(*(METHOD_STYLES[name] for name in order), strict=True)
     with figure_style():
         figure = Figure(figsize=(6.2, 3.4), layout="constrained")
         panel = figure.subplots()
-        words = []
+        words: list[str] = []
+        handles: list[Line2D] = []
+        labels: list[str] = []
         for i, (document, name) in enumerate(zip(documents, names, strict=True)):
             moments = [one for one in document["history"] if one["train_loss"]]
             if not moments:
@@ -253,21 +256,23 @@ def comparison_chart(documents: Sequence[Mapping[str, Any]], names: Sequence[str
             losses = [max(one["train_loss"], 1e-12) for one in moments]
             color, marker = colors[i % len(colors)], markers[i % len(markers)]
             shares = [one["members"] for one in moments]
-            panel.plot(
-                losses, [share["rate"] for share in shares], color=color, marker=marker, label=name, clip_on=False
-            )
+            panel.plot(losses, [share["rate"] for share in shares], color=color, marker=marker, clip_on=False)
+            handles.append(Line2D([], [], color=color, marker=marker))
+            labels.append(drawable(name))
             low, high = ([share[end] for share in shares] for end in ("low", "high"))
             panel.fill_between(losses, low, high, color=color, alpha=0.1, linewidth=0)
-            words.append(f"{name}: {shares[-1]['rate'] or 0:.0%} at train loss {losses[-1]:.0e}")
+            words.append(f"{name}: {shares[-1]['rate'] or 0:.0%} at {MEMBERS_MSE} {losses[-1]:.0e}")
         if not words:
             return None
         panel.set_xscale("log")
         panel.invert_xaxis()
         panel.set_ylim(-0.04, 1.04)
         panel.yaxis.set_major_formatter(PercentFormatter(1))
-        panel.set(xlabel="train loss (MSE), falling →", ylabel="members memorized")
-        figure.legend(loc="outside lower center", ncols=2)
-    return to_svg(figure, prefix, f"Share of members found memorized against train loss. {'; '.join(words)}.")
+        panel.set(xlabel=f"{TRAIN_LOSS}, falling →", ylabel="members memorized")
+        legend = figure.legend(handles, ["run"] * len(labels), loc="outside lower center", ncols=2)
+        for text, label in zip(legend.get_texts(), labels, strict=True):
+            text.set(text=label, parse_math=False)  # a folder's name may hold dollars, or begin with an underscore
+    return to_svg(figure, prefix, f"Share of members found memorized against {TRAIN_LOSS}. {'; '.join(words)}.")
 
 
 __all__ = ["comparison_chart", "fraction_chart", "image_chart", "loss_chart", "method_label", "roc_chart", "to_svg"]

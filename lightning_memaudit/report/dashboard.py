@@ -1,4 +1,4 @@
-"""A W&B workspace for audits: recovery against train loss, membership, distributions, runs compared.
+"""A W&B workspace for audits: recovery against the members' MSE, membership, distributions, runs compared.
 
 Building it needs no network; only saving does. Takes ``wandb-workspaces``, the extra ``[dashboard]``.
 """
@@ -6,6 +6,7 @@ Building it needs no network; only saving does. Takes ``wandb-workspaces``, the 
 import json
 from typing import TYPE_CHECKING, Any
 
+from lightning_memaudit.report.labels import TRAIN_LOSS
 from lightning_memaudit.report.loggers import IMAGE_TABLE
 from lightning_memaudit.results.names import DEFAULT_NAME as PREFIX
 
@@ -57,14 +58,14 @@ def build_workspace(entity: str, project: str, name: str = "Memorization audit")
 
 
 def _rate(panels: Any, title: str, metrics: list[str], **options: Any) -> Any:
-    """Rates against the train loss, on a logarithmic axis."""
+    """Rates against the members' MSE, on a logarithmic axis."""
     return panels.LinePlot(
         title=title,
         x=LOSS,
         y=metrics,
         log_x=True,
         range_y=(0, 1),
-        title_x="train loss (MSE)",
+        title_x=TRAIN_LOSS,
         ignore_outliers=False,
         **options,
     )
@@ -78,7 +79,7 @@ def _overview(panels: Any) -> list[Any]:
         _rate(panels, "Membership AUROC of the blind score", [f"{PREFIX}/membership_auroc"]),
         panels.ScalarChart(title="Members recovered", metric=f"{PREFIX}/recovery_rate"),
         panels.ScalarChart(title="Controls recovered", metric=f"{PREFIX}/control_recovery_rate"),
-        panels.ScalarChart(title="Train loss (MSE)", metric=LOSS),
+        panels.ScalarChart(title=TRAIN_LOSS[0].upper() + TRAIN_LOSS[1:], metric=LOSS),
     ]
 
 

@@ -4,13 +4,15 @@ Built twice from the same files it is the same to the last byte, which is what `
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from lightning_memaudit import __version__
+from lightning_memaudit.report.labels import well_formed
+from lightning_memaudit.report.reading import identity_gap
 from lightning_memaudit.results.files import plain, write_json
 from lightning_memaudit.results.hashes import array_sha256, file_sha256, json_sha256
 from lightning_memaudit.results.judgement import ImageColumns, Judgement, image_table, judge
@@ -23,6 +25,8 @@ REPORT = "report.json"
 CONFIG = "config.yaml"
 SELF_HASH = "report_sha256"
 Document = dict[str, Any]
+Names = dict[tuple[str, int], str]
+"""Names of images by group and position."""
 
 
 def build_document(folder: RunFolder) -> Document:
@@ -38,16 +42,18 @@ def build_document(folder: RunFolder) -> Document:
         raise ValueError(f"{folder.path / AUDITS} holds no complete audit: let one finish first")
     primary = (run.get("settings") or {}).get("primary_method")
     judgements, columns = [], ImageColumns([])
+    names: Names = {}
     # One audit after the other, each read into columns row by row: the rows of many images would not fit at once.
     for number, images in groupby(folder.iterate_images(), key=lambda row: int(row["audit"])):
-        columns = ImageColumns(images)
+        names = {}
+        columns = ImageColumns(_noting_names(images, names))
         judgements.append(judge([row for row in rows if row["audit"] == number], columns, primary))
     if not judgements:
         raise ValueError(f"{folder.path / IMAGES} holds no images of a complete audit: run the audit again")
     final = judgements[-1]
     first = judgements[0]
     untrained = first if first.epoch == 0 and first is not final else None
-    duplicates = run.get("near_duplicates")
+    duplicates = _named_duplicates(run.get("near_duplicates"), names)
     document = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "lightning_memaudit", "version": __version__},
@@ -57,10 +63,10 @@ def build_document(folder: RunFolder) -> Document:
         "negative_control": None if untrained is None else _negative_control(untrained),
         "history": [_moment(one, untrained, duplicates) for one in judgements],
         "rates": [dict(row) for row in rows if row["audit"] == final.audit],
-        "images": image_table(columns, final),
+        "images": _named(image_table(columns, final), names),
         "near_duplicates": duplicates,
-        "largest_missing": _read_extra(folder, "largest_missing.json"),
-        "proximal": _read_extra(folder, "proximal.json"),
+        "largest_missing": _read_extra(folder, "largest_missing.json", names),
+        "proximal": _read_extra(folder, "proximal.json", names),
         "setup": {
             key: run.get(key)
             for key in ("settings", "model", "image_shape", "members", "controls", "machine", "versions", "notes")
@@ -68,7 +74,7 @@ def build_document(folder: RunFolder) -> Document:
         "limits": limits(final, run, untrained),
         "hashes": _hashes(folder, run, final),
     }
-    return seal(plain(document))
+    return seal(well_formed(plain(document)))
 
 
 def seal(document: Document) -> Document:
@@ -147,6 +153,9 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
             f"{audited} of {available} training images were audited, chosen at random; the intervals speak of all of "
             "them, the table of images of these alone."
         )
+    gap = identity_gap(run)
+    if gap is not None:
+        sentences.append(gap)
     if untrained is None and final.epoch != 0:
         sentences.append("The untrained weights were not audited: the run has no negative control.")
     sentences.append(
@@ -201,7 +210,30 @@ def _moment(judgement: Judgement, untrained: Judgement | None, duplicates: Any) 
     }
 
 
-def _read_extra(folder: RunFolder, name: str) -> dict[str, Any] | None:
+def _noting_names(rows: Iterable[dict[str, Any]], names: Names) -> Iterator[dict[str, Any]]:
+    """The rows of ``images.jsonl`` as they come; what their images are called joins ``names``, where recorded."""
+    for row in rows:
+        if row.get("name"):
+            names[row["group"], row["position"]] = str(row["name"])
+        yield row
+
+
+def _named(entries: Iterable[Mapping[str, Any]], names: Names) -> list[dict[str, Any]]:
+    """The entries, each of one image, with its name where that was recorded."""
+    found = [(entry, names.get((entry["group"], entry.get("position", -1)))) for entry in entries]
+    return [dict(entry) if name is None else {**entry, "name": name} for entry, name in found]
+
+
+def _named_duplicates(duplicates: Any, names: Names) -> Any:
+    """With the names beside the positions, where they were recorded."""
+    if not duplicates or not names:
+        return duplicates
+    groups = [group for group in ("members", "controls") if duplicates.get(group) is not None]
+    known = {group: [names.get((group, position)) for position in duplicates[group]] for group in groups}
+    return {**duplicates, "names": known}
+
+
+def _read_extra(folder: RunFolder, name: str, names: Names) -> dict[str, Any] | None:
     """A measurement beyond the audit's own, where it was asked for.
 
     Raises:
@@ -213,6 +245,7 @@ def _read_extra(folder: RunFolder, name: str) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["images"][0]["group"]
+        content["images"] = _named(content["images"], names)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ValueError(f"{path} cannot be read ({error}): remove it, or run the audit again") from error
     return dict(content)

@@ -6,12 +6,14 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lightning_memaudit.report.labels import MEMBERS_MSE, TRAIN_LOSS
 from lightning_memaudit.report.paper_figures import write_paper_figures
 from lightning_memaudit.report.rates import draw_rates, rate_legend
 from lightning_memaudit.report.selection import Example, choose_examples, saved_images
 from lightning_memaudit.report.style import (
     NOT_RECOVERED,
     RECOVERED,
+    drawn_name,
     figure_style,
     method_label,
     occasion_title,
@@ -78,7 +80,7 @@ def rate_figure(rows: Sequence[Row], width: float = 4.4, height: float = 3.3) ->
             if index % columns == 0:
                 panel.set_ylabel(f"recovered (PSNR ≥ {rows[0]['threshold_db']:g} dB)")
             if index + columns >= len(patterns):
-                panel.set_xlabel("train loss (MSE), falling →")
+                panel.set_xlabel(f"{TRAIN_LOSS if width > 4 else MEMBERS_MSE}, falling →")
                 panel.tick_params(labelbottom=True)
         figure.legend(**rate_legend(rows, methods))
     return figure
@@ -126,7 +128,10 @@ def _strip(examples: Sequence[Example], pattern: str, methods: list[str], occasi
         for panel, header in zip(grid[0], headers, strict=True):
             panel.set_title(header.replace(" ", "\n", 1) if len(header) > 11 else header, fontsize=8, pad=4)
         for line, example in zip(grid, examples, strict=True):
-            line[0].set_ylabel(example.label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
+            label = f"{example.why}\n{example.kind} {drawn_name(example.name, example.image)}"
+            line[0].set_ylabel(
+                label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6, wrap=False, parse_math=False
+            )
             for panel in line:
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set_visible(False)

@@ -13,6 +13,18 @@ from markupsafe import Markup
 
 from lightning_memaudit.report import charts
 from lightning_memaudit.report.document import CONFIG, Document, run_name
+from lightning_memaudit.report.labels import (
+    MEMBERS_MSE,
+    TRAIN_LOSS,
+    TRAIN_LOSS_EXPLAINED,
+    image_name,
+    printable,
+    reason_label,
+    shortened,
+    trigger_label,
+    well_formed,
+)
+from lightning_memaudit.report.reading import reading_sentences
 from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
 from lightning_memaudit.report.style import method_label
 from lightning_memaudit.results.names import DEFAULT_NAME
@@ -43,7 +55,7 @@ def render(folders: Sequence[RunFolder], documents: Sequence[Document], pictures
     """
     if not documents:
         raise ValueError("documents=[]: give at least one run")
-    names = unique_names([run_name(folder) for folder in folders])
+    names = unique_names([printable(run_name(folder)) for folder in folders])
     runs = [
         _run(folder, document, name, f"r{number}", pictures)
         for number, (folder, document, name) in enumerate(zip(folders, documents, names, strict=True))
@@ -51,7 +63,16 @@ def render(folders: Sequence[RunFolder], documents: Sequence[Document], pictures
     for run, settings in zip(runs, differing_settings(folders), strict=True):
         run["differs_in"] = settings
     comparison = charts.comparison_chart(documents, names, "compare") if len(runs) > 1 else None
-    return _template().render(runs=runs, comparison=comparison, pictures=pictures, max_dots=charts.MAX_DOTS)
+    page = _template().render(
+        runs=runs,
+        comparison=comparison,
+        pictures=pictures,
+        max_dots=charts.MAX_DOTS,
+        members_mse=MEMBERS_MSE,
+        train_loss=TRAIN_LOSS,
+        train_loss_explained=TRAIN_LOSS_EXPLAINED,
+    )
+    return str(well_formed(page))
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -129,6 +150,7 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
         "strips": _strips(folder, document) if pictures else [],
         "images": images,
         "num_hidden_images": len(document["images"]) - len(images),
+        "reading": reading_sentences(document["setup"]),
         "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
         "hyperparameters": {
             key: value
@@ -190,7 +212,7 @@ def _strips(folder: RunFolder, document: Document) -> list[dict[str, Any]]:
 
 
 def _strip_row(example: Example, pattern: str, methods: Sequence[str]) -> dict[str, Any]:
-    what = f"{'member' if example.group == 'members' else 'control'} {example.image}"
+    what = f"{example.kind} {shortened(example.name)}"
     cells: list[dict[str, Any] | None] = [
         {"source": picture(example.truth), "alt": f"{what}, the truth", "caption": "", "recovered": None},
         {
@@ -221,7 +243,7 @@ def _strip_row(example: Example, pattern: str, methods: Sequence[str]) -> dict[s
                 "recovered": outcome.recovered,
             }
         )
-    return {"label": example.label.replace("\n", ", "), "cells": cells}
+    return {"why": example.why, "kind": example.kind, "name": example.name, "cells": cells}
 
 
 def picture(image: "np.ndarray[Any, Any]") -> str:
@@ -244,7 +266,16 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        percent=_percent, interval=_interval, number=_number, share=_share, label=method_label, short=_short
+        percent=_percent,
+        interval=_interval,
+        number=_number,
+        share=_share,
+        label=method_label,
+        short=_short,
+        name=_name,
+        trigger=trigger_label,
+        reason=reason_label,
+        image_name=image_name,
     )
     return environment.get_template("report.html.j2")
 
@@ -264,6 +295,13 @@ def _share(share: Mapping[str, Any] | None) -> Markup:
     if share is None:
         return Markup(MISSING)
     return Markup('{} of {}<span class="interval">{}</span>').format(share["count"], share["num"], _interval(share))
+
+
+def _name(name: str) -> Markup:
+    """A name apart from the direction of the text around it; the whole of it in the title where it was shortened."""
+    whole, shown = printable(name), shortened(name)
+    title = Markup(' title="{}"').format(whole) if shown != whole else Markup("")
+    return Markup("<bdi{}>{}</bdi>").format(title, shown)
 
 
 def _number(value: float | None, form: str = ".1f") -> str:

@@ -1,10 +1,12 @@
 """Send an audit to whatever loggers the run has, by what each can do, not by what it is."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from lightning_memaudit.report.labels import image_name, printable, saved_names, shortened
 from lightning_memaudit.report.selection import displayed
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.quantities import QUANTITIES
@@ -13,6 +15,9 @@ IMAGE_TABLE = "image_table"
 MAX_TABLE_ROWS = 2000
 """Rows of the table of images; the rest is in ``images.jsonl``."""
 
+MAX_CAPTION = 100
+"""Characters of an image's name in its caption."""
+
 RATE_COLUMNS = (
     *("audit", "epoch", "train_loss", "group", "pattern", "method"),
     *("num_images", "num_recovered", "recovery_rate", "ci_low", "ci_high"),
@@ -20,7 +25,7 @@ RATE_COLUMNS = (
 )
 _SHOWN = [one for one in QUANTITIES if "images" in one.in_tables]
 IMAGE_COLUMNS = (
-    *("group", "image", "pattern", "method"),
+    *("group", "image", "name", "pattern", "method"),
     *(one.name for one in _SHOWN if one.kind is not bool),
     "recovered",
     *(one.name for one in _SHOWN if one.kind is bool),
@@ -65,14 +70,30 @@ def _log_table(logger: Any, key: str, columns: Sequence[str], rows: Sequence[Any
 
 def _table_images(report: AuditReport) -> list[Any]:
     """The images as the audited method recovered them; the other methods are summed up in the rates."""
-    return [row for row in report.images if row["method"] == report.primary][:MAX_TABLE_ROWS]
+    images = [row for row in report.images if row["method"] == report.primary][:MAX_TABLE_ROWS]
+    return [{**row, "name": printable(image_name(row))} for row in images]
 
 
 def _log_images(logger: Any, report: AuditReport, prefix: str, num_images: int) -> None:
     for key, images in report.recoveries.items():
         if key.endswith(("/truth", "/observed", "/image")):
             # Bytes: what loggers make of floating point differs, down to black pictures.
-            there = [image for image in images[:num_images] if not np.isnan(image).all()]  # the method failed on others
-            shown = [(255 * displayed(image)).round().astype(np.uint8) for image in there]
+            # Without those on which the method failed.
+            there = [row for row in range(min(num_images, len(images))) if not np.isnan(images[row]).all()]
+            shown = [(255 * displayed(images[row])).round().astype(np.uint8) for row in there]
             if shown:
-                logger.log_image(f"{prefix}/images/{key}", shown, step=report.occasion.step)
+                group = key.partition("/")[0]
+                names = saved_names(report.recoveries, group)
+                captions = [f"{group[:-1]} {shortened(names[row], MAX_CAPTION)}" for row in there if row < len(names)]
+                options = {"caption": captions} if len(captions) == len(shown) and _takes_captions(logger) else {}
+                logger.log_image(f"{prefix}/images/{key}", shown, step=report.occasion.step, **options)
+
+
+def _takes_captions(logger: Any) -> bool:
+    """Whether ``log_image`` has an argument for captions, or passes on what it does not know, as that of W&B does."""
+    method: Callable[..., Any] = logger.log_image
+    try:
+        parameters = inspect.signature(method).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(one.name == "caption" or one.kind is one.VAR_KEYWORD for one in parameters)

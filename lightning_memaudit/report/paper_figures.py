@@ -10,10 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.report.document import missing_fraction, run_name
+from lightning_memaudit.report.labels import MEMBERS_MSE, printable, saved_names
 from lightning_memaudit.report.rates import draw_rates, rate_legend
 from lightning_memaudit.report.style import (
     NOT_RECOVERED,
     RECOVERED,
+    drawable,
+    drawn_name,
     figure_style,
     method_label,
     occasion_title,
@@ -71,6 +74,7 @@ def _iteration_figure(
     order = np.argsort(quality, kind="stable")[::-1]
     chosen = list(dict.fromkeys([int(order[0]), int(order[len(order) // 2]), int(order[-1])]))
     words = ["best", "median", "worst"]
+    names, indices = saved_names(arrays, "members"), arrays["members/indices"]
     lines = [("recovery", proposed), ("mask", proposed), *([("recovery", plain)] if plain else [])]
     size, left = 0.95, 1.35
     with figure_style():
@@ -95,8 +99,11 @@ def _iteration_figure(
             for number, (line, (kind, name)) in enumerate(zip(part, lines, strict=True)):
                 label = f"{method_label(name)},\nestimated mask" if kind == "mask" else method_label(name)
                 label = label.replace("autoencoder iterations", "autoencoder\niterations")
-                which = f"{words[place]}, member {int(arrays['members/indices'][image])}\n" if number == 0 else ""
-                line[0].set_ylabel(which + label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
+                member = drawn_name(names[image], int(indices[image]))
+                which = f"{words[place]}, member {member}\n" if number == 0 else ""
+                line[0].set_ylabel(
+                    which + label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6, parse_math=False
+                )
                 for step, panel in enumerate(line[2:]):
                     if kind == "mask":
                         show_image(panel, masks[image, step])
@@ -155,8 +162,9 @@ def fraction_figure(folders: Sequence[RunFolder]) -> Figure | None:
                 panel.xaxis.set_major_formatter(PercentFormatter(1))
                 draw_rates(panel, families[kind], methods, lambda row: missing_fraction(row["pattern"]))
                 loss = families[kind][0]["train_loss"]
-                suffix = "" if loss is None else f", train loss {loss:.1e}"
-                panel.set_title(f"{name}, {kind}{suffix}", loc="left", fontsize=9, fontweight="bold")
+                suffix = "" if loss is None else f", {MEMBERS_MSE} {loss:.1e}"
+                title = f"{drawable(printable(name))}, {kind}{suffix}"
+                panel.set_title(title, loc="left", fontsize=9, fontweight="bold", parse_math=False)
             line[0].set_ylabel("recovered")
         for panel in axes[-1]:
             panel.set_xlabel("missing pixels")

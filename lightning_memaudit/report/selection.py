@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_memaudit.report.labels import image_name, saved_names
 from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -48,9 +49,10 @@ class Example:
     """One image to show.
 
     Attributes:
-        label: Why it was chosen, and which it is.
+        why: Why it was chosen: ``best``, ``median``.
         group: ``members`` or ``controls``.
         image: Index within its data set.
+        name: What a person calls it there, as it was recorded: anything may be in it.
         truth: (C, H, W).
         observed: (C, H, W).
         mask: (1 or C, H, W), as the first method that estimates one has it; None when no method does.
@@ -66,14 +68,20 @@ class Example:
     [(9, '40.0 dB ✓'), (7, '12.5 dB ✗')]
     """
 
-    label: str
+    why: str
     group: str
     image: int
+    name: str
     truth: "np.ndarray[Any, Any]"
     observed: "np.ndarray[Any, Any]"
     mask: "np.ndarray[Any, Any] | None"
     mask_accuracy: float | None
     outcomes: dict[str, Outcome]
+
+    @property
+    def kind(self) -> str:
+        """``member`` or ``control``."""
+        return self.group[:-1]
 
 
 def saved_images(folder: RunFolder, audit: int, arrays: "Mapping[str, np.ndarray[Any, Any]]") -> list[Row]:
@@ -109,11 +117,15 @@ def choose_examples(
         if f"{group}/{pattern}/observed" not in arrays:
             continue
         indices = [int(index) for index in arrays[f"{group}/indices"]]
+        names = saved_names(arrays, group)
         quality = [_psnr(table.get((group, index, primary))) for index in indices]
         order = sorted(range(len(indices)), key=lambda row: -quality[row])
         for row, why in _spread_members(order) if group == "members" else _best_and_median(order):
-            name = f"{why}\n{'member' if group == 'members' else 'control'} {indices[row]}"
-            examples.append(_example(arrays, table, name, group, pattern, methods, row, indices[row]))
+            numbers = table.get((group, indices[row], primary), {})
+            name = names[row] if numbers.get("name") is None else image_name(numbers)
+            outcomes, mask, accuracy = _recovered(arrays, table, group, pattern, methods, row, indices[row])
+            truth, observed = arrays[f"{group}/truth"][row], arrays[f"{group}/{pattern}/observed"][row]
+            examples.append(Example(why, group, indices[row], name, truth, observed, mask, accuracy, outcomes))
     return examples
 
 
@@ -141,16 +153,16 @@ def _best_and_median(order: Sequence[int]) -> list[tuple[int, str]]:
     return [(order[place], places[place]) for place in sorted(places)]
 
 
-def _example(
+def _recovered(
     arrays: "Mapping[str, np.ndarray[Any, Any]]",
     table: Mapping[tuple[str, int, str], Row],
-    label: str,
     group: str,
     pattern: str,
     methods: Sequence[str],
     row: int,
     index: int,
-) -> Example:
+) -> "tuple[dict[str, Outcome], np.ndarray[Any, Any] | None, float | None]":
+    """What each method made of an image, the first estimate of the mask, and how much of that is right."""
     outcomes = {}
     mask, accuracy = None, None
     for method in methods:
@@ -163,9 +175,7 @@ def _example(
         )
         if mask is None and numbers["mask_accuracy"] is not None:
             mask, accuracy = arrays[f"{group}/{pattern}/{method}/mask"][row], float(numbers["mask_accuracy"])
-    truth = arrays[f"{group}/truth"][row]
-    observed = arrays[f"{group}/{pattern}/observed"][row]
-    return Example(label, group, index, truth, observed, mask, accuracy, outcomes)
+    return outcomes, mask, accuracy
 
 
 def displayed(image: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lightning_memaudit.report.labels import MEMBERS_MSE, shortened
 from lightning_memaudit.report.selection import displayed
 
 # Okabe and Ito (2008); every method also has its own marker, so that colour never carries the meaning alone.
@@ -41,6 +44,7 @@ RC: dict[str, Any] = {
     "savefig.dpi": 160,
     "figure.facecolor": "white",
     "font.family": "DejaVu Sans",
+    "text.usetex": False,
 }
 
 
@@ -63,6 +67,26 @@ def method_label(method: str) -> str:
     return method.replace("_", " ")
 
 
+def drawn_name(name: str, index: int | str, length: int = 22) -> str:
+    """An image's name as the figures' font can write it, shortened; where that lacks a sign, with the index.
+
+    To be drawn with ``parse_math=False``: a name may hold dollar signs.
+    """
+    shown = shortened(name, length)
+    text = drawable(shown)
+    return text if text == shown else f"{text} ({index})"
+
+
+def drawable(text: str) -> str:
+    """The text with a replacement sign for every character that the figures' font lacks."""
+    return "".join(char if ord(char) in _characters() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+@cache
+def _characters() -> frozenset[int]:
+    return frozenset(font_manager.get_font(font_manager.findfont(RC["font.family"])).get_charmap())
+
+
 def show_image(panel: Axes, image: "np.ndarray[Any, Any]") -> None:
     """Draw an image (C, H, W), pixel by pixel."""
     panel.imshow(displayed(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -72,7 +96,7 @@ def occasion_title(figure: Figure, pattern: str, occasion: Mapping[str, Any], to
     """Write above a figure of recoveries which pattern and audit it shows, and what counts as recovered."""
     loss = occasion["train_loss"]
     figure.suptitle(
-        f"{pattern}   audit {occasion['audit']}, train loss {'-' if loss is None else format(loss, '.1e')}; "
+        f"{pattern}   audit {occasion['audit']}, {MEMBERS_MSE} {'-' if loss is None else format(loss, '.1e')}; "
         f"✓ recovered: PSNR ≥ {occasion['threshold_db']:g} dB",
         fontsize=9,
         x=0.01,

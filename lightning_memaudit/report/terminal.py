@@ -11,10 +11,13 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lightning_memaudit.report.labels import MEMBERS_MSE, image_name, printable, shortened, trigger_label
 from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.rows import Row
 
 MISSING = "-"
+MAX_NAMES = 5
+"""Images that the verdict names; all of them are in the report."""
 _VERDICT_STYLES = {"memorized": "bold red", "not_memorized": "bold green", "inconclusive": "bold yellow"}
 _HEADERS = ("members", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "controls", "beyond\ninp.")
 
@@ -43,11 +46,34 @@ def print_verdict(document: Mapping[str, Any], console: Console | None = None) -
     verdict = document["verdict"]
     with _bars_out_of_the_way():
         console.print()
-        console.print(Text(verdict["headline"], style=_VERDICT_STYLES[verdict["outcome"]]))
-        for sentence in (*verdict["why"], verdict["found"], verdict["certainty"], *verdict["cautions"]):
+        headline = _text(verdict["headline"], console)
+        headline.stylize(_VERDICT_STYLES[verdict["outcome"]])
+        console.print(headline)
+        found = (verdict["found"], _which(document["images"]))
+        for sentence in (*verdict["why"], *found, verdict["certainty"], *verdict["cautions"]):
             if sentence:
-                console.print(Text(sentence))
-        console.print(Text("Next: " + verdict["next_steps"][0]))
+                console.print(_text(sentence, console))
+        console.print(_text("Next: " + verdict["next_steps"][0], console))
+
+
+def _which(images: Sequence[Mapping[str, Any]]) -> str:
+    """The first of the members that came back, by name: an image can be taken out of a data set by that."""
+    back = [image for image in images if image["group"] == "members" and _came_back(image)]
+    if not back:
+        return ""
+    more = f" and {len(back) - MAX_NAMES} more, all in the report" if len(back) > MAX_NAMES else ""
+    return f"Came back: {', '.join(shortened(image_name(image)) for image in back[:MAX_NAMES])}{more}."
+
+
+def _came_back(image: Mapping[str, Any]) -> bool:
+    """As the verdict counts: beyond the inpainter, or at all where none ran."""
+    return bool(image["recovered_in"]) if image["memorized"] is None else bool(image["memorized"])
+
+
+def _text(text: str, console: Console) -> Text:
+    """The text as this console can write it, with nothing in it that the console would obey."""
+    encoding = console.encoding or "utf-8"
+    return Text(printable(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def audit_table(rows: Sequence[Row], width: int = 100) -> Table:
@@ -65,8 +91,8 @@ def audit_table(rows: Sequence[Row], width: int = 100) -> Table:
     members = [row for row in rows if row["group"] == "members"]
     others = {(row["pattern"], row["method"]): row for row in rows if row["group"] != "members"}
     table = Table(
-        title=_title(rows),
-        caption=_caption(rows),
+        title=Text(_title(rows)),
+        caption=Text(_caption(rows)),
         title_style="bold",
         title_justify="left",
         caption_style="dim",
@@ -91,7 +117,7 @@ def audit_table(rows: Sequence[Row], width: int = 100) -> Table:
 
 def _cells(row: Row, control: Row | None) -> list[RenderableType]:
     return [
-        f" {row['method']}",
+        Text(f" {row['method']}"),
         f"{row['num_recovered']}/{row['num_images']}",
         Text(_number(row["recovery_rate"], ".2f"), style="bold"),
         f"{_number(row['ci_low'], '.2f')}-{_number(row['ci_high'], '.2f')}",
@@ -113,10 +139,10 @@ def _title(rows: Sequence[Row]) -> str:
     parts = [f"Audit {first['audit']}"]
     epoch = first.get("epoch")
     if first["trigger"] not in ("audit", f"epoch {epoch}"):
-        parts.append(str(first["trigger"]).replace("_", " "))
+        parts.append(trigger_label(str(first["trigger"])))
     if epoch is not None:
         parts.append(f"epoch {epoch}")
-    parts.append(f"train loss {_number(first.get('train_loss'), '.2e')}")
+    parts.append(f"{MEMBERS_MSE} {_number(first.get('train_loss'), '.2e')}")
     own = {row["group"]: row.get("reconstruction_psnr_mean") for row in rows}
     line = f"autoencoder's own output: PSNR {_number(own.get('members'), '.1f')} dB on members"
     if own.get("controls") is not None:
@@ -129,6 +155,7 @@ def _caption(rows: Sequence[Row]) -> str:
     if any(row.get("num_beyond_inpainting") is not None for row in rows):
         text += f"; beyond inp.: members recovered where {INPAINTER} inpainting of the same mask fails"
     text += _certificates(rows)
+    text += f"; {MEMBERS_MSE}: mean squared error of the autoencoder's own output for them, not training_step's loss"
     for name in ("diverged", "failed"):
         count = sum(row.get(f"num_{name}") or 0 for row in rows)
         if count:

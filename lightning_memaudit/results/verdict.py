@@ -195,7 +195,7 @@ def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
         return [
             _Doubt(
                 "train_loss_too_high",
-                f"the train loss is too high ({_loss(judgement)})",
+                f"the members' mean squared error is too high ({_loss(judgement)})",
                 "Even given a training image intact, the autoencoder returns something else (median PSNR "
                 f"{_decibels(members.median_psnr)}). These weights give nothing back; what training will make of them "
                 "is not tested.",
@@ -209,8 +209,8 @@ def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
                 "reconstruction_below_threshold",
                 f"the autoencoder itself does not reach {level}",
                 f"Even given a training image intact, it reaches {level} on only {members.reaching.count} of "
-                f"{members.reaching.num} (median {_decibels(members.median_psnr)}, train loss {_loss(judgement)}), so "
-                "that hardly anything could count as recovered.",
+                f"{members.reaching.num} (median {_decibels(members.median_psnr)}, members' MSE {_loss(judgement)}), "
+                "so that hardly anything could count as recovered.",
                 f"Train further, or set threshold_db below {members.median_psnr:.0f} and audit again.",
             )
         )

@@ -106,7 +106,7 @@ def test_rates_against_missing_pixels_of_several_architectures(tmp_path, capsys)
         for seed, name in enumerate(("fc10", "unet"))
     ]
     figure = fraction_figure(folders)
-    assert [panel.get_title(loc="left").split(", train")[0] for panel in figure.axes] == [
+    assert [panel.get_title(loc="left").split(", members")[0] for panel in figure.axes] == [
         "fc10, random",
         "fc10, block",
         "unet, random",
