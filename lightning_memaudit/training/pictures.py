@@ -18,7 +18,7 @@ PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".t
 MEND_OR_REMOVE = "mend or remove it"
 RESAVE = "save it with 8 or 16 bits, or as float in [0, 1]"
 # Tags of TIFF files.
-BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT = 258, 259, 262, 339
+BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 259, 262, 284, 339
 
 
 class PictureFolder:
@@ -118,13 +118,11 @@ def _reason(file: Path, error: Exception) -> str:
 
 def _pixels(picture: Image.Image, mode: str) -> NDArray[Any]:
     """(H, W) or (H, W, C), uint8, or float32 in [0, 1]."""
-    tags: Any = getattr(picture, "tag_v2", {})
     if 0 in picture.size:
         raise _Refused("it has no pixels")
-    # Pillow reads 8-bit signed values as unsigned ones.
-    if picture.mode == "L" and 2 in tags.get(SAMPLE_FORMAT, ()):
-        signed = np.array(picture).view(np.int8)
-        raise _Refused(f"mode L of signed integers with {value_range(signed)}", RESAVE)
+    tags: Any = getattr(picture, "tag_v2", None) or {}
+    if picture.format == "TIFF":
+        _refuse_misread_tiff(picture, tags)
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         gray = _deep_gray(picture, tags)
         return gray if mode == "L" else np.repeat(gray[..., None], 3, axis=2)
@@ -137,12 +135,21 @@ def _pixels(picture: Image.Image, mode: str) -> NDArray[Any]:
     return np.array(upright.convert(mode))
 
 
+def _refuse_misread_tiff(picture: Image.Image, tags: Any) -> None:
+    """Pillow opens these, and reads other values than they hold."""
+    bits, compressed = tags.get(BITS_PER_SAMPLE, (1,)), tags.get(COMPRESSION, 1) != 1
+    if picture.mode == "L" and 2 in tags.get(SAMPLE_FORMAT, ()):
+        signed = np.array(picture).view(np.int8)
+        raise _Refused(f"mode L of signed integers with {value_range(signed)}", RESAVE)
+    if picture.mode == "F" and compressed and tags.prefix[:2] == b"MM":
+        raise _Refused("Pillow misreads floats of compressed big-endian TIFFs", "save it uncompressed or little-endian")
+    if max(bits) > 8 and len(bits) > 1 and not compressed and tags.get(PLANES, 1) == 2:
+        raise _Refused("Pillow misreads uncompressed TIFFs of 16-bit planes", "save it with 8 bits, or compressed")
+
+
 def _deep_gray(picture: Image.Image, tags: Any) -> NDArray[np.float32]:
     """The values in [0, 1] of a grey picture of more than 8 bits, (H, W)."""
     mode, kind = picture.mode, picture.format
-    # Pillow forgets the order of the bytes.
-    if mode == "F" and getattr(tags, "prefix", b"")[:2] == b"MM" and tags.get(COMPRESSION, 1) != 1:
-        raise _Refused("Pillow misreads floats of compressed big-endian TIFFs", "save it uncompressed or little-endian")
     bits = tags.get(BITS_PER_SAMPLE, (16,))[0] if kind == "TIFF" else 16
     values = np.array(ImageOps.exif_transpose(picture))
     if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM")):  # as older versions of Pillow open those
