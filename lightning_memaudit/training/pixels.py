@@ -17,7 +17,9 @@ def value_range(values: NDArray[Any]) -> str:
     ('values from 3 to 250', 'values that are no numbers (NaN)')
     """
     low, high = values.min(), values.max()
-    return "values that are no numbers (NaN)" if low != low else f"values from {low:g} to {high:g}"
+    if low != low:
+        return "values that are no numbers (NaN)"
+    return f"values from {low:g} to {high:g}" if values.dtype.kind == "f" else f"values from {low} to {high}"
 
 
 def in_unit_range(values: NDArray[Any]) -> NDArray[np.float32] | None:
