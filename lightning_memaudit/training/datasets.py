@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from lightning_memaudit.training.data import ArrayImages, PictureFolder
+from lightning_memaudit.training.arrays import ArrayImages
 from lightning_memaudit.training.images import Count, ImageDataModule, ImagePool, Positions
+from lightning_memaudit.training.pictures import PictureFolder
 
 
 class Cifar10DataModule(ImageDataModule):
@@ -176,7 +177,8 @@ class TinyImageNetDataModule(ImageDataModule):
                     f"root={str(self.root)!r}: no Tiny ImageNet there, {root / part} is missing; unpack "
                     f"http://cs231n.stanford.edu/tiny-imagenet-200.zip into it"
                 )
-        return PictureFolder(root / "train"), PictureFolder(root / "val")
+        members, controls = (PictureFolder(root / part, argument="root") for part in ("train", "val"))
+        return members, controls
 
 
 def _not_there(name: str, root: Path, needed: str) -> FileNotFoundError:

@@ -17,22 +17,28 @@ from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, 
 Count = int | Literal["all"]
 Positions = NDArray[np.int64]
 
+DARK = 0.1
+"""Where no value is above this, images were hardly meant to be so dark."""
+
 
 class ImageTensorDataset(Dataset[Tensor]):
     """Images held in one tensor; its items are float images (C, H, W) in [0, 1].
 
     Args:
         images: (N, C, H, W), uint8, or floating point in [0, 1].
+        names: What a person calls each image, such as its file; its number where there are none.
 
     Raises:
-        ValueError: The tensor is not one of images, or its values leave [0, 1].
+        ValueError: The tensor is not one of images, its values leave [0, 1], or there are not as many names.
 
     >>> dataset = ImageTensorDataset(torch.full((10, 3, 8, 8), 255, dtype=torch.uint8))
-    >>> len(dataset), dataset[0].shape, dataset[0].max().item()
-    (10, torch.Size([3, 8, 8]), 1.0)
+    >>> len(dataset), dataset[0].shape, dataset[0].max().item(), dataset.names[9]
+    (10, torch.Size([3, 8, 8]), 1.0, '9')
     """
 
-    def __init__(self, images: Tensor) -> None:
+    names: list[str]
+
+    def __init__(self, images: Tensor, names: Sequence[str] | None = None) -> None:
         if images.ndim != 4 or 0 in images.shape:
             raise ValueError(f"images of shape {list(images.shape)} are not a batch; give (N, C, H, W)")
         if images.dtype != torch.uint8:
@@ -43,20 +49,28 @@ class ImageTensorDataset(Dataset[Tensor]):
                     f"images have values from {low:g} to {high:g}; give uint8, or floating point scaled to [0, 1]"
                 )
         self.images = images
+        self.names = [str(index) for index in range(len(images))] if names is None else list(names)
+        if len(self.names) != len(images):
+            raise ValueError(f"names: {len(self.names)} of them for {len(images)} images; give one for each")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int | slice) -> Tensor:
-        return self._to_float(self.images[index])
+        return to_float(self.images[index])
 
     def __getitems__(self, indices: Sequence[int]) -> Tensor:
         """A whole batch (B, C, H, W) at once, which spares the loader one call and one copy per image."""
-        return self._to_float(self.images[torch.as_tensor(indices)])
+        return to_float(self.images[torch.as_tensor(indices)])
 
-    @staticmethod
-    def _to_float(images: Tensor) -> Tensor:
-        return images.float() / 255 if images.dtype == torch.uint8 else images
+
+def to_float(images: Tensor) -> Tensor:
+    """Images in [0, 1] of uint8 ones; others as float32.
+
+    >>> to_float(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([0., 1.])
+    """
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
 def _already_a_batch(batch: Any) -> Any:
@@ -64,15 +78,18 @@ def _already_a_batch(batch: Any) -> Any:
 
 
 class ImagePool(Protocol):
-    """Images that are read one by one, each (C, H, W); a tensor (N, C, H, W) is one.
+    """Images that are read one by one, each (C, H, W), uint8 or float in [0, 1]; a tensor (N, C, H, W) is one.
+
+    Where it has ``names``, a list as long as it is, they become those of the data sets.
 
     >>> class Grays:
     ...     def __len__(self):
     ...         return 256
     ...     def __getitem__(self, index):
     ...         return torch.full((1, 8, 8), index, dtype=torch.uint8)
-    >>> take_distinct(Grays(), candidates=[7, 7, 200, 3], wanted=2, seen=set())[:, 0, 0, 0].tolist()
-    [7, 200]
+    >>> images, names = take_distinct(Grays(), candidates=[7, 7, 200, 3], wanted=2, seen=set())
+    >>> images[:, 0, 0, 0].tolist(), names
+    ([7, 200], ['7', '200'])
     """
 
     def __len__(self) -> int: ...
@@ -80,7 +97,9 @@ class ImagePool(Protocol):
     def __getitem__(self, index: int, /) -> Tensor: ...
 
 
-def take_distinct(pool: ImagePool, candidates: Iterable[int], wanted: int | None, seen: set[bytes]) -> Tensor:
+def take_distinct(
+    pool: ImagePool, candidates: Iterable[int], wanted: int | None, seen: set[bytes]
+) -> tuple[Tensor, list[str]]:
     """Read images in the order of the candidates, leaving out exact duplicates, until enough are found.
 
     Args:
@@ -90,26 +109,34 @@ def take_distinct(pool: ImagePool, candidates: Iterable[int], wanted: int | None
         seen: Digests of the images that were taken before; those of the new ones are added.
 
     Returns:
-        (n, C, H, W) with n at most ``wanted``.
+        (n, C, H, W) with n at most ``wanted``, uint8 where all of them are, else float; and their names in the pool.
 
     Raises:
         ValueError: The images differ in shape.
     """
     taken: list[Tensor] = []
+    names: list[str] = []
+    # Those of a tensor are the names of its axes.
+    names_in_pool = None if isinstance(pool, Tensor) else getattr(pool, "names", None)
     for candidate in candidates:
         if wanted is not None and len(taken) == wanted:
             break
         image = pool[candidate]
+        name = str(candidate) if names_in_pool is None else names_in_pool[candidate]
         if taken and image.shape != taken[0].shape:
             raise ValueError(
-                f"image {candidate} has shape {list(image.shape)}, others have {list(taken[0].shape)}; "
+                f"image {name} has shape {list(image.shape)}, {names[0]} has {list(taken[0].shape)}; "
                 "set image_size to bring them to one size"
             )
-        digest = hashlib.sha256(image.contiguous().numpy().data).digest()
+        # As floats: the same picture may be stored with 8 bits here and with 16 there.
+        digest = hashlib.sha256(to_float(image).contiguous().numpy().data).digest()
         if digest not in seen:
             seen.add(digest)
             taken.append(image)
-    return torch.stack(taken) if taken else torch.empty(0, 0, 0, 0)
+            names.append(name)
+    if any(image.dtype != torch.uint8 for image in taken):
+        taken = [to_float(image) for image in taken]
+    return torch.stack(taken) if taken else torch.empty(0, 0, 0, 0), names
 
 
 class ImageDataModule(LightningDataModule):
@@ -132,8 +159,8 @@ class ImageDataModule(LightningDataModule):
         ValueError: A number is below 1.
 
     Attributes:
-        train_dataset: Members, after :meth:`setup`.
-        control_dataset: Controls, after :meth:`setup`.
+        train_dataset: Members, after :meth:`setup`; its ``names`` say which image of the source each is.
+        control_dataset: Controls, likewise.
         num_near_duplicates: Controls that are nearly members, after :meth:`setup`.
 
     >>> class Noise(ImageDataModule):
@@ -197,9 +224,9 @@ class ImageDataModule(LightningDataModule):
             controls = generator.permutation(len(control_pool))
         seen: set[bytes] = set()
         # Controls first: they then do not depend on the number of members.
-        control_images = take_distinct(control_pool, controls.tolist(), self.num_controls, seen)
+        control_images, control_names = take_distinct(control_pool, controls.tolist(), self.num_controls, seen)
         wanted = None if self.num_train == "all" else self.num_train
-        member_images = take_distinct(pool, members.tolist(), wanted, seen)
+        member_images, member_names = take_distinct(pool, members.tolist(), wanted, seen)
         for name, count, images in (
             ("num_controls", self.num_controls, control_images),
             ("num_train", wanted or 1, member_images),
@@ -214,8 +241,14 @@ class ImageDataModule(LightningDataModule):
                 f"members have shape {list(member_images.shape[1:])}, "
                 f"controls {list(control_images.shape[1:])}; set image_size to bring them to one size"
             )
-        self.train_dataset = ImageTensorDataset(member_images)
-        self.control_dataset = ImageTensorDataset(control_images)
+        self.train_dataset = ImageTensorDataset(member_images, member_names)
+        self.control_dataset = ImageTensorDataset(control_images, control_names)
+        brightest = max(float(to_float(images.max())) for images in (member_images, control_images))
+        if brightest <= DARK:
+            rank_zero_warn(
+                f"no value of the images is above {brightest:.2g}, where 1 is white: a type holds fewer bits than it "
+                "could, such as 12 in uint16 or 0 and 1 in uint8; scale them to the whole range of their type"
+            )
         self.num_near_duplicates = int(near_duplicates(self.control_dataset, self.train_dataset).sum())
         if self.num_near_duplicates:
             rank_zero_warn(

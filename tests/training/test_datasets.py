@@ -51,6 +51,8 @@ def test_cifar10_members_are_its_training_images_and_controls_its_test_images(ci
     module = set_up(Cifar10DataModule(root, num_train="all", num_controls=8))
     assert torch.equal(sorted_rows(everything(module.train_dataset)), sorted_rows(train))
     assert torch.equal(sorted_rows(everything(module.control_dataset)), sorted_rows(test))
+    for dataset, original in ((module.train_dataset, train), (module.control_dataset, test)):
+        assert torch.equal(everything(dataset), original[[int(name) for name in dataset.names]])
     few = set_up(Cifar10DataModule(root, num_train=10, num_controls=8))
     assert torch.equal(everything(few.train_dataset), everything(module.train_dataset)[:10])
 
@@ -99,6 +101,8 @@ def test_svhn_keeps_members_away_from_controls_in_the_file(svhn, seed):
     root, images = svhn
     module = set_up(SvhnDataModule(root, num_train="all", num_controls=10, gap=15, seed=seed))
     members, controls = places(module.train_dataset), places(module.control_dataset)
+    assert [int(name) for name in module.train_dataset.names] == members.tolist()
+    assert [int(name) for name in module.control_dataset.names] == controls.tolist()
     assert torch.equal(everything(module.train_dataset), images[members])
     assert torch.equal(everything(module.control_dataset), images[controls])
     distance = (members[:, None] - controls).abs()
@@ -137,10 +141,23 @@ def tiny_imagenet(tmp_path):
 @pytest.mark.parametrize("inside", [False, True])
 def test_tiny_imagenet_from_its_folders(tiny_imagenet, inside):
     root, expected = tiny_imagenet
-    root = root / "tiny-imagenet-200" if inside else root
+    folder = root / "tiny-imagenet-200"
+    root = folder if inside else root
     module = set_up(TinyImageNetDataModule(root, num_train="all", num_controls=4))
     assert torch.equal(sorted_rows(everything(module.train_dataset)), sorted_rows(expected["train"]))
     assert torch.equal(sorted_rows(everything(module.control_dataset)), sorted_rows(expected["val"]))
+    for part, dataset in (("train", module.train_dataset), ("val", module.control_dataset)):
+        for index, name in enumerate(dataset.names):
+            stored = np.array(Image.open(folder / part / name).convert("RGB"))
+            assert torch.equal(dataset[index], torch.from_numpy(stored).permute(2, 0, 1).float() / 255)
+
+
+def test_a_damaged_picture_of_tiny_imagenet_is_named(tiny_imagenet):
+    root, _ = tiny_imagenet
+    damaged = root / "tiny-imagenet-200" / "train" / "n02" / "images" / "n02_3.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"n02_3.JPEG cannot be read as a picture \(.+\); mend or remove it"):
+        set_up(TinyImageNetDataModule(root, num_train="all", num_controls=4))
 
 
 @pytest.mark.parametrize("kind", [Cifar10DataModule, SvhnDataModule, TinyImageNetDataModule])
