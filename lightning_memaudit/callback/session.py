@@ -32,9 +32,10 @@ from lightning_memaudit.callback.run_inspection import (
 )
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
+from lightning_memaudit.measurement.lockstep import Lockstep
 from lightning_memaudit.measurement.measure import InpaintingCache
 from lightning_memaudit.measurement.plan import Group, Plan, check_degradations, check_group
-from lightning_memaudit.measurement.processes import AuditInterrupted, Lockstep, Processes
+from lightning_memaudit.measurement.processes import AuditInterrupted, Processes
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.rows import Occasion
 from lightning_memaudit.results.run_folder import RunFolder
@@ -215,6 +216,7 @@ class Session:
             occasion = replace(occasion, weights_sha256=weights_sha256(self.trainer, self.pl_module))
         total = sum(len(group.images) for group in self.groups) * len(self.what.cells)
         with (
+            self.processes.holding_sigterm(),
             self._autoencoder() as (autoencoder, processes),
             AuditProgress(self.trainer, total, occasion.trigger) as bar,
         ):
@@ -243,6 +245,7 @@ class Session:
         def forward(images: Tensor) -> Any:
             if self.trainer.received_sigterm:
                 raise AuditInterrupted("SIGTERM")
+            processes.check()
             with precision.forward_context():
                 return call(precision.convert_input(images))
 
