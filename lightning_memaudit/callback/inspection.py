@@ -26,7 +26,7 @@ from lightning_memaudit.callback.reading import ReadBatch, Source
 from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
 from lightning_memaudit.measurement.plan import Group, Plan, check_degradations, check_group
-from lightning_memaudit.measurement.processes import Processes
+from lightning_memaudit.measurement.processes import AuditStopped, Processes
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
@@ -287,7 +287,7 @@ def few_images(group: Group, count: int = 2) -> Group:
 
 
 def what_the_model_sees(
-    read: ReadGroup, call: Callable[[Any], Any], flatten: bool = False, conditional: bool = False
+    read: ReadGroup, call: Callable[[Any], Any] | None, flatten: bool = False, conditional: bool = False
 ) -> Seen:
     """What the model gets of an image in [0, 1].
 
@@ -297,7 +297,8 @@ def what_the_model_sees(
 
     Args:
         read: The members.
-        call: The model's own call, on what it gets.
+        call: The model's own call, on what it gets; None does not try, and takes the model to get floating-point
+            numbers in the layout of the batch.
         flatten: Whether the user asks for flat images.
         conditional: Whether the call takes a batch.
     """
@@ -305,8 +306,12 @@ def what_the_model_sees(
 
     def works(given: Tensor) -> bool:
         given = given.flatten(1) if flatten else given
+        if call is None:
+            return given.is_floating_point()
         try:
             call(read.group.conditions[0].batch_with(given) if conditional else given)  # type: ignore[index, union-attr]
+        except AuditStopped:
+            raise
         except Exception:
             return False
         return True

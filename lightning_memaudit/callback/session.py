@@ -37,9 +37,10 @@ from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.identity import check_disjoint
+from lightning_memaudit.measurement.lockstep import Lockstep
 from lightning_memaudit.measurement.measure import InpaintingCache
 from lightning_memaudit.measurement.plan import Group, Plan
-from lightning_memaudit.measurement.processes import AuditInterrupted, Lockstep, Processes
+from lightning_memaudit.measurement.processes import AuditInterrupted, Processes
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.rows import Occasion
 from lightning_memaudit.results.run_folder import RunFolder
@@ -184,9 +185,12 @@ class Session:
             check_disjoint(sorted(hashes), self._found.hashes.get("controls", []))
 
     def _decide_seen(self) -> Seen:
+        spread = isinstance(self.trainer.strategy, FSDPStrategy | ModelParallelStrategy)
         with self._calling() as (call, _):
             conditional = self.how.takes_batch(self.pl_module)
-            return what_the_model_sees(self._found.reads[0], call, self.how.flatten, conditional)
+            # A call that fails is no way to find out where the weights are spread over processes.
+            trial = None if spread else call
+            return what_the_model_sees(self._found.reads[0], trial, self.how.flatten, conditional)
 
     def _check_model(self, autoencoder: Any) -> None:
         check_model(self._found, self.what, autoencoder)
@@ -278,6 +282,7 @@ class Session:
             occasion = replace(occasion, weights_sha256=weights_sha256(self.trainer, self.pl_module))
         total = sum(len(group.images) for group in self.groups) * len(self.what.cells)
         with (
+            self.processes.holding_sigterm(),
             self._autoencoder() as (autoencoder, processes),
             AuditProgress(self.trainer, total, occasion.trigger) as bar,
         ):
@@ -312,6 +317,7 @@ class Session:
         def forward(images: Any) -> Any:
             if self.trainer.received_sigterm:
                 raise AuditInterrupted("SIGTERM")
+            processes.check()
             with precision.forward_context():
                 return call(precision.convert_input(images))
 
