@@ -195,6 +195,11 @@ class RunFolder:
             return True
         return None in (written, run_id) or written == run_id
 
+    def concluded(self, name: str) -> bool:
+        """Whether a file that is made after the last audit is there, and no older than that audit."""
+        file, audits = self.path / name, self.path / AUDITS
+        return file.is_file() and audits.is_file() and file.stat().st_mtime_ns >= audits.stat().st_mtime_ns
+
     # Writing
 
     def lock(self) -> None:
