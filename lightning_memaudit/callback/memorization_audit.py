@@ -1,7 +1,8 @@
 """The callback: hooks and state, nothing else. :class:`~lightning_memaudit.callback.session.Session` does the work."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +13,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
+from lightning_memaudit.callback.handover import ReportHandover, is_launched
+from lightning_memaudit.callback.history import History
 from lightning_memaudit.callback.isolation import preserved_random_state
 from lightning_memaudit.callback.keys import GroupKey, Key
 from lightning_memaudit.callback.model import ModelCall, Reconstruct
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.run_inspection import check_monitors, check_order
-from lightning_memaudit.callback.schedule import EpochLoss, Schedule
+from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Normalization
 from lightning_memaudit.callback.session import Session
 from lightning_memaudit.measurement.engine import now
@@ -28,56 +31,6 @@ from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.rows import Occasion, headline_names
 
 
-@dataclass
-class History:
-    """What a checkpoint must hold so that on resuming no audit is lost and none is done twice.
-
-    Attributes:
-        num_audits: Audits done.
-        last_step: Optimizer steps at the last one.
-        num_epochs: Epochs whose end was seen; None before the first step.
-        headline: Numbers of the last audit, for monitors.
-        loss: Training loss of the epoch so far.
-        reached: Levels of ``at_train_loss`` that were reached.
-
-    >>> history = History(num_audits=3, reached={0.1})
-    >>> again = History.of(history.state_dict())
-    >>> again == history
-    True
-    """
-
-    num_audits: int = 0
-    last_step: int | None = None
-    num_epochs: int | None = None
-    headline: dict[str, float] = field(default_factory=dict)
-    loss: EpochLoss = field(default_factory=EpochLoss)
-    reached: set[float] = field(default_factory=set)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain Python, which any checkpoint may hold."""
-        return {
-            "num_audits": self.num_audits,
-            "last_step": self.last_step,
-            "num_epochs": self.num_epochs,
-            "headline": dict(self.headline),
-            "loss_sum": float(self.loss.total),
-            "loss_count": self.loss.count,
-            "schedule": {"reached": sorted(self.reached)},
-        }
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> "History":
-        """From :meth:`state_dict`."""
-        return cls(
-            state["num_audits"],
-            state["last_step"],
-            state["num_epochs"],
-            dict(state["headline"]),
-            EpochLoss(state["loss_sum"], state["loss_count"]),
-            set(state["schedule"]["reached"]),
-        )
-
-
 class MemorizationAuditCallback(Callback):
     """Audits what an autoencoder remembers of its training images, at chosen moments of any training run.
 
@@ -85,17 +38,21 @@ class MemorizationAuditCallback(Callback):
     last bit. At every audit the images are degraded, recovered blindly with the current autoencoder (Abitbul & Dar,
     arXiv 2310.02897) and compared with the truth. Rates go to the loggers, everything to files under ``dirpath``.
 
+    One callback may serve several fits, as in cross-validation: each starts afresh, unless it resumes from a checkpoint
+    or goes on with the same trainer and module. It can be pickled and copied.
+
     When to audit, which images, how the model is called, what is measured and where results go, in this order:
 
     Args:
         every_n_epochs: After every n-th epoch.
         at_epochs: After these numbers of epochs; 0 is before the first.
-        at_train_loss: When an epoch's mean training loss first falls to each of these levels.
+        at_train_loss: When the loss of ``training_step``, averaged over an epoch, first falls to each of these levels.
+            Not ``train_loss`` in the results: that is the members' own mean squared error in [0, 1], in eval mode.
         at_fit_end: At the end of fit.
         members: Images that are trained on; default: the data set of the run's train dataloader.
         controls: Images that are not; default: the data set of the run's validation dataloader.
         num_members: Audit a seeded random choice of so many; None audits all.
-        num_controls: Likewise.
+        num_controls: Likewise. 0: audit without controls, the verdict is then inconclusive.
         image_key: Index, key or attribute of the image in an item, or several, outermost first, or a function of the
             item (in YAML its import path); ``{"members": ..., "controls": ...}`` where they differ. Default: the item
             itself, or its first element.
@@ -126,9 +83,6 @@ class MemorizationAuditCallback(Callback):
 
     Raises:
         ValueError: An argument is wrong; the message names it, its value and the mend.
-
-    Attributes:
-        last_report: What the last audit found; None before the first.
 
     >>> import lightning as L
     >>> from lightning_memaudit.training.data import FacesDataModule
@@ -198,9 +152,24 @@ class MemorizationAuditCallback(Callback):
         self.where = Outputs(name, dirpath, figures, print_table, log_images)
         self.process_timeout = process_timeout
 
-        self.last_report: AuditReport | None = None
         self._history = History()
         self._session: Session | None = None
+        self._last_report: AuditReport | None = None
+        self._handover = ReportHandover()
+        self._is_launched = False
+        self._fitted: tuple[weakref.ref[Trainer], weakref.ref[LightningModule]] | None = None
+
+    @property
+    def last_report(self) -> AuditReport | None:
+        """What the last audit of the last fit found, also where that ran in other processes; None before the first."""
+        if not self._is_launched:
+            for report in self._handover.take():
+                self._last_report = report
+        return self._last_report
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets: all but the run that this one is attached to."""
+        return self.__dict__ | {"_session": None, "_is_launched": False, "_fitted": None}
 
     @property
     def state_key(self) -> str:
@@ -226,9 +195,29 @@ class MemorizationAuditCallback(Callback):
             rank_zero_warn(f"{part}: no such audit within max_epochs={trainer.max_epochs}")
         check_order(trainer.callbacks, self)  # type: ignore[attr-defined]
         self._check_folder(trainer)
+        self._start(trainer, pl_module)
         self._session = Session.open(
             trainer, pl_module, self.which, self.how, self.what, self.where, self.process_timeout
         )
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the fit before, unless this one goes on with it; a checkpoint restores its own history after this."""
+        before = None if self._fitted is None else tuple(reference() for reference in self._fitted)
+        if not (trainer.global_step > 0 and before == (trainer, pl_module)):
+            self._history, self._last_report = History(), None
+        self._fitted = weakref.ref(trainer), weakref.ref(pl_module)
+        self._is_launched = is_launched(trainer)
+        self._hand_over(trainer)
+
+    def _hand_over(self, trainer: Trainer) -> None:
+        """Give the last report to the process that called ``fit``, where this is another."""
+        try:
+            if not self._is_launched:
+                self._handover.discard()
+            elif trainer.local_rank == 0:
+                self._handover.put(self._last_report)
+        except OSError as error:
+            rank_zero_warn(f"last_report stays in the process that trains, the files have it all: {error}")
 
     def _check_folder(self, trainer: Trainer) -> None:
         mine = self.where.folder(trainer.default_root_dir)
@@ -243,7 +232,7 @@ class MemorizationAuditCallback(Callback):
         history = self._history
         if not trainer.fast_dev_run and not history.headline:  # type: ignore[attr-defined]
             check_monitors(trainer, headline_names(self.what.cells), self.when, self.where.name)
-        self._opened.inspect()
+        self._opened.inspect(history.num_audits, history.run_id)
         trigger = self.when.due_at_start()
         if trigger is not None and trainer.global_step == 0 and history.num_audits == 0:
             self._audit(trainer, trigger, 0)
@@ -288,24 +277,40 @@ class MemorizationAuditCallback(Callback):
         """Audit at the end of fit, unless these very weights were audited; write the report."""
         if self.when.at_fit_end and self._history.last_step != trainer.global_step:
             self._audit(trainer, "fit_end", trainer.current_epoch)
-        if self._history.num_audits and self._opened.folder is not None:
-            self._finish()
+        history = self._history
+        missed = self.when.missed(
+            history.reached, history.newest_loss, history.headline.get("train_loss"), self.how.normalization.std
+        )
+        if missed is not None:
+            rank_zero_warn(missed)
+        if history.num_audits and self._opened.folder is not None:
+            self._conclude(self._opened.finish)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """When a finished training is resumed there is no step left; run the audit at its end if it never was run."""
-        num_epochs = self._history.num_epochs
-        if num_epochs is None or self._opened.groups or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """When a finished training is resumed there is no step left: make up for the last audit and the report."""
+        history, session = self._history, self._opened
+        if history.num_epochs is None or session.groups or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if trainer.current_epoch == num_epochs and not self._lacks_last_audit(trainer):
-            return
-        self.on_train_start(trainer, pl_module)
-        if self._lacks_last_audit(trainer):
+        step = trainer.global_step
+        last_is_due = self.when.at_fit_end and history.last_step != step
+        due = last_is_due or trainer.current_epoch != history.num_epochs
+        if due and not session.audited(history.num_audits, step, history.run_id):
+            self.on_train_start(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
+        else:
+            self._conclude(partial(session.finish_again, history.run_id))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let other runs into the folder: no teardown follows."""
+        if self._session is not None:
+            self._session.unlock()
+            self._hand_over(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give back what was taken for this run only."""
         if self._session is not None:
             self._session.close()
+            self._hand_over(trainer)
         self._session = None
 
     # The audits
@@ -315,12 +320,6 @@ class MemorizationAuditCallback(Callback):
         assert self._session is not None  # Lightning calls setup before all other hooks
         return self._session
 
-    def _lacks_last_audit(self, trainer: Trainer) -> bool:
-        """Whether the audit at the end of fit is in neither the state nor the folder."""
-        if not self.when.at_fit_end or self._history.last_step == trainer.global_step:
-            return False
-        return not self._opened.audited(self._history.num_audits, trainer.global_step)
-
     def _end_epoch(self, trainer: Trainer, num_epochs: int) -> None:
         """Audit if one is due; one that gave way to SIGTERM leaves the state as it was, so that resuming makes it."""
         before = self.state_dict()
@@ -328,7 +327,7 @@ class MemorizationAuditCallback(Callback):
         if trigger is None or self._audit(trainer, trigger, num_epochs):
             self._history.num_epochs = num_epochs
         else:
-            self.load_state_dict(before)
+            self._history = History.of(before)
 
     def _epoch_loss(self) -> float | None:
         """Mean training loss of the epoch, where a level of it is waited for."""
@@ -337,6 +336,7 @@ class MemorizationAuditCallback(Callback):
         mean = self._history.loss.take_mean(self._opened.processes)
         if mean is None:
             rank_zero_warn("at_train_loss: training_step returns no loss, so no audit will come of it; use at_epochs")
+        self._history.newest_loss = mean
         return mean
 
     def _audit(self, trainer: Trainer, trigger: str, num_epochs: int) -> bool:
@@ -346,7 +346,7 @@ class MemorizationAuditCallback(Callback):
         try:
             with preserved_random_state():
                 report = session.audit(occasion)
-                self.last_report, history.headline = report, report.headline
+                self._last_report, history.headline = report, report.headline
                 self._show_monitors(trainer)
                 session.publish(report)
         except ProcessesLost:
@@ -367,11 +367,11 @@ class MemorizationAuditCallback(Callback):
         history.num_audits += 1
         return True
 
-    def _finish(self) -> None:
+    def _conclude(self, finish: Callable[[], None]) -> None:
         """Whatever comes after the last audit; a failure warns or raises, see ``on_error``."""
         try:
             with preserved_random_state():
-                self._opened.finish()
+                finish()
         except ProcessesLost:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 Advance = Callable[[str, int], None]
 Close = Callable[[], None]
+_WORTH_SAYING = 10.0
 
 
 class AuditProgress:
@@ -25,21 +26,26 @@ class AuditProgress:
         trainer: The trainer at work, if there is one.
         total: Number of recoveries to come.
         description: What is being done, in a few words.
+        seconds: How long it will take, where that is known; from 10 s on this is said too.
 
     >>> with AuditProgress(None, total=100, description="epoch 10") as bar:  # in no terminal, where nobody watches
     ...     bar.advance("members half blind", 50)
     Audit (epoch 10): 100 recoveries
+    >>> with AuditProgress(None, 100, "epoch 20", seconds=170):
+    ...     pass
+    Audit (epoch 20): 100 recoveries, about 3 min
     """
 
-    def __init__(self, trainer: "Trainer | None", total: int, description: str) -> None:
+    def __init__(self, trainer: "Trainer | None", total: int, description: str, seconds: float | None = None) -> None:
         self.trainer = trainer
         self.total = total
         self.description = description
+        self.estimate = f", {about(seconds)}" if seconds is not None and seconds >= _WORTH_SAYING else ""
         self._advance: Advance = _ignore
         self._close: Close = _nothing
 
     def __enter__(self) -> "AuditProgress":
-        self._advance, self._close = _open(self.trainer, self.total, f"Audit ({self.description})")
+        self._advance, self._close = _open(self.trainer, self.total, f"Audit ({self.description})", self.estimate)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -51,26 +57,40 @@ class AuditProgress:
         self._advance(f"Audit: {description}", count)
 
 
-def _open(trainer: "Trainer | None", total: int, description: str) -> tuple[Advance, Close]:
+def about(seconds: float) -> str:
+    """A duration for people, in one unit.
+
+    >>> about(42), about(170), about(5400), about(400_000)
+    ('about 42 s', 'about 3 min', 'about 90 min', 'about 111 h')
+    """
+    number, unit = (seconds, "s") if seconds < 90 else (seconds / 60, "min")
+    if number > 90:
+        number, unit = seconds / 3600, "h"
+    return f"about {number:.0f} {unit}"
+
+
+def _open(trainer: "Trainer | None", total: int, description: str, estimate: str) -> tuple[Advance, Close]:
     if trainer is not None and not trainer.is_global_zero:
         return _ignore, _nothing
+    plain = f"{description}: {total} recoveries{estimate}"
+    description += estimate
     if trainer is None:
-        return _own_bar(total, description) if rich.get_console().is_terminal else _plain_line(total, description)
+        return _own_bar(total, description) if rich.get_console().is_terminal else _plain_line(plain)
     bar: Any = trainer.progress_bar_callback
     if bar is not None and not getattr(bar, "is_disabled", False):
         live = getattr(bar, "progress", None)
         if live is not None and live.live.is_started and live.console.is_terminal:
-            return _line_in(live, total)
+            return _line_in(live, total, estimate)
         if hasattr(bar, "process_position") and sys.stdout.isatty():
             return _tqdm_bar(2 * bar.process_position + 1, total, description)
         if rich.get_console().is_terminal:
             return _own_bar(total, description)
-    return _plain_line(total, description)
+    return _plain_line(plain)
 
 
-def _line_in(progress: Any, total: int) -> tuple[Advance, Close]:
+def _line_in(progress: Any, total: int, estimate: str) -> tuple[Advance, Close]:
     """One more task of a live display of rich that somebody else owns."""
-    task = progress.add_task("Audit", total=total)
+    task = progress.add_task(f"Audit{estimate}", total=total)
 
     def advance(text: str, count: int) -> None:
         # The line shares its columns with the training's; beside a long text their times and metrics wrap.
@@ -120,8 +140,8 @@ def _own_bar(total: int, description: str) -> tuple[Advance, Close]:
     return advance, progress.stop
 
 
-def _plain_line(total: int, description: str) -> tuple[Advance, Close]:
-    print(f"{description}: {total} recoveries", flush=True)
+def _plain_line(text: str) -> tuple[Advance, Close]:
+    print(text, flush=True)
     return _ignore, _nothing
 
 

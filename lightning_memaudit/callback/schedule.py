@@ -17,7 +17,8 @@ class Schedule:
     Attributes:
         every_n_epochs: Due after every n-th epoch.
         at_epochs: Due after these numbers of epochs; 0 means before the first.
-        at_train_loss: Due when the mean training loss of an epoch first falls to each level or below.
+        at_train_loss: Due when the loss of ``training_step``, averaged over an epoch, first falls to each level or below.
+            It is not the members' own mean squared error in [0, 1], which results call ``train_loss``.
         at_fit_end: Due at the end of fit, unless the last epoch was audited.
 
     Raises:
@@ -75,6 +76,36 @@ class Schedule:
         """Whether a level of the training loss is not among those ``reached``."""
         return not reached >= set(self.at_train_loss)
 
+    def missed(
+        self, reached: Set[float], loss: float | None, members_mse: float | None, std: Sequence[float] | None = None
+    ) -> str | None:
+        """What to say at the end of fit of levels that were never reached, where they may have been meant otherwise.
+
+        Args:
+            reached: Levels that were reached.
+            loss: Of ``training_step``, averaged over the newest epoch; None where it is not known.
+            members_mse: The members' mean squared error in [0, 1] at the newest audit; None when there was none.
+            std: What the data set divides images by.
+        """
+        levels = [level for level in self.at_train_loss if level not in reached]
+        if not levels or (members_mse is not None and members_mse > max(levels)):
+            return None
+        never = "never reached by the loss of training_step" + (
+            "" if loss is None else f", {loss:.3g} in the last epoch"
+        )
+        mend = "pass at_epochs or every_n_epochs, or levels of that loss"
+        if members_mse is None:
+            return f"at_train_loss={levels}: {never}, so that there was no audit: {mend}"
+        levels = [level for level in levels if members_mse <= level]
+        units = ""
+        if std is not None:
+            scaled = members_mse / (sum(value**2 for value in std) / len(std))
+            units = f" (about {scaled:.3g} in the units of std={list(std)})"
+        return (
+            f"at_train_loss={levels}: {never}, although the members' mean squared error in [0, 1] is "
+            f"{members_mse:.3g}{units}. These are two quantities: {mend}"
+        )
+
     def due_at_start(self) -> str | None:
         """Trigger before the first epoch, or None."""
         return "epoch 0" if 0 in self.at_epochs else None
@@ -95,7 +126,7 @@ class Schedule:
 
 @dataclass
 class EpochLoss:
-    """Mean training loss of an epoch over all batches and processes, added up on its device without waiting for it.
+    """Mean loss of ``training_step`` in an epoch, over all batches and processes, added up without waiting for it.
 
     Attributes:
         total: Sum over the batches so far.

@@ -114,7 +114,7 @@ class Session:
         Raises:
             ValueError: There is no such method of the model.
             NotADirectoryError: Something else is where the folder should be.
-            PermissionError: The folder cannot be written to.
+            PermissionError: The folder cannot be written to, or another run writes to it.
         """
         share = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
         processes = Processes.connect(share["rank"], share["num_replicas"], process_timeout)
@@ -131,15 +131,25 @@ class Session:
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.folder = RunFolder(self.where.folder(self.trainer.default_root_dir))
             if self.trainer.is_global_zero:
+                self.folder.lock()
                 self.folder.prepare()
 
     # Before the first audit
 
-    def inspect(self, loaders: RunLoaders | None = None) -> None:
+    def inspect(
+        self,
+        loaders: RunLoaders | None = None,
+        num_audits: int = 0,
+        run_id: str | None = None,
+        begins: bool = True,
+    ) -> None:
         """Read the images, check them and the model with one small batch, and write ``run.json``.
 
         Args:
             loaders: Of the run; None asks the trainer, which must have its train dataloader.
+            num_audits: Audits that the run did before it was resumed, see :meth:`RunFolder.begin`.
+            run_id: Tells runs apart.
+            begins: Make room for the run in the folder, and write ``run.json``; otherwise the folder stays as it is.
 
         Raises:
             ValueError: Images or model are not what an audit needs; the message says all that is to be changed.
@@ -152,8 +162,9 @@ class Session:
             self._seen = self._decide_seen()
         with self._autoencoder() as (autoencoder, processes):
             processes.share(partial(self._check_model, autoencoder))
-        self._description = self._describe()
-        self.processes.share(self._write_run)
+        self._description = self._describe() | {"run_id": run_id}
+        if begins:
+            self.processes.share(partial(self._write_run, num_audits, run_id))
         rank, num_shares = self.processes.rank, self.processes.num_shares
         self.groups = [part_of(group, rank, num_shares) for group in self._found.groups]
 
@@ -232,8 +243,9 @@ class Session:
             description["near_duplicates"] = describe_near_duplicates(found.groups)
         return description
 
-    def _write_run(self) -> None:
+    def _write_run(self, num_audits: int, run_id: str | None) -> None:
         if self.trainer.is_global_zero and self.folder is not None:
+            self.folder.begin(num_audits, run_id)
             self.folder.write_run(self._description)
 
     # The first steps of the training
@@ -339,13 +351,39 @@ class Session:
         if self.trainer.is_global_zero and self.folder is not None:
             self.where.write_report(self.folder)
 
-    def audited(self, number: int, step: int) -> bool:
-        """Whether the results files of any process hold the audit of this number and step."""
-        return self.processes.any(self.folder is not None and (number, step) in self.folder.audited())
+    def finish_again(self, run_id: str | None) -> None:
+        """Write the report of a run that was audited to its end before; what else was asked for, only if it is missing.
+
+        Args:
+            run_id: Whose results these must be, or nothing is written.
+        """
+        folder = self.folder
+        mine = folder is not None and folder.belongs_to(run_id) and bool(folder.audited())
+        if not self.processes.any(mine):
+            return
+        extras = extra_measurements(self.what)
+        if not self.processes.any(folder is not None and all(folder.concluded(extra.file) for extra in extras)):
+            self.inspect(begins=False)
+            self.finish()
+        else:
+            self.processes.share(self._write_report)
+
+    def audited(self, number: int, step: int, run_id: str | None = None) -> bool:
+        """Whether the results files of any process hold this run's audit of this number and step."""
+        folder = self.folder
+        return self.processes.any(
+            folder is not None and folder.belongs_to(run_id) and (number, step) in folder.audited()
+        )
+
+    def unlock(self) -> None:
+        """Let other runs write to the folder."""
+        if self.folder is not None:
+            self.folder.unlock()
 
     def close(self) -> None:
         """Give back what was taken for this run only."""
         if self._first_batch is not None:
             self._first_batch.close()
+        self.unlock()
         self.processes.disconnect()
         self.processes = Processes()

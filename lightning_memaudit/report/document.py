@@ -22,7 +22,6 @@ from lightning_memaudit.results.verdict import conclude
 
 SCHEMA_VERSION = "1.0.0"
 REPORT = "report.json"
-CONFIG = "config.yaml"
 SELF_HASH = "report_sha256"
 Document = dict[str, Any]
 Names = dict[tuple[str, int], str]
@@ -180,7 +179,7 @@ def run_name(folder: RunFolder) -> str:
     path = folder.path.resolve()
     if path.name == DEFAULT_NAME:
         return path.parent.name
-    return f"{path.parent.name}/{path.name}" if (path.parent / CONFIG).is_file() else path.name
+    return f"{path.parent.name}/{path.name}" if folder.config() is not None else path.name
 
 
 def _negative_control(untrained: Judgement) -> dict[str, Any]:
@@ -255,7 +254,7 @@ def _hashes(folder: RunFolder, run: Mapping[str, Any], final: Judgement) -> dict
     """Of what was audited (images, masks, weights, settings) and of the files that say what was found."""
     saved = folder.newest_recoveries()
     arrays = saved.arrays if saved else {}
-    config = folder.path.parent / CONFIG
+    config = folder.config()
     files = [folder.path / RUN, folder.path / AUDITS, folder.path / IMAGES, *([saved.path] if saved else [])]
     return {
         "members": (run.get("members") or {}).get("sha256"),
@@ -263,7 +262,7 @@ def _hashes(folder: RunFolder, run: Mapping[str, Any], final: Judgement) -> dict
         "masks": {name.removesuffix("/mask"): array_sha256(arrays[name]) for name in arrays if _is_mask(name)},
         "weights": final.weights_sha256,
         "settings": json_sha256(run.get("settings")),
-        "config": file_sha256(config) if config.is_file() else None,
+        "config": file_sha256(config) if config else None,
         "files": {file.relative_to(folder.path).as_posix(): file_sha256(file) for file in files if file.is_file()},
     }
 

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -12,7 +13,7 @@ import yaml
 from markupsafe import Markup
 
 from lightning_memaudit.report import charts
-from lightning_memaudit.report.document import CONFIG, Document, run_name
+from lightning_memaudit.report.document import Document, run_name
 from lightning_memaudit.report.labels import (
     MEMBERS_MSE,
     TRAIN_LOSS,
@@ -82,8 +83,9 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 def differing_settings(folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """For each run the settings in which it differs from another, as in config.yaml if all have one, else run.json."""
-    have_configs = all((folder.path.parent / CONFIG).is_file() for folder in folders)
-    flat = [_flat(_config(folder) if have_configs else _described(folder)) for folder in folders]
+    configs = [path for folder in folders if (path := folder.config()) is not None]
+    have_configs = len(configs) == len(folders)
+    flat = [_flat(one) for one in (map(_read_config, configs) if have_configs else map(_described, folders))]
     keys = dict.fromkeys(key for settings in flat for key in settings)
     differing = [
         key
@@ -97,9 +99,9 @@ def differing_settings(folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
     return [{key: settings[key] for key in differing if key in settings} for settings in flat]
 
 
-def _config(folder: RunFolder) -> Any:
+def _read_config(path: Path) -> Any:
     try:
-        return yaml.safe_load((folder.path.parent / CONFIG).read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError:
         return {}  # not one of ours
 
@@ -125,7 +127,7 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
     """Everything that the template needs of one run."""
     judgement = document["judgement"]
     outcome, sign = OUTCOMES[document["verdict"]["outcome"]]
-    config = folder.path.parent / CONFIG
+    config = folder.config()
     measured = (document["largest_missing"] or {"images": []})["images"]
     largest = {(row["group"], row["image"]): row["largest_missing"] for row in measured}
     images = [
@@ -151,7 +153,7 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
         "images": images,
         "num_hidden_images": len(document["images"]) - len(images),
         "reading": reading_sentences(document["setup"]),
-        "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
+        "config": config.read_text(encoding="utf-8", errors="replace") if config else None,
         "hyperparameters": {
             key: value
             for key, value in ((document["setup"].get("model") or {}).get("hyperparameters") or {}).items()

@@ -6,36 +6,39 @@ A run folder holds::
     audits.jsonl                one line per audit, group, pattern and method; these make an audit count
     images.jsonl                one line per audit, group, image, pattern and method
     recoveries/audit-0003.npz   the newest audit's first images: truth, observed, mask, what came back
+    run_config.yaml             the config of the run, where there was one beside the folder
+    superseded-1/               all this, and the report, of an earlier run or another history of this one
+    .lock                       held while a run writes here
 
-An audit is written in this order: arrays (to a temporary file, then renamed), ``images.jsonl``,
-``audits.jsonl``. The last is the commit: whatever belongs to an audit that is not there is ignored by the
-reader and removed by :meth:`RunFolder.prepare`. JSON never holds NaN or infinity; they become null. Numpy and
-json only, no torch.
+A run begins with :meth:`RunFolder.begin`. An audit is written in this order: arrays (to a temporary file, then
+renamed), ``images.jsonl``, ``audits.jsonl``. The last is the commit: whatever belongs to an audit that is not
+there is ignored by the reader and removed by :meth:`RunFolder.prepare`. JSON never holds NaN or infinity; they
+become null. Numpy and json only, no torch.
 """
 
 import json
-import os
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lightning_memaudit.results.files import plain, replacing, write_json
+from lightning_memaudit.results.folder_lock import FolderLock
+from lightning_memaudit.results.lines import Row, append_lines, keep_lines, read_lines
 from lightning_memaudit.results.names import DEFAULT_NAME
+from lightning_memaudit.results.superseded import ASIDE, UNFINISHED, discard, set_aside
 
-Row = dict[str, Any]
 Arrays = dict[str, "np.ndarray[tuple[int, ...], np.dtype[Any]]"]
 
 RUN, AUDITS, IMAGES, RECOVERIES = "run.json", "audits.jsonl", "images.jsonl", "recoveries"
+CONFIG, OWN_CONFIG = "config.yaml", "run_config.yaml"
+"""Lightning's own beside the folder, which a new run replaces, and the copy in it, which stays with the results."""
+CONCLUSIONS = ("report.json", "report.html", "figures", "proximal.json", "largest_missing.json")
+"""What is made after the last audit, and is true of no other history."""
 SCHEMA_VERSION = 1
-ASIDE = "superseded-"
-"""Beginning of the names of the folders in a results folder that keep what another history replaced."""
-_ROWS_PER_WRITE = 2000
 
 
 class SavedRecoveries(NamedTuple):
@@ -76,6 +79,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._prepared = False
+        self._lock: FolderLock | None = None
 
     @classmethod
     def find(cls, path: str | Path) -> "RunFolder":
@@ -132,7 +136,7 @@ class RunFolder:
         path = self.path / AUDITS
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: no audit was completed in this folder")
-        rows = [row for row, _ in _read_lines(path)]
+        rows = [row for row, _ in read_lines(path)]
         complete = _complete(rows)
         return [row for row in rows if row["audit"] in complete]
 
@@ -157,7 +161,7 @@ class RunFolder:
         path = self.path / IMAGES
         if not path.is_file():
             return
-        for row, _ in _read_lines(path):
+        for row, _ in read_lines(path):
             if row["audit"] in committed and audit in (None, row["audit"]):
                 yield row
 
@@ -178,17 +182,45 @@ class RunFolder:
         if not self.path.is_dir():
             raise FileNotFoundError(f"run folder {self.path} does not exist: pass the folder of a run")
 
+    def config(self) -> Path | None:
+        """The config of the run: the copy in the folder, else the file beside it; None where there is neither."""
+        places = (self.path / OWN_CONFIG, self.path.parent / CONFIG)
+        return next((one for one in places if one.is_file()), None)
+
+    def belongs_to(self, run_id: str | None) -> bool:
+        """Whether the results may be those of this run: ``run.json`` names it, or no run at all."""
+        try:
+            written = self.run().get("run_id")
+        except (FileNotFoundError, ValueError):
+            return True
+        return None in (written, run_id) or written == run_id
+
+    def concluded(self, name: str) -> bool:
+        """Whether a file that is made after the last audit is there, and no older than that audit."""
+        file, audits = self.path / name, self.path / AUDITS
+        return file.is_file() and audits.is_file() and file.stat().st_mtime_ns >= audits.stat().st_mtime_ns
+
     # Writing
 
-    def prepare(self) -> None:
-        """Make the folder, check that it can be written to, and remove what a kill left behind.
-
-        A torn last line is cut, and whatever belongs to an audit that was not completed is removed.
+    def lock(self) -> None:
+        """Keep other runs out until :meth:`unlock` or the end of this process; makes the folder.
 
         Raises:
             NotADirectoryError: Something else is at this path.
-            PermissionError: The folder cannot be made or written to.
+            PermissionError: Another run writes here, or the folder cannot be made or written to.
         """
+        self._make()
+        lock = FolderLock(self.path)
+        lock.acquire()
+        self._lock = lock
+
+    def unlock(self) -> None:
+        """Let other runs in again."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+
+    def _make(self) -> None:
         try:
             (self.path / RECOVERIES).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
@@ -201,14 +233,49 @@ class RunFolder:
             raise PermissionError(
                 f"results folder {self.path} cannot be written to ({error.strerror}): pass another dirpath"
             ) from error
+
+    def prepare(self) -> None:
+        """Make the folder, check that it can be written to, and remove what a kill left behind.
+
+        A torn last line is cut, and whatever belongs to an audit that was not completed is removed.
+
+        Raises:
+            NotADirectoryError: Something else is at this path.
+            PermissionError: The folder cannot be made or written to.
+        """
+        self._make()
+        discard(self.path / UNFINISHED)
         for leftover in [*self.path.glob("*.tmp"), *(self.path / RECOVERIES).glob("*.tmp")]:
             leftover.unlink()
         committed = self._repair_audits()
-        _keep_lines(self.path / IMAGES, lambda row: row["audit"] in committed)
+        keep_lines(self.path / IMAGES, lambda row: row["audit"] in committed)
         for path in self._saved():
             if _audit_number(path) not in committed:
                 path.unlink()
         self._prepared = True
+
+    def begin(self, num_audits: int = 0, run_id: str | None = None) -> None:
+        """Make room for a run, before it writes anything.
+
+        What is here of another run, or of this one after the checkpoint that it is resumed from, is set aside whole in
+        ``superseded-1``, ``superseded-2``, ...; the audits that the checkpoint knows of stay. The config of the run,
+        which lies beside the folder, is copied into it.
+
+        Args:
+            num_audits: Audits that the run has done before; 0 for a new one.
+            run_id: Tells runs apart; with another in ``run.json`` none of the audits here are this run's.
+
+        Raises:
+            OSError: There is no room to set results aside; nothing was changed.
+        """
+        if not (self._prepared and self.path.is_dir()):
+            self.prepare()
+        self._supersede(num_audits if self.belongs_to(run_id) else 0)
+        discard(self.path / OWN_CONFIG)
+        config = self.config()
+        if config is not None:
+            with replacing(self.path / OWN_CONFIG) as file:
+                file.write(config.read_bytes())
 
     def write_run(self, content: Mapping[str, Any]) -> None:
         """Write ``run.json``, replacing the old one in one step."""
@@ -225,8 +292,7 @@ class RunFolder:
         """Append one audit: all of it, or after a kill nothing of it.
 
         An audit whose number is taken begins another history: of a run started anew, or resumed from an
-        older checkpoint. The old files are then copied to ``superseded-1``, ``superseded-2``, ...; only the
-        audits before this number stay.
+        older checkpoint. What is here is then set aside as by :meth:`begin`; only the audits before this number stay.
 
         Args:
             audit_rows: The rows of ``audits.jsonl``, all of one audit.
@@ -247,8 +313,8 @@ class RunFolder:
         if recoveries:
             with replacing(self.path / RECOVERIES / f"audit-{number:04d}.npz") as file:
                 np.savez(file, allow_pickle=False, **recoveries)
-        _append(self.path / IMAGES, image_rows)
-        _append(self.path / AUDITS, [{**row, "num_rows": len(audit_rows)} for row in audit_rows])
+        append_lines(self.path / IMAGES, image_rows)
+        append_lines(self.path / AUDITS, [{**row, "num_rows": len(audit_rows)} for row in audit_rows])
         if recoveries:
             for path in self._saved():
                 if _audit_number(path) != number:
@@ -259,24 +325,23 @@ class RunFolder:
         path = self.path / AUDITS
         if not path.is_file():
             return set()
-        complete = _complete([row for row, _ in _read_lines(path)])
-        _keep_lines(path, lambda row: row["audit"] in complete)
+        complete = _complete([row for row, _ in read_lines(path)])
+        keep_lines(path, lambda row: row["audit"] in complete)
         return complete
 
     def _supersede(self, number: int) -> None:
+        """Set everything aside if there are audits of this number or higher, then remove those and the conclusions."""
         path = self.path / AUDITS
-        if not path.is_file() or all(row["audit"] < number for row, _ in _read_lines(path)):
+        if not path.is_file() or all(row["audit"] < number for row, _ in read_lines(path)):
             return
-        taken = [int(other.name.rpartition("-")[2]) for other in self.path.glob(f"{ASIDE}*")]
-        aside = self.path / f"{ASIDE}{max(taken, default=0) + 1}"
-        aside.mkdir()
-        for name in (RUN, IMAGES, AUDITS):
-            if (self.path / name).is_file():
-                shutil.copy2(self.path / name, aside / name)
-        shutil.copytree(self.path / RECOVERIES, aside / RECOVERIES)
+        files = {self.path / name: name for name in (RUN, IMAGES, AUDITS, RECOVERIES, *CONCLUSIONS)}
+        config = self.config()
+        set_aside(self.path, files | ({} if config is None else {config: OWN_CONFIG}))
+        for name in CONCLUSIONS:
+            discard(self.path / name)
         # audits.jsonl first: without their commit, the images that a kill here would leave are ignored.
         for name in (AUDITS, IMAGES):
-            _keep_lines(self.path / name, lambda row: row["audit"] < number)
+            keep_lines(self.path / name, lambda row: row["audit"] < number)
         for saved in self._saved():
             if _audit_number(saved) >= number:
                 saved.unlink()
@@ -286,50 +351,6 @@ def _complete(rows: Sequence[Row]) -> set[int]:
     """Numbers of the audits all of whose rows are there; the rows say how many they should be."""
     counts = Counter(row["audit"] for row in rows)
     return {row["audit"] for row in rows if counts[row["audit"]] >= row.get("num_rows", 0)}
-
-
-def _read_lines(path: Path) -> Iterator[tuple[Row, bytes]]:
-    """Yield every line as an object and as bytes; skip a torn last one.
-
-    Raises:
-        ValueError: A line that is not the last is not an object with an audit number.
-    """
-    with path.open("rb") as file:
-        lines = enumerate(file, start=1)
-        for number, line in lines:
-            try:
-                row = json.loads(line)
-                row["audit"]
-            except (ValueError, TypeError, KeyError) as error:
-                if next(lines, None) is None:
-                    return
-                raise ValueError(
-                    f"{path} is corrupt at line {number}: remove that line, or restore the file from a copy"
-                ) from error
-            yield row, line if line.endswith(b"\n") else line + b"\n"
-
-
-def _keep_lines(path: Path, keep: Any) -> None:
-    """Keep the whole lines whose row satisfies ``keep``; the file is replaced only if that changes it."""
-    if not path.is_file():
-        return
-    size = sum(len(line) for row, line in _read_lines(path) if keep(row))
-    if size == path.stat().st_size:
-        return
-    with replacing(path) as file:
-        file.writelines(line for row, line in _read_lines(path) if keep(row))
-
-
-def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows and wait until they are on the disk; few enough to fit go in a single write."""
-    rows = iter(rows)
-    with path.open("ab", buffering=0) as file:
-        while chunk := list(islice(rows, _ROWS_PER_WRITE)):
-            text = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in chunk)
-            view = memoryview(text.encode())
-            while view:
-                view = view[file.write(view) :]
-        os.fsync(file.fileno())
 
 
 def _audit_number(path: Path) -> int:

@@ -1,0 +1,90 @@
+"""The last report, on its way from a process that Lightning launched back to the one that called ``fit``."""
+
+import os
+import pickle
+import stat
+import tempfile
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+from lightning_memaudit.results.audit_report import AuditReport
+
+
+def is_launched(trainer: Trainer) -> bool:
+    """Whether ``fit`` launched this process (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``).
+
+    To be asked in a hook: under these strategies hooks run in the launched processes alone.
+    """
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+class ReportHandover:
+    """A private file through which a child process gives its parent the last report.
+
+    Its path is fixed when it is made, so that both know it: a forked child has it in its memory, a spawned one from the
+    pickle. A deep copy is another handover, with a path of its own. The file is readable for this user alone; the
+    parent removes it when it takes the report, or at its end.
+
+    >>> handover = ReportHandover()
+    >>> in_the_child = pickle.loads(pickle.dumps(handover))
+    >>> in_the_child.put(None)
+    >>> handover.take(), handover.take()
+    ((None,), ())
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.gettempdir(), f"memaudit-{uuid4().hex}.pickle")
+        weakref.finalize(self, _remove, self.path, os.getpid())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ReportHandover":
+        return ReportHandover()
+
+    def put(self, report: AuditReport | None) -> None:
+        """Leave a report, or that there is none yet, in place of what was left before.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        unfinished = self.path.with_suffix(".tmp")
+        unfinished.unlink(missing_ok=True)
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            pickle.dump(report, file)
+        unfinished.replace(self.path)
+
+    def take(self) -> tuple[AuditReport | None, ...]:
+        """What was left since this was last asked, once; empty where nothing was.
+
+        Only a plain file of this user that nobody else may write or read is opened: unpickling can run code.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        except OSError:
+            return ()
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if hasattr(os, "geteuid") and (
+                not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077
+            ):
+                return ()
+            report: AuditReport | None = pickle.load(file)
+        self.path.unlink(missing_ok=True)
+        return (report,)
+
+    def discard(self) -> None:
+        """Remove what was left, which is of no use any more."""
+        self.path.unlink(missing_ok=True)
+
+
+def _remove(path: Path, owner: int) -> None:
+    """At the end of the process that made it; a forked child that ends leaves it for its parent."""
+    if os.getpid() == owner:
+        for file in (path, path.with_suffix(".tmp")):
+            with suppress(OSError):
+                file.unlink()

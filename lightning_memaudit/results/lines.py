@@ -1,0 +1,60 @@
+"""Files of one JSON object per line, each with the number of its audit, that survive a kill at any byte."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lightning_memaudit.results.files import plain, replacing
+
+Row = dict[str, Any]
+_ROWS_PER_WRITE = 2000
+
+
+def read_lines(path: Path) -> Iterator[tuple[Row, bytes]]:
+    """Yield every line as an object and as bytes; skip a torn last one.
+
+    Raises:
+        ValueError: A line that is not the last is not an object with an audit number.
+    """
+    with path.open("rb") as file:
+        lines = enumerate(file, start=1)
+        for number, line in lines:
+            try:
+                row = json.loads(line)
+                row["audit"]
+            except (ValueError, TypeError, KeyError) as error:
+                if next(lines, None) is None:
+                    return
+                raise ValueError(
+                    f"{path} is corrupt at line {number}: remove that line, or restore the file from a copy"
+                ) from error
+            yield row, line if line.endswith(b"\n") else line + b"\n"
+
+
+def keep_lines(path: Path, keep: Callable[[Row], bool]) -> None:
+    """Keep the whole lines whose row satisfies ``keep``; the file is replaced only if that changes it."""
+    if not path.is_file():
+        return
+    size = sum(len(line) for row, line in read_lines(path) if keep(row))
+    if size == path.stat().st_size:
+        return
+    if not size:
+        path.unlink()
+        return
+    with replacing(path) as file:
+        file.writelines(line for row, line in read_lines(path) if keep(row))
+
+
+def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows and wait until they are on the disk; few enough to fit go in a single write."""
+    rows = iter(rows)
+    with path.open("ab", buffering=0) as file:
+        while chunk := list(islice(rows, _ROWS_PER_WRITE)):
+            text = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in chunk)
+            view = memoryview(text.encode())
+            while view:
+                view = view[file.write(view) :]
+        os.fsync(file.fileno())
