@@ -310,6 +310,8 @@ class _Taken:
             )
             self.images = StoredImages(self.format.shape, self.count, self.device)
         for batch, read in self._waiting:
+            if len(self.images) >= self.count:
+                break
             images = self._converted(batch, read)[: self.count - len(self.images)]
             self._check_values(images)
             self.images.add(images)

@@ -232,7 +232,7 @@ class MemorizationAuditCallback(Callback):
         history = self._history
         if not trainer.fast_dev_run and not history.headline:  # type: ignore[attr-defined]
             check_monitors(trainer, headline_names(self.what.cells), self.when, self.where.name)
-        self._opened.inspect(history.num_audits, history.run_id)
+        self._opened.inspect(None, history.num_audits, history.run_id)
         trigger = self.when.due_at_start()
         if trigger is not None and trainer.global_step == 0 and history.num_audits == 0:
             self._audit(trainer, trigger, 0)

@@ -17,8 +17,8 @@ class Schedule:
     Attributes:
         every_n_epochs: Due after every n-th epoch.
         at_epochs: Due after these numbers of epochs; 0 means before the first.
-        at_train_loss: Due when the loss of ``training_step``, averaged over an epoch, first falls to each level or below.
-            It is not the members' own mean squared error in [0, 1], which results call ``train_loss``.
+        at_train_loss: Due when the loss of ``training_step``, averaged over an epoch, first falls to each level or
+            below. It is not the members' own mean squared error in [0, 1], which results call ``train_loss``.
         at_fit_end: Due at the end of fit, unless the last epoch was audited.
 
     Raises:
