@@ -73,7 +73,7 @@ FUNCTION_MENDS = Mends(
     call="pass a function of images (B, C, H, W), such as lambda x: model(x.flatten(1)).view_as(x) for a model of flat "
     "ones",
     kind="pass a function that returns the reconstruction alone, such as lambda x: model(x)[0]",
-    shape="pass a function that returns the shape it is given, such as lambda x: model(x).view_as(x) for flat outputs",
+    shape="pass a function that returns the same shape, such as lambda x: model(x).view_as(x) for flat outputs",
     outputs=MappingProxyType(
         {
             NOT_DETERMINISTIC: "pass a function that draws no random numbers, such as one that decodes the mean",
@@ -143,7 +143,7 @@ def check_group(
                 f"the autoencoder fails on {group.name} of shape {tuple(block.images.shape)} ({reason}): {mends.call}"
             ) from error
         _check_output(output, block.images, group.name, mends)
-        seen += [output_sums(output, block.images), repeated(block.autoencoder, block.images)]
+        seen += [output_sums(output, block.images), repeated(block.autoencoder, block.images, output)]
     if group.name == "members":
         for doubt in doubts_about(OutputSums.join(seen)):
             warnings.warn(f"{group.name}: {doubt.text}; {mends.outputs[doubt.code]}", stacklevel=2)

@@ -63,6 +63,7 @@ def audit(
         ValueError: Bad names, types, shapes, values or sizes, or controls that are members; the message names the
             argument, the value and the mend.
 
+    >>> import torch
     >>> members, controls = torch.rand(2, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> def memory(x):  # an autoencoder that has learned nothing but its training images: it returns the nearest
     ...     return members[torch.cdist(x.flatten(1), members.flatten(1)).argmin(1)]

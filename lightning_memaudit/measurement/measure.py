@@ -76,9 +76,10 @@ def measure(
             output = block.autoencoder(images)
             reconstruction_psnr = _numpy(psnr(_finite(output), images))
             error_sum += float(per_image_mean((output - images).double().square()).sum())
-            outputs.append(output_sums(output, images))
-            if len(outputs) == 1:
-                outputs.append(repeated(block.autoencoder, images[:2]))
+            if group.name == "members":
+                outputs.append(output_sums(output, images))
+                if len(outputs) == 1:
+                    outputs.append(repeated(block.autoencoder, images[:2]))
         if len(keep):
             _save(saved, f"{group.name}/indices", indices[keep])
             _save(saved, f"{group.name}/names", names[keep].astype(np.str_))

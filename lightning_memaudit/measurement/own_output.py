@@ -11,9 +11,14 @@ def output_sums(output: Tensor, images: Tensor) -> OutputSums:
     return OutputSums.of(output.detach().float().cpu().numpy(), images.detach().float().cpu().numpy())
 
 
-def repeated(autoencoder: Autoencoder, images: Tensor) -> OutputSums:
-    """How much two calls on a batch (B, C, H, W) differ, as sums over no images."""
-    first = autoencoder(images).clone()  # a copy: it may be a buffer that the next call overwrites
-    second = autoencoder(images)
-    arrays = (output.detach().float().cpu().numpy() for output in (first, second))
+def repeated(autoencoder: Autoencoder, images: Tensor, output: Tensor | None = None) -> OutputSums:
+    """How much two calls on a batch (B, C, H, W) differ, as sums over no images.
+
+    Args:
+        autoencoder: f.
+        images: The batch.
+        output: Of the first call, where that was made.
+    """
+    first = (autoencoder(images) if output is None else output).clone()  # the next call may overwrite it
+    arrays = (one.detach().float().cpu().numpy() for one in (first, autoencoder(images)))
     return OutputSums(difference=difference_of_calls(*arrays))

@@ -60,7 +60,7 @@ class Measurement:
         recoveries: Arrays by the names of the results file (``members/truth``, ``members/<pattern>/observed``, ...).
         error_sum: Sum over the images x of the mean squared error between f(x) and x, in double precision.
         num_images: How many those are.
-        outputs: What f makes of the images, summed up.
+        outputs: What f makes of the images, summed up; of members alone.
 
     >>> parts = [Measurement(error_sum=0.25, num_images=1), Measurement(error_sum=0.5, num_images=2)]
     >>> Measurement.join(parts).error_sum

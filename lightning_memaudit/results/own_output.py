@@ -25,6 +25,28 @@ NOT_DETERMINISTIC, OUTPUT_RANGE, OUTPUT_LOGITS = "not_deterministic", "output_ra
 
 _VALUES_AT_ONCE = 2**20
 
+REMEDIES: dict[str, tuple[str, str, str]] = {
+    NOT_DETERMINISTIC: (
+        "the autoencoder answers the same images differently each time",
+        "no iteration can settle on an image.",
+        "Audit what does not draw random numbers: in a run, reconstruct=<a function (module, images)> that decodes the "
+        "mean instead of a sample, with no masks or noise.",
+    ),
+    OUTPUT_RANGE: (
+        "the outputs are not in the range of the images",
+        "taken as they are, the outputs are no reconstructions.",
+        "Audit a function that maps the output to [0, 1], as said: in a run, reconstruct=<a function (module, "
+        "images)>; or mean and std, where the model was trained on images normalized so.",
+    ),
+    OUTPUT_LOGITS: (
+        "the outputs are logits, not images",
+        "taken as they are, the outputs are no reconstructions.",
+        "Audit a function that applies the sigmoid: in a run, reconstruct=<a function (module, images)> that returns "
+        "torch.sigmoid of the output.",
+    ),
+}
+"""For a verdict, by code: what is wrong in one clause, what follows from it, and what to do."""
+
 _KNOWN_MAPS = {
     (0.5, 0.5): "(output + 1) / 2",
     (1.0, 0.5): "output + 0.5",

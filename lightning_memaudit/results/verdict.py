@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lightning_memaudit.results.judgement import Judgement, Proportion
-from lightning_memaudit.results.own_output import NOT_DETERMINISTIC, OUTPUT_LOGITS, OUTPUT_RANGE
+from lightning_memaudit.results.own_output import REMEDIES
 
 Outcome = Literal["memorized", "not_memorized", "inconclusive"]
 
@@ -190,34 +190,12 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
     return doubts
 
 
-_OUTPUT = {
-    NOT_DETERMINISTIC: (
-        "the autoencoder answers the same images differently each time",
-        "no iteration can settle on an image.",
-        "Audit what does not draw random numbers: in a run, reconstruct=<a function (module, images)> that decodes the "
-        "mean instead of a sample, with no masks or noise.",
-    ),
-    OUTPUT_RANGE: (
-        "the outputs are not in the range of the images",
-        "taken as they are, the outputs are no reconstructions.",
-        "Audit a function that maps the output to [0, 1], as said: in a run, reconstruct=<a function (module, "
-        "images)>; or mean and std, where the model was trained on images normalized so.",
-    ),
-    OUTPUT_LOGITS: (
-        "the outputs are logits, not images",
-        "taken as they are, the outputs are no reconstructions.",
-        "Audit a function that applies the sigmoid: in a run, reconstruct=<a function (module, images)> that returns "
-        "torch.sigmoid of the output.",
-    ),
-}
-
-
 def _doubts_about_output(judgement: Judgement) -> list[_Doubt]:
     """Why what the autoencoder returns is no reconstruction, so that no rate says anything."""
     doubts = []
     for code, text in judgement.doubts:
-        if code in _OUTPUT:  # a later version may know of others
-            clause, consequence, remedy = _OUTPUT[code]
+        if code in REMEDIES:  # a later version may know of others
+            clause, consequence, remedy = REMEDIES[code]
             doubts.append(_Doubt(code, clause, f"{text[0].upper()}{text[1:]}: {consequence}", remedy))
     return doubts
 
