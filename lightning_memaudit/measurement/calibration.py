@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lightning_memaudit.measurement.plan import Group, Plan
+from lightning_memaudit.measurement.groups import Group
+from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.recovery import BlindRecovery, Calibration, calibrate
 from lightning_memaudit.recovery.certification import MAX_FALSE_RATE, controls_needed, is_certified
 from lightning_memaudit.recovery.methods.registry import claims

@@ -3,25 +3,25 @@
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-import torch
-
+from lightning_memaudit.measurement.arguments import GivenAutoencoder, check_module, given_images, module_of
 from lightning_memaudit.measurement.calibration import certify_from_controls, describe, without_own_certificates
+from lightning_memaudit.measurement.checks import FUNCTION_MENDS, check_group
+from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group, ImageSource
+from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
 from lightning_memaudit.measurement.measure import InpaintingCache, Progress, measure
 from lightning_memaudit.measurement.plan import (
     DEFAULT_METHODS,
     DEFAULT_PATTERNS,
-    Group,
-    ImageSource,
     Methods,
     Plan,
     check_degradations,
-    check_group,
 )
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.cells import Cell, Columns, Measurement
 from lightning_memaudit.results.hashes import tensors_sha256
+from lightning_memaudit.results.own_output import Doubt, doubts_about
 from lightning_memaudit.results.rows import Occasion, audit_rows, headline
 
 
@@ -39,10 +39,15 @@ def audit(
 ) -> AuditReport:
     """Degrade images, recover them with the autoencoder, and report how many come back: members next to controls.
 
+    The autoencoder gets copies and what it returns is copied: it may work in place, or overwrite what it returned.
+
     Args:
-        autoencoder: f, images (B, C, H, W) to the same shape; put a module in eval mode first.
-        members: Images it was trained on: a tensor (n, C, H, W) in [0, 1], or anything that slices into such.
-        controls: Images it was not trained on; without them no rate means much.
+        autoencoder: f, images (B, C, H, W) to the same shape; put a module in eval mode first. A module of another
+            floating-point type gets images of that.
+        members: Images it was trained on: a tensor or array of floats (n, C, H, W) in [0, 1], or anything that slices
+            into such tensors.
+        controls: Images it was not trained on, none of them a member at 8 bits per value; without them no rate means
+            much.
         patterns: Degradations by name, see :mod:`lightning_memaudit.measurement.degradations`.
         methods: Names, or a mapping from names to methods.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
@@ -55,8 +60,10 @@ def audit(
         The report: rates by method, pattern and group, measurements of every image, and the recoveries kept.
 
     Raises:
-        ValueError: Bad names, shapes, values or sizes; the message names the argument, the value and the mend.
+        ValueError: Bad names, types, shapes, values or sizes, or controls that are members; the message names the
+            argument, the value and the mend.
 
+    >>> import torch
     >>> members, controls = torch.rand(2, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> def memory(x):  # an autoencoder that has learned nothing but its training images: it returns the nearest
     ...     return members[torch.cdist(x.flatten(1), members.flatten(1)).argmin(1)]
@@ -74,19 +81,37 @@ def audit(
         block_size=block_size,
         save_recoveries=save_recoveries,
     )
-    groups = [Group.whole("members", members)]
-    if controls is not None:
-        groups.append(Group.whole("controls", controls))
-    for group in groups:
-        check_group(group, autoencoder)
-        check_degradations(plan, group)
-    weights = tensors_sha256(autoencoder.state_dict()) if isinstance(autoencoder, torch.nn.Module) else None
+    groups = _given_groups(autoencoder, members, controls, plan)
+    module = module_of(autoencoder)
+    weights = None if module is None else tensors_sha256(module.state_dict())
     occasion = Occasion(0, "audit", None, None, now(), weights)
-    return run_audit(autoencoder, groups, plan, occasion, progress=progress)
+    return run_audit(GivenAutoencoder(autoencoder), groups, plan, occasion, progress=progress)
+
+
+def _given_groups(
+    autoencoder: Autoencoder, members: ImageSource, controls: ImageSource | None, plan: Plan
+) -> list[Group]:
+    """The groups that :func:`audit` is given, checked: images, that no control is a member, and the autoencoder."""
+    given = {"members": members} if controls is None else {"members": members, "controls": controls}
+    groups = [Group.whole(name, given_images(name, images)) for name, images in given.items()]
+    for group in groups:
+        if not len(group.images):
+            raise ValueError(f"{group.name} holds no images: pass at least one")
+    shapes = [tuple(group.images[slice(0, 1)].shape[1:]) for group in groups]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"controls are images of shape {shapes[1]}, members of {shapes[0]}: pass images of one size")
+    hashes = [image_hashes(group, plan.block_size, FUNCTION_MENDS) for group in groups]
+    if controls is not None:
+        check_disjoint(hashes[0], hashes[1], "leave those out of controls")
+    check_module(autoencoder, "members", groups[0].images)
+    for group in groups:
+        check_group(group, GivenAutoencoder(autoencoder), mends=FUNCTION_MENDS)
+        check_degradations(plan, group)
+    return groups
 
 
 def run_audit(
-    autoencoder: Autoencoder,
+    autoencoder: Autoencoder | ConditionalAutoencoder,
     groups: Sequence[Group],
     plan: Plan,
     occasion: Occasion,
@@ -97,7 +122,7 @@ def run_audit(
     """Measure every group, join what the processes measured, sum up. Every process returns the same report.
 
     Args:
-        autoencoder: f, images (B, C, H, W) to the same shape.
+        autoencoder: f, images (B, C, H, W) to the same shape; for groups with conditions, what gives one for each.
         groups: Members and, if there are any, controls; of each this process's share, checked before.
         plan: Patterns, methods and settings.
         occasion: When and why the audit runs; goes into the report.
@@ -118,14 +143,16 @@ def run_audit(
     cells: list[Cell] = []
     recoveries: Columns = {}
     train_loss = float("nan")
+    doubts: list[Doubt] = []
     for group, parts in zip(groups, zip(*processes.share(measure_all), strict=True), strict=True):
         joined = Measurement.join(parts)
         if group.name == "members":
             train_loss = joined.error_sum / max(1, joined.num_images)
+            doubts = doubts_about(joined.outputs)
         cells += joined.cells
         recoveries |= joined.recoveries
     certifications = {name: describe(one) for name, one in certify_from_controls(cells, plan).items()}
-    rows = audit_rows(cells, occasion, train_loss, plan.threshold_db, certifications)
+    rows = audit_rows(cells, occasion, train_loss, plan.threshold_db, certifications, doubts)
     numbers = {**headline(rows, cells, plan.primary), "train_loss": train_loss}
     return AuditReport(rows, cells, numbers, recoveries, occasion, plan.threshold_db, plan.primary)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning_memaudit.measurement import largest_missing as missing
 from lightning_memaudit.measurement import proximal
-from lightning_memaudit.measurement.plan import Group, Plan
+from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
+from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.results.files import write_json
 from lightning_memaudit.results.rows import Row
@@ -20,23 +21,23 @@ class ExtraMeasurement:
     Attributes:
         file: Name of its file in the run folder.
         settings: What it was made with; goes into the file.
-        measure: From the autoencoder and a group of images to one row per image, with ``group``, ``image`` and
-            ``position``.
+        measure: From the autoencoder and a group of images to one row per image, with ``group``, ``image``,
+            ``name`` and ``position``.
 
     >>> import torch
     >>> def measure(autoencoder, group):
     ...     means = autoencoder(group.images).mean((1, 2, 3)).tolist()
-    ...     return [{"group": group.name, "image": i, "position": i, "mean": mean} for i, mean in enumerate(means)]
+    ...     return [{**group.place(row), "mean": mean} for row, mean in enumerate(means)]
     >>> brightness = ExtraMeasurement("brightness.json", settings={}, measure=measure)
     >>> brightness.measure_all(lambda images: images / 2, [Group.whole("members", torch.ones(2, 1, 8, 8))])[1]
-    {'group': 'members', 'image': 1, 'position': 1, 'mean': 0.5}
+    {'group': 'members', 'image': 1, 'name': '1', 'position': 1, 'mean': 0.5}
     """
 
     file: str
     settings: dict[str, Any]
-    measure: Callable[[Autoencoder, Group], list[Row]]
+    measure: Callable[[Autoencoder | ConditionalAutoencoder, Group], list[Row]]
 
-    def measure_all(self, autoencoder: Autoencoder, groups: Sequence[Group]) -> list[Row]:
+    def measure_all(self, autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence[Group]) -> list[Row]:
         """The rows of every group."""
         return [row for group in groups for row in self.measure(autoencoder, group)]
 
@@ -64,17 +65,16 @@ def proximal_extra(num_images: int, num_steps: int = 40, tolerance: float = 1e-3
         tolerance: How far from exact still counts in the verdicts.
     """
 
-    def measure(autoencoder: Autoencoder, group: Group) -> list[Row]:
+    def measure(autoencoder: Autoencoder | ConditionalAutoencoder, group: Group) -> list[Row]:
         # A process holds every n-th position, in order: those wanted come first.
         count = sum(position < num_images for position in group.positions)
         if not count:
             return []
-        report = proximal.proximal_diagnostic(autoencoder, group.images[slice(0, count)], num_steps, tolerance)
-        places = [
-            {"group": group.name, "image": int(index), "position": int(position)}
-            for index, position in zip(group.indices[:count], group.positions[:count], strict=True)
-        ]
-        return [place | numbers for place, numbers in zip(places, report.rows, strict=True)]
+        rows: dict[int, Row] = {}
+        for block in group.first(count).blocks(autoencoder, count):
+            report = proximal.proximal_diagnostic(block.autoencoder, block.images, num_steps, tolerance)
+            rows |= {row: group.place(row) | numbers for row, numbers in zip(block.rows, report.rows, strict=True)}
+        return [rows[row] for row in sorted(rows)]
 
     return ExtraMeasurement(proximal.FILE, {"num_steps": num_steps, "tolerance": tolerance}, measure)
 
@@ -88,7 +88,7 @@ def largest_missing_extra(plan: Plan, num_rounds: int = 6) -> ExtraMeasurement:
     """
     name = plan.primary
 
-    def measure(autoencoder: Autoencoder, group: Group) -> list[Row]:
+    def measure(autoencoder: Autoencoder | ConditionalAutoencoder, group: Group) -> list[Row]:
         return missing.largest_missing(
             autoencoder, group, plan.methods[name], plan.threshold_db, plan.seed, num_rounds, plan.block_size
         )

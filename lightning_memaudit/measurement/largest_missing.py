@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from lightning_memaudit.measurement.degradations import Degradation, Degraded
+from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
 from lightning_memaudit.measurement.measure import Progress
 from lightning_memaudit.measurement.metrics import psnr
-from lightning_memaudit.measurement.plan import Group
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.recovery.checks import check_counts
 from lightning_memaudit.recovery.methods.registry import Method, recover
@@ -19,7 +19,7 @@ FILE = "largest_missing.json"
 
 @torch.no_grad()
 def largest_missing(
-    autoencoder: Autoencoder,
+    autoencoder: Autoencoder | ConditionalAutoencoder,
     group: Group,
     method: Method,
     threshold_db: float = 30.0,
@@ -35,7 +35,7 @@ def largest_missing(
     its own.
 
     Args:
-        autoencoder: f.
+        autoencoder: f; for a group with conditions, what gives one for each of them.
         group: The images.
         method: How they are recovered.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
@@ -45,33 +45,32 @@ def largest_missing(
         progress: Told after every round of a block.
 
     Returns:
-        Rows with ``group``, ``image``, ``position`` and ``largest_missing``: the largest fraction that was tried from
-        which it came back, 0 when it never did.
+        Rows with ``group``, ``image``, ``name``, ``position`` and ``largest_missing``: the largest fraction that was
+        tried from which it came back, 0 when it never did. In the order of the images.
 
     Raises:
         ValueError: ``num_rounds`` or ``block_size`` is not positive.
     """
     check_counts(num_rounds=num_rounds, block_size=block_size)
-    rows: list[Row] = []
-    for begin in range(0, len(group.images), block_size):
-        block = slice(begin, begin + block_size)
-        images = group.images[block]
-        positions = [int(position) for position in group.positions[block]]
+    rows: dict[int, Row] = {}
+    for block in group.blocks(autoencoder, block_size):
+        if not block.rows:
+            continue
+        images = block.images
+        positions = [int(group.positions[row]) for row in block.rows]
         low, high = np.zeros(len(images)), np.ones(len(images))
         for _ in range(num_rounds):
             middle = (low + high) / 2
             degraded = _hide(images, middle, positions, seed)
-            recovery = recover(method, autoencoder, degraded.observed, degraded.mask)
+            recovery = recover(method, block.autoencoder, degraded.observed, degraded.mask)
             recovered = (psnr(recovery.image, images) >= threshold_db) & ~recovery.score.isposinf()
             came_back = recovered.cpu().numpy()
             low, high = np.where(came_back, middle, low), np.where(came_back, high, middle)
             if progress is not None:
                 progress(f"{group.name} · largest missing fraction", len(images))
-        rows += [
-            {"group": group.name, "image": int(index), "position": position, "largest_missing": float(fraction)}
-            for index, position, fraction in zip(group.indices[block], positions, low, strict=True)
-        ]
-    return rows
+        for row, fraction in zip(block.rows, low, strict=True):
+            rows[row] = {**group.place(row), "largest_missing": float(fraction)}
+    return [rows[row] for row in sorted(rows)]
 
 
 def _hide(images: torch.Tensor, fractions: "np.ndarray[Any, Any]", positions: list[int], seed: int) -> Degraded:

@@ -5,7 +5,7 @@ This is the only place where the ground truth meets a recovery.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.measurement.degradations import Degraded
+from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
 from lightning_memaudit.measurement.metrics import METRICS, psnr
-from lightning_memaudit.measurement.plan import Group, Plan
+from lightning_memaudit.measurement.own_output import output_sums, repeated
+from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import AuditStopped
 from lightning_memaudit.recovery import Autoencoder, Recovery, Trace
 from lightning_memaudit.recovery.batches import per_image_mean
@@ -26,19 +28,20 @@ from lightning_memaudit.recovery.methods.registry import (
     uses_autoencoder,
 )
 from lightning_memaudit.results.cells import Array, Cell, Columns, Measurement, join_recoveries
+from lightning_memaudit.results.own_output import OutputSums
 from lightning_memaudit.results.quantities import QUANTITIES
 
 Progress = Callable[[str, int], None]
 """Called with what was just done and the number of images it did."""
 
 
-InpaintingCache = dict[tuple[str, str, str, int], Recovery]
-"""Recoveries that do not depend on the autoencoder, by (group, pattern, method, first position of the block)."""
+InpaintingCache = dict[tuple[str, str, str, int, int], Recovery]
+"""Recoveries that do not depend on the autoencoder, by (group, pattern, method, the block's first row and its size)."""
 
 
 @torch.no_grad()
 def measure(
-    autoencoder: Autoencoder,
+    autoencoder: Autoencoder | ConditionalAutoencoder,
     group: Group,
     plan: Plan,
     cache: InpaintingCache | None = None,
@@ -47,7 +50,8 @@ def measure(
     """Run every pattern and method on one group.
 
     Args:
-        autoencoder: f, images (B, C, H, W) to the same shape, in [0, 1].
+        autoencoder: f, images (B, C, H, W) to the same shape, in [0, 1]; for a group with conditions, what gives one
+            for each of them.
         group: The images. An empty group gives cells with empty columns.
         plan: Patterns, methods and settings.
         cache: Keeps what does not depend on the autoencoder for the next audit of the same images.
@@ -60,17 +64,25 @@ def measure(
     parts: dict[tuple[str, str], list[Cell]] = {}
     saved: dict[str, list[Array]] = {}
     error_sum = 0.0
-    for block, images in _blocks(group, plan.block_size):
-        positions = np.asarray(group.positions[block], dtype=np.int64)
-        indices = [int(index) for index in group.indices[block]]
+    outputs: list[OutputSums] = []
+    for block in group.blocks(autoencoder, plan.block_size):
+        images = block.images
+        positions = np.asarray([group.positions[row] for row in block.rows], dtype=np.int64)
+        indices = np.asarray([group.indices[row] for row in block.rows], dtype=np.int64)
+        names = np.asarray(group.labels(block.rows), dtype=np.object_)
         keep = np.flatnonzero(positions < plan.save_recoveries)
         reconstruction_psnr: Array = np.zeros(0)
         if len(images):
-            output = autoencoder(images)
+            output = block.autoencoder(images)
             reconstruction_psnr = _numpy(psnr(_finite(output), images))
             error_sum += float(per_image_mean((output - images).double().square()).sum())
+            if group.name == "members":
+                outputs.append(output_sums(output, images))
+                if len(outputs) == 1:
+                    outputs.append(repeated(block.autoencoder, images[:2]))
         if len(keep):
-            _save(saved, f"{group.name}/indices", np.asarray(indices, dtype=np.int64)[keep])
+            _save(saved, f"{group.name}/indices", indices[keep])
+            _save(saved, f"{group.name}/names", names[keep].astype(np.str_))
             _save(saved, f"{group.name}/positions", positions[keep])
             _save(saved, f"{group.name}/truth", _numpy(images)[keep])
         for pattern in plan.patterns:
@@ -82,13 +94,14 @@ def measure(
                 _save(saved, f"{prefix}/mask", _numpy(degraded.mask)[keep].astype(np.uint8))
             for name, method in plan.methods_for(pattern).items():
                 began = time.perf_counter()
-                key = (group.name, pattern.name, name, block.start)
-                recovery = _recover(autoencoder, method, degraded, key, cache, plan.raise_errors)
+                key = (group.name, pattern.name, name, block.rows[0] if len(images) else 0, len(images))
+                recovery = _recover(block.autoencoder, method, degraded, key, cache, plan.raise_errors)
                 seconds = time.perf_counter() - began
                 columns = _columns(recovery, method, degraded, images)
                 columns |= {
                     "position": positions,
-                    "image": np.asarray(indices, dtype=np.int64),
+                    "image": indices,
+                    "name": names,
                     "reconstruction_psnr": reconstruction_psnr,
                 }
                 cell = Cell(group.name, pattern.name, name, columns, seconds)
@@ -102,21 +115,15 @@ def measure(
         join_recoveries(saved),
         error_sum,
         len(group.images),
+        OutputSums.join(outputs),
     )
-
-
-def _blocks(group: Group, block_size: int) -> Iterator[tuple[slice, Tensor]]:
-    # At least one block, so that an empty group still yields its (empty) cells.
-    for begin in range(0, max(1, len(group.images)), block_size):
-        block = slice(begin, min(begin + block_size, len(group.images)))
-        yield block, group.images[block]
 
 
 def _recover(
     autoencoder: Autoencoder,
     method: Method,
     degraded: Degraded,
-    key: tuple[str, str, str, int],
+    key: tuple[str, str, str, int, int],
     cache: InpaintingCache | None,
     raise_errors: bool,
 ) -> Recovery | None:

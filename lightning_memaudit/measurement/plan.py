@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from lightning_memaudit.measurement.checks import check_group, check_values
 from lightning_memaudit.measurement.degradations import Degradation, parse_degradation
-from lightning_memaudit.measurement.processes import AuditStopped
-from lightning_memaudit.recovery import Autoencoder
-from lightning_memaudit.recovery.checks import check_counts, check_images
+from lightning_memaudit.measurement.groups import Group, ImageSource
+from lightning_memaudit.recovery.checks import check_counts
 from lightning_memaudit.recovery.methods.registry import METHODS, Method, recovers_from
 from lightning_memaudit.results.names import check_name, did_you_mean, primary_method
 
@@ -21,49 +20,6 @@ Methods = Sequence[str] | Mapping[str, str | Method]
 """Names of methods, or a mapping from names to methods or names."""
 
 
-class ImageSource(Protocol):
-    """Images (n, C, H, W) in [0, 1] that can be sliced; a tensor is one, a lazy data set another.
-
-    >>> images: ImageSource = torch.rand(8, 3, 16, 16)
-    >>> len(images), tuple(images[0:2].shape)
-    (8, (2, 3, 16, 16))
-    """
-
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
-
-    def __getitem__(self, rows: slice, /) -> Tensor:
-        """The images of a slice, (k, C, H, W)."""
-        ...
-
-
-@dataclass(frozen=True)
-class Group:
-    """Images to audit: ``members`` were trained on, ``controls`` were not.
-
-    Attributes:
-        name: ``members`` or ``controls``.
-        images: The images in [0, 1].
-        indices: Index of each image within its data set.
-        positions: Position of each image within the whole group, of which this process may hold only a part. It
-            seeds the mask, so that the i-th member and the i-th control are degraded alike.
-
-    >>> Group.whole("members", torch.rand(3, 1, 8, 8)).positions
-    range(0, 3)
-    """
-
-    name: str
-    images: ImageSource
-    indices: Sequence[int]
-    positions: Sequence[int]
-
-    @classmethod
-    def whole(cls, name: str, images: ImageSource) -> "Group":
-        """A group that this process holds entirely, indexed 0, 1, 2, ..."""
-        return cls(name, images, range(len(images)), range(len(images)))
-
-
 @dataclass(frozen=True)
 class Plan:
     """What an audit does to every group.
@@ -72,7 +28,8 @@ class Plan:
         patterns: Degradations, in order.
         methods: Methods by name, in order.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
-        seed: Seeds the masks, together with the kind of mask and the image's position in its group.
+        seed: Seeds the masks, together with the kind of mask and the image's position in its group; 0 or more, below
+            2**63.
         block_size: Images that are degraded and recovered together; bounds the memory.
         save_recoveries: Images per group whose recoveries are kept.
         raise_errors: Raise when a method fails on a block, instead of counting its images as failed.
@@ -105,6 +62,9 @@ class Plan:
             raise ValueError(f"patterns={names}: name each only once")
         if not 0 < self.threshold_db < float("inf"):
             raise ValueError(f"threshold_db={self.threshold_db}: must be a positive number of decibels, such as 30")
+        seed: object = self.seed
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed={seed!r}: must be an integer from 0 to 2**63 - 1")
         check_counts(block_size=self.block_size)
         for argument in ("num_proximal", "save_recoveries"):
             if getattr(self, argument) < 0:
@@ -181,65 +141,6 @@ def _make(name: str) -> Method:
     return METHODS[name]()
 
 
-def check_values(name: str, images: Tensor) -> None:
-    """Raise unless ``images`` is a finite batch (B, C, H, W) in [0, 1]; the message says how to bring it there.
-
-    Raises:
-        ValueError: It is not.
-    """
-    check_images(name, images)
-    if not len(images):
-        return
-    low, high = float(images.min()), float(images.max())
-    if low >= -1e-4 and high <= 1 + 1e-4:
-        return
-    mend = "pass images in [0, 1], or mean and std to undo their normalization"
-    if -1 - 1e-4 <= low < 0 and high <= 1 + 1e-4:
-        mend += "; mean=[0.5], std=[0.5] if they are in [-1, 1]"
-    elif low >= 0 and 2 < high <= 255:
-        mend += "; std=[0.00392157] if they go up to 255"
-    raise ValueError(f"{name} has values in [{low:.4g}, {high:.4g}]: {mend}")
-
-
-@torch.no_grad()
-def check_group(group: Group, autoencoder: Autoencoder, num_images: int = 2) -> Tensor:
-    """Check what can be known before an audit with the first images: shapes, range, finite output.
-
-    Returns:
-        The autoencoder's output for these images.
-
-    Raises:
-        ValueError: Something is off.
-    """
-    if not len(group.images):
-        raise ValueError(f"{group.name} holds no images: pass at least one")
-    images = group.images[slice(0, num_images)]
-    check_values(group.name, images)
-    try:
-        output = autoencoder(images)
-    except (AuditStopped, ValueError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"the autoencoder fails on {group.name} of shape {tuple(images.shape)} ({reason}): pass reconstruct=<a "
-            "method, or a function (module, images)>, or flatten=True if it takes flat images"
-        ) from error
-    if not isinstance(output, Tensor):
-        raise ValueError(
-            f"the autoencoder returned {type(output).__name__} for images: pass output=<index, key or attribute> "
-            "that selects the reconstruction"
-        )
-    if output.shape != images.shape:
-        raise ValueError(
-            f"the autoencoder returned shape {tuple(output.shape)} for images of shape {tuple(images.shape)}: "
-            "it must return a reconstruction of the same shape"
-        )
-    if not bool(output.isfinite().all()):
-        raise ValueError(f"the autoencoder returned NaN or infinite values for {group.name}: check its weights")
-    return output
-
-
 def check_degradations(plan: Plan, group: Group) -> None:
     """Degrade the first image of a group by every pattern: sizes that do not fit are known before the audit.
 
@@ -249,3 +150,17 @@ def check_degradations(plan: Plan, group: Group) -> None:
     image = group.images[slice(0, 1)]
     for pattern in plan.patterns:
         pattern(image, [0], plan.seed)
+
+
+__all__ = [
+    "DEFAULT_METHODS",
+    "DEFAULT_PATTERNS",
+    "Group",
+    "ImageSource",
+    "Methods",
+    "Plan",
+    "check_degradations",
+    "check_group",
+    "check_values",
+    "resolve_methods",
+]

@@ -41,6 +41,14 @@ class AuditReport:
         """One row per group, image, pattern and method, as in ``images.jsonl``."""
         return list(image_rows(self.cells, self.occasion, self.threshold_db))
 
+    @property
+    def doubts(self) -> list[Row]:
+        """Why what the autoencoder makes of the intact members is no reconstruction: ``code`` and ``text`` of each.
+
+        Where there are any, the rates say nothing; see :mod:`lightning_memaudit.results.own_output`.
+        """
+        return list(self.rows[0].get("doubts") or ()) if self.rows else []
+
     def rate(self, method: str, pattern: str, group: str = "members") -> float:
         """The recovery rate of one cell, in [0, 1].
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lightning_memaudit.results.own_output import OutputSums
+
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 Columns = dict[str, Array]
 
@@ -18,8 +20,8 @@ class Cell:
         pattern: Name of the degradation.
         method: Name of the recovery method.
         columns: Arrays (n,) by name, see :data:`~lightning_memaudit.results.quantities.QUANTITIES`; also ``position``
-            (of the image within its group), ``image`` (its index in the data set) and ``claims`` (whether the method
-            is one that certifies).
+            (of the image within its group), ``image`` (its index in the data set), ``name`` (what a person calls it
+            there, as objects) and ``claims`` (whether the method is one that certifies).
         seconds: Spent on the recoveries.
 
     >>> first, second = (Cell("members", "half", "blind", {"position": np.array([i])}, 0.5) for i in (1, 0))
@@ -58,6 +60,7 @@ class Measurement:
         recoveries: Arrays by the names of the results file (``members/truth``, ``members/<pattern>/observed``, ...).
         error_sum: Sum over the images x of the mean squared error between f(x) and x, in double precision.
         num_images: How many those are.
+        outputs: What f makes of the images, summed up; of members alone.
 
     >>> parts = [Measurement(error_sum=0.25, num_images=1), Measurement(error_sum=0.5, num_images=2)]
     >>> Measurement.join(parts).error_sum
@@ -68,6 +71,7 @@ class Measurement:
     recoveries: Columns = field(default_factory=dict)
     error_sum: float = 0.0
     num_images: int = 0
+    outputs: OutputSums = field(default_factory=OutputSums)
 
     @staticmethod
     def join(parts: Sequence["Measurement"]) -> "Measurement":
@@ -89,6 +93,7 @@ class Measurement:
             {key: array for key, array in arrays.items() if not key.endswith("/positions")},
             sum(part.error_sum for part in parts),
             sum(part.num_images for part in parts),
+            OutputSums.join([part.outputs for part in parts]),
         )
 
 

@@ -5,75 +5,21 @@ the true mask but not the autoencoder, does not. Everything is counted per image
 patterns of one image are not independent.
 """
 
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.intervals import Estimate, clopper_pearson, paired_difference
 from lightning_memaudit.results.membership import Membership, combine_scores, infer_membership
 from lightning_memaudit.results.names import INPAINTER, primary_method
-from lightning_memaudit.results.quantities import FLAGS, NUMBERS
+from lightning_memaudit.results.own_output import Doubt
 
 Row = Mapping[str, Any]
 GROUPS = ("members", "controls")
-_NUMBERS = ("image", "position", *NUMBERS)
-_FLAGS = ("recovered", *FLAGS)
-
-
-class ImageColumns:
-    """The per-image rows of one audit as columns: ``columns[group, pattern, method][name]`` is an array (n,).
-
-    Numbers are float64, NaN where a row has none; flags are bool. Images are in the order of their positions.
-
-    Args:
-        rows: Of ``images.jsonl``, all of one audit.
-
-    >>> row = {"group": "members", "pattern": "half", "method": "blind"}
-    >>> columns = ImageColumns([row | {"position": 1, "psnr": 31.5}, row | {"position": 0, "psnr": None}])
-    >>> columns["members", "half", "blind"]["psnr"].tolist()
-    [nan, 31.5]
-    """
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        collected: dict[tuple[str, str, str], dict[str, array[float]]] = {}
-        for row in rows:
-            key = (row["group"], row["pattern"], row["method"])
-            columns = collected.setdefault(key, {name: array("d") for name in _NUMBERS + _FLAGS})
-            for name in _NUMBERS:
-                value = row.get(name)
-                columns[name].append(np.nan if value is None else value)
-            if row.get("score") is None and row.get("diverged"):
-                columns["score"][-1] = np.inf  # JSON has no infinity
-            for name in _FLAGS:
-                columns[name].append(bool(row.get(name)))
-        self._columns: dict[tuple[str, str, str], dict[str, NDArray[Any]]] = {}
-        for key, columns in collected.items():
-            order = np.argsort(np.asarray(columns["position"]), kind="stable")
-            self._columns[key] = {name: np.asarray(values)[order] for name, values in columns.items()}
-            for name in _FLAGS:
-                self._columns[key][name] = self._columns[key][name].astype(bool)
-
-    def __getitem__(self, key: tuple[str, str, str]) -> dict[str, NDArray[Any]]:
-        return self._columns[key]
-
-    def __contains__(self, key: tuple[str, str, str]) -> bool:
-        return key in self._columns
-
-    def methods(self) -> list[str]:
-        """Methods in the order of the rows."""
-        return list(dict.fromkeys(method for _, _, method in self._columns))
-
-    def patterns(self) -> list[str]:
-        """Patterns in the order of the rows."""
-        return list(dict.fromkeys(pattern for _, pattern, _ in self._columns))
-
-    def groups(self) -> list[str]:
-        """Groups in the order of the rows."""
-        return list(dict.fromkeys(group for group, _, _ in self._columns))
 
 
 @dataclass(frozen=True)
@@ -222,6 +168,7 @@ class Judgement:
         testable: Members that the inpainter fails on in at least one pattern: on the others nothing could be shown.
         reconstruction: By group.
         membership: From the blind score.
+        doubts: Why what the autoencoder makes of the intact members is no reconstruction.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "position": 0, "recovered": True}
     >>> images = ImageColumns([row, row | {"method": "biharmonic", "recovered": False}])
@@ -245,6 +192,7 @@ class Judgement:
     testable: Proportion | None
     reconstruction: dict[str, Reconstruction]
     membership: Membership
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def num_memorized(self) -> int | None:
@@ -254,8 +202,11 @@ class Judgement:
     def to_dict(self) -> dict[str, Any]:
         """Plain Python, for JSON."""
         plain = asdict(self)
+        del plain["doubts"]
         area = self.membership.auroc
         plain["membership"]["auroc"] = None if area is None else area._asdict()
+        # Only where there are any: a report without them is what it was before they were known of.
+        plain |= {"doubts": [doubt._asdict() for doubt in self.doubts]} if self.doubts else {}
         return plain
 
 
@@ -319,6 +270,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
             group: _reconstruction(images[group, patterns[0], method], float(first["threshold_db"])) for group in groups
         },
         membership=infer_membership(*(_scores(images, group, patterns, method) for group in GROUPS)),
+        doubts=tuple(Doubt(doubt["code"], doubt["text"]) for doubt in first.get("doubts") or ()),
     )
 
 

@@ -10,6 +10,7 @@ from lightning_memaudit.results.cells import Cell
 from lightning_memaudit.results.intervals import auroc, clopper_pearson
 from lightning_memaudit.results.membership import combine_scores, drop_missing
 from lightning_memaudit.results.names import INPAINTER
+from lightning_memaudit.results.own_output import Doubt
 from lightning_memaudit.results.quantities import COUNTS, FLAGS, NUMBERS, QUANTITIES
 
 Row = dict[str, Any]
@@ -51,6 +52,7 @@ def audit_rows(
     train_loss: float,
     threshold_db: float,
     certifications: Mapping[str, Row] | None = None,
+    doubts: Sequence[Doubt] = (),
 ) -> list[Row]:
     """One row per group, pattern and method: counts, rates with 95% Clopper-Pearson intervals, means.
 
@@ -61,6 +63,8 @@ def audit_rows(
         threshold_db: PSNR in dB at or above which an image counts as recovered.
         certifications: For methods that certify, by name: how often their certificates are false, or why there are
             none. Goes into their rows as ``certification``.
+        doubts: Why what the autoencoder makes of the intact members is no reconstruction; like the train loss, in every
+            row, as ``doubts``.
     """
     inpainted = {(cell.group, cell.pattern): cell for cell in cells if cell.method == INPAINTER}
     certifications = certifications or {}
@@ -68,6 +72,7 @@ def audit_rows(
         {
             **_audit_row(cell, inpainted.get((cell.group, cell.pattern)), occasion, train_loss, threshold_db),
             "certification": certifications.get(cell.method),
+            "doubts": [doubt._asdict() for doubt in doubts],
         }
         for cell in cells
     ]
@@ -137,6 +142,7 @@ def image_rows(cells: Sequence[Cell], occasion: Occasion, threshold_db: float) -
                 "audit": occasion.audit,
                 "group": cell.group,
                 "image": int(columns["image"][position]),
+                "name": str(columns["name"][position] if "name" in columns else columns["image"][position]),
                 "position": int(columns["position"][position]),
                 "pattern": cell.pattern,
                 "method": cell.method,

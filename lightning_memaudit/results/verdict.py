@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lightning_memaudit.results.judgement import Judgement, Proportion
+from lightning_memaudit.results.own_output import REMEDIES
 
 Outcome = Literal["memorized", "not_memorized", "inconclusive"]
 
@@ -78,7 +79,7 @@ def conclude(
         untrained: Of an audit of the untrained weights in the same run: the negative control.
         near_duplicates: Positions of members, and of controls, that nearly equal another member.
     """
-    doubts = _doubts_about_finding(judgement, untrained)
+    output, doubts = _doubts_about_output(judgement), _doubts_about_finding(judgement, untrained)
     back = judgement.overall.members.memorized or judgement.overall.members.recovered
     found, certainty = _found(judgement), _certainty(judgement)
     cautions = _cautions(judgement, untrained, near_duplicates)
@@ -94,12 +95,15 @@ def conclude(
                     "See in the table of images which ones came back; those that did not are not thereby safe.",
                     "To lower it, train less far, on more images or with regularization, and audit again.",
                 ),
-                cautions=cautions,
+                cautions=(
+                    *(f"{doubt.explanation} More may be memorized than came back." for doubt in output),
+                    *cautions,
+                ),
             )
-        if not doubts:
-            doubts = [_not_above_controls(judgement)]
+        doubts = [*output, *(doubts or [_not_above_controls(judgement)])]
         return _inconclusive(f"{_of(back)} training images came back", doubts, judgement, found, certainty, cautions)
-    doubts = [*doubts, *_doubts_about_absence(judgement)]
+    # What the output is taken for comes first: all that speaks against absence would only repeat it in other words.
+    doubts = [*output, *doubts, *([] if output else _doubts_about_absence(judgement))]
     if doubts:
         return _inconclusive("no training image came back", doubts, judgement, found, certainty, cautions)
     return Verdict(
@@ -183,6 +187,16 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
                 "distrust this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
             )
         )
+    return doubts
+
+
+def _doubts_about_output(judgement: Judgement) -> list[_Doubt]:
+    """Why what the autoencoder returns is no reconstruction, so that no rate says anything."""
+    doubts = []
+    for code, text in judgement.doubts:
+        if code in REMEDIES:  # a later version may know of others
+            clause, consequence, remedy = REMEDIES[code]
+            doubts.append(_Doubt(code, clause, f"{text[0].upper()}{text[1:]}: {consequence}", remedy))
     return doubts
 
 

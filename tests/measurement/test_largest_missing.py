@@ -43,7 +43,7 @@ def test_finds_the_limit_of_every_image_to_the_resolution():
         # Half a pixel of 256 is what rounding to whole pixels may move.
         assert row["largest_missing"] <= limit + 0.5 / 256
         assert row["largest_missing"] > limit - 2**-6 - 0.5 / 256
-    assert rows[0] == {"group": "members", "image": 0, "position": 0, "largest_missing": 0.0}
+    assert rows[0] == {"group": "members", "image": 0, "name": "0", "position": 0, "largest_missing": 0.0}
     assert len(method.seen) == 6, "one batch per round"
 
 

@@ -1,0 +1,161 @@
+"""Whether images and autoencoder are what an audit needs, known before it starts."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
+from lightning_memaudit.measurement.own_output import output_sums, repeated
+from lightning_memaudit.measurement.processes import AuditStopped
+from lightning_memaudit.recovery import Autoencoder
+from lightning_memaudit.recovery.checks import check_images
+from lightning_memaudit.results.own_output import (
+    NOT_DETERMINISTIC,
+    OUTPUT_LOGITS,
+    OUTPUT_RANGE,
+    OutputSums,
+    doubts_about,
+)
+
+
+@dataclass(frozen=True)
+class Mends:
+    """What to change where a check fails, in the words of whoever calls it: by the arguments that there are.
+
+    Every text completes a message; ``{name}`` stands for ``members`` or ``controls``. The defaults are for a run.
+
+    Attributes:
+        values: The images are not in [0, 1].
+        symmetric: Continues it, where they may be in [-1, 1].
+        eight_bits: Continues it, where they may go up to 255.
+        call: The autoencoder raises an error.
+        kind: It returns no tensor.
+        shape: It returns another shape.
+        outputs: What it returns is no reconstruction, by the code of the doubt.
+        explains_itself: Whether a ValueError of the autoencoder says itself what to change.
+
+    >>> try:
+    ...     check_values("members", torch.full((1, 1, 2, 2), 255.0), Mends(eight_bits="; {name} / 255"))
+    ... except ValueError as error:
+    ...     print(str(error).rpartition("; ")[2])
+    members / 255
+    """
+
+    values: str = "pass images in [0, 1], or mean and std to undo their normalization"
+    symmetric: str = "; mean=[0.5], std=[0.5] if they are in [-1, 1]"
+    eight_bits: str = "; std=[0.00392157] if they go up to 255"
+    call: str = "pass reconstruct=<a method, or a function (module, images)>, or flatten=True if it takes flat images"
+    kind: str = "pass output=<index, key or attribute> that selects the reconstruction"
+    shape: str = "it must return a reconstruction of the same shape; pass reconstruct=<a function (module, images)>"
+    outputs: Mapping[str, str] = field(
+        default_factory=lambda: MappingProxyType(
+            {
+                NOT_DETERMINISTIC: "pass reconstruct=<a function (module, images) that decodes the mean>",
+                OUTPUT_RANGE: "pass reconstruct=<a function (module, images) that maps the output to [0, 1]>",
+                OUTPUT_LOGITS: "pass reconstruct=<a function (module, images) that applies the sigmoid>",
+            }
+        )
+    )
+    explains_itself: bool = True
+
+
+RUN_MENDS = Mends()
+"""For images and models of a run, which the callback's arguments describe."""
+
+FUNCTION_MENDS = Mends(
+    values="pass images in [0, 1]",
+    symmetric="; ({name} + 1) / 2 if they are in [-1, 1]",
+    eight_bits="; {name} / 255 if they go up to 255",
+    call="pass a function of images (B, C, H, W), such as lambda x: model(x.flatten(1)).view_as(x) for a model of flat "
+    "ones",
+    kind="pass a function that returns the reconstruction alone, such as lambda x: model(x)[0]",
+    shape="pass a function that returns the same shape, such as lambda x: model(x).view_as(x) for flat outputs",
+    outputs=MappingProxyType(
+        {
+            NOT_DETERMINISTIC: "pass a function that draws no random numbers, such as one that decodes the mean",
+            OUTPUT_RANGE: "pass a function that maps the output to [0, 1]",
+            OUTPUT_LOGITS: "pass a function that applies the sigmoid, such as lambda x: model(x).sigmoid()",
+        }
+    ),
+    explains_itself=False,
+)
+"""For a function and tensors of images, as ``audit()`` takes them."""
+
+
+def check_values(name: str, images: Tensor, mends: Mends = RUN_MENDS) -> None:
+    """Raise unless ``images`` is a finite batch (B, C, H, W) in [0, 1]; the message says how to bring it there.
+
+    Raises:
+        ValueError: It is not.
+    """
+    check_images(name, images)
+    low, high = float(images.min()), float(images.max())
+    if low >= -1e-4 and high <= 1 + 1e-4:
+        return
+    mend = mends.values
+    if -1 - 1e-4 <= low < 0 and high <= 1 + 1e-4:
+        mend += mends.symmetric
+    elif low >= 0 and 2 < high <= 255:
+        mend += mends.eight_bits
+    raise ValueError(f"{name} has values in [{low:.4g}, {high:.4g}]: {mend.format(name=name)}")
+
+
+@torch.no_grad()
+def check_group(
+    group: Group,
+    autoencoder: Autoencoder | ConditionalAutoencoder,
+    num_images: int = 2,
+    mends: Mends = RUN_MENDS,
+) -> None:
+    """Check what can be known before an audit with the first images: shapes, range, finite output.
+
+    It warns where the output can be no reconstruction of the members: it is another one at every call, or in another
+    range. Of a network that has learned nothing yet, the range cannot be told.
+
+    Args:
+        group: The images.
+        autoencoder: f; for a group with conditions, what gives one for each of them.
+        num_images: How many of the images are tried.
+        mends: What the messages tell people to change.
+
+    Raises:
+        ValueError: Something is off.
+    """
+    if not len(group.images):
+        raise ValueError(f"{group.name} holds no images: pass at least one")
+    first = group.first(num_images)
+    check_values(group.name, first.images[slice(0, num_images)], mends)
+    seen = []
+    for block in first.blocks(autoencoder, num_images):
+        try:
+            output = block.autoencoder(block.images)
+        except (AuditStopped, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if isinstance(error, ValueError) and mends.explains_itself:
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"the autoencoder fails on {group.name} of shape {tuple(block.images.shape)} ({reason}): {mends.call}"
+            ) from error
+        _check_output(output, block.images, group.name, mends)
+        seen += [output_sums(output, block.images), repeated(block.autoencoder, block.images, output)]
+    if group.name == "members":
+        for doubt in doubts_about(OutputSums.join(seen)):
+            warnings.warn(f"{group.name}: {doubt.text}; {mends.outputs[doubt.code]}", stacklevel=2)
+
+
+def _check_output(output: object, images: Tensor, name: str, mends: Mends) -> None:
+    if not isinstance(output, Tensor):
+        raise ValueError(f"the autoencoder returned {type(output).__name__} for {name}: {mends.kind}")
+    if output.shape != images.shape:
+        raise ValueError(
+            f"the autoencoder returned shape {tuple(output.shape)} for {name} of shape {tuple(images.shape)}: "
+            f"{mends.shape}"
+        )
+    if not bool(output.isfinite().all()):
+        raise ValueError(f"the autoencoder returned NaN or infinite values for {name}: check its weights")
