@@ -19,7 +19,7 @@ from lightning_memaudit.callback.dataset_images import (
     part_of,
     warn_if_random,
 )
-from lightning_memaudit.callback.isolation import preserved_random_state, undisturbed
+from lightning_memaudit.callback.isolation import preserved_objects, preserved_random_state, undisturbed
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import AuditProgress
@@ -133,7 +133,8 @@ class Session:
         Raises:
             ValueError: Images or model are not what an audit needs; the message says what to change.
         """
-        with preserved_random_state(self.pl_module, self.trainer.datamodule):  # type: ignore[attr-defined]
+        # Loaders are asked for once more: what that changes in the module and the data module is put back.
+        with preserved_random_state(), preserved_objects(self.pl_module, self.trainer.datamodule):  # type: ignore[attr-defined]
             self.groups = self.which.find_groups(self.trainer, self.pl_module, self.how.normalization, self.what.seed)
             hashes = self._check()
             self._description = self._describe(hashes)
@@ -247,7 +248,7 @@ class Session:
                 return call(precision.convert_input(images))
 
         owners = [group.images.dataset for group in self.groups if isinstance(group.images, DatasetImages)]
-        with undisturbed(self.pl_module, *owners):
+        with undisturbed(self.pl_module, self.trainer.datamodule, *owners):  # type: ignore[attr-defined]
             yield self.how.autoencoder(forward), processes
 
     # After the last audit
