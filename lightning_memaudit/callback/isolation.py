@@ -1,90 +1,57 @@
-"""Look at a model in the middle of its training and leave random states, buffers and modes as they were."""
+"""Look at a model in the middle of its training and leave everything as it was: states, buffers, modes."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FlatParameter
+from torch.nn.modules import module as hooks_of_all_modules
+from torch.nn.parameter import is_lazy
 
-_SEARCH_DEPTH = 6
-_LONGEST_LIST = 100
-_NOT_SEARCHED = {"trainer", "_trainer", "_parameters", "_buffers", "_modules"}
+from lightning_memaudit.callback.snapshot import Snapshot
+from lightning_memaudit.callback.tensor_contents import ChangedBefore, TensorContent, tensor_content
+
+
+class _Memory:
+    """What the audits of one model have found so far."""
+
+    def __init__(self) -> None:
+        self.named: set[str] = set()
+        self.changed = ChangedBefore()
+
+
+_memories: "WeakKeyDictionary[Any, _Memory]" = WeakKeyDictionary()
 
 
 @contextmanager
 def preserved_random_state(*owners: object) -> Iterator[None]:
     """Restore the random state of python, numpy, torch and every CUDA device, also after an exception.
 
-    Also the states of random generators that ``owners`` (data sets, transforms, modules) keep as attributes, see
-    :func:`private_generators`. Lightning's ``isolate_rng`` knows the global ones only, and does not restore them when
-    an exception passes.
+    Also the states of random generators that can be reached from ``owners`` (data sets, transforms, modules), see
+    :class:`Snapshot`. Lightning's ``isolate_rng`` knows the global ones only, and does not restore them when an
+    exception passes.
     """
     python, legacy_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - others' global state
     cpu = torch.get_rng_state()
     initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if initialized else None
-    restore_owned = [_restorer(generator) for generator in private_generators(*owners)]
+    owned = Snapshot(owners, random_only=True) if owners else None
     try:
         yield
     finally:
+        if owned is not None:
+            owned.restore()
         random.setstate(python)
         np.random.set_state(legacy_numpy)  # noqa: NPY002
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
-        for restore in restore_owned:
-            restore()
-
-
-def private_generators(*owners: object) -> list[Any]:
-    """Random generators among the attributes of ``owners``, of what they hold, and so on, a few levels deep."""
-    found: list[Any] = []
-    seen: set[int] = set()
-
-    def search(value: object, depth: int) -> None:
-        leaf = isinstance(value, Tensor | np.ndarray | str | bytes | type | ModuleType)
-        if id(value) in seen or depth > _SEARCH_DEPTH or leaf:
-            return
-        seen.add(id(value))
-        if isinstance(value, random.Random | np.random.Generator | np.random.RandomState | torch.Generator):
-            found.append(value)
-        elif isinstance(value, Mapping):
-            if len(value) <= _LONGEST_LIST:
-                for item in value.values():
-                    search(item, depth + 1)
-        elif isinstance(value, list | tuple | set):
-            if len(value) <= _LONGEST_LIST:
-                for item in value:
-                    search(item, depth + 1)
-        elif hasattr(value, "__dict__"):
-            for name, item in vars(value).items():
-                if name not in _NOT_SEARCHED:
-                    search(item, depth + 1)
-            if isinstance(value, nn.Module):
-                for child in value.children():
-                    search(child, depth)
-
-    for owner in owners:
-        search(owner, 0)
-    return found
-
-
-def _restorer(generator: Any) -> Callable[[], None]:
-    if isinstance(generator, random.Random):
-        state = generator.getstate()
-        return lambda: generator.setstate(state)
-    if isinstance(generator, np.random.RandomState):
-        legacy = generator.get_state()
-        return lambda: generator.set_state(legacy)
-    if isinstance(generator, np.random.Generator):
-        bits = generator.bit_generator.state
-        return lambda: setattr(generator.bit_generator, "state", bits)
-    own = generator.get_state()
-    return lambda: generator.set_state(own)
 
 
 @contextmanager
@@ -104,32 +71,121 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def preserved_buffers(module: nn.Module) -> Iterator[None]:
     """Undo what forward passes write into buffers: counters, running statistics, codebooks."""
-    copies = [(buffer, buffer._version, buffer.detach().clone()) for buffer in module.buffers()]
+    sharded = is_sharded(module)
+    contents = [tensor_content(buffer, pooled=False, sharded=sharded) for buffer in module.buffers()]
+    kept: list[TensorContent] = [content for content in contents if content is not None]
+    for content in kept:
+        content.keep()
     registered = [(submodule, dict(submodule._buffers)) for submodule in module.modules() if submodule._buffers]
     try:
         yield
     finally:
         for submodule, buffers in registered:
             submodule._buffers.update(buffers)  # a buffer may have been replaced, not written to
-        with torch.no_grad():
-            for buffer, version, copy in copies:
-                if buffer._version != version:
-                    buffer.copy_(copy)
+        for content in kept:
+            content.restore()
+
+
+@contextmanager
+def preserved_objects(*owners: object) -> Iterator[None]:
+    """Put back all that can be reached from ``owners``, see :class:`Snapshot`, also after an exception.
+
+    Warns of what cannot be put back, once for each name and first owner, and never in place of an exception.
+
+    Args:
+        owners: The model first, then data modules or whatever else is called; None is left out.
+    """
+    owners = tuple(owner for owner in owners if owner is not None)
+    first = owners[0] if owners else None
+    model = first if isinstance(first, nn.Module) else None
+    memory = _Memory() if model is None else _memories.setdefault(model, _Memory())
+    buffers = frozenset() if model is None else frozenset(map(id, model.buffers()))
+    snapshot = Snapshot(
+        [*owners, *_hooks_of_all_modules()],
+        ignored=buffers,
+        changed=memory.changed,
+        sharded=model is not None and is_sharded(model),
+    )
+    raised = True
+    try:
+        yield
+        raised = False
+    finally:
+        new = [name for name in dict.fromkeys(snapshot.restore()) if name not in memory.named]
+        memory.named.update(new)
+        if new:
+            _warn(new, raised)
+
+
+def _warn(names: list[str], raised: bool) -> None:
+    try:
+        warnings.warn(
+            "memorization audit: the model keeps state that could not be restored after an audit: "
+            f"{', '.join(names)}: the training may differ from one without audits",
+            stacklevel=4,
+        )
+    except UserWarning:
+        if not raised:
+            raise
+
+
+def _hooks_of_all_modules() -> list[Any]:
+    return [value for name, value in vars(hooks_of_all_modules).items() if name.startswith("_global_") and value]
+
+
+@contextmanager
+def silent_logging(module: nn.Module) -> Iterator[None]:
+    """Let ``self.log`` within a forward pass do nothing: an audit's passes are no part of the training's metrics."""
+    logging = [part for part in module.modules() if "_current_fx_name" in vars(part)]
+    try:
+        for part in logging:
+            vars(part).update(log=_log_nothing, log_dict=_log_nothing)
+        yield
+    finally:
+        for part in logging:
+            for name in ("log", "log_dict"):
+                vars(part).pop(name, None)
+
+
+def _log_nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 @contextmanager
 def undisturbed(module: nn.Module, *owners: object) -> Iterator[None]:
-    """Evaluation mode, no gradients, no recompilation; random states and buffers are preserved.
+    """Evaluation mode, no gradients, no recompilation; afterwards everything is as it was, or named in one warning.
 
     Args:
         module: The model.
-        owners: See :func:`preserved_random_state`.
+        owners: What else is called meanwhile, such as the data module and its hooks; see :func:`preserved_objects`.
     """
     with (
-        preserved_random_state(module, *owners),
+        preserved_random_state(),
+        preserved_objects(module, *owners),
         preserved_buffers(module),
+        silent_logging(module),
         evaluation_mode(module),
         torch.no_grad(),
         torch.compiler.set_stance("force_eager"),
     ):
         yield
+
+
+def is_initialized(module: nn.Module) -> bool:
+    """Whether all parameters and buffers have their shapes; those of lazy modules get them in the first call.
+
+    That call must be the training's own: an audit before would leave the weights behind that it initialized.
+
+    >>> is_initialized(nn.Linear(2, 2)), is_initialized(nn.LazyLinear(2))
+    (True, False)
+    """
+    tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
+    return not any(is_lazy(tensor) for tensor in tensors)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether the weights are spread over processes, by FSDP, tensor parallelism or DeepSpeed."""
+    return any(
+        isinstance(parameter, FlatParameter) or hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id")
+        for parameter in module.parameters()
+    )

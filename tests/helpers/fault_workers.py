@@ -1,5 +1,6 @@
 """The run of tests of what goes wrong, in a process of its own where it must be killed, and what it wrote."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -20,11 +21,16 @@ class FaultyModule(Module):
 
     def __init__(self, at_call=None, act=None):
         super().__init__()
-        self.at_call, self.act, self.calls = at_call, act, 0
+        self.at_call, self.act = at_call, act
+        self._calls = ctypes.c_int(0)  # out of reach of what puts back the state of modules after an audit
+
+    @property
+    def calls(self):
+        return self._calls.value
 
     def forward(self, x):
         if not torch.is_grad_enabled():
-            self.calls += 1
+            self._calls.value += 1
             if self.at_call is not None and self.at_call(self.calls):
                 changed = self.act(x)
                 if changed is not None:

@@ -1,0 +1,377 @@
+"""Contents of containers, attributes, classes and variables: what they hold, put back into the very same objects."""
+
+import types
+from array import array
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from operator import is_
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lightning_memaudit.callback.user_code import is_atom
+
+MISSING = object()
+Swap = dict[int, Any]
+"""By the id of an object, what is to take its place."""
+Held = Iterable[tuple[Any, Any]]
+"""Keys and what is held under them."""
+
+
+def only_atoms(values: Iterable[Any]) -> bool:
+    """Whether values, or the items of tuples among them, hold nothing that could change."""
+    kinds = set(map(type, values))
+    if tuple in kinds:
+        kinds.remove(tuple)
+        kinds |= set(map(type, chain.from_iterable(value for value in values if type(value) is tuple)))
+    return all(map(is_atom, kinds))
+
+
+def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return len(one) == len(other) and all(map(is_, one, other))
+
+
+def _swapped(values: list[Any], swap: Swap) -> list[Any]:
+    return [swap.get(id(value), value) for value in values] if swap else values
+
+
+class State:
+    """What one object held; a subclass for each kind of object.
+
+    Attributes:
+        owner: The object.
+        fixed: Whether what it holds can only be changed in place.
+    """
+
+    fixed = False
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    def held(self) -> Held:
+        """What it held."""
+        return ()
+
+    def restore(self, swap: Swap) -> str | None:
+        """Put it back; what could not be is returned in words."""
+        return None
+
+    @staticmethod
+    def label(key: Any) -> str:
+        """How what is held under a key is called, after the name of the object."""
+        return f"[{key!r}]" if isinstance(key, str | int) else f"[{type(key).__name__}]"
+
+
+class Names(State):
+    """Some names of a namespace: global variables that functions name, attributes of a module that they use."""
+
+    def __init__(self, owner: dict[str, Any]) -> None:
+        super().__init__(owner)
+        self._saved: dict[str, Any] = {}
+
+    def add(self, names: Iterable[str]) -> list[tuple[str, Any]]:
+        """Watch more names; those that are new, with their values."""
+        new = [(name, self.owner.get(name, MISSING)) for name in names if name not in self._saved]
+        self._saved.update(new)
+        return [(name, value) for name, value in new if value is not MISSING]
+
+    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+        for name, value in self._saved.items():
+            if self.owner.get(name, MISSING) is not (value := swap.get(id(value), value)):
+                if value is MISSING:
+                    del self.owner[name]
+                else:
+                    self.owner[name] = value
+        return None
+
+    @staticmethod
+    def label(key: Any) -> str:  # noqa: D102
+        return f".{key}"
+
+
+class Dict(State):
+    """A dict of any kind, with the order of its keys."""
+
+    def __init__(self, owner: Any) -> None:
+        super().__init__(owner)
+        self._target = self._mapping()
+        self._base: Any = OrderedDict if issubclass(type(self._target), OrderedDict) else dict
+        self._keys = list(self._base.keys(self._target))
+        self._values = list(self._base.values(self._target))
+        self._factory = owner.default_factory if isinstance(self._target, defaultdict) else None
+
+    def _mapping(self) -> Any:
+        return self.owner
+
+    def held(self) -> Held:  # noqa: D102
+        found: list[tuple[Any, Any]] = []
+        if len(self._values) < 100 or not only_atoms(self._values):
+            found += zip(self._keys, self._values, strict=True)
+        if self._factory is not None:
+            found.append(("default_factory", self._factory))
+        if set(map(type, self._keys)) != {str}:
+            found += [("key", key) for key in self._keys if not is_atom(type(key))]
+        return found
+
+    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+        mapping, base = self._target, self._base
+        if self._mapping() is not mapping:
+            return "attributes"
+        if not self._keys and not len(mapping):
+            return None
+        values = _swapped(self._values, swap)
+        if not _same(list(base.keys(mapping)), self._keys):
+            base.clear(mapping)
+            for key, value in zip(self._keys, values, strict=True):
+                base.__setitem__(mapping, key, value)
+        elif not _same(now := list(base.values(mapping)), values):
+            for key, value, current in zip(self._keys, values, now, strict=True):
+                if value is not current:
+                    base.__setitem__(mapping, key, value)
+        if isinstance(mapping, defaultdict) and mapping.default_factory is not self._factory:
+            mapping.default_factory = self._factory
+        return None
+
+
+class Attributes(Dict):
+    """The attributes of an object, and its class."""
+
+    def __init__(self, owner: Any) -> None:
+        self._class = type(owner)
+        super().__init__(owner)
+
+    def _mapping(self) -> Any:
+        return attributes_of(self.owner)
+
+    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+        if type(self.owner) is not self._class:
+            object.__setattr__(self.owner, "__class__", self._class)
+        return super().restore(swap)
+
+    @staticmethod
+    def label(key: Any) -> str:  # noqa: D102
+        return f".{key}"
+
+
+class AttributesButTensors(Attributes):
+    """Those of a module whose weights are spread over processes: calls exchange its tensors, and set it up at first."""
+
+    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+        mapping, saved = self._target, dict(zip(self._keys, _swapped(self._values, swap), strict=True))
+        for key in [key for key in mapping if key not in saved and not key.startswith("_")]:
+            if not isinstance(mapping[key], Tensor):
+                del mapping[key]
+        for key, value in saved.items():
+            now = mapping.get(key, MISSING)
+            if now is not value and not isinstance(now, Tensor) and not isinstance(value, Tensor):
+                mapping[key] = value
+        return None
+
+
+class Slots(State):
+    """The attributes of an object that are in ``__slots__``."""
+
+    def __init__(self, owner: Any) -> None:
+        super().__init__(owner)
+        self._members = slots_of(type(owner))
+        self._values = [_slot(member, owner) for member in self._members]
+
+    def held(self) -> Held:  # noqa: D102
+        for member, value in zip(self._members, self._values, strict=True):
+            if value is not MISSING:
+                yield member.__name__, value
+
+    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+        for member, value in zip(self._members, _swapped(self._values, swap), strict=True):
+            if _slot(member, self.owner) is not value:
+                if value is MISSING:
+                    member.__delete__(self.owner)
+                else:
+                    member.__set__(self.owner, value)
+        return None
+
+    @staticmethod
+    def label(key: Any) -> str:  # noqa: D102
+        return f".{key}"
+
+
+class Class(State):
+    """The attributes of a class."""
+
+    def __init__(self, owner: type) -> None:
+        super().__init__(owner)
+        self._saved = self._now()
+
+    def _now(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self.owner).items() if not name.startswith("__")}
+
+    def held(self) -> Held:  # noqa: D102
+        yield from self._saved.items()
+        yield from ((name, vars(self.owner)[name]) for name in vars(self.owner) if name.startswith("__"))
+        yield from (("base", base) for base in self.owner.__mro__[1:])
+
+    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+        now = self._now()
+        for name in now.keys() - self._saved.keys():
+            type.__delattr__(self.owner, name)
+        for name, value in self._saved.items():
+            if now.get(name, MISSING) is not (value := swap.get(id(value), value)):
+                type.__setattr__(self.owner, name, value)
+        return None
+
+    @staticmethod
+    def label(key: Any) -> str:  # noqa: D102
+        return f".{key}"
+
+
+class Sequenced(State):
+    """A list, a deque, an array of numbers or of bytes."""
+
+    def __init__(self, owner: Any) -> None:
+        super().__init__(owner)
+        self._base: Any = next(base for base in (list, deque, bytearray, array) if issubclass(type(owner), base))
+        self._items = list(self._base.__iter__(owner))
+
+    def held(self) -> Held:  # noqa: D102
+        return () if only_atoms(self._items) else enumerate(self._items)
+
+    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+        owner, items = self.owner, _swapped(self._items, swap)
+        if self._base is deque:
+            deque.clear(owner)
+            deque.extend(owner, items)
+        elif self._base is array:
+            array.__setitem__(owner, slice(None), array(owner.typecode, items))
+        else:
+            self._base.__setitem__(owner, slice(None), items)
+        return None
+
+
+class Set(State):
+    """A set."""
+
+    def __init__(self, owner: set[Any]) -> None:
+        super().__init__(owner)
+        self._items = list(set.__iter__(owner))
+
+    def held(self) -> Held:  # noqa: D102
+        return () if only_atoms(self._items) else (("item", item) for item in self._items)
+
+    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+        if not _same(list(set.__iter__(self.owner)), self._items):
+            set.clear(self.owner)
+            set.update(self.owner, self._items)
+            if not _same(list(set.__iter__(self.owner)), self._items):
+                return "order of a set"
+        return None
+
+    @staticmethod
+    def label(key: Any) -> str:  # noqa: D102
+        return ""
+
+
+class Cell(State):
+    """A variable that functions share with the function that they were made in."""
+
+    def __init__(self, owner: Any) -> None:
+        super().__init__(owner)
+        self._value = _content(owner)
+
+    def held(self) -> Held:  # noqa: D102
+        return () if self._value is MISSING else (("", self._value),)
+
+    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+        value = swap.get(id(self._value), self._value)
+        if _content(self.owner) is not value:
+            if value is MISSING:
+                del self.owner.cell_contents
+            else:
+                self.owner.cell_contents = value
+        return None
+
+    @staticmethod
+    def label(key: Any) -> str:  # noqa: D102
+        return ""
+
+
+class Function(State):
+    """A function: its default arguments, and the variables of the functions around it."""
+
+    fixed = True
+
+    def __init__(self, owner: types.FunctionType) -> None:
+        super().__init__(owner)
+        self._defaults, self._named_defaults = owner.__defaults__, owner.__kwdefaults__
+
+    def held(self) -> Held:  # noqa: D102
+        function = self.owner
+        yield from zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+        yield from ((f"argument {position}", value) for position, value in enumerate(self._defaults or ()))
+        if self._named_defaults is not None:
+            yield "", self._named_defaults
+
+    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+        if self.owner.__defaults__ is not self._defaults:
+            self.owner.__defaults__ = self._defaults
+        if self.owner.__kwdefaults__ is not self._named_defaults:
+            self.owner.__kwdefaults__ = self._named_defaults
+        return None
+
+    @staticmethod
+    def label(key: Any) -> str:  # noqa: D102
+        return f"<{key}>" if key else ""
+
+
+class Frozen(State):
+    """What always holds the same: tuples, bound methods, ``functools.partial``, weak references."""
+
+    fixed = True
+
+    def __init__(self, owner: Any, items: Iterable[Any]) -> None:
+        super().__init__(owner)
+        self._items = list(items)
+
+    def held(self) -> Held:  # noqa: D102
+        return () if only_atoms(self._items) else enumerate(self._items)
+
+
+class ObjectArray(State):
+    """A numpy array of objects; its content is put back as that of any array, this is for what the objects hold."""
+
+    def held(self) -> Held:  # noqa: D102
+        return enumerate(self.owner.view(np.ndarray).flat)
+
+
+def attributes_of(owner: Any) -> dict[str, Any] | None:
+    """The attributes of an object, without a call of the user's code; None where it has none."""
+    for kind in type(owner).__mro__:
+        found = kind.__dict__.get("__dict__")
+        if type(found) is types.GetSetDescriptorType:
+            attributes: dict[str, Any] = found.__get__(owner)
+            return attributes
+    return None
+
+
+def slots_of(kind: type) -> list[Any]:
+    """The members in ``__slots__`` of a class and of those that it inherits from."""
+    members = []
+    for base in kind.__mro__:
+        if "__slots__" in base.__dict__:
+            members += [one for one in base.__dict__.values() if type(one) is types.MemberDescriptorType]
+    return members
+
+
+def _slot(member: Any, owner: Any) -> Any:
+    try:
+        return member.__get__(owner)
+    except AttributeError:
+        return MISSING
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return MISSING
