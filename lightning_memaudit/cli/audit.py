@@ -1,15 +1,11 @@
 """The command ``audit``: the callback's engine on a checkpoint, without training, under any strategy of Lightning."""
 
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -22,8 +18,10 @@ from lightning_memaudit.callback.memorization_audit import MemorizationAuditCall
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.session import Session
 from lightning_memaudit.cli.fit import AuditCLI, parse, quiet, the_callback, with_quickstart
+from lightning_memaudit.cli.hyperparameters import Given, Known, namespace
 from lightning_memaudit.cli.main import DONE, UsageError
 from lightning_memaudit.measurement.engine import now
+from lightning_memaudit.report.checkpoint import allowed, read_checkpoint
 from lightning_memaudit.results.rows import Occasion
 
 NO_CHECKPOINT = "none"
@@ -69,13 +67,13 @@ class AuditTrainer(Trainer):
             weights_only: Here for configs of `fit`; anything but null or true is refused.
 
         Raises:
-            UsageError: The checkpoint is missing, is none, holds other types, or does not fit the model.
+            ValueError: The checkpoint is missing, is none, holds other types, or does not fit the model.
         """
         if weights_only is False:
             raise UsageError("weights_only=False: checkpoints are loaded safely; name what may be in it in allow_types")
         settings = the_callback(self)
-        with _allowed(allow_types):
-            path, epoch, step = read_progress(ckpt_path)
+        path, epoch, step = read_progress(ckpt_path, allow_types)
+        with allowed(allow_types):
             where = settings.where
             if where.dirpath is None:
                 # Not the results folder of the training itself, whose audits stay what they are.
@@ -120,6 +118,18 @@ class _AuditOnce(Callback):
     ) -> None:
         self.settings, self.where, self.datamodule = settings, where, datamodule
         self.epoch, self.step = epoch, step
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the data module that of the trainer, as in a training: the model may ask for it from now on.
+
+        Its hooks are then those through which a batch goes to the device; of its loaders, none is asked for here.
+        """
+        if self.datamodule is None:
+            return
+        nothing = trainer.predict_loop._data_source.instance
+        trainer._data_connector.attach_datamodule(pl_module, self.datamodule)
+        trainer.predict_loop._data_source.instance = nothing
+        self.datamodule.setup("fit")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         settings = self.settings
@@ -167,17 +177,20 @@ class CheckpointCLI(AuditCLI):
         return {"audit": {"model", "datamodule"}}
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning takes the model's arguments from the checkpoint, over those in the config: not here."""
+        """Lightning takes the model's arguments from the checkpoint, over those in the config: here they are below."""
 
 
 def run_audit(arguments: Sequence[str]) -> int:
-    """Audit a checkpoint; without a config the options change the quickstart."""
+    """Audit a checkpoint; without a config the options change the quickstart, or what the checkpoint says."""
     quiet()
+    given = Given.read(arguments)
+    known, below = _known(given)
     cli = parse(
-        ["audit", *with_quickstart(arguments)],
+        ["audit", *with_quickstart(arguments, known.get("model"), known.get("data"))],
         command_line=CheckpointCLI,
         trainer_class=AuditTrainer,
         save_config_callback=None,  # it would replace the config of the training
+        below=namespace(audit=namespace(**below)) if below else None,
     )
     assert isinstance(cli.trainer, AuditTrainer)
     if cli.trainer.is_global_zero:
@@ -185,17 +198,39 @@ def run_audit(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def read_progress(ckpt_path: str | None) -> tuple[str | None, int | None, int | None]:
+def _known(given: Given) -> tuple[dict[str, str], dict[str, Namespace]]:
+    """The classes that only the checkpoint names, and what it knows of the arguments of these and the given ones."""
+    named: dict[str, str] = {}
+    below: dict[str, Namespace] = {}
+    if given.ckpt_path is None or not Path(given.ckpt_path).is_file():
+        return named, below
+    content = read_checkpoint(given.ckpt_path, given.allow_types)
+    if not isinstance(content, dict):
+        return named, below
+    say = rank_zero_only(print)
+    for group, kind, option in (("model", LightningModule, given.model), ("data", LightningDataModule, given.data)):
+        found = Known.of(content, kind).below(option, kind, group, given.ckpt_path)
+        if found is None:
+            continue
+        below[group] = found
+        if option is None:
+            named[group] = found["class_path"]
+            say(f"--{group} {named[group]}, as the checkpoint says")
+    return named, below
+
+
+def read_progress(ckpt_path: str | None, allow_types: Sequence[str] = ()) -> tuple[str | None, int | None, int | None]:
     """Check a checkpoint, and read how far the training had come.
 
     Args:
         ckpt_path: A file, a folder of a sharded checkpoint (which is not looked into), or "none".
+        allow_types: Types that may be in it.
 
     Returns:
         The path to load, None when there is nothing to load; epochs and steps done, None where it does not say.
 
     Raises:
-        UsageError: It is missing, is no checkpoint, or holds types that are not allowed.
+        ValueError: It is missing, is no checkpoint, or holds types that are not allowed.
     """
     if ckpt_path == NO_CHECKPOINT:
         return None, None, None
@@ -207,36 +242,11 @@ def read_progress(ckpt_path: str | None) -> tuple[str | None, int | None, int | 
         raise UsageError(f"ckpt_path={ckpt_path!r}: there is no such file")
     if Path(ckpt_path).is_dir():
         return ckpt_path, None, None
-    try:
-        content = torch.load(ckpt_path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        types = re.findall(r"GLOBAL ([\w.]+) was not an allowed global", str(error))
-        if not types:
-            raise UsageError(f"ckpt_path={ckpt_path!r} cannot be read as a checkpoint") from error
-        raise UsageError(
-            f"ckpt_path={ckpt_path!r} holds a {types[0]}, and unpickling it could run code; if you trust the file, "
-            f"add --allow_types=[{types[0]}]"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise UsageError(f"ckpt_path={ckpt_path!r} cannot be read as a checkpoint ({error})") from error
+    content = read_checkpoint(ckpt_path, allow_types)
     if not isinstance(content, dict) or "state_dict" not in content or "pytorch-lightning_version" not in content:
         raise UsageError(f"ckpt_path={ckpt_path!r} is no checkpoint of Lightning: there is no state_dict in it")
     epochs = content.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("processed")
     return ckpt_path, epochs, content.get("global_step")
-
-
-@contextmanager
-def _allowed(names: Sequence[str]) -> Iterator[None]:
-    """Let these types be unpickled, by their dotted names."""
-    types: list[Any] = []
-    for name in names:
-        module, _, attribute = name.rpartition(".")
-        try:
-            types.append(getattr(import_module(module), attribute))
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UsageError(f"allow_types={list(names)}: there is no type {name!r}") from error
-    with torch.serialization.safe_globals(types):
-        yield
 
 
 def _first_mismatch(message: str) -> str:

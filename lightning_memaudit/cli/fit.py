@@ -1,16 +1,19 @@
 """The commands that train or load a model, on Lightning's command line."""
 
 import logging
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
+from lightning_memaudit.cli.hyperparameters import Given
 from lightning_memaudit.cli.main import DONE, PROGRAM, shipped_configs
 from lightning_memaudit.cli.parser import OneLineParser
 from lightning_memaudit.results.files import write_text
@@ -41,10 +44,17 @@ class LoggedConfig(SaveConfigCallback):
 class AuditCLI(LightningCLI):
     """Lightning's command line with the audit callback under ``--memaudit.*``.
 
+    Args:
+        below: Arguments that hold where neither a config nor an option says otherwise.
+
     >>> cli = parse(with_quickstart(["--memaudit.at_epochs=[0, 5]", "--data.num_train=20"]), run=False)
     >>> the_callback(cli.trainer).when.at_epochs, cli.datamodule.num_train
     ([0, 5], 20)
     """
+
+    def __init__(self, *args: Any, below: Namespace | None = None, **kwargs: Any) -> None:
+        self.below = below
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callback."""
@@ -52,7 +62,13 @@ class AuditCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning that the process has arguments too: they are the same."""
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(args, namespace=self.below)
+
+    def before_instantiate_classes(self) -> None:
+        """Give every run of a sweep folders of its own."""
+        own = sweep_folder(os.environ)
+        if own is not None:
+            put_below(self.config.get(str(self.subcommand), self.config), own)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -85,9 +101,8 @@ def parse(
     """
     return command_line(
         LightningModule,
-        LightningDataModule,
+        None,  # any data module, or none: a model may have its own dataloaders
         subclass_mode_model=True,
-        subclass_mode_data=True,
         parser_class=OneLineParser,
         parser_kwargs={"prog": PROGRAM},
         # A run into the same folder replaces its config, as it does its results.
@@ -99,10 +114,57 @@ def parse(
     )
 
 
-def with_quickstart(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with the quickstart's config before them unless they have a config of their own."""
-    asks = any(argument.partition("=")[0] in ("-c", "--config", "-h", "--help") for argument in arguments)
-    return list(arguments) if asks else ["--config", str(shipped_configs() / QUICKSTART), *arguments]
+def with_quickstart(arguments: Sequence[str], model: str | None = None, data: str | None = None) -> list[str]:
+    """The arguments, with the quickstart's config before them unless they have a config of their own.
+
+    It is of no use for another model: neither its data nor its schedule, loggers and folders are meant then.
+
+    Args:
+        arguments: Of the command.
+        model: The class of the model where the arguments name none; None is the quickstart's.
+        data: Likewise, of the data module.
+    """
+    given = Given.read(arguments)
+    path = shipped_configs() / QUICKSTART
+    own = yaml.safe_load(path.read_text())
+    model = given.model or model
+    others = [(model, own["model"])] + ([] if given.data else [(data, own["data"])])
+    if given.has_config or any(name not in (None, *_names(content["class_path"])) for name, content in others):
+        return list(arguments)
+    return ["--config", str(path), *arguments]
+
+
+def _names(class_path: str) -> tuple[str, str]:
+    return class_path, class_path.rpartition(".")[2]
+
+
+def sweep_folder(environment: Mapping[str, str]) -> str | None:
+    """Where a run of a W&B sweep keeps its files, below the folders that its config names; None for other runs.
+
+    Several agents may run one sweep in one place. The names are those that the agent gives each run, and gives it again
+    when it is resumed.
+
+    >>> sweep_folder({"WANDB_SWEEP_ID": "a1b2", "WANDB_RUN_ID": "x9"})
+    'sweep-a1b2/x9'
+    """
+    sweep, run = environment.get("WANDB_SWEEP_ID"), environment.get("WANDB_RUN_ID")
+    return f"sweep-{sweep}/{run}" if sweep and run else None
+
+
+def put_below(config: Any, folder: str) -> None:
+    """Put whatever a run writes below its folders into this folder there.
+
+    Args:
+        config: Of a command; changed. The loggers have folders of their own for every run already.
+        folder: Relative.
+    """
+    trainer = config["trainer"]
+    trainer["default_root_dir"] = str(Path(trainer.get("default_root_dir") or ".") / folder)
+    callbacks = trainer.get("callbacks") or []
+    places = [config.get(DEFAULT_NAME), *(one.get("init_args") for one in callbacks if hasattr(one, "get"))]
+    for place in places:
+        if place is not None and place.get("dirpath") is not None:
+            place["dirpath"] = str(Path(place["dirpath"]) / folder)
 
 
 def quiet() -> None:

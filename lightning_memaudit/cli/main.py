@@ -5,10 +5,12 @@ Commands that need no torch are dispatched before torch is imported, and so is `
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
+from lightning_memaudit.cli.twins import imported_as_one
 from lightning_memaudit.results.names import did_you_mean
 
 PROGRAM = "python -m lightning_memaudit"
@@ -59,7 +61,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     try:
-        return _dispatch(arguments)
+        with imported_as_one(), _importable(os.getcwd()):  # noqa: PTH109 - as Python writes it there itself
+            return _dispatch(arguments)
     except SystemExit as exit_:
         # Options such as --help and --print_config end in this way.
         return exit_.code if isinstance(exit_.code, int) else DONE if exit_.code is None else FAILED
@@ -74,6 +77,19 @@ def main(args: Sequence[str] | None = None) -> int:
         if code == FAILED:
             print(f"       set {DEBUG_VARIABLE}=1 for the traceback", file=sys.stderr)
         return code
+
+
+@contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Modules in the folder of the command can be named in options, however the command was started."""
+    missing = not {"", folder} & {*sys.path}
+    if missing:
+        sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if missing and folder in sys.path:
+            sys.path.remove(folder)
 
 
 def _dispatch(arguments: list[str]) -> int:

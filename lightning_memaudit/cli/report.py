@@ -26,6 +26,11 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; `{self.prog} --help` lists the options")
 
 
+def _names(text: str) -> list[str]:
+    """``[a, b]``, as the other commands take a list."""
+    return [name.strip(" '\"") for name in text.strip("[] ").split(",") if name.strip()]
+
+
 def run_report(arguments: Sequence[str]) -> int:
     """Rebuild the table, the figures and the reports of runs; compare several in one HTML file."""
     parser = _Parser("report", "Rebuild table, figures, report.json and report.html from the results of runs.")
@@ -76,6 +81,13 @@ def run_verify(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--ckpt_path", type=Path, metavar="FILE", help="also check that this checkpoint holds the audited weights"
     )
+    parser.add_argument(
+        "--allow_types",
+        type=_names,
+        default=[],
+        metavar="[TYPE,...]",
+        help="types that may be in the checkpoint besides tensors and plain values; only from a source that you trust",
+    )
     options = parser.parse_args(arguments)
     folder = RunFolder.find(options.run)
     if options.ckpt_path is not None and not options.ckpt_path.is_file():
@@ -83,7 +95,7 @@ def run_verify(arguments: Sequence[str]) -> int:
 
     from lightning_memaudit.report.verify import is_true, verify
 
-    checks = verify(folder, options.ckpt_path)
+    checks = verify(folder, options.ckpt_path, options.allow_types)
     signs = {True: "✓", False: "✗", None: "-"}
     for check in checks:
         print(f"{signs[check.passed]} {check.name}: {check.detail}")

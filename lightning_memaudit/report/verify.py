@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lightning_memaudit import __version__
+from lightning_memaudit.report.checkpoint import read_checkpoint
 from lightning_memaudit.report.document import SELF_HASH, build_document, check_schema, read_document, seal
 from lightning_memaudit.report.labels import image_name, saved_names, shortened
 from lightning_memaudit.results.hashes import combined_sha256, image_sha256, tensors_sha256
@@ -32,7 +33,8 @@ class Check:
 
     >>> import torch
     >>> from lightning_memaudit.measurement.engine import audit
-    >>> from lightning_memaudit.report.document import write_document
+    >>> from lightning_memaudit.report.checkpoint import read_checkpoint
+    from lightning_memaudit.report.document import write_document
     >>> folder = RunFolder("memaudit")
     >>> folder.write_run({})
     >>> audit(lambda images: images, torch.rand(4, 1, 8, 8), None, ["half"], ["biharmonic"]).append_to(folder)
@@ -46,7 +48,7 @@ class Check:
     detail: str
 
 
-def verify(folder: RunFolder, checkpoint: Path | None = None) -> list[Check]:
+def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Sequence[str] = ()) -> list[Check]:
     """Check the report of a run against its results, and those against the saved recoveries.
 
     It shows that the report follows from the recoveries that are in the folder. That these came out of the weights
@@ -55,10 +57,11 @@ def verify(folder: RunFolder, checkpoint: Path | None = None) -> list[Check]:
     Args:
         folder: The results of the run.
         checkpoint: Of the audited weights, whose hash is then compared.
+        allow_types: Types that may be in the checkpoint, see :func:`~lightning_memaudit.report.checkpoint.read_checkpoint`.
 
     Raises:
         FileNotFoundError: There is no report, or no results.
-        ValueError: One of them cannot be read, or the report does not follow the schema.
+        ValueError: One of them or the checkpoint cannot be read, or the report does not follow the schema.
     """
     document = read_document(folder)
     check_schema(document)
@@ -71,7 +74,7 @@ def verify(folder: RunFolder, checkpoint: Path | None = None) -> list[Check]:
         _same_counts([row for row in rows if row["audit"] == audit], images),
         *_same_scores(folder, images, audit),
         _same_images(folder),
-        *([] if checkpoint is None else [_same_weights(document, checkpoint)]),
+        *([] if checkpoint is None else [_same_weights(document, checkpoint, allow_types)]),
     ]
 
 
@@ -259,19 +262,12 @@ def _same_images(folder: RunFolder) -> Check:
     return Check(name, True if checked else None, f"{checked} images hashed again")
 
 
-def _same_weights(document: Mapping[str, Any], checkpoint: Path) -> Check:
-    import torch
-
+def _same_weights(document: Mapping[str, Any], checkpoint: Path, allow_types: Sequence[str]) -> Check:
     name = "the checkpoint holds the audited weights"
     expected = document["hashes"]["weights"]
     if expected is None:
         return Check(name, None, "the report has no hash of the weights")
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"--ckpt_path {checkpoint} cannot be read ({type(error).__name__}): give a checkpoint"
-        ) from error
+    content = read_checkpoint(checkpoint, allow_types, "--ckpt_path")
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     found = tensors_sha256(state)
     return Check(name, found == expected, found if found == expected else f"they have the hash {found}, not {expected}")
