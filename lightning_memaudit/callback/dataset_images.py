@@ -1,12 +1,9 @@
 """Which images are audited, read once before the first audit, and kept."""
 
 import random
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +17,9 @@ from lightning_memaudit.callback.keys import GroupKey, key_for
 from lightning_memaudit.callback.loaders import Reachable, RunLoaders, check_loader, is_stream, warn_if_uncertain
 from lightning_memaudit.callback.reading import ReadBatch, Reader, Source
 from lightning_memaudit.callback.seen import Normalization
-from lightning_memaudit.measurement.identity import image_hashes
-from lightning_memaudit.measurement.plan import Group, check_values
-
-CACHE_BYTES = 2**30
-"""A group up to this size is kept in memory; a larger one in a file that is removed at the end."""
+from lightning_memaudit.callback.stored_images import StoredImages
+from lightning_memaudit.measurement.checks import check_values
+from lightning_memaudit.measurement.groups import Group
 
 FAST_DEV_RUN_IMAGES = 2
 
@@ -33,9 +28,6 @@ READ_TWICE = 16
 
 LEARN_FROM = 128
 """Images from which the way of reading is learned; the others are checked against it."""
-
-MOST_COMPARED, SECONDS_COMPARED = 20_000, 30.0
-"""How many images of the training the controls are compared with, and for how long at most."""
 
 Transfer = Callable[[Any], Any]
 """From a batch as ``collate_fn`` made it to the batch that the model gets: the run's hooks and the device."""
@@ -126,51 +118,6 @@ def choose_indices(num_available: int, num_wanted: int | None, seed: int) -> lis
     if num_wanted is None or num_wanted >= num_available:
         return list(range(num_available))
     return sorted(random.Random(seed).sample(range(num_available), num_wanted))
-
-
-class StoredImages:
-    """Images (n, C, H, W) in [0, 1] that are sliced like a tensor; many of them lie in a file.
-
-    Args:
-        shape: (C, H, W).
-        count: Most images that will be added.
-        device: Where slices go.
-
-    >>> images = StoredImages((1, 2, 2), count=3)
-    >>> images.add(torch.ones(3, 1, 2, 2))
-    >>> len(images), images[0:2].shape, len(images.part(slice(0, None, 2)))
-    (3, torch.Size([2, 1, 2, 2]), 2)
-    """
-
-    def __init__(self, shape: Sequence[int], count: int, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
-        self._size = 0
-        values = count * torch.Size(shape).numel()
-        if 4 * values <= CACHE_BYTES:
-            self._kept = torch.empty(count, *shape, device=self.device)
-        else:
-            self._folder = tempfile.TemporaryDirectory(prefix="memaudit-")
-            name = str(Path(self._folder.name) / "images")
-            self._kept = torch.from_file(name, shared=True, size=values).view(count, *shape)
-
-    def add(self, images: Tensor) -> None:
-        """Append images (k, C, H, W)."""
-        self._kept[self._size : self._size + len(images)] = images
-        self._size += len(images)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __getitem__(self, rows: slice) -> Tensor:
-        return self._kept[: self._size][rows].to(self.device)
-
-    def part(self, rows: slice) -> "StoredImages":
-        """The images of a slice, on the same storage."""
-        part = object.__new__(StoredImages)
-        part.__dict__.update(self.__dict__)
-        part._kept = self._kept[: self._size][rows]
-        part._size = len(part._kept)
-        return part
 
 
 @dataclass(frozen=True)
@@ -404,84 +351,3 @@ def _in_words(source: Source, taken: _Taken, note: str | None) -> list[str]:
     if note is not None:
         sentences.append(note)
     return sentences
-
-
-def part_of(group: Group, rank: int, num_shares: int) -> Group:
-    """What one of several processes audits: every ``num_shares``-th image, nothing twice, nothing padded.
-
-    Args:
-        group: The whole group.
-        rank: Of the process, counted from 0.
-        num_shares: Into how many parts the group is divided.
-    """
-    rows = slice(rank, None, num_shares)
-    images = group.images.part(rows) if isinstance(group.images, StoredImages) else group.images[rows]
-    return Group(
-        group.name,
-        images,
-        group.indices[rows],
-        group.positions[rows],
-        None if group.names is None else group.names[rows],
-        None if group.conditions is None else group.conditions[rows],
-    )
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What the controls were compared with.
-
-    Attributes:
-        hashes: Of the images of the training that were read for it.
-        num_reachable: Images that training can reach; None where that is not known.
-
-    >>> Compared({"ab", "cd"}, num_reachable=9).note
-    'controls were compared with 2 of the 9 images that training can reach'
-    """
-
-    hashes: set[str]
-    num_images: int = 0
-    num_reachable: int | None = None
-
-    @property
-    def note(self) -> str | None:
-        """Says so where not all of them were; None otherwise."""
-        count = self.num_images or len(self.hashes)
-        if self.num_reachable is not None and count >= self.num_reachable:
-            return None
-        total = "the" if self.num_reachable is None else f"the {self.num_reachable}"
-        return f"controls were compared with {count} of {total} images that training can reach"
-
-
-def compare_with_training(
-    sources: Sequence[Source],
-    convert: Callable[[Source, ReadBatch], Tensor],
-    seed: int,
-    share: tuple[int, int] = (0, 1),
-) -> Compared:
-    """Hashes of the images that training can reach, up to a number and a time.
-
-    Args:
-        sources: See :meth:`ImageChoice.training`.
-        convert: From a batch to its images in [0, 1].
-        seed: Of the choice where there are too many.
-        share: Rank and number of the processes that share the work.
-    """
-    hashes: set[str] = set()
-    began, count, total = time.monotonic(), 0, 0
-    for source in sources:
-        if source.indices is None:
-            reads: Iterator[ReadBatch] = Reader(source, seed).first(min(MOST_COMPARED, 1000))
-            total = -1
-        else:
-            wanted = choose_indices(len(source.indices), MOST_COMPARED, seed)
-            mine = [source.indices[index] for index in wanted][share[0] :: share[1]]
-            total = total + len(source.indices) if total >= 0 else total
-            size = source.batch_size
-            reads = Reader(source, seed).blocks([mine[at : at + size] for at in range(0, len(mine), size)])
-        for read in reads:
-            images = convert(source, read).clamp(0, 1)  # in whichever range: they are only compared
-            hashes.update(image_hashes(Group.whole(source.group, images)))
-            count += len(images)
-            if time.monotonic() - began > SECONDS_COMPARED:
-                break
-    return Compared(hashes, count, None if total < 0 else total)

@@ -107,7 +107,7 @@ def _entry_name(entry: Any, known: bool) -> str | None:
 
 def _path(value: Any) -> str | None:
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return str(os.fspath(value))
     if isinstance(value, str) and "\n" not in value and len(value) < 1000:
         return value if os.sep in value or 2 <= len(Path(value).suffix) <= 6 else None
     return None

@@ -1,6 +1,6 @@
 """Before the first audit: read the images, check them and the model, and say all that is wrong in one message."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,19 +13,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from lightning_memaudit.callback.dataset_images import (
-    Compared,
-    ImageChoice,
-    ReadGroup,
-    compare_with_training,
-    read_group,
-)
+from lightning_memaudit.callback.dataset_images import ImageChoice, ReadGroup, read_group
 from lightning_memaudit.callback.loaders import RunLoaders, place_in_root
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.reading import ReadBatch, Source
 from lightning_memaudit.callback.seen import Normalization, Seen
-from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
-from lightning_memaudit.measurement.plan import Group, Plan, check_degradations, check_group
+from lightning_memaudit.callback.training_images import Compared, compare_with_training
+from lightning_memaudit.measurement.checks import check_group
+from lightning_memaudit.measurement.groups import Group
+from lightning_memaudit.measurement.identity import image_hashes
+from lightning_memaudit.measurement.plan import Plan, check_degradations
 from lightning_memaudit.measurement.processes import AuditStopped, Processes
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -72,6 +69,11 @@ class Problems:
             raise ValueError(f"{len(self.messages)} problems: {numbered}")
 
 
+def few_of(names: Sequence[str], most: int = 3) -> str:
+    """The first names, of a message."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 @dataclass
 class Inspection:
     """The images of a run as the run itself reads them.
@@ -89,6 +91,17 @@ class Inspection:
     compared: Compared | None = None
     problems: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
+
+    def check_controls(self, trained: Set[str]) -> None:
+        """Note the controls whose content is among the hashes of what is trained on."""
+        controls = self.reads[1].group
+        labels = controls.labels(range(len(controls.indices)))
+        shared = [label for label, one in zip(labels, self.hashes["controls"], strict=True) if one in trained]
+        if shared:
+            self.problems.add(
+                f"{len(shared)} of the controls are identical to images that are trained on ({few_of(shared)}): a "
+                "control must not have been trained on; pass controls=<a data set without them>"
+            )
 
     @property
     def groups(self) -> list[Group]:
@@ -165,7 +178,7 @@ def _check_controls(
         ]
         if shared:
             raise ValueError(
-                f"{len(shared)} of the controls are images that the training reaches too ({_few(shared)}): a control "
+                f"{len(shared)} of the controls are images that the training reaches too ({few_of(shared)}): a control "
                 "must not have been trained on; pass controls=<a data set without them>"
             )
 
@@ -173,7 +186,6 @@ def _check_controls(
         batch = transfer_for(trainer, pl_module, source)(read.batch)
         return members.format.undo(members.format.find(batch)) if members.format.path is not None else _no_images()
 
-    check_disjoint(found.hashes["members"], found.hashes["controls"])
     share = (processes.rank, processes.num_shares)
     found.compared = compare_with_training(sources, convert, seed, share)
 
@@ -186,10 +198,6 @@ def _place(source: Source, index: int) -> tuple[int, int]:
 
 def _no_images() -> Tensor:
     return torch.zeros(0, 1, 1, 1)
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _say(found: Inspection, which: ImageChoice) -> None:

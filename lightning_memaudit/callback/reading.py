@@ -6,7 +6,7 @@ generators would have moved on.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -101,12 +101,21 @@ class ReadBatch:
 class _CollateWithItems:
     """The run's ``collate_fn``, and beside its result what is known of the items."""
 
-    def __init__(self, collate: Callable[[Any], Any], key: Any) -> None:
-        self.collate, self.key = collate, key
+    def __init__(self, collate: Callable[[Any], Any], key: Any, given: bool) -> None:
+        self.collate, self.key, self.given = collate, key, given
 
     def __call__(self, items: list[Any]) -> ReadBatch:
         read = [read_item(item, self.key) for item in items]  # before collate_fn, which may work in place
-        return ReadBatch(self.collate(items), read)
+        if self.given and all(one.image is None for one in read):
+            # The key is of the run's own items; these may be plain images.
+            unkeyed = [read_item(item, None) for item in items]
+            read = unkeyed if all(one.image is not None for one in unkeyed) else read
+        try:
+            return ReadBatch(self.collate(items), read)
+        except Exception:
+            if not self.given:
+                raise
+        return ReadBatch(default_collate(items), read)
 
 
 def read_item(item: Any, key: Any) -> ReadItem:
@@ -137,7 +146,7 @@ class Reader:
         self.source, self.seed = source, seed
         self.note: str | None = None
 
-    def blocks(self, blocks: Sequence[Sequence[int]]) -> Iterator[ReadBatch]:
+    def blocks(self, blocks: Sequence[Sequence[int]]) -> Generator[ReadBatch, None, None]:
         """One batch per block of indices, in order.
 
         Raises:
@@ -164,7 +173,7 @@ class Reader:
         for block in blocks:
             yield from self._read([block])
 
-    def first(self, count: int) -> Iterator[ReadBatch]:
+    def first(self, count: int) -> Generator[ReadBatch, None, None]:
         """Batches of a fresh iteration of a stream, until there are ``count`` items or no more."""
         done = 0
         try:
@@ -199,7 +208,7 @@ class Reader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return next(iter(loader))  # type: ignore[no-any-return]
+                return next(iter(loader))
         except Exception as error:
             self._give_up_worker(error)
             return draw_epochs(sampler, most)
@@ -250,7 +259,7 @@ class Reader:
                 sampler = list(blocks) if in_lists else [index for block in blocks for index in block]
             return DataLoader(source.dataset, batch_size=None, sampler=sampler, collate_fn=collate, **settings)
         own = getattr(loader, "collate_fn", None) or default_collate
-        settings["collate_fn"] = _CollateWithItems(own, source.key)
+        settings["collate_fn"] = _CollateWithItems(own, source.key, source.given)
         if blocks is None:
             return DataLoader(source.dataset, batch_size=source.batch_size, **settings)
         return DataLoader(source.dataset, batch_sampler=[list(block) for block in blocks], **settings)

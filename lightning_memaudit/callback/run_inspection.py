@@ -15,8 +15,9 @@ from lightning_memaudit import __version__
 from lightning_memaudit.callback.dataset_images import ReadGroup
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.measurement.engine import now
+from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
-from lightning_memaudit.measurement.plan import Group, Plan
+from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.results.files import plain
 from lightning_memaudit.results.hashes import combined_sha256, tensors_sha256
 

@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_memaudit.callback.affine import Affine
-from lightning_memaudit.callback.dataset_images import ImageChoice, part_of
+from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, watch_audit
 from lightning_memaudit.callback.inspection import (
     Inspection,
@@ -34,12 +34,13 @@ from lightning_memaudit.callback.run_inspection import (
     weights_sha256,
 )
 from lightning_memaudit.callback.seen import Normalization, Seen
+from lightning_memaudit.callback.stored_images import part_of
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
-from lightning_memaudit.measurement.identity import check_disjoint
+from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.lockstep import Lockstep
 from lightning_memaudit.measurement.measure import InpaintingCache
-from lightning_memaudit.measurement.plan import Group, Plan
+from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import AuditInterrupted, Processes
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.rows import Occasion
@@ -190,10 +191,10 @@ class Session:
                     f"pass {name}=<a data set>"
                 )
         compared = self._found.compared
-        parts = [part for _, part in self.processes.gather(compared.hashes if compared is not None else set())]
-        hashes = set().union(*parts)
-        with self._found.problems.caught():
-            check_disjoint(sorted(hashes), self._found.hashes.get("controls", []))
+        own = set() if compared is None else compared.hashes | set(self._found.hashes["members"])
+        hashes = set().union(*(part for _, part in self.processes.gather(own)))
+        if hashes:
+            self._found.check_controls(hashes)
 
     def _decide_seen(self) -> Seen:
         spread = isinstance(self.trainer.strategy, FSDPStrategy | ModelParallelStrategy)
