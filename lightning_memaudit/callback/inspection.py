@@ -99,8 +99,8 @@ class Inspection:
         shared = [label for label, one in zip(labels, self.hashes["controls"], strict=True) if one in trained]
         if shared:
             self.problems.add(
-                f"{len(shared)} of the controls are identical to images that are trained on ({few_of(shared)}): a "
-                "control must not have been trained on; pass controls=<a data set without them>"
+                f"{len(shared)} of the controls are identical to members or to other images that are trained on "
+                f"({few_of(shared)}): a control must not have been trained on; pass controls=<a data set without them>"
             )
 
     @property

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import training_runs
-from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 from training_runs import Items, audit_callback, images, trainer_with
@@ -99,11 +98,9 @@ BAD_ARGUMENTS = {
     "the data set gives a dict with keys ['x'] where an image tensor should be: pass image_key=": {
         "members": Items([{"x": 1}])
     },
-    "the data set gives a Image where an image tensor should be: convert them to tensors": {
-        "members": Items([Image.new("L", (8, 8))])
-    },
-    "item 0 of the data set is torch.uint8: give floating-point images": {
-        "members": Items(np.zeros((3, 1, 8, 8), np.uint8))
+    "the data set gives a str where an image tensor should be: pass image_key=": {"members": Items(["a.png"])},
+    "members: images are torch.int32 with values up to 9, of unknown range: pass std=": {
+        "members": Items(np.full((3, 1, 8, 8), 9, np.int32))
     },
     "items 0 and 3 of the data set have shapes (1, 8, 8) and (1, 8, 9)": {"members": RAGGED},
     "item 0 of the data set has shape (64,): images are (C, H, W); pass image_shape": {
