@@ -88,8 +88,7 @@ class IteratorState:
 
     def held(self) -> Iterable[Any]:
         """What it goes through."""
-        reduced = _reduced(self.owner)
-        return [item for part in reduced[1:] for item in part] if reduced else gc.get_referents(self.owner)
+        return _behind(self.owner)
 
     @property
     def moved(self) -> bool:
@@ -108,8 +107,8 @@ class GeneratorPlace:
         self._place = self._now()
 
     def held(self) -> Iterable[Any]:
-        """Its local variables, and the iterators of its loops."""
-        return self._held
+        """Its local variables, and what its loops go through."""
+        return [item for one in self._held for item in (_behind(one) if is_iterator(type(one)) else [one])]
 
     def _now(self) -> tuple[Any, ...]:
         frame = self.owner.gi_frame
@@ -163,6 +162,21 @@ def _reduced(iterator: Any) -> tuple[Any, ...] | None:
         return None
     constructor, arguments, *state = parts
     return constructor, tuple(arguments), tuple(state[:1]) if state and state[0] is not None else ()
+
+
+def _behind(iterator: Any) -> list[Any]:
+    """What an iterator goes through, and the iterators within it, which share its fate."""
+    reduced = _reduced(iterator)
+    if reduced is None:
+        found = gc.get_referents(iterator)
+        return [item for one in found for item in (_behind(one) if is_iterator(type(one)) else [one])]
+
+    def items(value: Any) -> list[Any]:
+        if type(value) is tuple:
+            return [item for one in value for item in items(one)]
+        return _behind(value) if is_iterator(type(value)) else [value]
+
+    return items(reduced[1:])
 
 
 def _copied(iterator: Any, copies: dict[int, Any]) -> Any:

@@ -1,5 +1,6 @@
 """Contents of containers, attributes, classes and variables: what they hold, put back into the very same objects."""
 
+import threading
 import types
 from array import array
 from collections import OrderedDict, defaultdict, deque
@@ -347,10 +348,13 @@ class ObjectArray(State):
 def attributes_of(owner: Any) -> dict[str, Any] | None:
     """The attributes of an object, without a call of the user's code; None where it has none."""
     for kind in type(owner).__mro__:
-        found = kind.__dict__.get("__dict__")
-        if type(found) is types.GetSetDescriptorType:
+        found: Any = kind.__dict__.get("__dict__")
+        if type(found) in (types.GetSetDescriptorType, types.MemberDescriptorType):
             attributes: dict[str, Any] = found.__get__(owner)
             return attributes
+    if issubclass(type(owner), threading.local):
+        mine: dict[str, Any] = threading.local.__getattribute__(owner, "__dict__")
+        return mine
     return None
 
 

@@ -2,11 +2,12 @@
 
 import functools
 import gc
+import sys
 import types
 import weakref
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class Snapshot:
 
     def __init__(
         self,
-        owners: Iterable[object],
+        owners: Sequence[object],
         ignored: frozenset[int] = frozenset(),
         changed: ChangedBefore | None = None,
         random_only: bool = False,
@@ -114,7 +115,7 @@ class Snapshot:
         self._empty: list[Any] = []
         self._lazy: list[tuple[Any, _Place]] = []
         self._tensors: list[Any] = []
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, tuple[Any, _Place]] = {}  # holding on to an object keeps its id from another
         self._fixed: set[int] = set()
         self._copies: dict[int, Any] = {}
         self._names: dict[int, tuple[Names, _Place]] = {}
@@ -127,9 +128,14 @@ class Snapshot:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            for position, owner in enumerate(owners):
+            names = ["", *(type(owner).__name__ for owner in owners[1:])]
+            roots: list[tuple[Any, _Place]] = [
+                (owner, (None, None, name)) for owner, name in zip(owners, names, strict=False)
+            ]
+            self._places.update((id(owner), (owner, place)) for owner, place in roots)
+            for owner, place in roots:
                 self._datasets = random_only or is_dataset(type(owner))
-                self._push(owner, (None, None, "" if position == 0 else type(owner).__name__))
+                self._queue.append((owner, place))
                 self._walk()
         finally:
             if collecting:
@@ -145,7 +151,7 @@ class Snapshot:
         if fixed and is_iterator(kind):
             self._fixed.add(id(value))
         if id(value) not in self._places:
-            self._places[id(value)] = place
+            self._places[id(value)] = value, place
             if kind in _PLAIN_DICTS and not value:
                 self._empty.append(value)  # fourteen for each module
             else:
@@ -157,6 +163,9 @@ class Snapshot:
             value, place = queue.popleft()
             self.num_objects += 1
             kind = type(value)
+            if not self._datasets and is_dataset(kind):
+                del self._places[id(value)]  # another owner may lead to it
+                continue
             if kind not in makers:
                 makers[kind] = self._makers_of(kind)
             for make in makers[kind]:
@@ -183,8 +192,8 @@ class Snapshot:
             return [self._take_iterator]
         if kind is LRU_CACHE:
             return [self._take_cache]
-        if issubclass(kind, types.ModuleType) or (is_dataset(kind) and not self._datasets):
-            return []
+        if issubclass(kind, types.ModuleType):
+            return [self._take_module]
         makers: list[Callable[[Any, _Place], None]] = []
         for base, content in ((dict, Dict), (set, Set), (_CELL, Cell)):
             if issubclass(kind, base):
@@ -218,10 +227,13 @@ class Snapshot:
 
     def _take_attributes(self, value: Any, place: _Place) -> None:
         attributes = attributes_of(value)
-        if attributes is None or (not attributes and isinstance(value, Tensor | types.FunctionType)):
+        if attributes is None:
             return
-        if self._sharded and isinstance(value, nn.Module):
-            self._places.setdefault(id(attributes.get("_parameters")), place)
+        if not attributes and isinstance(value, Tensor | types.FunctionType):
+            self._empty.append(attributes)
+        elif self._sharded and isinstance(value, nn.Module):
+            parameters = attributes.get("_parameters")
+            self._places.setdefault(id(parameters), (parameters, place))
             self._add(AttributesButTensors(value), place)
         else:
             self._add(Attributes(value), place)
@@ -256,17 +268,29 @@ class Snapshot:
         if is_user_code(module):
             self._take_names(function.__globals__, str(module), _names_in(function.__code__))
 
-    def _take_names(self, namespace: dict[str, Any], module: str, names: Iterable[str]) -> None:
-        if id(namespace) not in self._names:
-            place: _Place = (None, None, module)
-            self._names[id(namespace)] = Names(namespace), place
-        state, place = self._names[id(namespace)]
-        for name, value in state.add(names):
-            if isinstance(value, types.ModuleType):
-                if is_user_code(value.__name__):
-                    self._take_names(vars(value), value.__name__, names)
-            else:
-                self._push(value, (place, Names, name))
+    def _take_names(self, namespace: dict[str, Any], module: str, names: Sequence[str]) -> None:
+        """Watch names of a module, and the same names of modules among them: ``helper.counts.append``."""
+        modules, visited = [(namespace, module)], {id(namespace)}
+        for name in names:  # of modules that are imported within a function
+            imported = sys.modules.get(name) or sys.modules.get(f"{module.rpartition('.')[0]}.{name}")
+            if isinstance(imported, types.ModuleType):
+                modules.append((vars(imported), imported.__name__))
+        for namespace, module in modules:
+            if not is_user_code(module):
+                continue
+            state, place = self._names.setdefault(id(namespace), (Names(namespace), (None, None, module)))
+            for name, value in state.add(names):
+                if not isinstance(value, types.ModuleType):
+                    self._push(value, (place, Names, name))
+            for name in names:
+                value = namespace.get(name)
+                if isinstance(value, types.ModuleType) and id(vars(value)) not in visited:
+                    visited.add(id(vars(value)))
+                    modules.append((vars(value), value.__name__))
+
+    def _take_module(self, value: types.ModuleType, place: _Place) -> None:
+        if is_user_code(value.__name__):
+            self._take_names(vars(value), value.__name__, [name for name in vars(value) if not name.startswith("__")])
 
     def _take_class(self, kind: type, place: _Place) -> None:
         if is_user_code(getattr(kind, "__module__", None)):
@@ -315,7 +339,7 @@ class Snapshot:
         for other, place in self._others:
             problems += _attempt(other.restore, place)
         for owner, problem in self._contents.restore():
-            problems.append(f"{_path(self._places[id(owner)])} ({problem})")
+            problems.append(f"{_path(self._places[id(owner)][1])} ({problem})")
         problems += [f"{_path(place)} (initialized)" for tensor, place in self._lazy if not is_lazy(tensor)]
         if self._queue:
             problems.append(f"what lies beyond {MOST_OBJECTS} objects (not watched)")

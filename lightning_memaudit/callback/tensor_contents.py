@@ -82,7 +82,7 @@ class TensorContent:
                 problem = f"tensor of {self.size / 2**20:.0f} MiB"
         elif content_changed and self._copy is not None and not same_content(self.memory, self._copy):
             with torch.inference_mode(self.memory.is_inference()):
-                _compact(self.memory).copy_(_compact(self._copy))
+                _write(self.memory, self._copy)
         if self._sharded:
             return problem
         if _layout(tensor) != _layout(self.memory):
@@ -208,12 +208,13 @@ def _all_same(parts: Sequence[TensorContent]) -> bool:
         return False
 
 
-def _compact(tensor: Tensor) -> Tensor:
-    """Without the repetitions of an expanded tensor, which cannot be written to."""
-    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-        if stride == 0 and size > 1:
-            tensor = tensor.narrow(dim, 0, 1)
-    return tensor
+def _write(tensor: Tensor, content: Tensor) -> None:
+    """Write to a tensor, without the repetitions of one that is expanded, which would refuse."""
+    if tensor.layout is torch.strided:
+        for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            if stride == 0 and size > 1:
+                tensor, content = tensor.narrow(dim, 0, 1), content.narrow(dim, 0, 1)
+    tensor.copy_(content)
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
