@@ -218,7 +218,22 @@ class Unpacking:
         return self.data
 
 
+class Keyed:
+    """Has an attribute of the name of an item that is something else."""
+
+    def __init__(self, data):
+        self.image, self.data = data.clone(), data
+
+    def keys(self):
+        return ["image"]
+
+    def __getitem__(self, key):
+        return self.data
+
+
 def test_images_that_cannot_be_replaced_are_refused():
+    with pytest.raises(ValueError, match="the image cannot be replaced within the batch, a Keyed"):
+        conditions_of(Keyed(IMAGES), ["image"])
     unpacking = Unpacking(IMAGES, torch.tensor(LABELS))
     assert len(conditions_of(unpacking, ["data"])) == 4
     for path in ([0], ["image"]):
@@ -229,6 +244,14 @@ def test_images_that_cannot_be_replaced_are_refused():
         conditions_of((IMAGES, 3), [1])
     with pytest.raises(ValueError, match=r"image_key=\['y'\] is not in"):
         conditions_of({"x": IMAGES}, ["y"])
+
+
+def test_a_list_of_as_many_columns_as_there_are_images():
+    """Two columns of a batch of two are not the images' rows; two names are."""
+    columns = [torch.tensor([3, 5]), torch.tensor([0.5, 0.25])]
+    given = conditions_of({"x": IMAGES[:2], "y": columns, "z": ["a", "b"]}, ["x"])[1].batch_with(OTHERS)
+    assert [column.tolist() for column in given["y"]] == [[5] * 5, [0.25] * 5]
+    assert given["z"] == ["b"] * 5
 
 
 def test_a_batch_that_contains_itself_ends():
