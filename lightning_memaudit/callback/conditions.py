@@ -28,6 +28,10 @@ class _Place(Enum):
     COPY = "copy"
 
 
+class _Plain:
+    """An object that is nothing but its attributes."""
+
+
 @dataclass(frozen=True)
 class _PerImage:
     """One image's part (1, ...) of a tensor or array with a row for each image."""
@@ -145,7 +149,7 @@ def _images(batch: Any, path: Path) -> Tensor:
     images = select(batch, list(path), "image_key")
     if not isinstance(images, Tensor) or not images.ndim:
         raise ValueError(
-            f"image_key={list(path)}: the batch has a {type(images).__name__} there, not a batch of images"
+            f"image_key={list(path)}: the batch has a {type(images).__name__} there, not a tensor of images"
         )
     return images
 
@@ -275,9 +279,12 @@ def _children(node: Any, depth: int) -> list[tuple[Any, Any]]:
         return list(zip(node._fields, node, strict=True))
     if isinstance(node, list | tuple):
         return list(enumerate(node))
+    attributes = getattr(node, "__dict__", {})
     if is_dataclass(node):
-        return [(one.name, getattr(node, one.name)) for one in fields(node)]
-    return [] if callable(node) else list(getattr(node, "__dict__", {}).items())
+        return list(({one.name: getattr(node, one.name) for one in fields(node)} | attributes).items())
+    # Others, such as a subclass of int, hold more than their attributes tell.
+    plain = type(node).__basicsize__ == _Plain.__basicsize__ and not type(node).__itemsize__
+    return list(attributes.items()) if plain and not callable(node) else []
 
 
 def _index(children: Sequence[tuple[Any, Any]], node: Any, step: int | str) -> int | None:

@@ -11,8 +11,11 @@ import torch
 Key = int | str | Sequence[int | str] | Callable[[Any], Any]
 """An index, a mapping's key or an attribute; several, outermost first; or a function, perhaps by its import path."""
 
-GroupKey = Key | Mapping[str, Key]
-"""One key for all images, or one for ``members`` and one for ``controls``."""
+GroupKey = Mapping[str, Key] | Key
+"""One key for all images, or one for ``members`` and one for ``controls``.
+
+The mapping comes first: a function is what jsonargparse takes a mapping for when it saves a config.
+"""
 
 GROUPS = ("members", "controls")
 MOST_NAMES = 20

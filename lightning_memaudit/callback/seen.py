@@ -156,9 +156,9 @@ class Seen:
             return f"{text}; pass reconstruct=<a method, or a function (module, images)>"
         for order in LAYOUTS:
             if len(shape) == len(order) and tuple(shape[axis] for axis in order) == layout:
-                mend = f", with its output's .permute{order} at the end"
                 return (
-                    f"{text}, not its dimensions in another order; pass reconstruct=<function (module, images)>{mend}"
+                    f"{text}, not its dimensions in another order; pass reconstruct=<function (module, images)> that "
+                    f"returns this output .permute{order}"
                 )
         return (
             f"{text}; as many values in another shape may be in another order, as those of patches are: pass "

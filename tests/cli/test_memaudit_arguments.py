@@ -1,0 +1,59 @@
+"""Keys and import paths on the command line and in a config, and in the config that a run saves."""
+
+import pytest
+import yaml
+
+from lightning_memaudit.cli.fit import parse, the_callback, with_quickstart
+from lightning_memaudit.cli.main import main
+
+KEYS = {
+    "pixels": "pixels",
+    "0": 0,
+    "-1": -1,
+    "[inputs, 1]": ["inputs", 1],
+    "my_package.calls.pixels": "my_package.calls.pixels",
+    "math.sqrt": "math.sqrt",
+    "{members: image, controls: 0}": {"members": "image", "controls": 0},
+    "{members: [a, 0], controls: math.sqrt}": {"members": ["a", 0], "controls": "math.sqrt"},
+    "{controls: 1}": {"controls": 1},
+    "null": None,
+}
+
+
+def parsed(*arguments):
+    return parse(with_quickstart(list(arguments)), run=False)
+
+
+@pytest.mark.parametrize("text", KEYS)
+def test_image_keys(text, tmp_path):
+    """From the command line, from a config, and from the config that Lightning saves of either."""
+    cli = parsed(f"--memaudit.image_key={text}")
+    assert the_callback(cli.trainer).which.image_key == KEYS[text]
+    (tmp_path / "given.yaml").write_text(f"memaudit:\n  image_key: {text}\n")
+    saved = cli.parser.dump(cli.config, skip_none=False)
+    (tmp_path / "saved.yaml").write_text(yaml.safe_dump({"memaudit": yaml.safe_load(saved)["memaudit"]}))
+    for file in ("given.yaml", "saved.yaml"):
+        again = parse([*with_quickstart([]), "--config", str(tmp_path / file)], run=False)
+        assert the_callback(again.trainer).which.image_key == KEYS[text], file
+
+
+def test_keys_of_groups_one_by_one():
+    cli = parsed("--memaudit.image_key.members=pixels", "--memaudit.image_key.controls=1")
+    assert the_callback(cli.trainer).which.image_key == {"members": "pixels", "controls": 1}
+
+
+def test_outputs_and_import_paths():
+    cli = parsed("--memaudit.output=[out, 0]", "--memaudit.reconstruct=math.sqrt")
+    assert the_callback(cli.trainer).how.output == ["out", 0]
+    assert the_callback(cli.trainer).how.reconstruct in ("math.sqrt", __import__("math").sqrt)
+    for text in ("sample", "torch.sigmoid"):
+        assert the_callback(parsed(f"--memaudit.output={text}").trainer).how.output == text
+    saved = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))["memaudit"]
+    assert (saved["output"], saved["reconstruct"]) == (["out", 0], "math.sqrt")
+
+
+def test_a_mapping_of_anything_but_groups_is_refused(capsys):
+    assert main(["fit", "--memaudit.image_key={inputs: 0}"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1, error
+    assert "image_key={'inputs': 0}: a mapping gives each group a key of its own" in error
