@@ -129,9 +129,7 @@ def _strip(examples: Sequence[Example], pattern: str, methods: list[str], occasi
             panel.set_title(header.replace(" ", "\n", 1) if len(header) > 11 else header, fontsize=8, pad=4)
         for line, example in zip(grid, examples, strict=True):
             label = f"{example.why}\n{example.kind} {drawn_name(example.name, example.image)}"
-            line[0].set_ylabel(
-                label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6, wrap=False, parse_math=False
-            )
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6, parse_math=False)
             for panel in line:
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set_visible(False)

@@ -14,9 +14,10 @@ from rich.console import Console
 from run_folder_fixture import make_run_folder
 
 from lightning_memaudit.report import figures
-from lightning_memaudit.report.document import check_schema, read_document
+from lightning_memaudit.report.document import build_document, check_schema, read_document
 from lightning_memaudit.report.figures import strips
 from lightning_memaudit.report.labels import MAX_LENGTH, image_name, printable, saved_names, shortened
+from lightning_memaudit.report.paper_figures import fraction_figure
 from lightning_memaudit.report.terminal import print_verdict
 from lightning_memaudit.report.verify import is_true, verify
 from lightning_memaudit.report.write import write_html, write_report
@@ -118,22 +119,31 @@ def test_figures_draw_names_as_they_are(named, tmp_path, monkeypatch):
             name_images(folder, names)
             strips(folder)
         for figure in drawn:
-            figure.canvas.draw()
+            figure.savefig(io.BytesIO())
     labels = {panel.get_ylabel() for figure in drawn for panel in figure.axes} - {""}
     shown = {label.split("\n")[1].removeprefix("member ") for label in labels}
     assert shown == {"$a_{$ and $\\frac$", "\N{REPLACEMENT CHARACTER}.jpg (1)", "_%_#", shortened("x" * 300, 22)}
 
 
 def test_runs_of_any_name_are_compared(tmp_path):
-    folders = [run_folder(tmp_path / name) for name in ("$a_{$", "_hidden", "猫\x1b[31m")]
+    options = {"num_images": 2, "num_controls": 0, "methods": ("blind",), "train_losses": (1e-5,)}
+    names = ("$a_{$", "_hidden", "猫\x1b[31m")
+    folders = [make_run_folder(tmp_path / name, patterns=("random-0.5", "random-0.9"), **options) for name in names]
+    for folder, name in zip(folders, names, strict=True):
+        run = folder.run()
+        run["model"]["hyperparameters"]["root"] = f"{name}\udcff"
+        folder.write_run(run)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        documents = [write_report(folder).document for folder in folders]
+        documents = [build_document(folder) for folder in folders]
         text = write_html(folders, documents, tmp_path / "all.html").read_text()
+        figure = fraction_figure(folders)
+        figure.savefig(io.BytesIO())
     chart = text[text.index("Share of members found memorized against") :]
-    chart = chart[: chart.index("</svg>")]
-    for name in ("$a_{$", "_hidden", "\\x1b[31m"):
-        assert name in re.sub(r'aria-label="[^"]*"', "", chart), "in the legend"
+    legend = re.findall(r"<text[^>]*>(.*?)</text>", chart[: chart.index("</svg>")])
+    shown = ["$a_{$", "_hidden", "\N{REPLACEMENT CHARACTER}\\x1b[31m"]
+    assert legend[-3:] == shown
+    assert [panel.get_title(loc="left").split(",")[0] for panel in figure.axes] == shown
 
 
 def verdict_lines(document, encoding="utf-8"):
