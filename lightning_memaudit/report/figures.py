@@ -65,16 +65,16 @@ def rate_figure(rows: Sequence[Row], width: float = 4.4, height: float = 3.3) ->
     with figure_style():
         figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for pattern, panel in zip(patterns, axes, strict=False):
-            panel.set_xscale("log")
-            draw_rates(panel, [row for row in rows if row["pattern"] == pattern], methods, _loss)
-            panel.set_title(pattern, loc="left", fontweight="bold")
-        for panel in axes[len(patterns) :]:
-            panel.set_visible(False)
+        axes[0].set_xscale("log")  # shared by all
         losses = {loss for row in rows if row["recovery_rate"] is not None and (loss := _loss(row)) is not None}
         if len(losses) == 1:  # a single point has no range to scale a logarithmic axis by
             (loss,) = losses
             axes[0].set_xlim(loss / 10, loss * 10)
+        for pattern, panel in zip(patterns, axes, strict=False):
+            draw_rates(panel, [row for row in rows if row["pattern"] == pattern], methods, _loss)
+            panel.set_title(pattern, loc="left", fontweight="bold")
+        for panel in axes[len(patterns) :]:
+            panel.set_visible(False)
         axes[0].invert_xaxis()  # shared: training goes to the right
         for index, panel in enumerate(axes):
             if index % columns == 0:
@@ -129,9 +129,7 @@ def _strip(examples: Sequence[Example], pattern: str, methods: list[str], occasi
             panel.set_title(header.replace(" ", "\n", 1) if len(header) > 11 else header, fontsize=8, pad=4)
         for line, example in zip(grid, examples, strict=True):
             label = f"{example.why}\n{example.kind} {drawn_name(example.name, example.image)}"
-            line[0].set_ylabel(
-                label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6, wrap=False, parse_math=False
-            )
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6, parse_math=False)
             for panel in line:
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set_visible(False)

@@ -29,7 +29,7 @@ _UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, turns of direction, h
 
 
 def image_name(row: Mapping[str, Any]) -> str:
-    """What a person calls the image of a row: its name, or its index where a run recorded none.
+    """What a person calls the image of a row: its name, or its index where there is none that one can see.
 
     Args:
         row: Of ``images.jsonl``, of ``report.json``, or any with ``image`` and perhaps ``name``.
@@ -37,7 +37,7 @@ def image_name(row: Mapping[str, Any]) -> str:
     >>> image_name({"image": 17, "name": "cats/0017.jpg"}), image_name({"image": 17})
     ('cats/0017.jpg', '17')
     """
-    return str(row.get("name") or row["image"])
+    return _or_index(row.get("name"), row["image"])
 
 
 def saved_names(arrays: "Mapping[str, np.ndarray[Any, Any]]", group: str) -> list[str]:
@@ -46,11 +46,13 @@ def saved_names(arrays: "Mapping[str, np.ndarray[Any, Any]]", group: str) -> lis
     >>> saved_names({"members/indices": np.array([7, 9])}, "members")
     ['7', '9']
     """
-    indices = [str(index) for index in arrays.get(f"{group}/indices", ())]
-    names = [str(name) for name in arrays.get(f"{group}/names", ())]
-    if len(names) != len(indices):
-        return indices
-    return [name or index for name, index in zip(names, indices, strict=True)]
+    indices = arrays.get(f"{group}/indices", ())
+    names = arrays.get(f"{group}/names", indices)
+    return [_or_index(name, index) for name, index in zip(names, indices, strict=True)]
+
+
+def _or_index(name: Any, index: Any) -> str:
+    return str(index) if name is None or not str(name).strip() else str(name)
 
 
 def printable(text: str) -> str:

@@ -172,7 +172,9 @@ def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> 
         doubts.append(
             _Doubt(
                 "too_few_controls",
-                f"there {'was' if num_controls == 1 else 'were'} too few controls ({num_controls})",
+                f"there {'was' if num_controls == 1 else 'were'} too few controls ({num_controls})"
+                if num_controls
+                else "there were no controls",
                 f"It takes at least {MIN_CONTROLS} images that were not trained on to say what comes back anyway.",
                 f"Give the audit at least {MIN_CONTROLS} controls; 100 resolve a false positive rate of 1%.",
             )

@@ -10,6 +10,7 @@ import numpy as np
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from PIL import Image
 
+from lightning_memaudit.report.labels import shortened
 from lightning_memaudit.report.loggers import IMAGE_COLUMNS, log_audit
 
 
@@ -64,6 +65,56 @@ def test_images_are_logged_only_when_asked(tmp_path, report):
     paths = tmp_path.glob("wandb/offline-run-*/files/media/images/memaudit/images/members/truth*.png")
     pictures = sorted(np.asarray(Image.open(path)).tolist() for path in paths)
     assert pictures == sorted((255 * truth[0]).round().tolist() for truth in report.recoveries["members/truth"][:2])
+
+
+class WithCaptions:
+    """A logger that takes images with captions."""
+
+    experiment = None
+
+    def __init__(self):
+        self.images, self.captions = {}, {}
+
+    def log_metrics(self, metrics, step):
+        pass
+
+    def log_image(self, key, images, step=None, **options):
+        self.images[key], self.captions[key] = images, options["caption"]
+
+
+class WithoutCaptions(WithCaptions):
+    def log_image(self, key, images, step=None):
+        self.images[key] = images
+
+
+NAMES = ["cats/0017.jpg", "\x1b[31m" + "x" * 200, "half \udcff", "$d$"]
+
+
+def test_every_picture_has_its_own_caption(report):
+    report.recoveries["members/names"] = np.array(NAMES)
+    report.recoveries["members/random-0.5/blind/image"][0] = np.nan  # the method failed: no picture, and no caption
+    report.recoveries.pop("controls/names", None)
+    logger, plain = WithCaptions(), WithoutCaptions()
+    for one in (logger, plain):
+        log_audit(one, report, "memaudit", num_images=3)
+    assert logger.images.keys() == plain.images.keys()
+    captions = logger.captions["memaudit/images/members/truth"]
+    assert captions == ["member cats/0017.jpg", f"member {shortened(NAMES[1], 100)}", "member half \\udcff"]
+    assert len(captions[1]) == len("member ") + 100
+    assert logger.captions["memaudit/images/members/random-0.5/blind/image"] == captions[1:]
+    assert logger.captions["memaudit/images/controls/truth"] == ["control 0", "control 1", "control 2"]
+
+
+def test_wandb_gets_names_in_table_and_captions(tmp_path, report, monkeypatch):
+    rows = [row | ({"name": NAMES[row["position"]]} if row["group"] == "members" else {}) for row in report.images]
+    monkeypatch.setattr(type(report), "images", property(lambda self: rows))
+    report.recoveries["members/names"] = np.array(NAMES)
+    found = log_offline(tmp_path, report, num_images=1)
+    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/memaudit/image_table*.json")
+    content = json.loads(table.read_text())
+    column = [row[content["columns"].index("name")] for row in content["data"]]
+    assert column[:4] == ["cats/0017.jpg", "\\x1b[31m" + "x" * 200, "half \\udcff", "$d$"]
+    assert "member cats/0017.jpg" in json.dumps(found)
 
 
 def test_other_loggers_get_the_numbers(tmp_path, report):
