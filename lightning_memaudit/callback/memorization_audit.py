@@ -168,8 +168,9 @@ class MemorizationAuditCallback(Callback):
         return self._last_report
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy gets: all but the run that this one is attached to."""
-        return self.__dict__ | {"_session": None, "_is_launched": False, "_fitted": None}
+        """What a copy gets: all but the run that this one is attached to, and the model through which it could log."""
+        state = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
+        return state | {"_session": None, "_is_launched": False, "_fitted": None}
 
     @property
     def state_key(self) -> str:

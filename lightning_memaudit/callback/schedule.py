@@ -17,8 +17,8 @@ class Schedule:
     Attributes:
         every_n_epochs: Due after every n-th epoch.
         at_epochs: Due after these numbers of epochs; 0 means before the first.
-        at_train_loss: Due when the loss of ``training_step``, averaged over an epoch, first falls to each level or
-            below. It is not the members' own mean squared error in [0, 1], which results call ``train_loss``.
+        at_train_loss: Due when the loss of ``training_step``, averaged over an epoch, first falls to each level. It is
+            not the members' own mean squared error in [0, 1], which results call ``train_loss``.
         at_fit_end: Due at the end of fit, unless the last epoch was audited.
 
     Raises:
@@ -90,9 +90,8 @@ class Schedule:
         levels = [level for level in self.at_train_loss if level not in reached]
         if not levels or (members_mse is not None and members_mse > max(levels)):
             return None
-        never = "never reached by the loss of training_step" + (
-            "" if loss is None else f", {loss:.3g} in the last epoch"
-        )
+        newest = "" if loss is None else f", {loss:.3g} in the last epoch"
+        never = f"never reached by the loss of training_step{newest}"
         mend = "pass at_epochs or every_n_epochs, or levels of that loss"
         if members_mse is None:
             return f"at_train_loss={levels}: {never}, so that there was no audit: {mend}"
