@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lightning_memaudit.training.pixels import ImageSize, in_unit_range, resize_and_crop, value_range
@@ -128,10 +128,7 @@ def _pixels(picture: Image.Image, mode: str) -> NDArray[Any]:
         return gray if mode == "L" else np.repeat(gray[..., None], 3, axis=2)
     upright = ImageOps.exif_transpose(picture)
     if upright.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(upright, lab, srgb, outputMode="RGB")
-        assert converted is not None  # only in place is there nothing to return
-        upright = converted
+        upright = upright.convert("RGB")  # Pillow knows no way to grey
     return np.array(upright.convert(mode))
 
 

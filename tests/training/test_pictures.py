@@ -180,6 +180,8 @@ def test_lab_is_turned_into_colors(tmp_path):
     written(tmp_path / "a.tif", stored, photometric="cielab")
     found = read_picture(tmp_path / "a.tif").numpy().transpose(1, 2, 0) / 255
     np.testing.assert_allclose(found, lab_to_srgb(lab), atol=2.5 / 255)
+    gray = read_picture(tmp_path / "a.tif", "L")[0].numpy() / 255
+    np.testing.assert_allclose(gray, lab_to_srgb(lab) @ np.array([0.299, 0.587, 0.114]), atol=2.5 / 255)
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
@@ -234,6 +236,7 @@ UNREADABLE = {
     "int32": ("a.tif", lambda path: written(path, INTEGERS), ["mode I", f"{INTEGERS.min()} to {INTEGERS.max()}"]),
     "int32 as Pillow writes it": ("a.tif", lambda path: Image.fromarray(INTEGERS).save(path), ["mode I"]),
     "int32 that looks like bytes": ("a.tif", lambda path: written(path, INTEGERS % 256), ["mode I", "from 0 to 25"]),
+    "int32 of 0 and 1": ("a.tif", lambda path: written(path, INTEGERS % 2), ["mode I", "from 0 to 1"]),
     "uint32": ("a.tif", lambda path: written(path, DEEP.astype(np.uint32)), ["mode I"]),
     "int16": ("a.tif", lambda path: written(path, (DEEP // 2).astype(np.int16)), ["mode I"]),
     "int8": ("a.tif", lambda path: written(path, GRAY.view(np.int8)), ["signed", f"{GRAY.view(np.int8).min()} to "]),
