@@ -160,6 +160,7 @@ def fit(
     methods=METHODS,
     script=None,
     natural_end=False,
+    max_epochs=None,
     **audit,
 ):
     """One fit; what became of it is written to ``<folder>/rank-<n>.json``.
@@ -203,7 +204,7 @@ def fit(
         devices=world_size // num_nodes,
         num_nodes=num_nodes,
         strategy=strategy,
-        max_epochs=1 if place is None else 2,
+        max_epochs=max_epochs or (1 if place is None else 2),
         default_root_dir=folder,
         num_sanity_val_steps=0,
     )
