@@ -60,6 +60,7 @@ class Board:
         self.name = name
         self.process = process
         self.num_processes = num_processes
+        self._lost: Notice | None = None  # once read it is known, also when the store is gone
 
     def notice(self, cause: str) -> Notice:
         """A notice of this process."""
@@ -107,10 +108,11 @@ class Board:
         Raises:
             ConnectionError: The store is gone, and so is the process that held it.
         """
-        notice = self.read(LOST)
-        if notice is not None:
-            self.post(f"{LOST} seen by {self.process}", notice)
-        return notice
+        if self._lost is None:
+            self._lost = self.read(LOST)
+            if self._lost is not None:
+                self.post(f"{LOST} seen by {self.process}", self._lost)
+        return self._lost
 
     def post_lost(self, notice: Notice, patience: float = 0.0) -> Notice:
         """Tell the others that the processes cannot go on together, unless that was told before.

@@ -40,7 +40,7 @@ class Lockstep:
     >>> from types import SimpleNamespace
     >>> others_call, batch_sizes = iter([CALL, CALL, DONE]), []  # after this process is done: one more call by another
     >>> processes = SimpleNamespace(
-    ...     most=lambda mine, meanwhile: max(mine, next(others_call)), stopping=False, group=None
+    ...     most=lambda mine, meanwhile: max(mine, next(others_call)), must_stop=lambda: False, group=None
     ... )
     >>> model = Lockstep(lambda images: batch_sizes.append(len(images)), processes)
     >>> model(torch.rand(4, 1, 8, 8))
@@ -75,7 +75,7 @@ class Lockstep:
 
     def finish(self) -> None:
         """Answer the other processes until all have finished, or until this or another one stops."""
-        while not self._stopped and self._announce(STOP if self.processes.stopping else DONE) == CALL:
+        while not self._stopped and self._announce(STOP if self.processes.must_stop() else DONE) == CALL:
             try:
                 self._call(self._answer)
             except AuditStopped:

@@ -236,8 +236,7 @@ class Processes:
         try:
             exchange = dist.all_reduce(number, dist.ReduceOp.MAX, group=self.group, async_op=True)
             while not _is_done(exchange, PERIOD / 2):
-                if self._work.sigterm.received and not self._work.stopping:
-                    self.announce(describe(AuditInterrupted("SIGTERM")))
+                self.must_stop()
                 if self._is_time_to_look():
                     self._look()
                     meanwhile()
@@ -247,9 +246,10 @@ class Processes:
 
     # Telling each other
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the work that is going on must end, here or because of another process."""
+    def must_stop(self) -> bool:
+        """Whether the work that is going on must end; a SIGTERM that came here is told to the others."""
+        if self._work.sigterm.received and not self._work.stopping:
+            self.announce(describe(AuditInterrupted("SIGTERM")))
         return self._work.stopping
 
     def announce(self, cause: str) -> None:
@@ -323,14 +323,17 @@ class Processes:
             notice = None
         if notice is not None:
             return ProcessesLost(f"memorization audit: {notice}")
-        message = (
-            f"process {dist.get_rank()} of {dist.get_world_size()} got no answer from the others within "
-            f"{self.timeout:g} s: one of them has died or hangs, see its output; if it was only slow, pass a longer "
-            "process_timeout"
-        )
+        message = f"process {dist.get_rank()} of {dist.get_world_size()} got no answer from the others"
+        if "Timed out" in str(error):
+            message += (
+                f" within {self.timeout:g} s: one of them has died or hangs, see its output; if it was only slow, pass "
+                "a longer process_timeout"
+            )
+        else:
+            message += f": one of them has died, see its output ({describe(error)})"
         if self.board is not None:
             self.board.post_lost(self.board.notice(message))
-        return ProcessesLost(f"memorization audit: {message} ({describe(error)})")
+        return ProcessesLost(f"memorization audit: {message}")
 
     def give_up(self, notice: Notice, error: Exception | None = None, patience: float = 3.0) -> NoReturn:
         """End this process, and tell the others why: they cannot go on without it.

@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
@@ -18,6 +21,8 @@ from training_runs import Items, trainer_with
 
 import lightning_memaudit.report.write as report
 from lightning_memaudit import MemorizationAuditCallback
+from lightning_memaudit.measurement.processes import AuditStopped
+from lightning_memaudit.recovery import Recovery
 
 METHODS = ("paper_blind", "autoencoder_iterations", "biharmonic")
 
@@ -25,6 +30,73 @@ METHODS = ("paper_blind", "autoencoder_iterations", "biharmonic")
 def pictures(count, seed):
     images = torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
     return nn.functional.interpolate(images, scale_factor=2, mode="bilinear")
+
+
+def _refuse():
+    raise RuntimeError("cannot be read")
+
+
+def _run_out_of_memory():
+    raise MemoryError("no memory left")
+
+
+def _ask_to_stop():
+    raise AuditStopped("enough")
+
+
+def _be_asked_to_end_later():
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    raise StopIteration
+
+
+FAULTS = {
+    "dies": lambda: os._exit(9),
+    "hangs": lambda: time.sleep(600),
+    "fails": _refuse,
+    "runs out of memory": _run_out_of_memory,
+    "asks to stop": _ask_to_stop,
+    "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "is asked to end": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "is asked to end when it has done its part": _be_asked_to_end_later,
+}
+
+
+class Script:
+    """What goes wrong in the audit after the first epoch, from the 5th call at its place on.
+
+    The place is in the "method", between two calls of the model; or in the model, "before" it gathers weights from
+    the other processes, "within", where some are gathered, or "after".
+    """
+
+    def __init__(self, fault, place):
+        self.fault, self.place, self.calls, self.trainer = fault, place, 0, None
+
+    @property
+    def is_time(self):
+        return self.trainer.global_step == 2 and not torch.is_grad_enabled()
+
+    def pass_by(self, place):
+        if place == self.place and self.is_time:
+            self.calls += 1
+            if self.calls >= 5 and self.fault is not None:
+                self.fault()
+
+
+class Unending:
+    """A method that calls the model so often in the audit after the first epoch that it must be stopped."""
+
+    def __init__(self, script):
+        self.script, self.calls = script, 0
+
+    def __call__(self, autoencoder, observed):
+        with suppress(StopIteration):
+            while self.script.is_time and self.calls < 10_000:
+                self.script.pass_by("method")
+                self.calls += 1
+                autoencoder(observed)
+                time.sleep(0.01)
+        zero = torch.zeros(len(observed))
+        return Recovery(autoencoder(observed), torch.ones_like(observed), zero, zero.bool(), zero.long() + 1)
 
 
 class Memory(nn.Module):
@@ -37,8 +109,10 @@ class Memory(nn.Module):
         self.basis = nn.Parameter(torch.linalg.qr((flat[1:] - self.center).T).Q.T.contiguous())
         self.scale = nn.Linear(1, 1, bias=False)
         nn.init.ones_(self.scale.weight)
+        self.script = Script(None, None)
 
     def forward(self, images):
+        self.script.pass_by("within")
         coordinates = (images.flatten(1) - self.center) @ self.basis.T
         return (self.scale(coordinates[..., None])[..., 0] @ self.basis + self.center).view_as(images)
 
@@ -57,7 +131,10 @@ class Model(lightning.LightningModule):
     def forward(self, images):
         if self.fault is not None and not torch.is_grad_enabled() and len(images) > 2:
             self.fault()
-        return self.network(images)
+        self.network.script.pass_by("before")
+        images = self.network(images)
+        self.network.script.pass_by("after")
+        return images
 
     def training_step(self, batch, batch_idx):
         return nn.functional.mse_loss(self(batch), batch)
@@ -67,13 +144,6 @@ class Model(lightning.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 1e-3)
-
-
-def _refuse():
-    raise RuntimeError("cannot be read")
-
-
-FAULTS = {"dies": lambda: os._exit(9), "hangs": lambda: time.sleep(600), "fails": _refuse}
 
 
 def fit(
@@ -88,15 +158,26 @@ def fit(
     num_nodes=1,
     shuffled=False,
     methods=METHODS,
+    script=None,
+    natural_end=False,
+    max_epochs=None,
     **audit,
 ):
-    """One fit; what became of it is written to ``<folder>/rank-<n>.json``."""
+    """One fit; what became of it is written to ``<folder>/rank-<n>.json``.
+
+    ``script`` is a fault of :class:`Script`, its place, and in which processes.
+    """
     torch.set_num_threads(1)
     lightning.seed_everything(0)
     members, controls = pictures(7, 1), pictures(6, 2)
     if shuffled:
         members = members.roll(rank, 0)
     faulty = rank == world_size - 1
+    fault, place, faulty_ranks = script or (None, None, ())
+    script = Script(FAULTS.get(fault) if rank in faulty_ranks else None, place)
+    unending = Unending(script)
+    if place is not None:
+        methods = {"biharmonic": "biharmonic", "unending": unending}
     callback = MemorizationAuditCallback(
         **(
             {
@@ -123,14 +204,15 @@ def fit(
         devices=world_size // num_nodes,
         num_nodes=num_nodes,
         strategy=strategy,
-        max_epochs=1,
+        max_epochs=max_epochs or (1 if place is None else 2),
         default_root_dir=folder,
         num_sanity_val_steps=0,
     )
     # It has tests of its own, and takes longer than these runs.
     without_report = mock.patch.object(report, "write_report", return_value=None)
-    fault = FAULTS[model_fault] if model_fault and faulty else None
-    model = Model(members, shard=kind == "fsdp2", fault=fault)
+    model_fault = FAULTS[model_fault] if model_fault and faulty else None
+    model = Model(members, shard=kind == "fsdp2", fault=model_fault)
+    model.network.script, script.trainer = script, trainer
     outcome = {}
     began = time.monotonic()
     try:
@@ -139,9 +221,14 @@ def fit(
         outcome["headline"] = callback.last_report.headline if callback.last_report else None
         outcome["num_audits"] = callback._history.num_audits
         outcome["steps"] = trainer.global_step
+        weights = [weight.full_tensor() if hasattr(weight, "full_tensor") else weight for weight in model.parameters()]
+        outcome["weights"] = torch.cat([weight.detach().flatten() for weight in weights]).tolist()
     except BaseException as error:
         outcome["error"] = f"{type(error).__name__}: {error}"
         traceback.print_exc()
+        if natural_end:
+            raise
+    outcome["calls"] = unending.calls
     outcome["seconds"] = time.monotonic() - began
     Path(folder, f"rank-{rank}.json").write_text(json.dumps(outcome))
     if "error" in outcome:
@@ -165,5 +252,8 @@ def in_torchrun_environment(rank, world_size, port, folder, arguments):
     fit(folder, rank, world_size, **arguments)
 
 
-if __name__ == "__main__":  # under torchrun
+if __name__ == "__main__" and len(sys.argv) > 2:  # what Lightning's launcher starts again for the other processes
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    fit(sys.argv[1], local_rank, 2, natural_end=True, **json.loads(sys.argv[2]))
+elif __name__ == "__main__":  # under torchrun
     fit(sys.argv[1], int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), num_nodes=2)

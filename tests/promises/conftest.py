@@ -1,9 +1,11 @@
 """What tests of several processes, and of runs that fail or are killed, share."""
 
 import multiprocessing
+from functools import partial
 
 import pytest
 from fault_workers import FaultyModule, fit
+from launching import launch_in
 from lightning.pytorch import Callback
 
 
@@ -20,6 +22,12 @@ def context():
         ]
     )
     return forks
+
+
+@pytest.fixture
+def launch(context, tmp_path):
+    """Several processes with one run, see :func:`launching.launch_in`."""
+    return partial(launch_in, context, tmp_path)
 
 
 @pytest.fixture(scope="session")
