@@ -45,14 +45,14 @@ def _no_image(value: Any) -> str:
         likely = [key for key, part in value.items() if _looks_like_image(part)]
         such = f", such as {likely[0]!r}" if likely else ""
         return (
-            f"the data set gives a {kind} with keys {list(value)} where an image tensor should be: pass image_key=<index or "
-            f"key of the image>{such}"
+            f"the data set gives a {kind} with keys {list(value)} where an image tensor should be: pass "
+            f"image_key=<index or key of the image>{such}"
         )
     names = [name for name, part in _parts(value) if isinstance(name, str) and _looks_like_image(part)]
     such = f", such as {names[0]!r}" if names else ""
     return (
-        f"the data set gives a {kind} where an image tensor should be: pass image_key=<index, key or attribute of the image, "
-        f"or a function of the item>{such}"
+        f"the data set gives a {kind} where an image tensor should be: pass image_key=<index, key or attribute of "
+        f"the image, or a function of the item>{such}"
     )
 
 

@@ -135,7 +135,7 @@ def test_one_data_set_split_by_samplers(kind):
 def test_controls_that_training_reaches_are_refused_though_not_audited():
     data = images(60)
     train, validation = DataLoader(Items(data[:40]), 4), DataLoader(Items(data[[50, 39, 51]]))
-    with pytest.raises(ValueError, match=r"1 of the controls are identical to members or to other images that are trained on \(1\)"):
+    with pytest.raises(ValueError, match=r"1 of the controls are identical to members or to other images .* \(1\)"):
         fit(audit_callback(num_members=2), Module(), train, validation)
     whole = Items(data)
     with pytest.raises(ValueError, match=r"3 of the controls are images that the training reaches too \(0, 1, 2\)"):
@@ -148,7 +148,7 @@ def test_controls_that_training_reaches_are_refused_though_not_audited():
 def test_the_second_train_loader_counts_too():
     data = images(12)
     train = {"first": DataLoader(Items(data[:4]), 2), "second": DataLoader(Items(data[4:8]), 2)}
-    with pytest.raises(ValueError, match=r"2 of the controls are identical to members or to other images that are trained on \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"2 of the controls are identical to members or to other images .* \(0, 1\)"):
         fit(audit_callback(), Module(lambda batch: batch["first"]), train, DataLoader(Items(data[6:10])))
 
 
