@@ -1,12 +1,13 @@
 """Before the first audit: read the images, check them and the model, and say all that is wrong in one message."""
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
@@ -103,6 +104,11 @@ class Inspection:
                 f"({few_of(shared)}): a control must not have been trained on; pass controls=<a data set without them>"
             )
 
+    def say(self, text: str) -> None:
+        """Warn, and note it for whoever reads the results."""
+        rank_zero_warn(text)
+        self.notes.append(text)
+
     @property
     def groups(self) -> list[Group]:
         """The groups as they were read."""
@@ -152,6 +158,12 @@ def read_images(
         with found.problems.caught():
             _check_controls(found, which, loaders, trainer, pl_module, seed, processes)
     _say(found, which)
+    left_out = hooks_of_run(trainer, pl_module) if loaders.path else []
+    if left_out:
+        found.say(
+            f"members: {', '.join(left_out)} is made for batches of several dataloaders and is left out when the "
+            "audit reads images; pass mean and std where it normalizes"
+        )
     return found
 
 
@@ -168,13 +180,17 @@ def _check_controls(
     sources = which.training(loaders, seed)
     if which.members is not None:
         sources.append(members.source)
-    reachable = {_place(source, index) for source in sources for index in source.indices or ()}
+    reachable: dict[int, set[int]] = {}
+    for source in sources:
+        for index in source.indices or ():
+            root, place = place_in_root(source.dataset, index)
+            reachable.setdefault(id(root), set()).add(place)
     controls_source = controls.source
     if controls_source.indices is not None:
         shared = [
             name
             for index, name in zip(controls.group.indices, controls.group.names or (), strict=True)
-            if _place(controls_source, index) in reachable
+            if _is_among(reachable, controls_source, index)
         ]
         if shared:
             raise ValueError(
@@ -190,10 +206,10 @@ def _check_controls(
     found.compared = compare_with_training(sources, convert, seed, share)
 
 
-def _place(source: Source, index: int) -> tuple[int, int]:
-    """The same for the same item of the same data set, whatever it is wrapped in."""
+def _is_among(reachable: Mapping[int, set[int]], source: Source, index: int) -> bool:
+    """Whether this item of the same data set is, whatever both are wrapped in."""
     root, place = place_in_root(source.dataset, index)
-    return id(root), place
+    return place in reachable.get(id(root), ())
 
 
 def _no_images() -> Tensor:
@@ -209,31 +225,23 @@ def _say(found: Inspection, which: ImageChoice) -> None:
             "Give the run a validation dataloader, or pass controls=<a data set>"
         )
     if members.random and which.members is None:
-        text = (
+        found.say(
             "members: reading the same training image twice gave different ones (random augmentation): recovery is "
             "measured against one random version; pass members=<the data set without augmentation>"
         )
-        rank_zero_warn(text)
-        found.notes.append(text)
     if found.compared is not None and found.compared.note is not None:
         found.notes.append(found.compared.note)
     if len(found.reads) > 1:
         one, other = (read.format.normalization for read in found.reads)
         if one != other:
-            text = f"members and controls are read differently: the run gives the model {one} and {other}"
-            rank_zero_warn(text)
-            found.notes.append(text)
+            found.say(f"members and controls are read differently: the run gives the model {one} and {other}")
 
 
 def transfer_for(trainer: Trainer, pl_module: LightningModule, source: Source) -> Callable[[Any], Any]:
     """The way of a batch to the model: hooks of module and data module, and the move to the device."""
     if source.path and hooks_of_run(trainer, pl_module):
         # Several train dataloaders: the hooks are made for batches of all of them together.
-        rank_zero_warn(
-            f"{source.group}: {', '.join(hooks_of_run(trainer, pl_module))} is made for batches of several "
-            "dataloaders and is left out when the audit reads images; pass mean and std where it normalizes"
-        )
-        return partial(_moved, trainer, pl_module)
+        return partial(_moved, pl_module)
     return partial(_through_hooks, trainer, pl_module)
 
 
@@ -256,9 +264,7 @@ def _through_hooks(trainer: Trainer, pl_module: LightningModule, batch: Any) -> 
         return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
-def _moved(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
-    from lightning.fabric.utilities.apply_func import move_data_to_device
-
+def _moved(pl_module: LightningModule, batch: Any) -> Any:
     return move_data_to_device(batch, pl_module.device)
 
 

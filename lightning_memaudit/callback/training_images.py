@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from lightning_memaudit.callback.reading import ReadBatch, Reader, Source
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
 
-MOST_COMPARED, SECONDS_COMPARED = 20_000, 30.0
+MOST_COMPARED, MOST_OF_A_STREAM, SECONDS_COMPARED = 20_000, 1000, 30.0
 """How many images of the training the controls are compared with, and for how long at most."""
 
 
@@ -21,24 +21,27 @@ class Compared:
 
     Attributes:
         hashes: Of the images of the training that were read for it.
+        num_images: How many they are.
         num_reachable: Images that training can reach; None where that is not known.
+        unread: Why some of them could not be read.
 
-    >>> Compared({"ab", "cd"}, num_reachable=9).note
+    >>> Compared({"ab", "cd"}, num_images=2, num_reachable=9).note
     'controls were compared with 2 of the 9 images that training can reach'
     """
 
     hashes: set[str]
     num_images: int = 0
     num_reachable: int | None = None
+    unread: list[str] = field(default_factory=list)
 
     @property
     def note(self) -> str | None:
         """Says so where not all of them were; None otherwise."""
-        count = self.num_images or len(self.hashes)
-        if self.num_reachable is not None and count >= self.num_reachable:
+        if self.num_reachable is not None and self.num_images >= self.num_reachable:
             return None
         total = "the" if self.num_reachable is None else f"the {self.num_reachable}"
-        return f"controls were compared with {count} of {total} images that training can reach"
+        why = f" ({self.unread[0]})" if self.unread else ""
+        return f"controls were compared with {self.num_images} of {total} images that training can reach{why}"
 
 
 def compare_with_training(
@@ -56,21 +59,29 @@ def compare_with_training(
         share: Rank and number of the processes that share the work.
     """
     hashes: set[str] = set()
-    began, count, total = time.monotonic(), 0, 0
+    began, count, total, unread = time.monotonic(), 0, 0, []
     for source in sources:
         if source.indices is None:
-            reads: Iterator[ReadBatch] = Reader(source, seed).first(min(MOST_COMPARED, 1000))
             total = -1
-        else:
-            wanted = choose_indices(len(source.indices), MOST_COMPARED, seed)
-            mine = [source.indices[index] for index in wanted][share[0] :: share[1]]
-            total = total + len(source.indices) if total >= 0 else total
-            size = source.batch_size
-            reads = Reader(source, seed).blocks([mine[at : at + size] for at in range(0, len(mine), size)])
-        for read in reads:
-            images = convert(source, read).clamp(0, 1)  # in whichever range: they are only compared
-            hashes.update(image_hashes(Group.whole(source.group, images)))
-            count += len(images)
-            if time.monotonic() - began > SECONDS_COMPARED:
-                break
-    return Compared(hashes, count, None if total < 0 else total)
+        elif total >= 0:
+            total += len(source.indices)
+        try:
+            for read in _reads(source, seed, share):
+                images = convert(source, read).clamp(0, 1)  # in whichever range: they are only compared
+                hashes.update(image_hashes(Group.whole(source.group, images)))
+                count += len(images)
+                if time.monotonic() - began > SECONDS_COMPARED:
+                    break
+        except ValueError as error:
+            unread.append(str(error))
+    return Compared(hashes, count, None if total < 0 else total, unread)
+
+
+def _reads(source: Source, seed: int, share: tuple[int, int]) -> Iterator[ReadBatch]:
+    reader = Reader(source, seed)
+    if source.indices is None:
+        return reader.first(MOST_OF_A_STREAM)
+    wanted = choose_indices(len(source.indices), MOST_COMPARED, seed)
+    mine = [source.indices[index] for index in wanted][share[0] :: share[1]]
+    size = source.batch_size
+    return reader.blocks([mine[at : at + size] for at in range(0, len(mine), size)])
