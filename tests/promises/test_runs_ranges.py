@@ -178,7 +178,7 @@ def bytes_scaled_to_minus_one_to_one_in_training_step():
         ScalesToSymmetricInTrainingStep(RGB),
         in_bytes,
         lambda m, x: (m.net(2 * x - 1).view_as(x) + 1) / 2,
-        lines={"reconstruct": lambda module, images: (module(2 * images.float() - 1) + 1) / 2},
+        lines={"reconstruct": lambda module, images: (module(images.float() / 127.5 - 1) + 1) * 127.5},
     )
 
 
@@ -191,12 +191,25 @@ class ScalesInForward(Plain):
 
 
 def bytes_scaled_in_forward():
+    return run_of(ScalesInForward(RGB), in_bytes, plainly)
+
+
+def bytes_scaled_in_forward_and_back_by_a_line():
     return run_of(
-        ScalesInForward(RGB),
-        in_bytes,
-        plainly,
-        lines={"reconstruct": lambda module, images: module((images * 255).round())},
+        ScalesInForward(RGB), in_bytes, plainly, lines={"reconstruct": lambda module, images: 255 * module(images)}
     )
+
+
+class TellsBytesByTheirType(Plain):
+    def forward(self, x):
+        return super().forward(x.float() / 255 if x.dtype == torch.uint8 else x)
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch[0]), batch[0].float() / 255)
+
+
+def bytes_told_by_their_type():
+    return run_of(TellsBytesByTheirType(RGB), in_bytes, plainly)
 
 
 class TakesAndGivesBytes(Plain):
@@ -265,12 +278,15 @@ def bfloat16_mixed():
 
 
 def bfloat16_images():
-    return run_of(
+    run = run_of(
         Plain(RGB, lambda batch: batch[0].float()),
         lambda images: images.bfloat16(),
-        lambda m, x: m.net(x).view_as(x),
+        plainly,
         lines={"reconstruct": lambda module, images: module(images.float())},
+        tolerance_db=0.1,
     )
+    run.members, run.controls = MEMBERS.bfloat16().float(), CONTROLS.bfloat16().float()
+    return run
 
 
 @dataclass
@@ -294,6 +310,8 @@ def noise_in_the_data_set_and_a_clean_target():
     return ForeignRun(Denoising(RGB), *loaders, MEMBERS, CONTROLS, plainly, {"image_key": "clean"})
 
 
+FAULT = pytest.mark.xfail(strict=True)
+
 RUNS = [
     in_the_data_set,
     in_collate_fn,
@@ -308,8 +326,10 @@ RUNS = [
     from_zero_to_255,
     bytes_scaled_in_training_step,
     bytes_scaled_to_minus_one_to_one_in_training_step,
-    bytes_scaled_in_forward,
-    bytes_in_and_their_range_out,
+    pytest.param(bytes_scaled_in_forward, marks=FAULT),
+    bytes_scaled_in_forward_and_back_by_a_line,
+    pytest.param(bytes_told_by_their_type, marks=FAULT),
+    pytest.param(bytes_in_and_their_range_out, marks=FAULT),
     bytes_normalized_in_on_after_batch_transfer,
     sixteen_bits,
     float64_module_and_images,
@@ -350,7 +370,7 @@ def test_the_run_is_refused_before_its_first_step(name):
     steps = []
 
     class Steps(lightning.Callback):
-        def on_before_zero_grad(self, *arguments):
+        def on_before_optimizer_step(self, *arguments):
             steps.append(1)
 
     def built():
