@@ -1,0 +1,248 @@
+"""Runs that cannot be audited as they are: refused before the first step, in one line that says what to pass."""
+
+import lightning
+import pytest
+import torch
+from foreign_runs import ForeignRun, Pictures, Plain, check, pictures, train
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
+from training_runs import audit_callback
+
+pytestmark = pytest.mark.usefixtures("without_report")
+
+RGB = (3, 8, 8)
+MEMBERS, CONTROLS = pictures(shape=RGB), pictures(seed=1, shape=RGB)
+
+
+def run_of(module, wrap=lambda image: image, own_output=lambda m, x: m(x), **more):
+    loaders = [DataLoader(Pictures(images, wrap), 3) for images in (MEMBERS, CONTROLS)]
+    return ForeignRun(module, *loaders, MEMBERS, CONTROLS, own_output, **more)
+
+
+class MaskedAutoencoder(Plain):
+    """As ViT-MAE: patches of 4 x 4 pixels, masked at random; ``logits`` are patches, not images."""
+
+    def __init__(self):
+        super().__init__(RGB)
+        self.embed, self.decode = nn.Linear(48, 16), nn.Linear(16, 48)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def patchify(self, x):
+        return x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).reshape(len(x), 4, 48)
+
+    def unpatchify(self, patches):
+        return patches.view(len(patches), 2, 2, 4, 4, 3).permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, 8, 8)
+
+    def forward(self, pixel_values, mask_ratio=0.5):
+        patches = self.patchify(pixel_values)
+        mask = torch.rand(patches.shape[:2], generator=self.generator) < mask_ratio
+        logits = self.decode(self.embed(patches.masked_fill(mask[..., None], 0)))
+        return {"loss": ((logits - patches).square().mean(-1) * mask).mean(), "logits": logits, "mask": mask}
+
+    def training_step(self, batch, batch_idx):
+        return self(batch)["loss"]
+
+
+def unmasked(module, images):
+    return module.unpatchify(module(images, mask_ratio=0.0)["logits"])
+
+
+class ChannelsLastOutput(Plain):
+    def forward(self, x):
+        return super().forward(x).permute(0, 2, 3, 1)
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch).permute(0, 3, 1, 2), batch)
+
+
+class Embedding(Plain):
+    """Lightning's first example: ``forward`` is the encoder."""
+
+    def forward(self, x):
+        return self.net[:2](x)
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self.net(batch).view_as(batch), batch)
+
+
+class WithoutForward(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(192, 8), nn.Linear(8, 192)
+
+    def training_step(self, batch, batch_idx):
+        x = batch.flatten(1)
+        return functional.mse_loss(self.decoder(self.encoder(x)), x)
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+class ManyOutputs(Plain):
+    def forward(self, x):
+        return [super().forward(x), x, x.mean((1, 2, 3))]
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch)[0], batch)
+
+
+class Restoring(Plain):
+    """Trained on pairs: it gets the degraded image, and shall return the other."""
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch["lq"]), batch["gt"])
+
+
+class Conditional(Plain):
+    def forward(self, x, label):
+        return super().forward(x) + label.view(-1, 1, 1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(*batch), batch[0])
+
+
+class FlatOnly(Plain):
+    def forward(self, x):
+        return self.net[1:](x)
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch.flatten(1)), batch.flatten(1))
+
+
+class ChannelsFirstInTrainingStep(Plain):
+    def training_step(self, batch, batch_idx):
+        x = batch.permute(0, 3, 1, 2)
+        return functional.mse_loss(self(x), x)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(MEMBERS)
+
+
+def streamed(**lines):
+    run = run_of(Plain(RGB), lines=lines)
+    run.train = DataLoader(Stream(), 3)
+    return run
+
+
+def same_images():
+    run = run_of(Plain(RGB))
+    run.validation = DataLoader(Pictures(MEMBERS.clone()), 3)
+    return run
+
+
+def flatly(module, x):
+    return module.decoder(module.encoder(x.flatten(1)))
+
+
+REFUSED = {
+    "patches of a masked autoencoder": (
+        lambda: run_of(MaskedAutoencoder(), lines={"output": "logits"}),
+        ["(2, 4, 48)", "patches", "reconstruct="],
+    ),
+    "a masked autoencoder, no lines": (
+        lambda: run_of(MaskedAutoencoder()),
+        ["the model returned dict", "reconstruct="],
+    ),
+    "outputs with channels last": (
+        lambda: run_of(ChannelsLastOutput(RGB)),
+        ["(2, 8, 8, 3)", "reconstruct=", ".permute(0, 3, 1, 2)"],
+    ),
+    "forward is the encoder": (lambda: run_of(Embedding(RGB)), ["(2, 24)", "reconstruct="]),
+    "no forward": (lambda: run_of(WithoutForward()), ["reconstruct="]),
+    "several outputs": (lambda: run_of(ManyOutputs(RGB)), ["the model returned list", "output=", "such as 0"]),
+    "the degraded image goes in": (
+        lambda: run_of(Restoring(RGB), lambda x: {"lq": x / 2, "gt": x}, lines={"image_key": "gt"}),
+        ["training_step gives the model image / 2", "reconstruct="],
+    ),
+    "a label is needed": (lambda: run_of(Conditional(RGB), lambda x: (x, 0.0)), ["label", "reconstruct="]),
+    "flat images are needed": (lambda: run_of(FlatOnly(RGB)), ["flatten=True"]),
+    "images in a dict": (
+        lambda: run_of(Plain(RGB), lambda x: {"pixels": x, "y": 0}),
+        ["image_key=", "'pixels'"],
+    ),
+    "a stream of unknown length": (lambda: streamed(num_members=None), ["num_members="]),
+    "validation on the training images": (same_images, ["6 of the controls are identical to members", "controls="]),
+}
+
+
+class Steps(lightning.Callback):
+    def __init__(self):
+        self.count = 0
+
+    def on_before_optimizer_step(self, *arguments):
+        self.count += 1
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_run_is_refused(name):
+    build, parts = REFUSED[name]
+    steps = Steps()
+
+    def built():
+        run = build()
+        run.callbacks = [steps]
+        return run
+
+    with pytest.raises((ValueError, TypeError)) as error:
+        train(built, lambda run: audit_callback(**run.lines))
+    message = str(error.value)
+    assert isinstance(error.value, ValueError), message
+    assert [part for part in parts if part not in message] == [], message
+    assert "\n" not in message
+    assert "logits'" not in message  # never to be recommended: they are no images
+    assert steps.count == 0
+
+
+def with_labels(module, batch):
+    return module(*batch)
+
+
+MENDED = {
+    "patches of a masked autoencoder": lambda: run_of(
+        MaskedAutoencoder(),
+        lines={"reconstruct": unmasked},
+        own_output=lambda m, x: m.unpatchify(m.decode(m.embed(m.patchify(x)))),
+    ),
+    "outputs with channels last": lambda: run_of(
+        ChannelsLastOutput(RGB),
+        lines={"reconstruct": lambda module, images: module(images).permute(0, 3, 1, 2)},
+        own_output=lambda m, x: m.net(x).view_as(x),
+    ),
+    "forward is the encoder": lambda: run_of(
+        Embedding(RGB),
+        lines={"reconstruct": lambda module, images: module.net(images)},
+        own_output=lambda m, x: m.net(x).view_as(x),
+    ),
+    "no forward": lambda: run_of(
+        WithoutForward(), lines={"reconstruct": flatly}, own_output=lambda m, x: flatly(m, x).view_as(x)
+    ),
+    "several outputs": lambda: run_of(
+        ManyOutputs(RGB), lines={"output": 0}, own_output=lambda m, x: m.net(x).view_as(x)
+    ),
+    "the degraded image goes in": lambda: run_of(
+        Restoring(RGB),
+        lambda x: {"lq": x / 2, "gt": x},
+        lines={"image_key": "gt", "reconstruct": lambda module, images: module(images / 2)},
+        own_output=lambda m, x: m.net(x / 2).view_as(x),
+    ),
+    "a label is needed": lambda: run_of(
+        Conditional(RGB),
+        lambda x: (x, 0.25),
+        lines={"reconstruct": with_labels},
+        own_output=lambda m, x: m.net(x).view_as(x) + 0.25,
+    ),
+    "flat images are needed": lambda: run_of(
+        FlatOnly(RGB), lines={"flatten": True}, own_output=lambda m, x: m.net(x).view_as(x)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_what_the_message_says_mends_it(name):
+    check(MENDED[name])
