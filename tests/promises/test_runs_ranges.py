@@ -260,6 +260,22 @@ def float64_by_precision():
     )
 
 
+class CastsInTrainingStep(Plain):
+    def training_step(self, batch, batch_idx):
+        x = batch[0].float()
+        return functional.mse_loss(self(x), x)
+
+
+def float64_images_cast_in_training_step():
+    return run_of(CastsInTrainingStep(RGB), lambda images: images.double(), plainly)
+
+
+def black_and_white():
+    run = run_of(CastsInTrainingStep(RGB), lambda images: images > 0.5, plainly)
+    run.members, run.controls = (MEMBERS > 0.5).float(), (CONTROLS > 0.5).float()
+    return run
+
+
 def bfloat16_true():
     return run_of(
         Plain(RGB, first),
@@ -334,6 +350,8 @@ RUNS = [
     sixteen_bits,
     float64_module_and_images,
     float64_by_precision,
+    pytest.param(float64_images_cast_in_training_step, marks=FAULT),
+    black_and_white,
     bfloat16_true,
     bfloat16_mixed,
     bfloat16_images,
