@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from foreign_runs import ForeignRun, Pictures, Plain, check, pictures, saved_rows
+from foreign_parts import RGB, Pictures, Plain, pictures
+from foreign_runs import FAULT, ForeignRun, check, saved_rows
 from PIL import Image
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 pytestmark = pytest.mark.usefixtures("without_report")
 
-GREY, RGB = (1, 8, 8), (3, 8, 8)
+GREY = (1, 8, 8)
 
 
 def run_of(items, shape=GREY, unwrap=lambda batch: batch, collate=None, **more):
@@ -273,12 +273,43 @@ def tensors_of_torchvision():
     return run_of(lambda images: [torchvision.tv_tensors.Image(image) for image in images], RGB)
 
 
-def image_and_target_image():
-    """A pair of one image and its degraded version; the network is trained to restore it."""
-    run = run_of(lambda images: [{"lq": image / 2, "gt": image, "key": f"{image[0, 0, 0]}"} for image in images])
-    run.module.training_step = lambda batch, batch_idx: functional.mse_loss(run.module(batch["lq"]), batch["gt"])
-    run.lines = {"image_key": "gt"}
+def named(images):
+    return [{"x": image, "path": f"{index}.png"} for index, image in enumerate(images)]
+
+
+def sorted_in_collate_fn():
+    """Buckets: the order within a batch is not that of the items; names must stay with their images."""
+
+    def collate(items):
+        return {"x": torch.stack([item["x"] for item in sorted(items, key=lambda item: float(item["x"].mean()))])}
+
+    return run_of(
+        named,
+        unwrap=lambda batch: batch["x"],
+        collate=collate,
+        lines={"image_key": "x"},
+        names=[f"{index}.png" for index in range(6)],
+    )
+
+
+class WithUnreadable(Pictures):
+    def __getitem__(self, index):
+        return None if index == 2 else super().__getitem__(index)
+
+
+def skips_what_cannot_be_read():
+    run = run_of(WithUnreadable, collate=lambda items: torch.stack([item for item in items if item is not None]))
+    kept = [0, 1, 3, 4, 5]
+    run.members, run.controls, run.names = run.members[kept], run.controls[kept], [str(index) for index in kept]
     return run
+
+
+def a_class_for_a_name():
+    return run_of(
+        lambda images: [{"x": image, "name": ["cat", "dog"][index % 2]} for index, image in enumerate(images)],
+        unwrap=lambda batch: batch["x"],
+        lines={"image_key": "x"},
+    )
 
 
 RUNS = [
@@ -302,6 +333,9 @@ RUNS = [
     other_items_in_validation,
     a_list_of_tensors,
     tensors_of_torchvision,
+    pytest.param(sorted_in_collate_fn, marks=FAULT),
+    pytest.param(skips_what_cannot_be_read, marks=FAULT),
+    a_class_for_a_name,
 ]
 
 
@@ -353,5 +387,12 @@ def test_images_are_called_by_their_files(tmp_path, kind):
 
     assert paths[0] == "cats/0017.png"
     check(build)
-    assert [row["name"] for row in saved_rows("controls")][0] == "cats/0090.png"
+    assert next(row["name"] for row in saved_rows("controls")) == "cats/0090.png"
     assert np.load("memaudit/recoveries/audit-0002.npz")["members/names"].tolist() == paths
+
+
+@FAULT
+def test_names_tell_images_apart():
+    check(a_class_for_a_name)
+    names = [row["name"] for row in saved_rows("members")]
+    assert len(set(names)) == len(names)

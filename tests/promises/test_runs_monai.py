@@ -5,7 +5,8 @@ import monai.data
 import numpy as np
 import pytest
 import torch
-from foreign_runs import ForeignRun, check, pictures
+from foreign_parts import pictures
+from foreign_runs import ForeignRun, check
 from monai.networks.nets import AutoEncoder, VarAutoEncoder
 from monai.transforms import (
     Compose,
@@ -35,7 +36,9 @@ class Tutorial(lightning.LightningModule):
         super().__init__()
         settings = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "channels": (2, 4), "strides": (2, 2)}
         self.net = (
-            VarAutoEncoder(in_shape=(1, 16, 16), latent_size=3, **{k: v for k, v in settings.items() if k != "in_channels"})
+            VarAutoEncoder(
+                in_shape=(1, 16, 16), latent_size=3, **{k: v for k, v in settings.items() if k != "in_channels"}
+            )
             if variational
             else AutoEncoder(**settings, norm="BATCH", num_inter_units=1)
         )
@@ -90,7 +93,9 @@ def run_of(load, module=None, own_output=by_hand, loader=monai.data.DataLoader, 
 
 
 def from_files(dataset, **settings):
-    transform = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), ScaleIntensityd("image"), EnsureTyped("image")])
+    transform = Compose(
+        [LoadImaged("image"), EnsureChannelFirstd("image"), ScaleIntensityd("image"), EnsureTyped("image")]
+    )
     names = [f"members-{index:02d}.png" for index in range(5)]
     return run_of(lambda group: dataset(saved(group), transform, **settings), names=names)
 
@@ -188,6 +193,8 @@ def test_the_run(build):
 
 
 def test_intensities_normalized_by_each_image_are_refused():
-    with pytest.raises(ValueError, match=r"members has values in \[-1\.\d+, 1\.\d+\]: pass images in \[0, 1\], or mean"):
+    with pytest.raises(
+        ValueError, match=r"members has values in \[-1\.\d+, 1\.\d+\]: pass images in \[0, 1\], or mean"
+    ):
         check(lambda: from_arrays(ARRAYS[0], NormalizeIntensityd("image")))
     assert np.isfinite(IMAGES["members"]).all()
