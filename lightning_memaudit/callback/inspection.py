@@ -1,5 +1,6 @@
 """Before the first audit: read the images, check them and the model, and say all that is wrong in one message."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,8 +26,13 @@ from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.measurement.plan import Plan, check_degradations
 from lightning_memaudit.measurement.processes import AuditStopped, Processes
+from lightning_memaudit.recovery.methods.registry import uses_autoencoder
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+EVALUATIONS, MOST_TIMED = 200, 32
+"""Of the model, per image and method, in a typical audit; images in the call that is timed."""
 
 
 class Problems:
@@ -229,8 +235,6 @@ def _say(found: Inspection, which: ImageChoice) -> None:
             "members: reading the same training image twice gave different ones (random augmentation): recovery is "
             "measured against one random version; pass members=<the data set without augmentation>"
         )
-    if found.compared is not None and found.compared.note is not None:
-        found.notes.append(found.compared.note)
     if len(found.reads) > 1:
         one, other = (read.format.normalization for read in found.reads)
         if one != other:
@@ -298,6 +302,20 @@ def few_images(group: Group, count: int = 2) -> Group:
     """The first images of a group, whatever their range."""
     first = group.first(count)
     return replace(first, images=first.images[slice(0, count)].clamp(0, 1))
+
+
+def expected_seconds(groups: Sequence[Group], plan: Plan, autoencoder: Any) -> float:
+    """About how long an audit will take in one process, from the time of one call of the model.
+
+    The first audit then says itself how long the next ones take.
+    """
+    uses = sum(uses_autoencoder(method) for pattern in plan.patterns for method in plan.methods_for(pattern).values())
+    block = next(few_images(groups[0], min(MOST_TIMED, plan.block_size)).blocks(autoencoder, MOST_TIMED))
+    began = time.perf_counter()
+    with torch.no_grad():
+        float(block.autoencoder(block.images).sum())  # waits for the device
+    seconds = (time.perf_counter() - began) / len(block.images)
+    return EVALUATIONS * seconds * uses * sum(len(group.images) for group in groups)
 
 
 def what_the_model_sees(

@@ -1,5 +1,6 @@
 """One run being audited, from its setup to its teardown; the callback and the command ``audit`` drive it."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, 
 from lightning_memaudit.callback.inspection import (
     Inspection,
     check_model,
+    expected_seconds,
     few_images,
     read_images,
     what_the_model_sees,
@@ -98,6 +100,7 @@ class Session:
     _loaders: RunLoaders = field(default_factory=RunLoaders)
     _first_batch: FirstBatch | None = None
     _told_of_reload: bool = False
+    _seconds: float | None = None  # that the next audit may take
 
     @classmethod
     def open(
@@ -211,8 +214,8 @@ class Session:
         spread = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
         if self.trainer.state.fn != TrainerFn.FITTING or spread or not can_be_watched(self.pl_module):
             return
-        few = few_images(read.group)
-        block = next(few.blocks(autoencoder, 2))
+        self._seconds = expected_seconds(self._found.groups, self.what, autoencoder) / self.processes.num_shares
+        block = next(few_images(read.group).blocks(autoencoder, 2))
         in_audit = watch_audit(self.pl_module, block.autoencoder, block.images)
         if strategy.model is not self.pl_module:
             in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
@@ -227,11 +230,10 @@ class Session:
             for read in found.reads
         }
         if found.compared is not None:
-            compared = self.processes.gather(found.compared.num_images)
-            groups["controls"]["identity_check"] = {
-                "checked": sum(dict(compared).values()),
-                "of": found.compared.num_reachable,
-            }
+            shares = dict(self.processes.gather(found.compared.num_images))
+            compared = replace(found.compared, num_images=sum(shares.values()))
+            groups["controls"]["identity_check"] = {"checked": compared.num_images, "of": compared.num_reachable}
+            found.notes += [] if compared.note is None else [compared.note]
         description = {
             **describe_run(self.trainer, self.pl_module),
             "image_shape": list(found.reads[0].format.shape),
@@ -294,12 +296,15 @@ class Session:
         if self.trainer.is_global_zero:
             occasion = replace(occasion, weights_sha256=weights_sha256(self.trainer, self.pl_module))
         total = sum(len(group.images) for group in self.groups) * len(self.what.cells)
+        began = time.monotonic()
         with (
             self.processes.holding_sigterm(),
             self._autoencoder() as (autoencoder, processes),
-            AuditProgress(self.trainer, total, occasion.trigger) as bar,
+            AuditProgress(self.trainer, total, occasion.trigger, self._seconds) as bar,
         ):
-            return run_audit(autoencoder, self.groups, self.what, occasion, processes, self._cache, bar.advance)
+            report = run_audit(autoencoder, self.groups, self.what, occasion, processes, self._cache, bar.advance)
+        self._seconds = time.monotonic() - began
+        return report
 
     def publish(self, report: AuditReport) -> None:
         """Write, show and log an audit, on the first process."""
