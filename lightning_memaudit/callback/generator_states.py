@@ -39,6 +39,7 @@ class RandomState:
     def __init__(self, owner: Any) -> None:
         self.owner = owner
         self._spawned: int | None = None
+        self._base: Any = None
         if isinstance(owner, random.SystemRandom):
             self._state: Any = None
         elif isinstance(owner, random.Random):
@@ -48,7 +49,8 @@ class RandomState:
             self._bits, self._state = bits, bits.state
             self._spawned = _num_spawned(bits)
         else:
-            self._state = owner.get_state()
+            self._base = torch.Generator if isinstance(owner, torch.Generator) else np.random.RandomState
+            self._state = self._base.get_state(owner)
 
     def restore(self) -> str | None:
         """Put it back; what could not be is returned in words."""
@@ -60,7 +62,7 @@ class RandomState:
             if self._state is not None:
                 random.Random.setstate(owner, self._state)
         else:
-            owner.set_state(self._state)
+            self._base.set_state(owner, self._state)
         return None
 
 

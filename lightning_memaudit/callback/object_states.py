@@ -233,20 +233,21 @@ class Sequenced(State):
     def __init__(self, owner: Any) -> None:
         super().__init__(owner)
         self._base: Any = next(base for base in (list, deque, bytearray, array) if issubclass(type(owner), base))
-        self._items = list(self._base.__iter__(owner))
+        self._holds_objects = self._base in (list, deque)
+        # All at once: an array of bytes may be large.
+        everything: Any = list(deque.__iter__(owner)) if self._base is deque else owner
+        self._items: Any = everything if self._base is deque else self._base.__getitem__(everything, slice(None))
 
     def held(self) -> Held:  # noqa: D102
-        return () if only_atoms(self._items) else enumerate(self._items)
+        return enumerate(self._items) if self._holds_objects and not only_atoms(self._items) else ()
 
     def restore(self, swap: Swap) -> str | None:  # noqa: D102
-        owner, items = self.owner, _swapped(self._items, swap)
+        items = _swapped(self._items, swap) if self._holds_objects else self._items
         if self._base is deque:
-            deque.clear(owner)
-            deque.extend(owner, items)
-        elif self._base is array:
-            array.__setitem__(owner, slice(None), array(owner.typecode, items))
+            deque.clear(self.owner)
+            deque.extend(self.owner, items)
         else:
-            self._base.__setitem__(owner, slice(None), items)
+            self._base.__setitem__(self.owner, slice(None), items)
         return None
 
 
