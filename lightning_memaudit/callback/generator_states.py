@@ -78,6 +78,12 @@ class IteratorState:
     Attributes:
         owner: The iterator.
         copy: One that stands where it stood; None where there is no way to copy it.
+
+    >>> stream = iter([1, 2, 3])
+    >>> state = IteratorState(stream, {})
+    >>> _ = next(stream)
+    >>> state.moved, next(state.copy)
+    (True, 1)
     """
 
     def __init__(self, owner: Any, copies: dict[int, Any]) -> None:
@@ -99,7 +105,13 @@ class IteratorState:
 
 
 class GeneratorPlace:
-    """Where a generator function stands, as far as that can be seen: it can neither be copied nor moved back."""
+    """Where a generator function stands, as far as that can be seen: it can neither be copied nor moved back.
+
+    >>> stream = (number for number in range(3))
+    >>> place = GeneratorPlace(stream)
+    >>> next(stream), place.restore()
+    (0, 'generator')
+    """
 
     def __init__(self, owner: "types.GeneratorType[Any, Any, Any]") -> None:
         self.owner = owner
@@ -126,7 +138,13 @@ class GeneratorPlace:
 
 
 class CacheState:
-    """A function's ``functools.lru_cache``: what an audit put in is not there for the training, which may draw it."""
+    """A function's ``functools.lru_cache``: what an audit put in is not there for the training, which may draw it.
+
+    >>> square = functools.lru_cache(lambda number: number**2)
+    >>> state = CacheState(square)
+    >>> square(3), state.restore(), square.cache_info().currsize
+    (9, None, 0)
+    """
 
     def __init__(self, owner: Any) -> None:
         self.owner, self._before = owner, owner.cache_info()

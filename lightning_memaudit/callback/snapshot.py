@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lightning_memaudit.callback.code_states import Cell, Class, Function, Names
 from lightning_memaudit.callback.generator_states import (
     LRU_CACHE,
     RANDOM_GENERATORS,
@@ -25,12 +26,8 @@ from lightning_memaudit.callback.generator_states import (
 from lightning_memaudit.callback.object_states import (
     Attributes,
     AttributesButTensors,
-    Cell,
-    Class,
     Dict,
     Frozen,
-    Function,
-    Names,
     ObjectArray,
     Sequenced,
     Set,
