@@ -56,7 +56,7 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
     Args:
         folder: The results of the run.
         checkpoint: Of the audited weights, whose hash is then compared.
-        allow_types: Types that may be in the checkpoint, see :func:`~lightning_memaudit.report.checkpoint.read_checkpoint`.
+        allow_types: Types that may be in the checkpoint besides tensors and plain values.
 
     Raises:
         FileNotFoundError: There is no report, or no results.
