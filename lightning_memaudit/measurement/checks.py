@@ -146,7 +146,7 @@ def check_group(
         seen += [output_sums(output, block.images), repeated(block.autoencoder, block.images, output)]
     if group.name == "members":
         for doubt in doubts_about(OutputSums.join(seen)):
-            warnings.warn(f"{group.name}: {doubt.text}; {mends.outputs[doubt.code]}", stacklevel=2)
+            warnings.warn(f"{group.name}: {doubt.text}; {mends.outputs[doubt.code]}", stacklevel=3)
 
 
 def _check_output(output: object, images: Tensor, name: str, mends: Mends) -> None:
