@@ -23,7 +23,7 @@ from lightning_memaudit.callback.inspection import (
     read_images,
     what_the_model_sees,
 )
-from lightning_memaudit.callback.isolation import undisturbed
+from lightning_memaudit.callback.isolation import is_initialized, undisturbed
 from lightning_memaudit.callback.loaders import RunLoaders
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.outputs import Outputs
@@ -161,21 +161,24 @@ class Session:
         with undisturbed(self.pl_module, *self._owners()):
             everywhere = self.processes.share(partial(self._read, loaders))
         self._check_same(everywhere)
-        self._seen = None
-        if not self._found.problems.messages:
-            self._seen = self._decide_seen()
-        with self._autoencoder() as (autoencoder, processes):
-            processes.share(partial(self._check_model, autoencoder))
+        self._found.problems.raise_all() if not is_initialized(self.pl_module) else self._check_with_model()
         self._description = self._describe() | {"run_id": run_id}
         if begins:
             self.processes.share(partial(self._write_run, num_audits, run_id))
         rank, num_shares = self.processes.rank, self.processes.num_shares
         self.groups = [part_of(group, rank, num_shares) for group in self._found.groups]
 
+    def _check_with_model(self) -> None:
+        """Find out what the model sees, and check it; a lazy one would be initialized by that."""
+        self._seen = None
+        if not self._found.problems.messages:
+            self._seen = self._decide_seen()
+        with self._autoencoder() as (autoencoder, processes):
+            processes.share(partial(self._check_model, autoencoder))
+
     def _owners(self) -> list[Any]:
         """Whose state must stay as it was, beside the module's."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        return [] if datamodule is None else [datamodule]
+        return [getattr(self.trainer, "datamodule", None), self.how.reconstruct]
 
     def _read(self, loaders: RunLoaders | None) -> dict[str, list[str]]:
         loaders = loaders or RunLoaders.of_trainer(self.trainer)
