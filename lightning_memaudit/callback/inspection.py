@@ -283,6 +283,31 @@ def _validating(trainer: Trainer) -> Iterator[None]:
         trainer.state.stage = stage
 
 
+def check_same_everywhere(
+    found: Inspection, everywhere: Sequence[Mapping[str, list[str]]], processes: Processes
+) -> None:
+    """Raise unless every process has read the same images; note the controls that any has found to be trained on.
+
+    Args:
+        found: By this process.
+        everywhere: The hashes that every process has found.
+        processes: Who takes part.
+
+    Raises:
+        ValueError: The processes have different images.
+    """
+    for name, expected in everywhere[0].items():
+        if any(other.get(name, expected) != expected for other in everywhere):
+            raise ValueError(
+                f"{name} are not the same images in every process: split data sets with a seeded generator, or "
+                f"pass {name}=<a data set>"
+            )
+    own = set() if found.compared is None else found.compared.hashes | set(found.hashes["members"])
+    hashes = set().union(*(part for _, part in processes.gather(own)))
+    if hashes:
+        found.check_controls(hashes)
+
+
 def check_model(found: Inspection, plan: Plan, autoencoder: Callable[[Tensor], Tensor]) -> None:
     """Check the model and the degradations with the first images, then say all that is wrong.
 

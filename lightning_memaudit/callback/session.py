@@ -1,7 +1,7 @@
 """One run being audited, from its setup to its teardown; the callback and the command ``audit`` drive it."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +18,7 @@ from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, 
 from lightning_memaudit.callback.inspection import (
     Inspection,
     check_model,
+    check_same_everywhere,
     expected_seconds,
     few_images,
     read_images,
@@ -160,7 +161,7 @@ class Session:
         """
         with undisturbed(self.pl_module, *self._owners()):
             everywhere = self.processes.share(partial(self._read, loaders))
-        self._check_same(everywhere)
+        check_same_everywhere(self._found, everywhere, self.processes)
         self._found.problems.raise_all() if not is_initialized(self.pl_module) else self._check_with_model()
         self._description = self._describe() | {"run_id": run_id}
         if begins:
@@ -187,20 +188,6 @@ class Session:
         found = read_images(self.trainer, self.pl_module, self.which, self.how, seed, loaders, self.processes)
         self._found = found
         return found.hashes
-
-    def _check_same(self, everywhere: Sequence[Mapping[str, list[str]]]) -> None:
-        """Raise unless every process has read the same images, none of them a control that was trained on."""
-        for name, expected in everywhere[0].items():
-            if any(other.get(name, expected) != expected for other in everywhere):
-                raise ValueError(
-                    f"{name} are not the same images in every process: split data sets with a seeded generator, or "
-                    f"pass {name}=<a data set>"
-                )
-        compared = self._found.compared
-        own = set() if compared is None else compared.hashes | set(self._found.hashes["members"])
-        hashes = set().union(*(part for _, part in self.processes.gather(own)))
-        if hashes:
-            self._found.check_controls(hashes)
 
     def _decide_seen(self) -> Seen:
         spread = isinstance(self.trainer.strategy, FSDPStrategy | ModelParallelStrategy)
@@ -305,7 +292,12 @@ class Session:
             self._autoencoder() as (autoencoder, processes),
             AuditProgress(self.trainer, total, occasion.trigger, self._seconds) as bar,
         ):
-            report = run_audit(autoencoder, self.groups, self.what, occasion, processes, self._cache, bar.advance)
+
+            def advance(description: str, count: int) -> None:
+                processes.check()  # also between inpaintings, which call no model
+                bar.advance(description, count)
+
+            report = run_audit(autoencoder, self.groups, self.what, occasion, processes, self._cache, advance)
         self._seconds = time.monotonic() - began
         return report
 
