@@ -197,11 +197,15 @@ def learn_format(
             f"{group}: images are {images.dtype} with values up to {int(images.max())}, of unknown range: pass "
             "std=[<1 / the largest possible value>], or convert them to floating-point numbers in [0, 1]"
         )
-    inferred = None
-    if normalization.is_identity and path is not None and own is not None:
-        inferred = _inferred(own, images, image_shape)
+    inferred = None if path is None or own is None else _inferred(own, images, image_shape)
     if inferred is not None and not inferred.is_identity:
         mean, std = inferred.mean_and_std
+        given = Affine.of_normalization(normalization)
+        if not normalization.is_identity and not inferred.close_to(given):
+            raise ValueError(
+                f"{group}: mean and std say {given.words('image')}, but the run gives the model "
+                f"{inferred.words('image')}: leave them out, for what happens after reading is undone anyway"
+            )
         if all(one > 0 for one in std):
             return BatchFormat(path, shape, channels_last, flat, found.dtype, Normalization(mean, std), True)
     if not normalization.is_identity and images.dtype == torch.uint8:
