@@ -1,9 +1,8 @@
 """Before the first audit: read the images, check them and the model, and say all that is wrong in one message."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,20 +18,12 @@ from lightning_memaudit.callback.dataset_images import ImageChoice, ReadGroup, r
 from lightning_memaudit.callback.loaders import RunLoaders, place_in_root
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.reading import ReadBatch, Source
-from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.callback.training_images import Compared, compare_with_training
-from lightning_memaudit.measurement.checks import check_group
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
-from lightning_memaudit.measurement.plan import Plan, check_degradations
-from lightning_memaudit.measurement.processes import AuditStopped, Processes
-from lightning_memaudit.recovery.methods.registry import uses_autoencoder
+from lightning_memaudit.measurement.processes import Processes
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-
-
-EVALUATIONS, MOST_TIMED = 200, 32
-"""Of the model, per image and method, in a typical audit; images in the call that is timed."""
 
 
 class Problems:
@@ -306,78 +297,3 @@ def check_same_everywhere(
     hashes = set().union(*(part for _, part in processes.gather(own)))
     if hashes:
         found.check_controls(hashes)
-
-
-def check_model(found: Inspection, plan: Plan, autoencoder: Callable[[Tensor], Tensor]) -> None:
-    """Check the model and the degradations with the first images, then say all that is wrong.
-
-    Raises:
-        ValueError: With every problem of images and model.
-    """
-    for group in found.groups:
-        few = few_images(group)
-        with found.problems.caught():
-            check_group(few, autoencoder)
-        with found.problems.caught():
-            check_degradations(plan, few)
-    found.problems.raise_all()
-
-
-def few_images(group: Group, count: int = 2) -> Group:
-    """The first images of a group, whatever their range."""
-    first = group.first(count)
-    return replace(first, images=first.images[slice(0, count)].clamp(0, 1))
-
-
-def expected_seconds(groups: Sequence[Group], plan: Plan, autoencoder: Any) -> float:
-    """About how long an audit will take in one process, from the time of one call of the model.
-
-    The first audit then says itself how long the next ones take.
-    """
-    uses = sum(uses_autoencoder(method) for pattern in plan.patterns for method in plan.methods_for(pattern).values())
-    block = next(few_images(groups[0], min(MOST_TIMED, plan.block_size)).blocks(autoencoder, MOST_TIMED))
-    began = time.perf_counter()
-    with torch.no_grad():
-        float(block.autoencoder(block.images).sum())  # waits for the device
-    seconds = (time.perf_counter() - began) / len(block.images)
-    return EVALUATIONS * seconds * uses * sum(len(group.images) for group in groups)
-
-
-def what_the_model_sees(
-    read: ReadGroup, call: Callable[[Any], Any] | None, flatten: bool = False, conditional: bool = False
-) -> Seen:
-    """What the model gets of an image in [0, 1].
-
-    What the batch holds, unless that cannot be: a model that takes no bytes gets numbers in [0, 1], for then
-    ``training_step`` scales them; one that takes no (B, H, W, C) gets (B, C, H, W). The first training batch shows
-    whether that is so.
-
-    Args:
-        read: The members.
-        call: The model's own call, on what it gets; None does not try, and takes the model to get floating-point
-            numbers in the layout of the batch.
-        flatten: Whether the user asks for flat images.
-        conditional: Whether the call takes a batch.
-    """
-    known, images = read.format, read.group.images[slice(0, 1 if conditional else 2)].clamp(0, 1)
-
-    def works(given: Tensor) -> bool:
-        given = given.flatten(1) if flatten else given
-        if call is None:
-            return given.is_floating_point()
-        try:
-            call(read.group.conditions[0].batch_with(given) if conditional else given)  # type: ignore[index, union-attr]
-        except AuditStopped:
-            raise
-        except Exception:
-            return False
-        return True
-
-    normalization, dtype, channels_last = known.normalization, known.dtype, known.channels_last and not flatten
-    if not dtype.is_floating_point:
-        as_bytes = (images * 255).round().to(torch.uint8)
-        in_bytes = dtype == torch.uint8 and works(as_bytes.movedim(1, -1) if channels_last else as_bytes)
-        normalization, dtype = Normalization(None, [1 / 255]) if in_bytes else Normalization(), torch.float32
-    if channels_last and not works(images.movedim(1, -1).to(dtype)):
-        channels_last = not works(images.to(dtype))
-    return Seen(normalization=normalization, channels_last=channels_last, dtype=dtype)

@@ -15,18 +15,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_memaudit.callback.affine import Affine
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, watch_audit
-from lightning_memaudit.callback.inspection import (
-    Inspection,
-    check_model,
-    check_same_everywhere,
-    expected_seconds,
-    few_images,
-    read_images,
-    what_the_model_sees,
-)
+from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images
 from lightning_memaudit.callback.isolation import is_initialized, undisturbed
 from lightning_memaudit.callback.loaders import RunLoaders
 from lightning_memaudit.callback.model import ModelCall
+from lightning_memaudit.callback.model_checks import check_model, expected_seconds, few_images, what_the_model_sees
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import AuditProgress
 from lightning_memaudit.callback.run_inspection import (
@@ -195,7 +188,7 @@ class Session:
             conditional = self.how.takes_batch(self.pl_module)
             # A call that fails is no way to find out where the weights are spread over processes.
             trial = None if spread else call
-            return what_the_model_sees(self._found.reads[0], trial, self.how.flatten, conditional)
+            return what_the_model_sees(self._found.reads[0], trial, self.how, conditional)
 
     def _check_model(self, autoencoder: Any) -> None:
         check_model(self._found, self.what, autoencoder)

@@ -118,3 +118,30 @@ def test_bytes_that_the_model_scales():
     with torch.no_grad():
         expected = functional.mse_loss(module(data) / 255, data.float() / 255)
     assert callback.last_report.headline["train_loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
+class Bytes(Network):
+    """Takes bytes and scales them; ``told`` may be by their type, and ``scale`` the range of what it returns."""
+
+    def __init__(self, scale, told=True):
+        super().__init__()
+        self.scale, self.told = scale, told
+
+    def forward(self, x):
+        x = x.float() / 255 if x.dtype == torch.uint8 or not self.told else x
+        return self.net(x).view_as(x) * self.scale
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch) / self.scale, batch.float() / 255)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_model_of_bytes_that_may_return_either_is_refused_and_the_mend_works(told):
+    data, others = ((images(8, seed=seed) * 255).round().byte() for seed in (0, 1))
+    with pytest.raises(ValueError, match="whether it returns bytes or numbers in"):
+        run(Bytes(1.0, told), data=data, controls=Items(others))
+    module = Bytes(1.0, told)
+    callback = run(module, data=data, controls=Items(others), reconstruct=lambda module, x: 255 * module(x))
+    with torch.no_grad():
+        expected = functional.mse_loss(module(data), data.float() / 255)
+    assert callback.last_report.headline["train_loss"] == pytest.approx(float(expected), rel=1e-4)
