@@ -119,3 +119,6 @@ def test_members_alone_are_asked(members, controls):
     plan = Plan.of(["random-0.5"], ["known_mask"])
     made = measure(AUTOENCODERS["output_range"](members), Group.whole("controls", controls), plan)
     assert doubts_about(made.outputs) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_group(Group.whole("controls", controls), AUTOENCODERS["output_range"](controls))

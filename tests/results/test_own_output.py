@@ -24,6 +24,7 @@ PICTURES = {
     "white": waves(0.7, 1.0),
     "dark": waves(0.0, 0.2),
     "gray": waves(0.45, 0.55),
+    "nearly one gray": waves(0.495, 0.505),
     "black and white": np.round(waves()),
     "one channel constant": np.concatenate([waves()[:, :2], np.full((8, 1, 16, 16), 0.5)], 1),
 }
@@ -45,6 +46,7 @@ RECONSTRUCTIONS = {
     "bad": lambda x: noisy(x, 1e-1),
     "shrunk towards the mean": lambda x: x.mean() + 0.6 * (x - x.mean()),
     "a bit too dark": lambda x: 0.9 * x,
+    "good, but all darker": lambda x: noisy(x, 1e-5) - 0.07,
     "blurred": blurred,
     "the mean": lambda x: np.full_like(x, x.mean()),
     "nothing": np.zeros_like,
@@ -114,6 +116,16 @@ def test_half_trained_outputs_in_another_range_are_recognized_too():
     share = np.clip(noisy(images, 0.02), 0.001, 0.999)
     assert [one.code for one in doubts_about(OutputSums.of(2 * share - 1, images))] == ["output_range"]
     assert [one.code for one in doubts_about(OutputSums.of(np.log(share / (1 - share)), images))] == ["output_logits"]
+
+
+def test_of_outputs_that_hold_little_of_the_images_nothing_is_said():
+    """The best map is that from [-1, 1], but most of the images is not there."""
+    output = 0.2 * (PICTURES["any"] - 0.5)
+    checkerboard = 0.14 * (-1.0) ** np.indices((16, 16)).sum(0)  # no smooth picture has any of it
+    for share, said in ((0.1, ["output_range"]), (1.0, [])):
+        assert [
+            one.code for one in doubts_about(OutputSums.of(output, (output + 1) / 2 + share * checkerboard))
+        ] == said
 
 
 def test_closer_is_by_the_mean_squared_error():
