@@ -87,9 +87,9 @@ def test_in_processes_of_their_own(tmp_path, installed, more):
         for name in ("pytorch_lightning", "lightning_fabric"):
             (tmp_path / "hidden" / f"{name}.py").write_text("raise ImportError('it is not installed')")
         path.insert(0, str(tmp_path / "hidden"))
+    command = [sys.executable, "-m", "lightning_memaudit", "fit", f"--model={module}.Autoencoder"]
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_memaudit", "fit", f"--model={module}.Autoencoder", f"--data={module}.Data"]
-        + [*FAST, *more, "--trainer.max_epochs=1"],
+        [*command, f"--data={module}.Data", *FAST, *more, "--trainer.max_epochs=1"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
