@@ -71,6 +71,6 @@ def test_a_run_without_a_folder_gets_one():
     config = {"trainer": {"default_root_dir": None, "callbacks": None}, "memaudit": {"dirpath": None}}
     put_below(config, "sweep-abc/one")
     assert config == {
-        "trainer": {"default_root_dir": "sweep-abc/one", "callbacks": None},
+        "trainer": {"default_root_dir": "./sweep-abc/one", "callbacks": None},
         "memaudit": {"dirpath": None},
     }
