@@ -164,12 +164,14 @@ def put_below(config: Any, folder: str) -> None:
         folder: Relative.
     """
     trainer = config["trainer"]
-    trainer["default_root_dir"] = str(Path(trainer.get("default_root_dir") or ".") / folder)
+    root = str(trainer.get("default_root_dir") or ".")  # perhaps an address, which is no path
+    trainer["default_root_dir"] = f"{root}/{folder}"
     callbacks = trainer.get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     places = [config.get(DEFAULT_NAME), *(one.get("init_args") for one in callbacks if hasattr(one, "get"))]
     for place in places:
         if place is not None and place.get("dirpath") is not None:
-            place["dirpath"] = str(Path(place["dirpath"]) / folder)
+            place["dirpath"] = f"{place['dirpath']}/{folder}"
 
 
 def quiet() -> None:

@@ -185,19 +185,17 @@ def foreign_types(path: str | Path, allow_types: Sequence[str] = ()) -> list[str
     """
     import torch
 
-    with allowed(allow_types):
-        try:
-            unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-        except (ValueError, UnpicklingError, EOFError, RuntimeError, OSError):
-            return []
-    nested, getattr_itself, around = _nested_types(path)
-    if not nested:
-        return sorted(unsafe)
-    # Of a class within a class the file holds getattr, the outer class, and a name.
-    unsafe -= around
-    if not getattr_itself:
-        unsafe.discard(GETATTR)
-    return sorted(unsafe | (nested - {*allow_types}))
+    try:
+        unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except (ValueError, UnpicklingError, EOFError, RuntimeError, OSError):
+        return []
+    nested, getattr_itself, steps = _nested_types(path)
+    if nested:
+        # Of a class within a class the file holds getattr, the outer class, and a name.
+        unsafe = (unsafe | nested) - steps - (set() if getattr_itself else {GETATTR})
+    if NUMPY_DTYPE in allow_types:
+        unsafe = {name for name in unsafe if not name.startswith("numpy.dtypes.")}
+    return sorted(unsafe - {*allow_types, *PLAIN_DICTS})
 
 
 def _nested_types(path: str | Path) -> tuple[set[str], bool, set[str]]:

@@ -80,3 +80,16 @@ def write_project(folder, name="project", package="pytorch_lightning"):
     (place / "__init__.py").write_text("")
     (place / "theirs.py").write_text(MODULE.format(package=package))
     return f"{name}.theirs"
+
+
+FAST = [
+    "--trainer.accelerator=cpu",
+    "--trainer.logger=false",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--memaudit.methods=[biharmonic]",
+    "--memaudit.patterns=[half]",
+    "--memaudit.figures=false",
+    "--memaudit.print_table=false",
+]
+"""Options of a command that only has to run."""
