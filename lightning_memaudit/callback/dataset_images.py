@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from lightning_memaudit.callback.batch_images import BatchFormat, arranged, item_images, learn_format
 from lightning_memaudit.callback.conditions import Condition, conditions_of
-from lightning_memaudit.callback.image_names import name_in_dataset, without_common_folder
+from lightning_memaudit.callback.image_names import name_in_dataset, names_in_batch, without_common_folder
 from lightning_memaudit.callback.keys import GroupKey, key_for
 from lightning_memaudit.callback.loaders import Reachable, RunLoaders, check_loader, is_stream, warn_if_uncertain
 from lightning_memaudit.callback.reading import ReadBatch, Reader, Source
@@ -130,6 +130,8 @@ class ReadGroup:
         format: How the images stand in the run's batches.
         num_available: Images that there are to choose from; None where that is not known.
         random: Whether reading an image twice gave different ones.
+        given: The normalization that the user gave.
+        image_shape: Likewise, of flat images.
         reading: How it was read, in words; empty where there is nothing to say.
         problems: Why these images cannot be audited as they are, such as values outside [0, 1].
 
@@ -144,6 +146,8 @@ class ReadGroup:
     format: BatchFormat
     num_available: int | None
     random: bool = False
+    given: Normalization = field(default_factory=Normalization)
+    image_shape: Sequence[int] | None = None
     reading: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -205,7 +209,9 @@ def read_group(
     group = Group(source.group, taken.images, indices, range(len(indices)), names, conditions)
     available = None if source.indices is None else len(source.indices)
     words = _in_words(source, taken, reader.note)
-    return ReadGroup(group, source, taken.known, available, is_random, words, taken.problems)
+    return ReadGroup(
+        group, source, taken.known, available, is_random, normalization, image_shape, words, taken.problems
+    )
 
 
 class _Taken:
@@ -262,7 +268,7 @@ class _Taken:
             images = self._converted(batch, read)[: self.count - len(self.images)]
             self._check_values(images)
             self.images.add(images)
-            self.names += [item.name for item in read.items] or [None] * len(images)
+            self.names += [item.name for item in read.items] or names_in_batch(read.batch, len(images))
             if self.conditional:
                 self.conditions += self._conditions(batch)
         self._waiting = []

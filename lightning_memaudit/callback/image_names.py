@@ -42,6 +42,20 @@ def name_in(item: Any) -> str | None:
     return None
 
 
+def names_in_batch(batch: Any, count: int) -> list[str | None]:
+    """What a batch says that its images are called, where the data set itself makes the batches.
+
+    >>> names_in_batch({"__key__": ["a", "b"], "png": None}, 2)
+    ['a', 'b']
+    """
+    for part in (batch, *(batch if isinstance(batch, tuple | list) and len(batch) < 10 else ())):
+        for key in ITEM_KEYS if isinstance(part, Mapping) else ():
+            column = part.get(key)
+            if isinstance(column, Sequence) and not isinstance(column, str | bytes) and len(column) >= count:
+                return [_text(value) for value in column[:count]]
+    return [None] * count
+
+
 def _attribute(value: Any, name: str) -> Any:
     """Without calling properties of strangers, but for ``meta`` of MONAI's tensors, which is one."""
     try:

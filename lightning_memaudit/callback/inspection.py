@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,16 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_memaudit.callback.dataset_images import ImageChoice, ReadGroup, read_group
-from lightning_memaudit.callback.loaders import RunLoaders, place_in_root
+from lightning_memaudit.callback.loaders import RunLoaders, is_stream, place_in_root
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.reading import ReadBatch, Source
 from lightning_memaudit.callback.training_images import Compared, compare_with_training
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.measurement.processes import Processes
+
+MOST_READ_AGAIN = 8
+"""Members that are compared with what a reloaded dataloader holds."""
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
@@ -230,6 +233,22 @@ def _say(found: Inspection, which: ImageChoice) -> None:
         one, other = (read.format.normalization for read in found.reads)
         if one != other:
             found.say(f"members and controls are read differently: the run gives the model {one} and {other}")
+
+
+def reads_the_same(read: ReadGroup, loader: Any, trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether the first images of a group are also those behind another dataloader, at the same places."""
+    dataset, source = getattr(loader, "dataset", None), read.source
+    if dataset is source.dataset:
+        return True
+    if source.indices is None or is_stream(dataset) or len(dataset) != len(source.dataset):
+        return source.indices is None and type(dataset) is type(source.dataset)
+    again = replace(source, dataset=dataset, loader=loader, indices=list(read.group.indices[:MOST_READ_AGAIN]))
+    try:
+        transfer = transfer_for(trainer, pl_module, source)
+        images = read_group(again, None, read.given, transfer, 0, read.image_shape, pl_module.device).group.images
+    except ValueError:
+        return False
+    return torch.equal(images[0 : len(images)], read.group.images[0 : len(images)])
 
 
 def transfer_for(trainer: Trainer, pl_module: LightningModule, source: Source) -> Callable[[Any], Any]:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_memaudit.callback.affine import Affine
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, watch_audit
-from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images
+from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
 from lightning_memaudit.callback.isolation import is_initialized, undisturbed
 from lightning_memaudit.callback.loaders import RunLoaders
 from lightning_memaudit.callback.model import ModelCall
@@ -94,6 +94,8 @@ class Session:
     _loaders: RunLoaders = field(default_factory=RunLoaders)
     _first_batch: FirstBatch | None = None
     _told_of_reload: bool = False
+    _newest_loader: Any = None
+    _audited_weights: str | None = None
     _seconds: float | None = None  # that the next audit may take
 
     @classmethod
@@ -176,7 +178,7 @@ class Session:
 
     def _read(self, loaders: RunLoaders | None) -> dict[str, list[str]]:
         loaders = loaders or RunLoaders.of_trainer(self.trainer)
-        self._loaders = loaders
+        self._loaders, self._newest_loader = loaders, next(iter(loaders.train), None)
         seed = self.what.seed
         found = read_images(self.trainer, self.pl_module, self.which, self.how, seed, loaders, self.processes)
         self._found = found
@@ -256,17 +258,27 @@ class Session:
             first.end()
 
     def look_at_loaders(self) -> None:
-        """Say so, once, when the train dataloader was reloaded with another data set."""
+        """Say so, once, when the train dataloader was reloaded with other images."""
         train = self._loaders.train
         if not train or self._told_of_reload or self.which.members is not None:
             return
-        now_train = RunLoaders.of(self.trainer.train_dataloader, None).train
-        if now_train and getattr(now_train[0], "dataset", None) is not getattr(train[0], "dataset", None):
+        reloaded = RunLoaders.of(self.trainer.train_dataloader, None).train
+        if not reloaded or reloaded[0] is self._newest_loader:
+            return
+        self._newest_loader = reloaded[0]
+        with undisturbed(self.pl_module, *self._owners()):
+            same = reads_the_same(self._found.reads[0], reloaded[0], self.trainer, self.pl_module)
+        if not same:
             self._told_of_reload = True
             rank_zero_warn(
                 "members: the train dataloader was reloaded with another data set; the audited members stay those of "
                 "the first one: pass members=<all images that are trained on>"
             )
+
+    def weights_changed(self) -> bool:
+        """Whether the weights are others than the newest audit saw, as after averaging at the end of fit."""
+        before = self._audited_weights
+        return self.processes.any(before is not None and weights_sha256(self.trainer, self.pl_module) != before)
 
     # Audits
 
@@ -277,7 +289,8 @@ class Session:
             occasion: When and why; the hash of the weights is added here.
         """
         if self.trainer.is_global_zero:
-            occasion = replace(occasion, weights_sha256=weights_sha256(self.trainer, self.pl_module))
+            self._audited_weights = weights_sha256(self.trainer, self.pl_module)
+            occasion = replace(occasion, weights_sha256=self._audited_weights)
         total = sum(len(group.images) for group in self.groups) * len(self.what.cells)
         began = time.monotonic()
         with (
