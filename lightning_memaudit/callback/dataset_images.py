@@ -1,6 +1,5 @@
 """Which images are audited, read once before the first audit, and kept."""
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -10,14 +9,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_memaudit.callback.batch_images import BatchFormat, arranged, item_images, learn_format
 from lightning_memaudit.callback.conditions import Condition, conditions_of
-from lightning_memaudit.callback.image_names import name_in_dataset, names_in_batch, without_common_folder
 from lightning_memaudit.callback.keys import GroupKey, key_for
-from lightning_memaudit.callback.loaders import Reachable, RunLoaders, check_loader, is_stream, warn_if_uncertain
-from lightning_memaudit.callback.reading import ReadBatch, Reader, Source
+from lightning_memaudit.callback.reading.batch_images import BatchFormat, arranged, item_images, learn_format
+from lightning_memaudit.callback.reading.image_names import name_in_dataset, names_in_batch, without_common_folder
+from lightning_memaudit.callback.reading.loaders import (
+    Reachable,
+    RunLoaders,
+    check_loader,
+    is_stream,
+    warn_if_uncertain,
+)
+from lightning_memaudit.callback.reading.reader import ReadBatch, Reader, Source
+from lightning_memaudit.callback.reading.stored_images import StoredImages
 from lightning_memaudit.callback.seen import Normalization
-from lightning_memaudit.callback.stored_images import StoredImages
 from lightning_memaudit.measurement.checks import check_values
 from lightning_memaudit.measurement.groups import Group
 
@@ -71,7 +76,7 @@ class ImageChoice:
 
         Args:
             loaders: Of the run.
-            seed: See :class:`~lightning_memaudit.callback.reading.Reader`.
+            seed: See :class:`~lightning_memaudit.callback.reading.reader.Reader`.
 
         Raises:
             ValueError: There is no data set.
@@ -111,13 +116,6 @@ class ImageChoice:
         """How many images of a group are wanted."""
         wanted = self.num_members if group == "members" else self.num_controls
         return min(wanted or FAST_DEV_RUN_IMAGES, FAST_DEV_RUN_IMAGES) if fast_dev_run else wanted
-
-
-def choose_indices(num_available: int, num_wanted: int | None, seed: int) -> list[int]:
-    """All indices, or a seeded random choice of ``num_wanted`` of them, in increasing order."""
-    if num_wanted is None or num_wanted >= num_available:
-        return list(range(num_available))
-    return sorted(random.Random(seed).sample(range(num_available), num_wanted))
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_memaudit.callback.affine import Affine, fit_exact
-from lightning_memaudit.callback.batch_images import BatchFormat
-from lightning_memaudit.callback.items import tensors_in
+from lightning_memaudit.callback.reading.affine import Affine, fit_exact
+from lightning_memaudit.callback.reading.batch_images import BatchFormat
+from lightning_memaudit.callback.reading.items import tensors_in
 
 FAR_OUTSIDE = 0.5
 """How far beyond [0, 1] noise and augmentation may bring images of a training batch."""

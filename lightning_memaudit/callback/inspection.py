@@ -15,10 +15,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_memaudit.callback.dataset_images import ImageChoice, ReadGroup, read_group
-from lightning_memaudit.callback.loaders import RunLoaders, is_stream, place_in_root
 from lightning_memaudit.callback.model import ModelCall
-from lightning_memaudit.callback.reading import ReadBatch, Source
-from lightning_memaudit.callback.training_images import Compared, compare_with_training
+from lightning_memaudit.callback.reading.loaders import RunLoaders, is_stream, place_in_root
+from lightning_memaudit.callback.reading.reader import ReadBatch, Source
+from lightning_memaudit.callback.reading.training_images import Compared, compare_with_training
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.measurement.processes import Processes
@@ -237,7 +237,8 @@ def _say(found: Inspection, which: ImageChoice) -> None:
 
 def reads_the_same(read: ReadGroup, loader: Any, trainer: Trainer, pl_module: LightningModule) -> bool:
     """Whether the first images of a group are also those behind another dataloader, at the same places."""
-    dataset, source = getattr(loader, "dataset", None), read.source
+    dataset: Any = getattr(loader, "dataset", None)
+    source = read.source
     if dataset is source.dataset:
         return True
     if source.indices is None or is_stream(dataset) or len(dataset) != len(source.dataset):

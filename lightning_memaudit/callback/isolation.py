@@ -14,8 +14,8 @@ from torch.nn.modules import module as hooks_of_all_modules
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
-from lightning_memaudit.callback.snapshot import Snapshot
-from lightning_memaudit.callback.tensor_contents import ChangedBefore, TensorContent, tensor_content
+from lightning_memaudit.callback.state.snapshot import Snapshot
+from lightning_memaudit.callback.state.tensor_contents import ChangedBefore, TensorContent, tensor_content
 
 
 class _Memory:

@@ -12,16 +12,17 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_memaudit.callback.affine import Affine
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, watch_audit
 from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
 from lightning_memaudit.callback.isolation import is_initialized, undisturbed
-from lightning_memaudit.callback.loaders import RunLoaders
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.model_checks import check_model, expected_seconds, few_images, what_the_model_sees
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import AuditProgress
+from lightning_memaudit.callback.reading.affine import Affine
+from lightning_memaudit.callback.reading.loaders import RunLoaders
+from lightning_memaudit.callback.reading.stored_images import part_of
 from lightning_memaudit.callback.run_inspection import (
     describe_group,
     describe_near_duplicates,
@@ -30,7 +31,6 @@ from lightning_memaudit.callback.run_inspection import (
     weights_sha256,
 )
 from lightning_memaudit.callback.seen import Normalization, Seen
-from lightning_memaudit.callback.stored_images import part_of
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.groups import Group

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.isolation import preserved_random_state
-from lightning_memaudit.callback.loaders import RunLoaders
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
 from lightning_memaudit.callback.outputs import Outputs
+from lightning_memaudit.callback.reading.loaders import RunLoaders
 from lightning_memaudit.callback.session import Session
 from lightning_memaudit.cli.fit import AuditCLI, parse, quiet, the_callback, with_quickstart
 from lightning_memaudit.cli.hyperparameters import Given, known_arguments

@@ -15,13 +15,14 @@ import torch
 from state_holders import Holder, Nested, Slotted, changes
 from torch import nn
 
-from lightning_memaudit.callback import isolation, tensor_contents
+from lightning_memaudit.callback import isolation
 from lightning_memaudit.callback.isolation import (
     evaluation_mode,
     is_initialized,
     preserved_buffers,
     undisturbed,
 )
+from lightning_memaudit.callback.state import tensor_contents
 
 
 def in_place(change):

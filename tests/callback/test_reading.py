@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset, get_worker_info
 from training_runs import Items, Module, audit_callback, fit, images, rows, saved_truth
 
-from lightning_memaudit.callback import training_images
-from lightning_memaudit.callback.reading import Reader, Source
+from lightning_memaudit.callback.reading import training_images
+from lightning_memaudit.callback.reading.reader import Reader, Source
 
 pytestmark = [
     pytest.mark.usefixtures("without_report"),

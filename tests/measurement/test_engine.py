@@ -9,7 +9,7 @@ import torch
 from autoencoders import memory
 
 from lightning_memaudit import audit
-from lightning_memaudit.callback.stored_images import part_of
+from lightning_memaudit.callback.reading.stored_images import part_of
 from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.plan import Group, Plan, resolve_methods

@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
-from lightning_memaudit.callback.object_states import MISSING, Held, State, Swap
+from lightning_memaudit.callback.state.object_states import MISSING, Held, State, Swap
 
 
 class Names(State):

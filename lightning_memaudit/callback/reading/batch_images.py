@@ -8,10 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_memaudit.callback.affine import Affine, fit_exact
-from lightning_memaudit.callback.items import as_tensor, channels_first, find_in_item, is_channels_last, tensors_in
 from lightning_memaudit.callback.keys import Key, key_path, select
-from lightning_memaudit.callback.reading import ReadItem
+from lightning_memaudit.callback.reading.affine import Affine, fit_exact
+from lightning_memaudit.callback.reading.items import (
+    as_tensor,
+    channels_first,
+    find_in_item,
+    is_channels_last,
+    tensors_in,
+)
+from lightning_memaudit.callback.reading.reader import ReadItem
 from lightning_memaudit.callback.seen import Normalization
 
 

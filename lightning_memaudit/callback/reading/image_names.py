@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_memaudit.callback.loaders import place_in_root
+from lightning_memaudit.callback.reading.loaders import place_in_root
 
 ITEM_KEYS = (
     "__key__", "name", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img_path",

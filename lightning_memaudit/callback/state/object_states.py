@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lightning_memaudit.callback.user_code import is_atom
+from lightning_memaudit.callback.state.user_code import is_atom
 
 MISSING = object()
 Swap = dict[int, Any]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_memaudit.callback.user_code import is_iterator
+from lightning_memaudit.callback.state.user_code import is_iterator
 
 RANDOM_GENERATORS = (
     random.Random,

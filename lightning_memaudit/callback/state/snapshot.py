@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_memaudit.callback.code_states import Cell, Class, Function, Names
-from lightning_memaudit.callback.generator_states import (
+from lightning_memaudit.callback.state.code_states import Cell, Class, Function, Names
+from lightning_memaudit.callback.state.generator_states import (
     LRU_CACHE,
     RANDOM_GENERATORS,
     CacheState,
@@ -23,7 +23,7 @@ from lightning_memaudit.callback.generator_states import (
     IteratorState,
     RandomState,
 )
-from lightning_memaudit.callback.object_states import (
+from lightning_memaudit.callback.state.object_states import (
     Attributes,
     AttributesButTensors,
     Dict,
@@ -36,8 +36,8 @@ from lightning_memaudit.callback.object_states import (
     attributes_of,
     slots_of,
 )
-from lightning_memaudit.callback.tensor_contents import ArrayContent, ChangedBefore, Contents, tensor_content
-from lightning_memaudit.callback.user_code import (
+from lightning_memaudit.callback.state.tensor_contents import ArrayContent, ChangedBefore, Contents, tensor_content
+from lightning_memaudit.callback.state.user_code import (
     ATOMS,
     is_atom,
     is_dataset,
