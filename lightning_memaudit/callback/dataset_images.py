@@ -17,6 +17,7 @@ from lightning_memaudit.callback.reading.loaders import (
     Reachable,
     RunLoaders,
     check_loader,
+    choose_indices,
     is_stream,
     warn_if_uncertain,
 )
@@ -296,7 +297,7 @@ class _Taken:
         if known.path is None:
             found = item_images(read.items)
             if found is None:
-                raise ValueError(next((one.problem for one in read.items if one.problem), f"{group}: no image found"))
+                raise next((one.problem for one in read.items if one.problem), ValueError(f"{group}: no image found"))
         else:
             found = known.find(batch)
         first = len(self.images)

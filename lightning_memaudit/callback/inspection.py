@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_memaudit.callback.dataset_images import ImageChoice, ReadGroup, read_group
 from lightning_memaudit.callback.model import ModelCall
+from lightning_memaudit.callback.reading.items import NoImageFound
 from lightning_memaudit.callback.reading.loaders import RunLoaders, is_stream, place_in_root
 from lightning_memaudit.callback.reading.reader import ReadBatch, Source
 from lightning_memaudit.callback.reading.training_images import Compared, compare_with_training
@@ -85,6 +86,11 @@ class Inspection:
         compared: What the controls were compared with; None without controls.
         problems: What is wrong so far.
         notes: What a reader of the results should know of how the run was read.
+
+    >>> images = [torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]
+    >>> read = read_group(Source("members", images, [0, 1]), None, Normalization(), transfer=lambda batch: batch)
+    >>> Inspection([read]).groups[0].labels([0, 1])
+    ['0', '1']
     """
 
     reads: list[ReadGroup] = field(default_factory=list)
@@ -133,19 +139,24 @@ def read_images(
     with found.problems.caught():
         sources = which.sources(loaders, seed)
         for source in sources:
+            wanted = which.number(source.group, bool(trainer.fast_dev_run))  # type: ignore[attr-defined]
+            read = partial(
+                read_group,
+                wanted=wanted,
+                normalization=how.normalization,
+                transfer=transfer_for(trainer, pl_module, source),
+                seed=seed,
+                image_shape=which.image_shape,
+                device=pl_module.device,
+                conditional=how.takes_batch(pl_module),
+            )
             with found.problems.caught():
-                found.reads.append(
-                    read_group(
-                        source,
-                        which.number(source.group, bool(trainer.fast_dev_run)),  # type: ignore[attr-defined]
-                        how.normalization,
-                        transfer_for(trainer, pl_module, source),
-                        seed,
-                        which.image_shape,
-                        pl_module.device,
-                        how.takes_batch(pl_module),
-                    )
-                )
+                try:
+                    found.reads.append(read(source))
+                except NoImageFound as error:
+                    found.problems.add(f"{source.group}: {error}")
+                    if error.likely is not None:  # to see what else is wrong
+                        found.reads.append(read(replace(source, key=error.likely)))
     if not found.reads or found.reads[0].group.name != "members":
         found.problems.raise_all()
     for read in found.reads:

@@ -178,7 +178,7 @@ def learn_format(
         if own is None:
             if not read:
                 find_in_item(batches[0], key)
-            raise ValueError(problem or _ragged(group, read) or f"{group}: no images found in its batches")
+            raise problem or ValueError(_ragged(group, read) or f"{group}: no images found in its batches")
         found = own
     else:
         probe = BatchFormat(path, ())

@@ -79,7 +79,7 @@ class ReadItem:
 
     image: Tensor | None
     name: str | None = None
-    problem: str | None = None
+    problem: ValueError | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def read_item(item: Any, key: Any) -> ReadItem:
     try:
         return ReadItem(find_in_item(item, key).clone(), name)
     except ValueError as error:
-        return ReadItem(None, name, str(error))
+        return ReadItem(None, name, error)
 
 
 class Reader:
@@ -203,7 +203,7 @@ class Reader:
             yield from batches
 
     def sampler_epochs(self, sampler: Any, most: int) -> list[list[int]]:
-        """See :func:`~lightning_memaudit.callback.reading.loaders.draw_epochs`; in a process of its own where possible."""
+        """See :func:`.draw_epochs`; in a process of its own where possible."""
         loader = DataLoader(_Epochs(sampler, most), batch_size=None, num_workers=1, timeout=WORKER_TIMEOUT)
         try:
             with warnings.catch_warnings():
