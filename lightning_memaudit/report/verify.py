@@ -32,8 +32,7 @@ class Check:
 
     >>> import torch
     >>> from lightning_memaudit.measurement.engine import audit
-    >>> from lightning_memaudit.report.checkpoint import read_checkpoint
-    from lightning_memaudit.report.document import write_document
+    >>> from lightning_memaudit.report.document import write_document
     >>> folder = RunFolder("memaudit")
     >>> folder.write_run({})
     >>> audit(lambda images: images, torch.rand(4, 1, 8, 8), None, ["half"], ["biharmonic"]).append_to(folder)
