@@ -87,6 +87,7 @@ class Inspection:
         problems: What is wrong so far.
         notes: What a reader of the results should know of how the run was read.
 
+    >>> from lightning_memaudit.callback.seen import Normalization
     >>> images = [torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]
     >>> read = read_group(Source("members", images, [0, 1]), None, Normalization(), transfer=lambda batch: batch)
     >>> Inspection([read]).groups[0].labels([0, 1])
@@ -140,7 +141,7 @@ def read_images(
         sources = which.sources(loaders, seed)
         for source in sources:
             wanted = which.number(source.group, bool(trainer.fast_dev_run))  # type: ignore[attr-defined]
-            read = partial(
+            reading = partial(
                 read_group,
                 wanted=wanted,
                 normalization=how.normalization,
@@ -152,11 +153,11 @@ def read_images(
             )
             with found.problems.caught():
                 try:
-                    found.reads.append(read(source))
+                    found.reads.append(reading(source))
                 except NoImageFound as error:
                     found.problems.add(f"{source.group}: {error}")
                     if error.likely is not None:  # to see what else is wrong
-                        found.reads.append(read(replace(source, key=error.likely)))
+                        found.reads.append(reading(replace(source, key=error.likely)))
     if not found.reads or found.reads[0].group.name != "members":
         found.problems.raise_all()
     for read in found.reads:
