@@ -176,7 +176,7 @@ class _Split:
         if path is None and _is_list(node) and len(node) == self.size and not self._holds_rows(node, depth):
             return _Row(type(node), self.take(node[self.row], None, depth - 1))
         children = _children(node, depth)
-        on_path = _index(children, node, path[0]) if path else None
+        on_path = _index(children, path[0]) if path else None
         parts = [
             self.take(child, path[1:] if path and number == on_path else None, depth - 1)
             for number, (_, child) in enumerate(children)
@@ -287,12 +287,12 @@ def _children(node: Any, depth: int) -> list[tuple[Any, Any]]:
     return list(attributes.items()) if plain and not callable(node) else []
 
 
-def _index(children: Sequence[tuple[Any, Any]], node: Any, step: int | str) -> int | None:
-    """Which child a step of a path leads to."""
+def _index(children: Sequence[tuple[Any, Any]], step: int | str) -> int | None:
+    """Which child a step of a path leads to, by label or by position."""
     labels = [label for label, _ in children]
     if step in labels:
         return labels.index(step)
-    return step % len(labels) if isinstance(step, int) and isinstance(node, list | tuple) and labels else None
+    return step % len(labels) if isinstance(step, int) and labels else None
 
 
 def _rebuilt(node: Any, labels: Sequence[Any], parts: Sequence[Any]) -> Any:

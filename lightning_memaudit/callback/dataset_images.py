@@ -1,6 +1,5 @@
 """Which images are audited, read once before the first audit, and kept."""
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -10,14 +9,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_memaudit.callback.batch_images import BatchFormat, arranged, item_images, learn_format
 from lightning_memaudit.callback.conditions import Condition, conditions_of
-from lightning_memaudit.callback.image_names import name_in_dataset, without_common_folder
 from lightning_memaudit.callback.keys import GroupKey, key_for
-from lightning_memaudit.callback.loaders import Reachable, RunLoaders, check_loader, is_stream, warn_if_uncertain
-from lightning_memaudit.callback.reading import ReadBatch, Reader, Source
+from lightning_memaudit.callback.reading.batch_images import BatchFormat, arranged, item_images, learn_format
+from lightning_memaudit.callback.reading.image_names import name_in_dataset, names_in_batch, without_common_folder
+from lightning_memaudit.callback.reading.loaders import (
+    Reachable,
+    RunLoaders,
+    check_loader,
+    choose_indices,
+    is_stream,
+    warn_if_uncertain,
+)
+from lightning_memaudit.callback.reading.reader import ReadBatch, Reader, Source
+from lightning_memaudit.callback.reading.stored_images import StoredImages
 from lightning_memaudit.callback.seen import Normalization
-from lightning_memaudit.callback.stored_images import StoredImages
 from lightning_memaudit.measurement.checks import check_values
 from lightning_memaudit.measurement.groups import Group
 
@@ -71,7 +77,7 @@ class ImageChoice:
 
         Args:
             loaders: Of the run.
-            seed: See :class:`~lightning_memaudit.callback.reading.Reader`.
+            seed: See :class:`~lightning_memaudit.callback.reading.reader.Reader`.
 
         Raises:
             ValueError: There is no data set.
@@ -113,13 +119,6 @@ class ImageChoice:
         return min(wanted or FAST_DEV_RUN_IMAGES, FAST_DEV_RUN_IMAGES) if fast_dev_run else wanted
 
 
-def choose_indices(num_available: int, num_wanted: int | None, seed: int) -> list[int]:
-    """All indices, or a seeded random choice of ``num_wanted`` of them, in increasing order."""
-    if num_wanted is None or num_wanted >= num_available:
-        return list(range(num_available))
-    return sorted(random.Random(seed).sample(range(num_available), num_wanted))
-
-
 @dataclass(frozen=True)
 class ReadGroup:
     """A group as it was read.
@@ -130,6 +129,8 @@ class ReadGroup:
         format: How the images stand in the run's batches.
         num_available: Images that there are to choose from; None where that is not known.
         random: Whether reading an image twice gave different ones.
+        given: The normalization that the user gave.
+        image_shape: Likewise, of flat images.
         reading: How it was read, in words; empty where there is nothing to say.
         problems: Why these images cannot be audited as they are, such as values outside [0, 1].
 
@@ -144,6 +145,8 @@ class ReadGroup:
     format: BatchFormat
     num_available: int | None
     random: bool = False
+    given: Normalization = field(default_factory=Normalization)
+    image_shape: Sequence[int] | None = None
     reading: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -205,7 +208,9 @@ def read_group(
     group = Group(source.group, taken.images, indices, range(len(indices)), names, conditions)
     available = None if source.indices is None else len(source.indices)
     words = _in_words(source, taken, reader.note)
-    return ReadGroup(group, source, taken.known, available, is_random, words, taken.problems)
+    return ReadGroup(
+        group, source, taken.known, available, is_random, normalization, image_shape, words, taken.problems
+    )
 
 
 class _Taken:
@@ -262,7 +267,7 @@ class _Taken:
             images = self._converted(batch, read)[: self.count - len(self.images)]
             self._check_values(images)
             self.images.add(images)
-            self.names += [item.name for item in read.items] or [None] * len(images)
+            self.names += [item.name for item in read.items] or names_in_batch(read.batch, len(images))
             if self.conditional:
                 self.conditions += self._conditions(batch)
         self._waiting = []
@@ -292,7 +297,7 @@ class _Taken:
         if known.path is None:
             found = item_images(read.items)
             if found is None:
-                raise ValueError(next((one.problem for one in read.items if one.problem), f"{group}: no image found"))
+                raise next((one.problem for one in read.items if one.problem), ValueError(f"{group}: no image found"))
         else:
             found = known.find(batch)
         first = len(self.images)

@@ -15,16 +15,17 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_memaudit.callback.dataset_images import ImageChoice, ReadGroup, read_group
-from lightning_memaudit.callback.loaders import RunLoaders, place_in_root
 from lightning_memaudit.callback.model import ModelCall
-from lightning_memaudit.callback.reading import ReadBatch, Source
-from lightning_memaudit.callback.seen import Normalization, Seen
-from lightning_memaudit.callback.training_images import Compared, compare_with_training
-from lightning_memaudit.measurement.checks import check_group
+from lightning_memaudit.callback.reading.items import NoImageFound
+from lightning_memaudit.callback.reading.loaders import RunLoaders, is_stream, place_in_root
+from lightning_memaudit.callback.reading.reader import ReadBatch, Source
+from lightning_memaudit.callback.reading.training_images import Compared, compare_with_training
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
-from lightning_memaudit.measurement.plan import Plan, check_degradations
-from lightning_memaudit.measurement.processes import AuditStopped, Processes
+from lightning_memaudit.measurement.processes import Processes
+
+MOST_READ_AGAIN = 8
+"""Members that are compared with what a reloaded dataloader holds."""
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
@@ -85,6 +86,12 @@ class Inspection:
         compared: What the controls were compared with; None without controls.
         problems: What is wrong so far.
         notes: What a reader of the results should know of how the run was read.
+
+    >>> from lightning_memaudit.callback.seen import Normalization
+    >>> images = [torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]
+    >>> read = read_group(Source("members", images, [0, 1]), None, Normalization(), transfer=lambda batch: batch)
+    >>> Inspection([read]).groups[0].labels([0, 1])
+    ['0', '1']
     """
 
     reads: list[ReadGroup] = field(default_factory=list)
@@ -133,19 +140,24 @@ def read_images(
     with found.problems.caught():
         sources = which.sources(loaders, seed)
         for source in sources:
+            wanted = which.number(source.group, bool(trainer.fast_dev_run))  # type: ignore[attr-defined]
+            reading = partial(
+                read_group,
+                wanted=wanted,
+                normalization=how.normalization,
+                transfer=transfer_for(trainer, pl_module, source),
+                seed=seed,
+                image_shape=which.image_shape,
+                device=pl_module.device,
+                conditional=how.takes_batch(pl_module),
+            )
             with found.problems.caught():
-                found.reads.append(
-                    read_group(
-                        source,
-                        which.number(source.group, bool(trainer.fast_dev_run)),  # type: ignore[attr-defined]
-                        how.normalization,
-                        transfer_for(trainer, pl_module, source),
-                        seed,
-                        which.image_shape,
-                        pl_module.device,
-                        how.takes_batch(pl_module),
-                    )
-                )
+                try:
+                    found.reads.append(reading(source))
+                except NoImageFound as error:
+                    found.problems.add(f"{source.group}: {error}")
+                    if error.likely is not None:  # to see what else is wrong
+                        found.reads.append(reading(replace(source, key=error.likely)))
     if not found.reads or found.reads[0].group.name != "members":
         found.problems.raise_all()
     for read in found.reads:
@@ -229,12 +241,27 @@ def _say(found: Inspection, which: ImageChoice) -> None:
             "members: reading the same training image twice gave different ones (random augmentation): recovery is "
             "measured against one random version; pass members=<the data set without augmentation>"
         )
-    if found.compared is not None and found.compared.note is not None:
-        found.notes.append(found.compared.note)
     if len(found.reads) > 1:
         one, other = (read.format.normalization for read in found.reads)
         if one != other:
             found.say(f"members and controls are read differently: the run gives the model {one} and {other}")
+
+
+def reads_the_same(read: ReadGroup, loader: Any, trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether the first images of a group are also those behind another dataloader, at the same places."""
+    dataset: Any = getattr(loader, "dataset", None)
+    source = read.source
+    if dataset is source.dataset:
+        return True
+    if source.indices is None or is_stream(dataset) or len(dataset) != len(source.dataset):
+        return source.indices is None and type(dataset) is type(source.dataset)
+    again = replace(source, dataset=dataset, loader=loader, indices=list(read.group.indices[:MOST_READ_AGAIN]))
+    try:
+        transfer = transfer_for(trainer, pl_module, source)
+        images = read_group(again, None, read.given, transfer, 0, read.image_shape, pl_module.device).group.images
+    except ValueError:
+        return False
+    return torch.equal(images[0 : len(images)], read.group.images[0 : len(images)])
 
 
 def transfer_for(trainer: Trainer, pl_module: LightningModule, source: Source) -> Callable[[Any], Any]:
@@ -279,62 +306,26 @@ def _validating(trainer: Trainer) -> Iterator[None]:
         trainer.state.stage = stage
 
 
-def check_model(found: Inspection, plan: Plan, autoencoder: Callable[[Tensor], Tensor]) -> None:
-    """Check the model and the degradations with the first images, then say all that is wrong.
-
-    Raises:
-        ValueError: With every problem of images and model.
-    """
-    for group in found.groups:
-        few = few_images(group)
-        with found.problems.caught():
-            check_group(few, autoencoder)
-        with found.problems.caught():
-            check_degradations(plan, few)
-    found.problems.raise_all()
-
-
-def few_images(group: Group, count: int = 2) -> Group:
-    """The first images of a group, whatever their range."""
-    first = group.first(count)
-    return replace(first, images=first.images[slice(0, count)].clamp(0, 1))
-
-
-def what_the_model_sees(
-    read: ReadGroup, call: Callable[[Any], Any] | None, flatten: bool = False, conditional: bool = False
-) -> Seen:
-    """What the model gets of an image in [0, 1].
-
-    What the batch holds, unless that cannot be: a model that takes no bytes gets numbers in [0, 1], for then
-    ``training_step`` scales them; one that takes no (B, H, W, C) gets (B, C, H, W). The first training batch shows
-    whether that is so.
+def check_same_everywhere(
+    found: Inspection, everywhere: Sequence[Mapping[str, list[str]]], processes: Processes
+) -> None:
+    """Raise unless every process has read the same images; note the controls that any has found to be trained on.
 
     Args:
-        read: The members.
-        call: The model's own call, on what it gets; None does not try, and takes the model to get floating-point
-            numbers in the layout of the batch.
-        flatten: Whether the user asks for flat images.
-        conditional: Whether the call takes a batch.
+        found: By this process.
+        everywhere: The hashes that every process has found.
+        processes: Who takes part.
+
+    Raises:
+        ValueError: The processes have different images.
     """
-    known, images = read.format, read.group.images[slice(0, 1 if conditional else 2)].clamp(0, 1)
-
-    def works(given: Tensor) -> bool:
-        given = given.flatten(1) if flatten else given
-        if call is None:
-            return given.is_floating_point()
-        try:
-            call(read.group.conditions[0].batch_with(given) if conditional else given)  # type: ignore[index, union-attr]
-        except AuditStopped:
-            raise
-        except Exception:
-            return False
-        return True
-
-    normalization, dtype, channels_last = known.normalization, known.dtype, known.channels_last and not flatten
-    if not dtype.is_floating_point:
-        as_bytes = (images * 255).round().to(torch.uint8)
-        in_bytes = dtype == torch.uint8 and works(as_bytes.movedim(1, -1) if channels_last else as_bytes)
-        normalization, dtype = Normalization(None, [1 / 255]) if in_bytes else Normalization(), torch.float32
-    if channels_last and not works(images.movedim(1, -1).to(dtype)):
-        channels_last = not works(images.to(dtype))
-    return Seen(normalization=normalization, channels_last=channels_last, dtype=dtype)
+    for name, expected in everywhere[0].items():
+        if any(other.get(name, expected) != expected for other in everywhere):
+            raise ValueError(
+                f"{name} are not the same images in every process: split data sets with a seeded generator, or "
+                f"pass {name}=<a data set>"
+            )
+    own = set() if found.compared is None else found.compared.hashes | set(found.hashes["members"])
+    hashes = set().union(*(part for _, part in processes.gather(own)))
+    if hashes:
+        found.check_controls(hashes)

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FlatParameter
 from torch.nn.modules import module as hooks_of_all_modules
 from torch.nn.parameter import is_lazy
+from torch.utils.weak import WeakIdKeyDictionary
 
-from lightning_memaudit.callback.snapshot import Snapshot
-from lightning_memaudit.callback.tensor_contents import ChangedBefore, TensorContent, tensor_content
+from lightning_memaudit.callback.state.snapshot import Snapshot
+from lightning_memaudit.callback.state.tensor_contents import ChangedBefore, TensorContent, tensor_content
 
 
 class _Memory:
@@ -26,7 +26,7 @@ class _Memory:
         self.changed = ChangedBefore()
 
 
-_memories: "WeakKeyDictionary[Any, _Memory]" = WeakKeyDictionary()
+_memories = WeakIdKeyDictionary()
 
 
 @contextmanager
@@ -76,12 +76,16 @@ def preserved_buffers(module: nn.Module) -> Iterator[None]:
     kept: list[TensorContent] = [content for content in contents if content is not None]
     for content in kept:
         content.keep()
-    registered = [(submodule, dict(submodule._buffers)) for submodule in module.modules() if submodule._buffers]
+    registered = [(submodule, dict(submodule._buffers.items())) for submodule in module.modules() if submodule._buffers]
     try:
         yield
     finally:
-        for submodule, buffers in registered:
-            submodule._buffers.update(buffers)  # a buffer may have been replaced, not written to
+        for submodule, buffers in registered:  # a buffer may have been replaced, not written to
+            if isinstance(submodule, torch.jit.ScriptModule):
+                for name, buffer in buffers.items():
+                    setattr(submodule, name, buffer)
+            else:
+                submodule._buffers.update(buffers)
         for content in kept:
             content.restore()
 
@@ -98,7 +102,10 @@ def preserved_objects(*owners: object) -> Iterator[None]:
     owners = tuple(owner for owner in owners if owner is not None)
     first = owners[0] if owners else None
     model = first if isinstance(first, nn.Module) else None
-    memory = _Memory() if model is None else _memories.setdefault(model, _Memory())
+    memory = _Memory()
+    if model is not None:
+        memory = _memories.get(model, memory)  # type: ignore[no-untyped-call]
+        _memories[model] = memory
     buffers = frozenset() if model is None else frozenset(map(id, model.buffers()))
     snapshot = Snapshot(
         [*owners, *_hooks_of_all_modules()],
@@ -136,15 +143,15 @@ def _hooks_of_all_modules() -> list[Any]:
 @contextmanager
 def silent_logging(module: nn.Module) -> Iterator[None]:
     """Let ``self.log`` within a forward pass do nothing: an audit's passes are no part of the training's metrics."""
-    logging = [part for part in module.modules() if "_current_fx_name" in vars(part)]
+    lightning = [vars(part) for part in module.modules() if "_current_fx_name" in vars(part)]
+    silenced = [(own, name) for own in lightning for name in ("log", "log_dict") if name not in own]
     try:
-        for part in logging:
-            vars(part).update(log=_log_nothing, log_dict=_log_nothing)
+        for own, name in silenced:
+            own[name] = _log_nothing
         yield
     finally:
-        for part in logging:
-            for name in ("log", "log_dict"):
-                vars(part).pop(name, None)
+        for own, name in silenced:
+            own.pop(name, None)
 
 
 def _log_nothing(*_: Any, **__: Any) -> None:

@@ -276,7 +276,8 @@ class MemorizationAuditCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit at the end of fit, unless these very weights were audited; write the report."""
-        if self.when.at_fit_end and self._history.last_step != trainer.global_step:
+        audited = self._history.last_step == trainer.global_step and not self._opened.weights_changed()
+        if self.when.at_fit_end and not audited:
             self._audit(trainer, "fit_end", trainer.current_epoch)
         history = self._history
         missed = self.when.missed(

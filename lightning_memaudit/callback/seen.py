@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isqrt, prod
 
 import torch
 from torch import Tensor
@@ -147,7 +147,15 @@ class Seen:
         layout = self.layout(images)
         flat = (layout[0], prod(layout[1:]))
         squeezed = [[size for size in sizes if size != 1] for sizes in (shape, layout)]
-        return tuple(shape) in (layout, flat) or squeezed[0] == squeezed[1] or (len(images), *shape) == (1, *flat[1:])
+        same = squeezed[0] == squeezed[1] and not self._may_be_patches(shape, images)
+        return tuple(shape) in (layout, flat) or same or (len(images), *shape) == (1, *flat[1:])
+
+    @staticmethod
+    def _may_be_patches(shape: Sequence[int], images: Tensor) -> bool:
+        """Whether (B, H, W) may as well be (B, patches, values of a patch), whose values are in another order."""
+        height, width = images.shape[-2:]
+        side = isqrt(width)
+        return len(shape) == 3 and side > 1 and side * side == width and height % side == 0 and width % side == 0
 
     def _refusal(self, shape: Sequence[int], images: Tensor) -> str:
         layout, given = self.layout(images), self.shapes(images)[-1]

@@ -1,6 +1,7 @@
 """One run being audited, from its setup to its teardown; the callback and the command ``audit`` drive it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,21 +12,17 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_memaudit.callback.affine import Affine
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, watch_audit
-from lightning_memaudit.callback.inspection import (
-    Inspection,
-    check_model,
-    few_images,
-    read_images,
-    what_the_model_sees,
-)
-from lightning_memaudit.callback.isolation import undisturbed
-from lightning_memaudit.callback.loaders import RunLoaders
+from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
+from lightning_memaudit.callback.isolation import is_initialized, undisturbed
 from lightning_memaudit.callback.model import ModelCall
+from lightning_memaudit.callback.model_checks import check_model, expected_seconds, few_images, what_the_model_sees
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import AuditProgress
+from lightning_memaudit.callback.reading.affine import Affine
+from lightning_memaudit.callback.reading.loaders import RunLoaders
+from lightning_memaudit.callback.reading.stored_images import part_of
 from lightning_memaudit.callback.run_inspection import (
     describe_group,
     describe_near_duplicates,
@@ -34,7 +31,6 @@ from lightning_memaudit.callback.run_inspection import (
     weights_sha256,
 )
 from lightning_memaudit.callback.seen import Normalization, Seen
-from lightning_memaudit.callback.stored_images import part_of
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.groups import Group
@@ -98,6 +94,9 @@ class Session:
     _loaders: RunLoaders = field(default_factory=RunLoaders)
     _first_batch: FirstBatch | None = None
     _told_of_reload: bool = False
+    _newest_loader: Any = None
+    _audited_weights: str | None = None
+    _seconds: float | None = None  # that the next audit may take
 
     @classmethod
     def open(
@@ -157,44 +156,33 @@ class Session:
         """
         with undisturbed(self.pl_module, *self._owners()):
             everywhere = self.processes.share(partial(self._read, loaders))
-        self._check_same(everywhere)
-        self._seen = None
-        if not self._found.problems.messages:
-            self._seen = self._decide_seen()
-        with self._autoencoder() as (autoencoder, processes):
-            processes.share(partial(self._check_model, autoencoder))
+        check_same_everywhere(self._found, everywhere, self.processes)
+        self._found.problems.raise_all() if not is_initialized(self.pl_module) else self._check_with_model()
         self._description = self._describe() | {"run_id": run_id}
         if begins:
             self.processes.share(partial(self._write_run, num_audits, run_id))
         rank, num_shares = self.processes.rank, self.processes.num_shares
         self.groups = [part_of(group, rank, num_shares) for group in self._found.groups]
 
+    def _check_with_model(self) -> None:
+        """Find out what the model sees, and check it; a lazy one would be initialized by that."""
+        self._seen = None
+        if not self._found.problems.messages:
+            self._seen = self._decide_seen()
+        with self._autoencoder() as (autoencoder, processes):
+            processes.share(partial(self._check_model, autoencoder))
+
     def _owners(self) -> list[Any]:
         """Whose state must stay as it was, beside the module's."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        return [] if datamodule is None else [datamodule]
+        return [getattr(self.trainer, "datamodule", None), self.how.reconstruct]
 
     def _read(self, loaders: RunLoaders | None) -> dict[str, list[str]]:
         loaders = loaders or RunLoaders.of_trainer(self.trainer)
-        self._loaders = loaders
+        self._loaders, self._newest_loader = loaders, next(iter(loaders.train), None)
         seed = self.what.seed
         found = read_images(self.trainer, self.pl_module, self.which, self.how, seed, loaders, self.processes)
         self._found = found
         return found.hashes
-
-    def _check_same(self, everywhere: Sequence[Mapping[str, list[str]]]) -> None:
-        """Raise unless every process has read the same images, none of them a control that was trained on."""
-        for name, expected in everywhere[0].items():
-            if any(other.get(name, expected) != expected for other in everywhere):
-                raise ValueError(
-                    f"{name} are not the same images in every process: split data sets with a seeded generator, or "
-                    f"pass {name}=<a data set>"
-                )
-        compared = self._found.compared
-        own = set() if compared is None else compared.hashes | set(self._found.hashes["members"])
-        hashes = set().union(*(part for _, part in self.processes.gather(own)))
-        if hashes:
-            self._found.check_controls(hashes)
 
     def _decide_seen(self) -> Seen:
         spread = isinstance(self.trainer.strategy, FSDPStrategy | ModelParallelStrategy)
@@ -202,7 +190,7 @@ class Session:
             conditional = self.how.takes_batch(self.pl_module)
             # A call that fails is no way to find out where the weights are spread over processes.
             trial = None if spread else call
-            return what_the_model_sees(self._found.reads[0], trial, self.how.flatten, conditional)
+            return what_the_model_sees(self._found.reads[0], trial, self.how, conditional)
 
     def _check_model(self, autoencoder: Any) -> None:
         check_model(self._found, self.what, autoencoder)
@@ -211,8 +199,8 @@ class Session:
         spread = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
         if self.trainer.state.fn != TrainerFn.FITTING or spread or not can_be_watched(self.pl_module):
             return
-        few = few_images(read.group)
-        block = next(few.blocks(autoencoder, 2))
+        self._seconds = expected_seconds(self._found.groups, self.what, autoencoder) / self.processes.num_shares
+        block = next(few_images(read.group).blocks(autoencoder, 2))
         in_audit = watch_audit(self.pl_module, block.autoencoder, block.images)
         if strategy.model is not self.pl_module:
             in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
@@ -227,11 +215,10 @@ class Session:
             for read in found.reads
         }
         if found.compared is not None:
-            compared = self.processes.gather(found.compared.num_images)
-            groups["controls"]["identity_check"] = {
-                "checked": sum(dict(compared).values()),
-                "of": found.compared.num_reachable,
-            }
+            shares = dict(self.processes.gather(found.compared.num_images))
+            compared = replace(found.compared, num_images=sum(shares.values()))
+            groups["controls"]["identity_check"] = {"checked": compared.num_images, "of": compared.num_reachable}
+            found.notes += [] if compared.note is None else [compared.note]
         description = {
             **describe_run(self.trainer, self.pl_module),
             "image_shape": list(found.reads[0].format.shape),
@@ -271,17 +258,27 @@ class Session:
             first.end()
 
     def look_at_loaders(self) -> None:
-        """Say so, once, when the train dataloader was reloaded with another data set."""
+        """Say so, once, when the train dataloader was reloaded with other images."""
         train = self._loaders.train
         if not train or self._told_of_reload or self.which.members is not None:
             return
-        now_train = RunLoaders.of(self.trainer.train_dataloader, None).train
-        if now_train and getattr(now_train[0], "dataset", None) is not getattr(train[0], "dataset", None):
+        reloaded = RunLoaders.of(self.trainer.train_dataloader, None).train
+        if not reloaded or reloaded[0] is self._newest_loader:
+            return
+        self._newest_loader = reloaded[0]
+        with undisturbed(self.pl_module, *self._owners()):
+            same = reads_the_same(self._found.reads[0], reloaded[0], self.trainer, self.pl_module)
+        if not same:
             self._told_of_reload = True
             rank_zero_warn(
                 "members: the train dataloader was reloaded with another data set; the audited members stay those of "
                 "the first one: pass members=<all images that are trained on>"
             )
+
+    def weights_changed(self) -> bool:
+        """Whether the weights are others than the newest audit saw, as after averaging at the end of fit."""
+        before = self._audited_weights
+        return self.processes.any(before is not None and weights_sha256(self.trainer, self.pl_module) != before)
 
     # Audits
 
@@ -292,14 +289,23 @@ class Session:
             occasion: When and why; the hash of the weights is added here.
         """
         if self.trainer.is_global_zero:
-            occasion = replace(occasion, weights_sha256=weights_sha256(self.trainer, self.pl_module))
+            self._audited_weights = weights_sha256(self.trainer, self.pl_module)
+            occasion = replace(occasion, weights_sha256=self._audited_weights)
         total = sum(len(group.images) for group in self.groups) * len(self.what.cells)
+        began = time.monotonic()
         with (
             self.processes.holding_sigterm(),
             self._autoencoder() as (autoencoder, processes),
-            AuditProgress(self.trainer, total, occasion.trigger) as bar,
+            AuditProgress(self.trainer, total, occasion.trigger, self._seconds) as bar,
         ):
-            return run_audit(autoencoder, self.groups, self.what, occasion, processes, self._cache, bar.advance)
+
+            def advance(description: str, count: int) -> None:
+                processes.check()  # also between inpaintings, which call no model
+                bar.advance(description, count)
+
+            report = run_audit(autoencoder, self.groups, self.what, occasion, processes, self._cache, advance)
+        self._seconds = time.monotonic() - began
+        return report
 
     def publish(self, report: AuditReport) -> None:
         """Write, show and log an audit, on the first process."""

@@ -1,11 +1,11 @@
 """The command ``audit``: the callback's engine on a checkpoint, without training, under any strategy of Lightning."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.isolation import preserved_random_state
-from lightning_memaudit.callback.loaders import RunLoaders
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
 from lightning_memaudit.callback.outputs import Outputs
+from lightning_memaudit.callback.reading.loaders import RunLoaders
 from lightning_memaudit.callback.session import Session
 from lightning_memaudit.cli.fit import AuditCLI, parse, quiet, the_callback, with_quickstart
-from lightning_memaudit.cli.hyperparameters import Given, Known, namespace
+from lightning_memaudit.cli.hyperparameters import Given, known_arguments
 from lightning_memaudit.cli.main import DONE, UsageError
 from lightning_memaudit.measurement.engine import now
 from lightning_memaudit.report.checkpoint import allowed, read_checkpoint
@@ -83,7 +83,7 @@ class AuditTrainer(Trainer):
             if datamodule is not None:
                 rank_zero_only(datamodule.prepare_data)()
             callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined] # Lightning does not declare it
-            callbacks.append(_AuditOnce(settings, where, datamodule, epoch, step))
+            callbacks.append(_AuditOnce(settings, where, datamodule, epoch, step, allow_types))
             self.limit_predict_batches = 1.0
             self.predict_loop.inference_mode = False  # whatever is cached there could never be differentiated
             try:
@@ -115,15 +115,21 @@ class _AuditOnce(Callback):
         datamodule: LightningDataModule | None,
         epoch: int | None,
         step: int | None,
+        allow_types: Sequence[str] = (),
     ) -> None:
         self.settings, self.where, self.datamodule = settings, where, datamodule
         self.epoch, self.step = epoch, step
+        self.allow_types, self.allowed_in = allow_types, os.getpid()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the data module that of the trainer, as in a training: the model may ask for it from now on.
 
         Its hooks are then those through which a batch goes to the device; of its loaders, none is asked for here.
         """
+        if os.getpid() != self.allowed_in:
+            # A process that was spawned for this audit, and ends with it, has yet to learn what it may load.
+            self.permission = allowed(self.allow_types)  # kept: it ends with the object
+            self.permission.__enter__()
         if self.datamodule is None:
             return
         nothing = trainer.predict_loop._data_source.instance
@@ -176,47 +182,22 @@ class CheckpointCLI(AuditCLI):
         """``audit``, whose model and data come from their own options."""
         return {"audit": {"model", "datamodule"}}
 
-    def _parse_ckpt_path(self) -> None:
-        """Lightning takes the model's arguments from the checkpoint, over those in the config: here they are below."""
-
 
 def run_audit(arguments: Sequence[str]) -> int:
     """Audit a checkpoint; without a config the options change the quickstart, or what the checkpoint says."""
     quiet()
-    given = Given.read(arguments)
-    known, below = _known(given)
+    named, below = known_arguments(Given.read(arguments))
     cli = parse(
-        ["audit", *with_quickstart(arguments, known.get("model"), known.get("data"))],
+        ["audit", *with_quickstart(arguments, **named)],
         command_line=CheckpointCLI,
         trainer_class=AuditTrainer,
         save_config_callback=None,  # it would replace the config of the training
-        below=namespace(audit=namespace(**below)) if below else None,
+        below=below,
     )
     assert isinstance(cli.trainer, AuditTrainer)
     if cli.trainer.is_global_zero:
         print(f"results: {cli.trainer.results}")
     return DONE
-
-
-def _known(given: Given) -> tuple[dict[str, str], dict[str, Namespace]]:
-    """The classes that only the checkpoint names, and what it knows of the arguments of these and the given ones."""
-    named: dict[str, str] = {}
-    below: dict[str, Namespace] = {}
-    if given.ckpt_path is None or not Path(given.ckpt_path).is_file():
-        return named, below
-    content = read_checkpoint(given.ckpt_path, given.allow_types)
-    if not isinstance(content, dict):
-        return named, below
-    say = rank_zero_only(print)
-    for group, kind, option in (("model", LightningModule, given.model), ("data", LightningDataModule, given.data)):
-        found = Known.of(content, kind).below(option, kind, group, given.ckpt_path)
-        if found is None:
-            continue
-        below[group] = found
-        if option is None:
-            named[group] = found["class_path"]
-            say(f"--{group} {named[group]}, as the checkpoint says")
-    return named, below
 
 
 def read_progress(ckpt_path: str | None, allow_types: Sequence[str] = ()) -> tuple[str | None, int | None, int | None]:

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
-from lightning_memaudit.cli.hyperparameters import Given
+from lightning_memaudit.cli.hyperparameters import Given, known_arguments, namespace
 from lightning_memaudit.cli.main import DONE, PROGRAM, shipped_configs
 from lightning_memaudit.cli.parser import OneLineParser
 from lightning_memaudit.results.files import write_text
@@ -45,7 +45,7 @@ class AuditCLI(LightningCLI):
     """Lightning's command line with the audit callback under ``--memaudit.*``.
 
     Args:
-        below: Arguments that hold where neither a config nor an option says otherwise.
+        below: Arguments of the command that hold where neither a config nor an option says otherwise.
 
     >>> cli = parse(with_quickstart(["--memaudit.at_epochs=[0, 5]", "--data.num_train=20"]), run=False)
     >>> the_callback(cli.trainer).when.at_epochs, cli.datamodule.num_train
@@ -62,7 +62,11 @@ class AuditCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning that the process has arguments too: they are the same."""
-        self.config = parser.parse_args(args, namespace=self.below)
+        below = namespace(**{args[0]: self.below}) if self.below is not None else None
+        self.config = parser.parse_args(args, namespace=below)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning takes the model's arguments from the checkpoint, over those in the config: here they are below."""
 
     def before_instantiate_classes(self) -> None:
         """Give every run of a sweep folders of its own."""
@@ -79,7 +83,8 @@ class AuditCLI(LightningCLI):
 def run_fit(arguments: Sequence[str]) -> int:
     """Train, and audit on the way; without a config the options change the quickstart."""
     quiet()
-    cli = parse(["fit", *with_quickstart(arguments)])
+    named, below = known_arguments(Given.read(arguments), mend="--weights_only=false")
+    cli = parse(["fit", *with_quickstart(arguments, **named)], below=below)
     if cli.trainer.is_global_zero:
         print(f"results: {the_callback(cli.trainer).where.folder(cli.trainer.default_root_dir)}")
     return DONE
@@ -159,12 +164,14 @@ def put_below(config: Any, folder: str) -> None:
         folder: Relative.
     """
     trainer = config["trainer"]
-    trainer["default_root_dir"] = str(Path(trainer.get("default_root_dir") or ".") / folder)
+    root = str(trainer.get("default_root_dir") or ".")  # perhaps an address, which is no path
+    trainer["default_root_dir"] = f"{root}/{folder}"
     callbacks = trainer.get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     places = [config.get(DEFAULT_NAME), *(one.get("init_args") for one in callbacks if hasattr(one, "get"))]
     for place in places:
         if place is not None and place.get("dirpath") is not None:
-            place["dirpath"] = str(Path(place["dirpath"]) / folder)
+            place["dirpath"] = f"{place['dirpath']}/{folder}"
 
 
 def quiet() -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_memaudit.cli.main import UsageError
+from lightning_memaudit.report.checkpoint import ALLOW, read_checkpoint
 
 HELP = ("-h", "--help")
 CONFIG = ("-c", "--config")
@@ -30,9 +32,10 @@ class Given:
         model: The class of the model, as it is named there.
         data: The class of the data module.
         allow_types: Types that may be in the checkpoint.
+        weights_only: False lets Lightning load anything; nothing is read here then.
 
     >>> Given.read(["--model=my.Autoencoder", "--model.width", "8", "--ckpt_path", "a.ckpt", "--allow_types=[my.Type]"])
-    Given(has_config=False, ckpt_path='a.ckpt', model='my.Autoencoder', data=None, allow_types=('my.Type',))
+    Given(has_config=False, ckpt_path='a.ckpt', model='my.Autoencoder', data=None, allow_types=('my.Type',), ...)
     """
 
     has_config: bool = False
@@ -40,6 +43,7 @@ class Given:
     model: str | None = None
     data: str | None = None
     allow_types: tuple[str, ...] = ()
+    weights_only: bool | None = None
 
     @classmethod
     def read(cls, arguments: Sequence[str]) -> "Given":
@@ -61,6 +65,8 @@ class Given:
             return replace(self, ckpt_path=None if value is None else str(value))
         if key == "allow_types" and isinstance(value, list):
             return replace(self, allow_types=tuple(map(str, value)))
+        if key == "weights_only":
+            return replace(self, weights_only=value if isinstance(value, bool) else None)
         group, _, part = key.partition(".")
         if group not in ("model", "data") or part not in ("", "class_path"):
             return self
@@ -158,6 +164,40 @@ class Known:
 def namespace(**content: Any) -> Namespace:
     """What a parser returns, and can begin with."""
     return Namespace(**content)  # type: ignore[no-untyped-call]
+
+
+def known_arguments(given: Given, mend: str = ALLOW) -> tuple[dict[str, str], Namespace | None]:
+    """What the checkpoint of a command knows of the classes that are given, or of those that it names itself.
+
+    Args:
+        given: To the command.
+        mend: The option that lets the command read other types, see :func:`read_checkpoint`.
+
+    Returns:
+        The classes of ``model`` and ``data`` that only the checkpoint names, which are also printed; and the arguments
+        for a parser to put below all others, None where there are none.
+
+    Raises:
+        ValueError: The checkpoint cannot be read, or a class that it names cannot be imported.
+    """
+    named: dict[str, str] = {}
+    below: dict[str, Namespace] = {}
+    if given.ckpt_path is None or not Path(given.ckpt_path).is_file() or given.weights_only is False:
+        return named, None
+    content = read_checkpoint(given.ckpt_path, given.allow_types, mend=mend)
+    if not isinstance(content, dict):
+        return named, None
+    say = rank_zero_only(print)
+    # The data module first: it may import the model, which can then be given by its bare name.
+    for group, kind, option in (("data", LightningDataModule, given.data), ("model", LightningModule, given.model)):
+        found = Known.of(content, kind).below(option, kind, group, given.ckpt_path)
+        if found is None:
+            continue
+        below[group] = found
+        if option is None:
+            named[group] = found["class_path"]
+            say(f"--{group} {named[group]}, as the checkpoint says")
+    return named, namespace(**below) if below else None
 
 
 def find_class(name: str, kind: type) -> type | None:

@@ -143,10 +143,10 @@ def check_group(
                 f"the autoencoder fails on {group.name} of shape {tuple(block.images.shape)} ({reason}): {mends.call}"
             ) from error
         _check_output(output, block.images, group.name, mends)
-        seen += [output_sums(output, block.images), repeated(block.autoencoder, block.images, output)]
-    if group.name == "members":
-        for doubt in doubts_about(OutputSums.join(seen)):
-            warnings.warn(f"{group.name}: {doubt.text}; {mends.outputs[doubt.code]}", stacklevel=2)
+        if group.name == "members":
+            seen += [output_sums(output, block.images), repeated(block.autoencoder, block.images, output)]
+    for doubt in doubts_about(OutputSums.join(seen)):
+        warnings.warn(f"{group.name}: {doubt.text}; {mends.outputs[doubt.code]}", stacklevel=3)
 
 
 def _check_output(output: object, images: Tensor, name: str, mends: Mends) -> None:

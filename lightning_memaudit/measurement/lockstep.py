@@ -68,7 +68,8 @@ class Lockstep:
             AuditStopped: Another process has failed or was asked to end.
             ProcessesLost: The call failed here or in another process, but not alike in all.
         """
-        self._answer = images[:1]
+        # A batch of a conditional model is answered whole.
+        self._answer = images[:1] if isinstance(images, Tensor) else images
         if self._stopped or self._announce(CALL) == STOP:
             self.processes.stop()
         return self._call(images)

@@ -13,6 +13,7 @@ from pickle import Unpickler, UnpicklingError
 from re import findall
 from typing import Any
 
+ALLOW = "--allow_types=[{names}]"
 GETATTR = "builtins.getattr"
 NUMPY_DTYPE = "numpy.dtype"
 MAIN = "__main__."
@@ -28,13 +29,16 @@ PLAIN_DICTS = tuple(
 """Lightning's own dictionary with attributes, in which hyperparameters may be: read as a plain one."""
 
 
-def read_checkpoint(path: str | Path, allow_types: Sequence[str] = (), argument: str = "ckpt_path") -> Any:
+def read_checkpoint(
+    path: str | Path, allow_types: Sequence[str] = (), argument: str = "ckpt_path", mend: str = ALLOW
+) -> Any:
     """Read what ``torch.save`` has written: tensors, plain values, and objects of the types that are allowed.
 
     Args:
         path: The file.
         allow_types: Dotted names of types that may be in it besides. Unpickling them can run code.
         argument: What the file is called in complaints.
+        mend: The option that lets it be read all the same, with the names in the place of ``{names}``.
 
     Raises:
         ValueError: It is no such file, or holds other types, all of which are named.
@@ -52,7 +56,7 @@ def read_checkpoint(path: str | Path, allow_types: Sequence[str] = (), argument:
     what = f"{argument}={str(path)!r}"
     foreign = foreign_types(path, allow_types)
     if foreign:
-        raise ValueError(_complaint(what, foreign, allow_types))
+        raise ValueError(_complaint(what, foreign, allow_types, mend))
     try:
         with allowed(allow_types):
             # Mapped, not read: of what may be gigabytes, only what is used.
@@ -60,7 +64,7 @@ def read_checkpoint(path: str | Path, allow_types: Sequence[str] = (), argument:
     except UnpicklingError as error:
         one = findall(r"GLOBAL ([\w.]+) was not an allowed global", str(error))
         if one:
-            raise ValueError(_complaint(what, one, allow_types)) from error
+            raise ValueError(_complaint(what, one, allow_types, mend)) from error
         reason = findall(r"(?:Can only|Trying to|Unsupported) .+", str(error))
         mend = f" without running its code ({reason[0]}): save it again without such values" if reason else ""
         raise ValueError(f"{what} cannot be read as a checkpoint{mend}") from error
@@ -68,7 +72,7 @@ def read_checkpoint(path: str | Path, allow_types: Sequence[str] = (), argument:
         raise ValueError(f"{what} cannot be read as a checkpoint ({' '.join(str(error).split())})") from error
 
 
-def _complaint(what: str, foreign: Sequence[str], given: Sequence[str]) -> str:
+def _complaint(what: str, foreign: Sequence[str], given: Sequence[str], mend: str) -> str:
     """All types that are not allowed, and what to do about them."""
     mine = [name for name in foreign if not name.startswith(MAIN)]
     theirs = [name for name in foreign if name.startswith(MAIN)]
@@ -80,7 +84,7 @@ def _complaint(what: str, foreign: Sequence[str], given: Sequence[str]) -> str:
         )
     return (
         f"{what} holds {names}, and unpickling could run code; if you trust the file, "
-        f"add --allow_types=[{','.join([*given, *mine])}]"
+        f"add {mend.format(names=','.join([*given, *mine]))}"
     )
 
 
@@ -181,19 +185,17 @@ def foreign_types(path: str | Path, allow_types: Sequence[str] = ()) -> list[str
     """
     import torch
 
-    with allowed(allow_types):
-        try:
-            unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-        except (ValueError, UnpicklingError, EOFError, RuntimeError, OSError):
-            return []
-    nested, getattr_itself, around = _nested_types(path)
-    if not nested:
-        return sorted(unsafe)
-    # Of a class within a class the file holds getattr, the outer class, and a name.
-    unsafe -= around
-    if not getattr_itself:
-        unsafe.discard(GETATTR)
-    return sorted(unsafe | (nested - {*allow_types}))
+    try:
+        unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except (ValueError, UnpicklingError, EOFError, RuntimeError, OSError):
+        return []
+    nested, getattr_itself, steps = _nested_types(path)
+    if nested:
+        # Of a class within a class the file holds getattr, the outer class, and a name.
+        unsafe = (unsafe | nested) - steps - (set() if getattr_itself else {GETATTR})
+    if NUMPY_DTYPE in allow_types:
+        unsafe = {name for name in unsafe if not name.startswith("numpy.dtypes.")}
+    return sorted(unsafe - {*allow_types, *PLAIN_DICTS})
 
 
 def _nested_types(path: str | Path) -> tuple[set[str], bool, set[str]]:

@@ -118,3 +118,77 @@ def test_bytes_that_the_model_scales():
     with torch.no_grad():
         expected = functional.mse_loss(module(data) / 255, data.float() / 255)
     assert callback.last_report.headline["train_loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
+class Bytes(Network):
+    """Takes bytes and scales them; ``told`` may be by their type, and ``scale`` the range of what it returns."""
+
+    def __init__(self, scale, told=True):
+        super().__init__()
+        self.scale, self.told = scale, told
+
+    def forward(self, x):
+        x = x.float() / 255 if x.dtype == torch.uint8 or not self.told else x
+        return self.net(x).view_as(x) * self.scale
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch) / self.scale, batch.float() / 255)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_model_of_bytes_that_may_return_either_is_refused_and_the_mend_works(told):
+    data, others = ((images(8, seed=seed) * 255).round().byte() for seed in (0, 1))
+    with pytest.raises(ValueError, match="whether it returns bytes or numbers in"):
+        run(Bytes(1.0, told), data=data, controls=Items(others))
+    module = Bytes(1.0, told)
+    callback = run(module, data=data, controls=Items(others), reconstruct=lambda module, x: 255 * module(x))
+    with torch.no_grad():
+        expected = functional.mse_loss(module(data), data.float() / 255)
+    assert callback.last_report.headline["train_loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def noisy(x):
+    return 2 * x - 1 + 0.1 * torch.randn_like(x)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        noisy,
+        lambda x: (2 * x - 1).flip(-1),
+        lambda x: (2 * x - 1) * (torch.rand_like(x) > 0.5),
+        lambda x: torch.logit(x.clamp(0.05, 0.95)),
+        lambda x: x.sub_(0.5).div_(0.5),
+    ],
+)
+def test_a_normalization_is_seen_behind_noise_flips_masks_and_work_in_place(prepare):
+    with pytest.raises(ValueError, match="training_step gives the model"):
+        run(Network(prepare))
+
+
+@pytest.mark.parametrize("shape_of", [lambda x: x[:, :, :4, :4], lambda x: functional.interpolate(x, 4)])
+def test_crops_and_other_sizes_are_said(shape_of):
+    class Convolutional(Network):
+        def __init__(self):
+            super().__init__(shape_of)
+            self.net = nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, x):
+            return self.net(x)
+
+    with pytest.warns(UserWarning, match=r"training_step gives the model images of shape \(1, 4, 4\), and the audit"):
+        run(Convolutional())
+
+
+def test_channels_that_stand_last_in_the_batch_and_first_before_the_model():
+    """A fully connected network takes both layouts, and means another image by them."""
+
+    class Moved(Network):
+        def __init__(self):
+            super().__init__(lambda x: x.permute(0, 3, 1, 2), (3, 8, 8))
+
+    data, others = (images(8, seed=seed, shape=(3, 8, 8)).permute(0, 2, 3, 1).contiguous() for seed in (0, 1))
+    with pytest.raises(
+        ValueError, match=r"moves the channels .* gets \(3, 8, 8\), and the audit would give it \(8, 8, 3"
+    ):
+        run(Moved(), data=data, controls=Items(others))

@@ -19,8 +19,8 @@ from state_holders import Holder, Nested, changes
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
 
-from lightning_memaudit.callback import snapshot
 from lightning_memaudit.callback.isolation import preserved_objects, preserved_random_state, undisturbed
+from lightning_memaudit.callback.state import snapshot
 
 CALLS = 0
 helper = None

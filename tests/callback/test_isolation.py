@@ -15,13 +15,14 @@ import torch
 from state_holders import Holder, Nested, Slotted, changes
 from torch import nn
 
-from lightning_memaudit.callback import tensor_contents
+from lightning_memaudit.callback import isolation
 from lightning_memaudit.callback.isolation import (
     evaluation_mode,
     is_initialized,
     preserved_buffers,
     undisturbed,
 )
+from lightning_memaudit.callback.state import tensor_contents
 
 
 def in_place(change):
@@ -251,6 +252,47 @@ def test_lazy_modules_are_known_and_named_where_a_call_initializes_them():
     assert not is_initialized(module)
     module.forward = functools.partial(nn.Sequential.forward, module, torch.zeros(1, 2))
     assert "1.weight (initialized)" in changes(module)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_torchscript_modules():
+    module = torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
+    with undisturbed(module):
+        module.train()
+        module(torch.ones(2, 1, 3, 3))
+    assert not module.state_dict()["1.running_mean"].any()
+
+
+def test_modules_with_an_equality_of_their_own():
+    class Model(Holder):
+        __hash__ = Holder.__hash__
+
+        def __eq__(self, other):
+            raise AssertionError("the user's code was called")
+
+    module = Model([], lambda module: module.kept.append(1))
+    assert changes(module) == ""
+    assert module.kept == []
+
+
+def test_weights_spread_over_processes_are_left_alone_and_all_else_is_put_back(monkeypatch):
+    """FSDP sets itself up in the first call, and exchanges the tensors of modules in every one."""
+    monkeypatch.setattr(isolation, "is_sharded", lambda module: True)
+    module = Holder([], lambda module: None)
+    module.weight, gathered = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.ones(4))
+
+    def act(module):
+        module.weight = gathered
+        module.kept.append(1)
+        module._set_up = module.flat = torch.ones(3)
+        module.calls = 1
+
+    module.act = act
+    assert changes(module) == ""
+    assert module.weight is gathered
+    assert torch.equal(module.flat, torch.ones(3))
+    assert module.kept == []
+    assert not hasattr(module, "calls")
 
 
 def test_modes_are_given_back_one_by_one():

@@ -20,7 +20,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 from training_runs import Items, Module, audit_callback, fit, images, rows, saved_truth
 
-from lightning_memaudit.callback.loaders import Reachable, place_in_root
+from lightning_memaudit.callback.reading.loaders import Reachable, place_in_root
 
 pytestmark = [
     pytest.mark.usefixtures("without_report"),

@@ -163,3 +163,14 @@ def test_the_permutation_that_is_named_is_right():
         returned(IMAGES, IMAGES.permute(0, 2, 3, 1))
     order = eval(str(error.value).rpartition(".permute")[2])
     assert torch.equal(IMAGES.permute(0, 2, 3, 1).permute(order), IMAGES)
+
+
+@pytest.mark.parametrize(("side", "accepted"), [(8, True), (28, True), (16, False), (64, False)])
+def test_a_picture_without_its_channel_is_taken_unless_it_may_be_patches(side, accepted):
+    """(B, 16, 16) may be sixteen patches of 4x4 pixels, whose values are in another order than a picture's."""
+    images = torch.rand(2, 1, side, side)
+    if accepted:
+        assert torch.equal(Seen().undo(images[:, 0], images), images)
+    else:
+        with pytest.raises(ValueError, match="as those of patches are: pass reconstruct="):
+            Seen().undo(images[:, 0], images)

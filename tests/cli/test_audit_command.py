@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import PurePosixPath
 
 import lightning
 import pytest
@@ -179,6 +180,26 @@ def test_other_types_only_by_their_names(theirs, capsys):
     assert "--allow_types=[argparse.Namespace]" in capsys.readouterr().err
     assert run("audit", *THEIRS, "--ckpt_path=odd.ckpt", "--allow_types=[argparse.Namespace]") == 0
     assert run("audit", *THEIRS, "--ckpt_path=odd.ckpt") == 2, "the permission ends with the command"
+
+
+class Outer:
+    class Inner:
+        pass
+
+
+def test_all_other_types_at_once_by_audit_and_by_verify(theirs, capsys):
+    save_theirs("odd.ckpt", hyper_parameters={"options": argparse.Namespace(a=Outer.Inner()), "path": PurePosixPath()})
+    allow = f"--allow_types=[argparse.Namespace,pathlib.PurePosixPath,{__name__}.Outer.Inner]"
+    assert run("audit", *THEIRS, "--ckpt_path=odd.ckpt") == 2
+    assert allow in capsys.readouterr().err
+    assert run("audit", *THEIRS, "--ckpt_path=odd.ckpt", allow) == 0
+    assert run("verify", "found", "--ckpt_path=odd.ckpt") == 2
+    error = capsys.readouterr().err
+    assert allow in error
+    assert len(error.splitlines()) == 1
+    assert run("verify", "found", "--ckpt_path=odd.ckpt", allow) == 0
+    assert "✓ the checkpoint holds the audited weights" in capsys.readouterr().out
+    assert run("verify", "found", "--ckpt_path=odd.ckpt", "--allow_types", "no.such.Type") == 2
 
 
 class Malicious:

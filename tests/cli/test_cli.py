@@ -68,6 +68,8 @@ def test_help_lists_the_commands(capsys):
         (["fit", "--memaudit.every_n_epochs=0"], ["every_n_epochs=0", "at least 1"]),
         (["fit", "--memaudit.patterns=[randon-0.5]"], ["randon-0.5", "did you mean random"]),
         (["fit", "--memaudit.methods=[blnd]"], ["blnd", "did you mean 'blind'"]),
+        (["fit", "--memaudit.seed=-1"], ["seed=-1"]),
+        (["fit", "--memaudit.seed", "-1"], ["seed=-1"]),
         (["fit", "--memaudit.on_error=ignore"], ["on_error", "ignore", "warn"]),
         (["fit", "--memaudit.at_train_loss=[-1]"], ["at_train_loss", "positive"]),
         (["fit", "--config=nowhere.yaml"], ["nowhere.yaml"]),
@@ -81,7 +83,7 @@ def test_help_lists_the_commands(capsys):
         (["fit", "--nonsense"], ["--nonsense"]),
     ],
 )  # fmt: skip
-def test_bad_usage_is_one_line_and_exit_code_2(capsys, arguments, words):
+def test_bad_usage_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, words):
     assert run(*arguments) == 2
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1, error
@@ -89,6 +91,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(capsys, arguments, words):
     assert "Traceback" not in error
     for word in words:
         assert word in error
+    assert not list(tmp_path.iterdir()), "before anything starts"
 
 
 def test_a_failure_that_is_not_the_users_is_exit_code_1(capsys, monkeypatch):

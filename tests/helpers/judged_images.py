@@ -28,7 +28,7 @@ def image_rows(flags, *, patterns=("random-0.5",), scores=None, own=None):
                     }
 
 
-def judged(flags, train_loss=1e-4, audit=3, epoch=5, **options):
+def judged(flags, train_loss=1e-4, audit=3, epoch=5, doubts=(), **options):
     rows = [
         {
             "audit": audit,
@@ -38,6 +38,7 @@ def judged(flags, train_loss=1e-4, audit=3, epoch=5, **options):
             "time": None,
             "train_loss": train_loss,
             "threshold_db": 30.0,
+            "doubts": [{"code": code, "text": text} for code, text in doubts],
         }
     ]
     images = ImageColumns(image_rows(flags, **options))

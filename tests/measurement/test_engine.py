@@ -9,13 +9,15 @@ import torch
 from autoencoders import memory
 
 from lightning_memaudit import audit
-from lightning_memaudit.callback.stored_images import part_of
+from lightning_memaudit.callback.reading.stored_images import part_of
 from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.plan import Group, Plan, resolve_methods
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.recovery import Recovery
+from lightning_memaudit.results.judgement import ImageColumns, judge
 from lightning_memaudit.results.rows import Occasion
+from lightning_memaudit.results.verdict import conclude
 
 FAST = ("paper_blind", "autoencoder_iterations")
 
@@ -225,3 +227,14 @@ def test_bad_input_raises_one_line(members, arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         audit(**given)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("count", [1, 30])
+@pytest.mark.parametrize("num_controls", [None, 1])
+def test_without_controls_or_with_one_image_the_verdict_is_inconclusive(count, num_controls):
+    members = torch.rand(count, 1, 12, 12) * 0.8 + 0.1
+    controls = None if num_controls is None else torch.rand(num_controls, 1, 12, 12)
+    report = audit(memory(members), members, controls, ["random-0.5"], ["blind", "biharmonic"], block_size=7)
+    verdict = conclude(judge(report.rows, ImageColumns(report.images)))
+    assert (verdict.outcome, verdict.reasons) == ("inconclusive", ("too_few_controls",))
+    assert f"{count} of {count} training images came back" in verdict.headline

@@ -15,7 +15,8 @@ from lightning_memaudit.recovery.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
 FRONT = ROOT / "README.md"
-READMES = [FRONT, ROOT / "configs/README.md", ROOT / "lightning_memaudit/bench/README.md", ROOT / "docker/README.md"]
+OTHERS = ("configs", "docker", "lightning_memaudit/bench", "lightning_memaudit/callback")
+READMES = [FRONT, *(ROOT / folder / "README.md" for folder in OTHERS)]
 MAX_LINES = 200
 
 

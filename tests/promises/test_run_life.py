@@ -110,6 +110,8 @@ def test_a_finished_run_is_set_aside_whole_and_both_reports_are_true(capsys):
         "figures",
         "recoveries",
     ]
+    assert RunFolder("memaudit/superseded-1").config().read_text() == "of: the first"
+    assert RunFolder("memaudit").config().read_text() == "of: the second"
     assert RunFolder("memaudit/superseded-1").run()["settings"]["seed"] == 3
     assert RunFolder.find(".").run()["settings"]["seed"] == 4
     assert is_true(".")
@@ -135,8 +137,11 @@ def test_resumed_from_an_older_checkpoint_the_replaced_history_has_its_own_setti
 
 
 def test_two_runs_at_once_in_one_folder_are_one_too_many():
+    sessions = []
+
     class Inside(lightning.Callback):
         def on_train_start(self, trainer, pl_module):
+            sessions.append(trainer.callbacks[0]._session)  # the lock must not wait for the last reference to go
             trial = audit_callback()
             fit(trial, Module(), *loaders(), fast_dev_run=True)  # writes nothing, so that it may
             assert trial.last_report is not None
@@ -202,6 +207,8 @@ def test_the_callback_can_be_pickled_and_copied_at_any_time():
         fit(other, Module(), *loaders())
         assert callback.last_report is None
         assert other.last_report.rows[0]["epoch"] == 1
+    spawned, copied = copies(callback)
+    assert spawned._handover.path == callback._handover.path != copied._handover.path
     fit([callback, During()], Module(), *loaders())
     for other in copies(callback):
         assert other.last_report.rows == callback.last_report.rows

@@ -16,9 +16,8 @@ import os, sys, time
 from lightning_memaudit.results.run_folder import RunFolder
 folder = RunFolder(sys.argv[1])
 folder.lock()
-child = os.fork() if "fork" in sys.argv else None
-if child != 0:
-    print(child, flush=True)
+if "fork" not in sys.argv or os.fork() == 0:
+    print(os.getpid(), flush=True)
 time.sleep(600)
 """
 

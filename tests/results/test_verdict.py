@@ -1,10 +1,12 @@
 """Verdicts: the right words for each case."""
 
+import json
 import math
 
 import pytest
 from judged_images import judged, yes
 
+from lightning_memaudit.results.judgement import image_table
 from lightning_memaudit.results.verdict import MIN_CONTROLS, conclude
 
 
@@ -115,3 +117,47 @@ def test_near_duplicates_are_flagged():
     cautions = conclude(judged(flags_of(45))[0], near_duplicates={"members": [3, 9], "controls": [1]}).cautions
     assert any(caution.startswith("2 audited members have a near-duplicate") for caution in cautions)
     assert any(caution.startswith("1 control is nearly equal to a member") for caution in cautions)
+
+
+RANGE = ("output_range", "outputs lie in [-1, 1], and (output + 1) / 2 would be 12 times closer to the images")
+RANDOM = ("not_deterministic", "two calls on the same images differ by 9% of the outputs' range")
+
+
+def test_what_makes_every_number_meaningless_comes_before_the_train_loss():
+    for own in ({"members": 6.0}, {"members": 25.0}, {"members": 40.0}, {"members": 38.0, "controls": 38.0}):
+        verdict = conclude(judged(flags_of(0), doubts=[RANGE], own=own, train_loss=0.4)[0])
+        assert (verdict.outcome, verdict.reasons) == ("inconclusive", ("output_range",))
+        assert verdict.why == ("O" + RANGE[1][1:] + ": taken as they are, the outputs are no reconstructions.",)
+        assert "reconstruct=" in verdict.next_steps[0]
+    both = conclude(judged(flags_of(0, controls=(0, 5)), doubts=[RANDOM, RANGE])[0])
+    assert both.reasons == ("not_deterministic", "output_range", "too_few_controls")
+    assert len(both.why) == len(both.next_steps) == 3
+
+
+def test_what_makes_every_number_meaningless_is_named_when_something_came_back():
+    verdict = conclude(judged(flags_of(45), doubts=[RANDOM])[0])
+    assert (verdict.outcome, verdict.reasons) == ("memorized", ())
+    assert verdict.cautions[0].startswith("Two calls on the same images differ by 9%")
+    verdict = conclude(judged(flags_of(2), doubts=[RANDOM])[0])
+    assert verdict.reasons == ("not_deterministic", "not_above_controls")
+
+
+def test_rows_of_other_versions_are_judged():
+    """Old ones have no doubts; later ones may have some that are not known here."""
+    assert conclude(judged(flags_of(0))[0]).reasons == ()
+    assert "doubts" not in judged(flags_of(0))[0].to_dict()
+    assert judged(flags_of(0), doubts=[RANGE])[0].to_dict()["doubts"] == [{"code": RANGE[0], "text": RANGE[1]}]
+    assert conclude(judged(flags_of(0), doubts=[("unheard_of", "something")])[0]).outcome == "not_memorized"
+
+
+@pytest.mark.parametrize("members", [0, 1])
+@pytest.mark.parametrize("controls", [None, (0, 1), (1, 1)])
+def test_an_audit_of_one_image_is_judged(members, controls):
+    judgement, images = judged(flags_of(members, controls=controls, num=1))
+    verdict = conclude(judgement)
+    assert verdict.outcome == "inconclusive"
+    assert "too_few_controls" in verdict.reasons
+    assert (judgement.overall.controls is None) == (controls is None)
+    assert len(image_table(images, judgement)) == 1 + (controls is not None)
+    assert judgement.membership.auroc is None
+    json.dumps([judgement.to_dict(), verdict.to_dict()], allow_nan=False)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate
 
-from lightning_memaudit.callback.image_names import name_in
-from lightning_memaudit.callback.items import find_in_item
-from lightning_memaudit.callback.loaders import draw_epochs
+from lightning_memaudit.callback.reading.image_names import name_in
+from lightning_memaudit.callback.reading.items import find_in_item
+from lightning_memaudit.callback.reading.loaders import draw_epochs
 
 WORKER_TIMEOUT = 120.0
 """Seconds without an answer after which a reading process is given up, and the reading done in this one."""
@@ -34,7 +34,7 @@ class Source:
         dataset: The data set.
         indices: Which items of it; None where it can only be iterated.
         loader: The run's dataloader whose ``collate_fn`` and worker settings are used; None for defaults.
-        key: Where the image is in an item, see :func:`~lightning_memaudit.callback.items.find_in_item`.
+        key: Where the image is in an item, see :func:`~lightning_memaudit.callback.reading.items.find_in_item`.
         path: Where the batch of this loader is within a batch of the run.
         given: Whether the data set was passed by the user.
 
@@ -79,7 +79,7 @@ class ReadItem:
 
     image: Tensor | None
     name: str | None = None
-    problem: str | None = None
+    problem: ValueError | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def read_item(item: Any, key: Any) -> ReadItem:
     try:
         return ReadItem(find_in_item(item, key).clone(), name)
     except ValueError as error:
-        return ReadItem(None, name, str(error))
+        return ReadItem(None, name, error)
 
 
 class Reader:
@@ -203,7 +203,7 @@ class Reader:
             yield from batches
 
     def sampler_epochs(self, sampler: Any, most: int) -> list[list[int]]:
-        """See :func:`~lightning_memaudit.callback.loaders.draw_epochs`; in a process of its own where possible."""
+        """See :func:`.draw_epochs`; in a process of its own where possible."""
         loader = DataLoader(_Epochs(sampler, most), batch_size=None, num_workers=1, timeout=WORKER_TIMEOUT)
         try:
             with warnings.catch_warnings():

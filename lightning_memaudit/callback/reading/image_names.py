@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_memaudit.callback.loaders import place_in_root
+from lightning_memaudit.callback.reading.loaders import place_in_root
 
 ITEM_KEYS = (
     "__key__", "name", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img_path",
@@ -40,6 +40,20 @@ def name_in(item: Any) -> str | None:
                 if isinstance(metadata, Mapping) and (name := _text(metadata.get("filename_or_obj"))) is not None:
                     return name
     return None
+
+
+def names_in_batch(batch: Any, count: int) -> list[str | None]:
+    """What a batch says that its images are called, where the data set itself makes the batches.
+
+    >>> names_in_batch({"__key__": ["a", "b"], "png": None}, 2)
+    ['a', 'b']
+    """
+    for part in (batch, *(batch if isinstance(batch, tuple | list) and len(batch) < 10 else ())):
+        for key in ITEM_KEYS if isinstance(part, Mapping) else ():
+            column = part.get(key)
+            if isinstance(column, Sequence) and not isinstance(column, str | bytes) and len(column) >= count:
+                return [_text(value) for value in column[:count]]
+    return [None] * count
 
 
 def _attribute(value: Any, name: str) -> Any:

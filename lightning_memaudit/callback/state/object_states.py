@@ -1,4 +1,6 @@
-"""Contents of containers, attributes, classes and variables: what they hold, put back into the very same objects."""
+"""Contents of containers and objects: what they hold, put back into the very same objects."""
+
+# ruff: noqa: D102 - State says what its methods do
 
 import threading
 import types
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lightning_memaudit.callback.user_code import is_atom
+from lightning_memaudit.callback.state.user_code import is_atom
 
 MISSING = object()
 Swap = dict[int, Any]
@@ -34,7 +36,8 @@ def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
     return len(one) == len(other) and all(map(is_, one, other))
 
 
-def _swapped(values: list[Any], swap: Swap) -> list[Any]:
+def swapped(values: list[Any], swap: Swap) -> list[Any]:
+    """Values, with those that others are to take the place of replaced."""
     return [swap.get(id(value), value) for value in values] if swap else values
 
 
@@ -44,6 +47,9 @@ class State:
     Attributes:
         owner: The object.
         fixed: Whether what it holds can only be changed in place.
+
+    >>> State.label("key"), State.label(3)
+    ("['key']", '[3]')
     """
 
     fixed = False
@@ -65,35 +71,16 @@ class State:
         return f"[{key!r}]" if isinstance(key, str | int) else f"[{type(key).__name__}]"
 
 
-class Names(State):
-    """Some names of a namespace: global variables that functions name, attributes of a module that they use."""
-
-    def __init__(self, owner: dict[str, Any]) -> None:
-        super().__init__(owner)
-        self._saved: dict[str, Any] = {}
-
-    def add(self, names: Iterable[str]) -> list[tuple[str, Any]]:
-        """Watch more names; those that are new, with their values."""
-        new = [(name, self.owner.get(name, MISSING)) for name in names if name not in self._saved]
-        self._saved.update(new)
-        return [(name, value) for name, value in new if value is not MISSING]
-
-    def restore(self, swap: Swap) -> str | None:  # noqa: D102
-        for name, value in self._saved.items():
-            if self.owner.get(name, MISSING) is not (value := swap.get(id(value), value)):
-                if value is MISSING:
-                    del self.owner[name]
-                else:
-                    self.owner[name] = value
-        return None
-
-    @staticmethod
-    def label(key: Any) -> str:  # noqa: D102
-        return f".{key}"
-
-
 class Dict(State):
-    """A dict of any kind, with the order of its keys."""
+    """A dict of any kind, with the order of its keys.
+
+    >>> table = {"a": 1, "b": 2}
+    >>> state = Dict(table)
+    >>> table["a"] = table.pop("a") + 1
+    >>> state.restore({})
+    >>> table
+    {'a': 1, 'b': 2}
+    """
 
     def __init__(self, owner: Any) -> None:
         super().__init__(owner)
@@ -106,7 +93,7 @@ class Dict(State):
     def _mapping(self) -> Any:
         return self.owner
 
-    def held(self) -> Held:  # noqa: D102
+    def held(self) -> Held:
         found: list[tuple[Any, Any]] = []
         if len(self._values) < 100 or not only_atoms(self._values):
             found += zip(self._keys, self._values, strict=True)
@@ -116,13 +103,13 @@ class Dict(State):
             found += [("key", key) for key in self._keys if not is_atom(type(key))]
         return found
 
-    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+    def restore(self, swap: Swap) -> str | None:
         mapping, base = self._target, self._base
         if self._mapping() is not mapping:
             return "attributes"
         if not self._keys and not len(mapping):
             return None
-        values = _swapped(self._values, swap)
+        values = swapped(self._values, swap)
         if not _same(list(base.keys(mapping)), self._keys):
             base.clear(mapping)
             for key, value in zip(self._keys, values, strict=True):
@@ -137,7 +124,15 @@ class Dict(State):
 
 
 class Attributes(Dict):
-    """The attributes of an object, and its class."""
+    """The attributes of an object, and its class.
+
+    >>> owner = types.SimpleNamespace(calls=0)
+    >>> state = Attributes(owner)
+    >>> owner.calls, owner.new = 1, 2
+    >>> state.restore({})
+    >>> owner
+    namespace(calls=0)
+    """
 
     def __init__(self, owner: Any) -> None:
         self._class = type(owner)
@@ -146,21 +141,29 @@ class Attributes(Dict):
     def _mapping(self) -> Any:
         return attributes_of(self.owner)
 
-    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+    def restore(self, swap: Swap) -> str | None:
         if type(self.owner) is not self._class:
             object.__setattr__(self.owner, "__class__", self._class)
         return super().restore(swap)
 
     @staticmethod
-    def label(key: Any) -> str:  # noqa: D102
+    def label(key: Any) -> str:
         return f".{key}"
 
 
 class AttributesButTensors(Attributes):
-    """Those of a module whose weights are spread over processes: calls exchange its tensors, and set it up at first."""
+    """Those of a module whose weights are spread over processes: calls exchange its tensors, and set it up at first.
 
-    def restore(self, swap: Swap) -> str | None:  # noqa: D102
-        mapping, saved = self._target, dict(zip(self._keys, _swapped(self._values, swap), strict=True))
+    >>> owner = types.SimpleNamespace(calls=0, weight=Tensor([0]))
+    >>> state = AttributesButTensors(owner)
+    >>> owner.calls, owner.weight = 1, Tensor([1])
+    >>> state.restore({})
+    >>> owner
+    namespace(calls=0, weight=tensor([1.]))
+    """
+
+    def restore(self, swap: Swap) -> str | None:
+        mapping, saved = self._target, dict(zip(self._keys, swapped(self._values, swap), strict=True))
         for key in [key for key in mapping if key not in saved and not key.startswith("_")]:
             if not isinstance(mapping[key], Tensor):
                 del mapping[key]
@@ -172,20 +175,31 @@ class AttributesButTensors(Attributes):
 
 
 class Slots(State):
-    """The attributes of an object that are in ``__slots__``."""
+    """The attributes of an object that are in ``__slots__``.
+
+    >>> class Owner:
+    ...     __slots__ = ("calls", "new")
+    >>> owner = Owner()
+    >>> owner.calls = 0
+    >>> state = Slots(owner)
+    >>> owner.calls, owner.new = 1, 2
+    >>> state.restore({})
+    >>> owner.calls, hasattr(owner, "new")
+    (0, False)
+    """
 
     def __init__(self, owner: Any) -> None:
         super().__init__(owner)
         self._members = slots_of(type(owner))
         self._values = [_slot(member, owner) for member in self._members]
 
-    def held(self) -> Held:  # noqa: D102
+    def held(self) -> Held:
         for member, value in zip(self._members, self._values, strict=True):
             if value is not MISSING:
                 yield member.__name__, value
 
-    def restore(self, swap: Swap) -> str | None:  # noqa: D102
-        for member, value in zip(self._members, _swapped(self._values, swap), strict=True):
+    def restore(self, swap: Swap) -> str | None:
+        for member, value in zip(self._members, swapped(self._values, swap), strict=True):
             if _slot(member, self.owner) is not value:
                 if value is MISSING:
                     member.__delete__(self.owner)
@@ -194,73 +208,64 @@ class Slots(State):
         return None
 
     @staticmethod
-    def label(key: Any) -> str:  # noqa: D102
-        return f".{key}"
-
-
-class Class(State):
-    """The attributes of a class."""
-
-    def __init__(self, owner: type) -> None:
-        super().__init__(owner)
-        self._saved = self._now()
-
-    def _now(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self.owner).items() if not name.startswith("__")}
-
-    def held(self) -> Held:  # noqa: D102
-        yield from self._saved.items()
-        yield from ((name, vars(self.owner)[name]) for name in vars(self.owner) if name.startswith("__"))
-        yield from (("base", base) for base in self.owner.__mro__[1:])
-
-    def restore(self, swap: Swap) -> str | None:  # noqa: D102
-        now = self._now()
-        for name in now.keys() - self._saved.keys():
-            type.__delattr__(self.owner, name)
-        for name, value in self._saved.items():
-            if now.get(name, MISSING) is not (value := swap.get(id(value), value)):
-                type.__setattr__(self.owner, name, value)
-        return None
-
-    @staticmethod
-    def label(key: Any) -> str:  # noqa: D102
+    def label(key: Any) -> str:
         return f".{key}"
 
 
 class Sequenced(State):
-    """A list, a deque, an array of numbers or of bytes."""
+    """A list, a deque, an array of numbers or of bytes.
+
+    >>> recent = deque([1, 2], maxlen=2)
+    >>> state = Sequenced(recent)
+    >>> recent.append(3)
+    >>> state.restore({})
+    >>> recent
+    deque([1, 2], maxlen=2)
+    """
 
     def __init__(self, owner: Any) -> None:
         super().__init__(owner)
         self._base: Any = next(base for base in (list, deque, bytearray, array) if issubclass(type(owner), base))
-        self._items = list(self._base.__iter__(owner))
-
-    def held(self) -> Held:  # noqa: D102
-        return () if only_atoms(self._items) else enumerate(self._items)
-
-    def restore(self, swap: Swap) -> str | None:  # noqa: D102
-        owner, items = self.owner, _swapped(self._items, swap)
+        self._holds_objects = self._base in (list, deque)
+        # All at once: an array of bytes may be large.
+        whole: Any = slice(None)
         if self._base is deque:
-            deque.clear(owner)
-            deque.extend(owner, items)
-        elif self._base is array:
-            array.__setitem__(owner, slice(None), array(owner.typecode, items))
+            self._items: Any = list(deque.__iter__(owner))
         else:
-            self._base.__setitem__(owner, slice(None), items)
+            self._items = self._base.__getitem__(owner, whole)
+
+    def held(self) -> Held:
+        return enumerate(self._items) if self._holds_objects and not only_atoms(self._items) else ()
+
+    def restore(self, swap: Swap) -> str | None:
+        items = swapped(self._items, swap) if self._holds_objects else self._items
+        if self._base is deque:
+            deque.clear(self.owner)
+            deque.extend(self.owner, items)
+        else:
+            self._base.__setitem__(self.owner, slice(None), items)
         return None
 
 
 class Set(State):
-    """A set."""
+    """A set.
+
+    >>> seen = {1}
+    >>> state = Set(seen)
+    >>> seen.add(2)
+    >>> state.restore({})
+    >>> seen
+    {1}
+    """
 
     def __init__(self, owner: set[Any]) -> None:
         super().__init__(owner)
         self._items = list(set.__iter__(owner))
 
-    def held(self) -> Held:  # noqa: D102
+    def held(self) -> Held:
         return () if only_atoms(self._items) else (("item", item) for item in self._items)
 
-    def restore(self, swap: Swap) -> str | None:  # noqa: D102
+    def restore(self, swap: Swap) -> str | None:
         if not _same(list(set.__iter__(self.owner)), self._items):
             set.clear(self.owner)
             set.update(self.owner, self._items)
@@ -269,64 +274,16 @@ class Set(State):
         return None
 
     @staticmethod
-    def label(key: Any) -> str:  # noqa: D102
+    def label(key: Any) -> str:
         return ""
-
-
-class Cell(State):
-    """A variable that functions share with the function that they were made in."""
-
-    def __init__(self, owner: Any) -> None:
-        super().__init__(owner)
-        self._value = _content(owner)
-
-    def held(self) -> Held:  # noqa: D102
-        return () if self._value is MISSING else (("", self._value),)
-
-    def restore(self, swap: Swap) -> str | None:  # noqa: D102
-        value = swap.get(id(self._value), self._value)
-        if _content(self.owner) is not value:
-            if value is MISSING:
-                del self.owner.cell_contents
-            else:
-                self.owner.cell_contents = value
-        return None
-
-    @staticmethod
-    def label(key: Any) -> str:  # noqa: D102
-        return ""
-
-
-class Function(State):
-    """A function: its default arguments, and the variables of the functions around it."""
-
-    fixed = True
-
-    def __init__(self, owner: types.FunctionType) -> None:
-        super().__init__(owner)
-        self._defaults, self._named_defaults = owner.__defaults__, owner.__kwdefaults__
-
-    def held(self) -> Held:  # noqa: D102
-        function = self.owner
-        yield from zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
-        yield from ((f"argument {position}", value) for position, value in enumerate(self._defaults or ()))
-        if self._named_defaults is not None:
-            yield "", self._named_defaults
-
-    def restore(self, swap: Swap) -> str | None:  # noqa: D102
-        if self.owner.__defaults__ is not self._defaults:
-            self.owner.__defaults__ = self._defaults
-        if self.owner.__kwdefaults__ is not self._named_defaults:
-            self.owner.__kwdefaults__ = self._named_defaults
-        return None
-
-    @staticmethod
-    def label(key: Any) -> str:  # noqa: D102
-        return f"<{key}>" if key else ""
 
 
 class Frozen(State):
-    """What always holds the same: tuples, bound methods, ``functools.partial``, weak references."""
+    """What always holds the same: tuples, bound methods, ``functools.partial``, weak references.
+
+    >>> list(Frozen((1, []), (1, [])).held())
+    [(0, 1), (1, [])]
+    """
 
     fixed = True
 
@@ -334,14 +291,18 @@ class Frozen(State):
         super().__init__(owner)
         self._items = list(items)
 
-    def held(self) -> Held:  # noqa: D102
+    def held(self) -> Held:
         return () if only_atoms(self._items) else enumerate(self._items)
 
 
 class ObjectArray(State):
-    """A numpy array of objects; its content is put back as that of any array, this is for what the objects hold."""
+    """A numpy array of objects; its content is put back as that of any array, this is for what the objects hold.
 
-    def held(self) -> Held:  # noqa: D102
+    >>> list(ObjectArray(np.array([None, [1]], dtype=object)).held())
+    [(0, None), (1, [1])]
+    """
+
+    def held(self) -> Held:
         return enumerate(self.owner.view(np.ndarray).flat)
 
 
@@ -371,11 +332,4 @@ def _slot(member: Any, owner: Any) -> Any:
     try:
         return member.__get__(owner)
     except AttributeError:
-        return MISSING
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
         return MISSING

@@ -44,6 +44,14 @@ class TensorContent:
         owner: The tensor.
         size: Bytes that a copy takes.
         pooled: Whether it is a parameter or a gradient, which are copied within one common limit.
+
+    >>> weight = torch.ones(2)
+    >>> content = TensorContent(weight, pooled=True)
+    >>> content.keep()
+    >>> _ = weight.zero_()
+    >>> content.restore()
+    >>> weight
+    tensor([1., 1.])
     """
 
     def __init__(self, tensor: Tensor, pooled: bool, sharded: bool = False) -> None:
@@ -96,7 +104,16 @@ class TensorContent:
 
 
 class ArrayContent:
-    """What one numpy array holds; the interface of :class:`TensorContent`."""
+    """What one numpy array holds; the interface of :class:`TensorContent`.
+
+    >>> table = np.ones(2)
+    >>> content = ArrayContent(table)
+    >>> content.keep()
+    >>> table[:] = 0
+    >>> content.restore()
+    >>> table
+    array([1., 1.])
+    """
 
     pooled = False
     is_kept = False

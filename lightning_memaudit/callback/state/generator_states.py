@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_memaudit.callback.user_code import is_iterator
+from lightning_memaudit.callback.state.user_code import is_iterator
 
 RANDOM_GENERATORS = (
     random.Random,
@@ -39,6 +39,7 @@ class RandomState:
     def __init__(self, owner: Any) -> None:
         self.owner = owner
         self._spawned: int | None = None
+        self._base: Any = None
         if isinstance(owner, random.SystemRandom):
             self._state: Any = None
         elif isinstance(owner, random.Random):
@@ -48,7 +49,8 @@ class RandomState:
             self._bits, self._state = bits, bits.state
             self._spawned = _num_spawned(bits)
         else:
-            self._state = owner.get_state()
+            self._base = torch.Generator if isinstance(owner, torch.Generator) else np.random.RandomState
+            self._state = self._base.get_state(owner)
 
     def restore(self) -> str | None:
         """Put it back; what could not be is returned in words."""
@@ -60,7 +62,7 @@ class RandomState:
             if self._state is not None:
                 random.Random.setstate(owner, self._state)
         else:
-            owner.set_state(self._state)
+            self._base.set_state(owner, self._state)
         return None
 
 
@@ -76,6 +78,12 @@ class IteratorState:
     Attributes:
         owner: The iterator.
         copy: One that stands where it stood; None where there is no way to copy it.
+
+    >>> stream = iter([1, 2, 3])
+    >>> state = IteratorState(stream, {})
+    >>> _ = next(stream)
+    >>> state.moved, next(state.copy)
+    (True, 1)
     """
 
     def __init__(self, owner: Any, copies: dict[int, Any]) -> None:
@@ -97,7 +105,13 @@ class IteratorState:
 
 
 class GeneratorPlace:
-    """Where a generator function stands, as far as that can be seen: it can neither be copied nor moved back."""
+    """Where a generator function stands, as far as that can be seen: it can neither be copied nor moved back.
+
+    >>> stream = (number for number in range(3))
+    >>> place = GeneratorPlace(stream)
+    >>> next(stream), place.restore()
+    (0, 'generator')
+    """
 
     def __init__(self, owner: "types.GeneratorType[Any, Any, Any]") -> None:
         self.owner = owner
@@ -124,7 +138,13 @@ class GeneratorPlace:
 
 
 class CacheState:
-    """A function's ``functools.lru_cache``: what an audit put in is not there for the training, which may draw it."""
+    """A function's ``functools.lru_cache``: what an audit put in is not there for the training, which may draw it.
+
+    >>> square = functools.lru_cache(lambda number: number**2)
+    >>> state = CacheState(square)
+    >>> square(3), state.restore(), square.cache_info().currsize
+    (9, None, 0)
+    """
 
     def __init__(self, owner: Any) -> None:
         self.owner, self._before = owner, owner.cache_info()

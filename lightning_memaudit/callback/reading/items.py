@@ -35,24 +35,42 @@ def find_in_item(item: Any, key: Any) -> Tensor:
         value = item[0]
     image = as_tensor(value)
     if image is None:
-        raise ValueError(_no_image(value))
+        raise _no_image(value)
     return channels_first(image)
 
 
-def _no_image(value: Any) -> str:
-    kind = type(value).__name__
-    if isinstance(value, Mapping):
-        likely = [key for key, part in value.items() if _looks_like_image(part)]
-        such = f", such as {likely[0]!r}" if likely else ""
-        return (
-            f"the data set gives a {kind} with keys {list(value)} where an image tensor should be: pass "
-            f"image_key=<index or key of the image>{such}"
-        )
-    names = [name for name, part in _parts(value) if isinstance(name, str) and _looks_like_image(part)]
-    such = f", such as {names[0]!r}" if names else ""
-    return (
-        f"the data set gives a {kind} where an image tensor should be: pass image_key=<index, key or attribute of "
-        f"the image, or a function of the item>{such}"
+class NoImageFound(ValueError):
+    """There is no image where the key leads.
+
+    Attributes:
+        likely: The one key that leads to something like an image; None where there are several or none.
+
+    >>> try:
+    ...     find_in_item({"pixels": torch.zeros(1, 8, 8), "label": 3}, None)
+    ... except NoImageFound as error:
+    ...     print(error.likely)
+    pixels
+    """
+
+    def __init__(self, message: str, likely: Any = None) -> None:
+        super().__init__(message, likely)
+        self.likely = likely
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def _no_image(value: Any) -> NoImageFound:
+    kind, is_mapping = type(value).__name__, isinstance(value, Mapping)
+    likely = [key for key, part in _parts(value) if (is_mapping or isinstance(key, str)) and _looks_like_image(part)]
+    such = f", such as {likely[0]!r}" if likely else ""
+    mend = (
+        "index or key of the image" if is_mapping else "index, key or attribute of the image, or a function of the item"
+    )
+    keys = f" with keys {list(value)}" if is_mapping else ""
+    return NoImageFound(
+        f"the data set gives a {kind}{keys} where an image tensor should be: pass image_key=<{mend}>{such}",
+        likely[0] if len(likely) == 1 else None,
     )
 
 

@@ -8,10 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_memaudit.callback.affine import Affine, fit_exact
-from lightning_memaudit.callback.items import as_tensor, channels_first, find_in_item, is_channels_last, tensors_in
 from lightning_memaudit.callback.keys import Key, key_path, select
-from lightning_memaudit.callback.reading import ReadItem
+from lightning_memaudit.callback.reading.affine import Affine, fit_exact
+from lightning_memaudit.callback.reading.items import (
+    as_tensor,
+    channels_first,
+    find_in_item,
+    is_channels_last,
+    tensors_in,
+)
+from lightning_memaudit.callback.reading.reader import ReadItem
 from lightning_memaudit.callback.seen import Normalization
 
 
@@ -172,7 +178,7 @@ def learn_format(
         if own is None:
             if not read:
                 find_in_item(batches[0], key)
-            raise ValueError(problem or _ragged(group, read) or f"{group}: no images found in its batches")
+            raise problem or ValueError(_ragged(group, read) or f"{group}: no images found in its batches")
         found = own
     else:
         probe = BatchFormat(path, ())
@@ -197,11 +203,15 @@ def learn_format(
             f"{group}: images are {images.dtype} with values up to {int(images.max())}, of unknown range: pass "
             "std=[<1 / the largest possible value>], or convert them to floating-point numbers in [0, 1]"
         )
-    inferred = None
-    if normalization.is_identity and path is not None and own is not None:
-        inferred = _inferred(own, images, image_shape)
+    inferred = None if path is None or own is None else _inferred(own, images, image_shape)
     if inferred is not None and not inferred.is_identity:
         mean, std = inferred.mean_and_std
+        given = Affine.of_normalization(normalization)
+        if not normalization.is_identity and not inferred.close_to(given):
+            raise ValueError(
+                f"{group}: mean and std say {given.words('image')}, but the run gives the model "
+                f"{inferred.words('image')}: leave them out, for what happens after reading is undone anyway"
+            )
         if all(one > 0 for one in std):
             return BatchFormat(path, shape, channels_last, flat, found.dtype, Normalization(mean, std), True)
     if not normalization.is_identity and images.dtype == torch.uint8:

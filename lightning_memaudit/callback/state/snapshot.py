@@ -8,13 +8,14 @@ import weakref
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_memaudit.callback.generator_states import (
+from lightning_memaudit.callback.state.code_states import Cell, Class, Function, Names
+from lightning_memaudit.callback.state.generator_states import (
     LRU_CACHE,
     RANDOM_GENERATORS,
     CacheState,
@@ -22,15 +23,11 @@ from lightning_memaudit.callback.generator_states import (
     IteratorState,
     RandomState,
 )
-from lightning_memaudit.callback.object_states import (
+from lightning_memaudit.callback.state.object_states import (
     Attributes,
     AttributesButTensors,
-    Cell,
-    Class,
     Dict,
     Frozen,
-    Function,
-    Names,
     ObjectArray,
     Sequenced,
     Set,
@@ -39,8 +36,8 @@ from lightning_memaudit.callback.object_states import (
     attributes_of,
     slots_of,
 )
-from lightning_memaudit.callback.tensor_contents import ArrayContent, ChangedBefore, Contents, tensor_content
-from lightning_memaudit.callback.user_code import (
+from lightning_memaudit.callback.state.tensor_contents import ArrayContent, ChangedBefore, Contents, tensor_content
+from lightning_memaudit.callback.state.user_code import (
     ATOMS,
     is_atom,
     is_dataset,
@@ -61,8 +58,8 @@ _FROZEN: dict[type, Callable[[Any], Iterable[Any]]] = {
     types.MethodType: lambda owner: (owner.__self__, owner.__func__),
     types.BuiltinMethodType: lambda owner: () if isinstance(owner.__self__, types.ModuleType) else (owner.__self__,),
     types.MethodWrapperType: lambda owner: (owner.__self__,),
-    types.MappingProxyType: lambda owner: (owner | {},),
-    weakref.ref: lambda owner: (owner(),),
+    types.MappingProxyType: gc.get_referents,
+    weakref.ref: lambda owner: (weakref.ref.__call__(owner),),
     staticmethod: lambda owner: (owner.__func__,),
     classmethod: lambda owner: (owner.__func__,),
     property: lambda owner: (owner.fget, owner.fset, owner.fdel),
@@ -229,9 +226,9 @@ class Snapshot:
         attributes = attributes_of(value)
         if attributes is None:
             return
-        if not attributes and isinstance(value, Tensor | types.FunctionType):
+        if not attributes and issubclass(type(value), Tensor | types.FunctionType):
             self._empty.append(attributes)
-        elif self._sharded and isinstance(value, nn.Module):
+        elif self._sharded and issubclass(type(value), nn.Module):
             parameters = attributes.get("_parameters")
             self._places.setdefault(id(parameters), (parameters, place))
             self._add(AttributesButTensors(value), place)
@@ -272,19 +269,19 @@ class Snapshot:
         """Watch names of a module, and the same names of modules among them: ``helper.counts.append``."""
         modules, visited = [(namespace, module)], {id(namespace)}
         for name in names:  # of modules that are imported within a function
-            imported = sys.modules.get(name) or sys.modules.get(f"{module.rpartition('.')[0]}.{name}")
-            if isinstance(imported, types.ModuleType):
-                modules.append((vars(imported), imported.__name__))
+            for imported in (sys.modules.get(name), sys.modules.get(f"{module.rpartition('.')[0]}.{name}")):
+                if _is_module(imported):
+                    modules.append((vars(imported), imported.__name__))
         for namespace, module in modules:
             if not is_user_code(module):
                 continue
             state, place = self._names.setdefault(id(namespace), (Names(namespace), (None, None, module)))
             for name, value in state.add(names):
-                if not isinstance(value, types.ModuleType):
+                if not _is_module(value):
                     self._push(value, (place, Names, name))
             for name in names:
                 value = namespace.get(name)
-                if isinstance(value, types.ModuleType) and id(vars(value)) not in visited:
+                if _is_module(value) and id(vars(value)) not in visited:
                     visited.add(id(vars(value)))
                     modules.append((vars(value), value.__name__))
 
@@ -370,6 +367,10 @@ def _path(place: _Place) -> str:
         path += f".{key}" if way or kind is None else kind.label(key)
         way = False
     return path.removeprefix(".") or "the model"
+
+
+def _is_module(value: Any) -> TypeGuard[types.ModuleType]:
+    return issubclass(type(value), types.ModuleType)  # isinstance asks for __class__, which may be a property
 
 
 def _names_in(code: types.CodeType) -> list[str]:

@@ -1,5 +1,6 @@
 """Which items of a data set a run's dataloaders can yield, for any sampler, and without disturbing it."""
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -129,7 +130,7 @@ class Reachable:
             num_batches: With limited batches (``limit_train_batches``, ``overfit_batches``, ``fast_dev_run``) and a
                 fixed order, the rest is never reached.
             indices_of: Draws epochs of a sampler of unknown type, see
-                :func:`~lightning_memaudit.callback.reading.draw_epochs`; None draws them here.
+                :func:`~lightning_memaudit.callback.reading.reader.draw_epochs`; None draws them here.
         """
         size = len(loader.dataset)
         limit = num_batches if num_batches < _length(loader, float("inf")) else None
@@ -234,3 +235,10 @@ def place_in_root(dataset: Any, index: int) -> tuple[Any, int]:
                 before = end
         else:
             return dataset, index
+
+
+def choose_indices(num_available: int, num_wanted: int | None, seed: int) -> list[int]:
+    """All indices, or a seeded random choice of ``num_wanted`` of them, in increasing order."""
+    if num_wanted is None or num_wanted >= num_available:
+        return list(range(num_available))
+    return sorted(random.Random(seed).sample(range(num_available), num_wanted))

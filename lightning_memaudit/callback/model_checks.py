@@ -1,0 +1,118 @@
+"""What a model sees, whether it does what an audit needs, and how long that takes: known from a few calls."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.callback.dataset_images import ReadGroup
+from lightning_memaudit.callback.inspection import Inspection
+from lightning_memaudit.callback.keys import select
+from lightning_memaudit.callback.model import ModelCall
+from lightning_memaudit.callback.seen import Normalization, Seen
+from lightning_memaudit.measurement.checks import check_group
+from lightning_memaudit.measurement.groups import Group
+from lightning_memaudit.measurement.plan import Plan, check_degradations
+from lightning_memaudit.measurement.processes import AuditStopped
+from lightning_memaudit.recovery.methods.registry import uses_autoencoder
+
+LARGEST_IN_DOUBT = 2.0
+"""Outputs up to this may be images in [0, 1], or bytes of a network that is not trained yet."""
+
+EVALUATIONS, MOST_TIMED = 200, 32
+"""Of the model, per image and method, in a typical audit; images in the call that is timed."""
+
+
+def check_model(found: Inspection, plan: Plan, autoencoder: Callable[[Tensor], Tensor]) -> None:
+    """Check the model and the degradations with the first images, then say all that is wrong.
+
+    Raises:
+        ValueError: With every problem of images and model.
+    """
+    for group in found.groups:
+        few = few_images(group)
+        with found.problems.caught():
+            check_group(few, autoencoder)
+        with found.problems.caught():
+            check_degradations(plan, few)
+    found.problems.raise_all()
+
+
+def few_images(group: Group, count: int = 2) -> Group:
+    """The first images of a group, whatever their range."""
+    first = group.first(count)
+    return replace(first, images=first.images[slice(0, count)].clamp(0, 1))
+
+
+def expected_seconds(groups: Sequence[Group], plan: Plan, autoencoder: Any) -> float:
+    """About how long an audit will take in one process, from the time of one call of the model.
+
+    The first audit then says itself how long the next ones take.
+    """
+    uses = sum(uses_autoencoder(method) for pattern in plan.patterns for method in plan.methods_for(pattern).values())
+    block = next(few_images(groups[0], min(MOST_TIMED, plan.block_size)).blocks(autoencoder, MOST_TIMED))
+    began = time.perf_counter()
+    with torch.no_grad():
+        float(block.autoencoder(block.images).sum())  # waits for the device
+    seconds = (time.perf_counter() - began) / len(block.images)
+    return EVALUATIONS * seconds * uses * sum(len(group.images) for group in groups)
+
+
+def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how: ModelCall, conditional: bool) -> Seen:
+    """What the model gets of an image in [0, 1].
+
+    What the batch holds, unless that cannot be: a model that takes no bytes gets numbers in [0, 1], for then
+    ``training_step`` scales them; one that takes no (B, H, W, C) gets (B, C, H, W). The first training batch shows
+    whether that is so.
+
+    Args:
+        read: The members.
+        call: The model's own call, on what it gets; None does not try, and takes the model to get floating-point
+            numbers in the layout of the batch.
+        how: How the model is called.
+        conditional: Whether the call takes a batch.
+
+    Raises:
+        ValueError: The model takes bytes, and whether it returns bytes cannot be known.
+    """
+    known, images = read.format, read.group.images[slice(0, 1 if conditional else 2)].clamp(0, 1)
+
+    def result_of(given: Tensor) -> Any:
+        given = given.flatten(1) if how.flatten else given
+        if call is None:
+            return given if given.is_floating_point() else None
+        try:
+            result = call(read.group.conditions[0].batch_with(given) if conditional else given)  # type: ignore[index, union-attr]
+            return select(result, how.output, "output")
+        except AuditStopped:
+            raise
+        except Exception:
+            return None
+
+    def laid_out(given: Tensor) -> Tensor:
+        return given.movedim(1, -1) if channels_last else given
+
+    normalization, dtype, channels_last = known.normalization, known.dtype, known.channels_last and not how.flatten
+    if not dtype.is_floating_point:
+        normalization, dtype = Normalization(), torch.float32
+        in_bytes = laid_out(images * 255).round()
+        from_bytes = None if known.dtype != torch.uint8 else result_of(in_bytes.to(torch.uint8))
+        if isinstance(from_bytes, Tensor):
+            if how.reconstruct == "forward" and float(from_bytes.abs().max()) <= LARGEST_IN_DOUBT:
+                raise ValueError(
+                    "the model takes bytes, and whether it returns bytes or numbers in [0, 1] cannot be known: pass "
+                    "reconstruct=lambda module, images: 255 * module(images) where it returns numbers in [0, 1], and "
+                    "reconstruct=lambda module, images: module(images) where it returns bytes"
+                )
+            normalization = Normalization(None, [1 / 255])
+            from_numbers = result_of(in_bytes)
+            alike = isinstance(from_numbers, Tensor) and torch.equal(from_bytes, from_numbers)
+            dtype = torch.float32 if alike else torch.uint8  # rounding less where the model takes both alike
+    for last, kind in ((channels_last, dtype), (channels_last, torch.float32), (False, dtype), (False, torch.float32)):
+        if result_of((images.movedim(1, -1) if last else images).to(kind)) is not None:
+            channels_last, dtype = last, kind
+            break
+    return Seen(normalization=normalization, channels_last=channels_last, dtype=dtype)
