@@ -13,9 +13,15 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact, fit_nearly
 from lightning_memaudit.callback.reading.batch_images import BatchFormat
 from lightning_memaudit.callback.reading.items import tensors_in
+from lightning_memaudit.measurement.groups import Group
+from lightning_memaudit.measurement.identity import image_hashes
+
+MOST_COMPARED, MOST_TRIED = 256, 8
+"""Members that images of the first batch are compared with, for a change of range; and how many of those images."""
 
 FAR_OUTSIDE = 0.5
 """How far beyond [0, 1] noise and augmentation may bring images of a training batch."""
@@ -109,16 +115,18 @@ class FirstBatch:
 
     Args:
         module: The model.
-        format: How the members' images stand in the run's batches.
-        path: Where the batch of the members' dataloader is within a batch of the run.
+        found: The members, and what is known to be trained on.
         in_audit: See :func:`maps_to_layers`, when the audit calls the model.
         model_input: The map from images in [0, 1] to what the audit gives the model.
 
-    >>> model = nn.Linear(4, 4)
-    >>> first = FirstBatch(model, BatchFormat((), (1, 2, 2)), (), {"": ((4,), Affine())}, Affine())
-    >>> batch = torch.rand(8, 1, 2, 2)
-    >>> first.begin(batch)
-    >>> _ = model(2 * batch.flatten(1) - 1)  # training_step normalizes by itself
+    >>> from lightning_memaudit.callback.reading.group_reading import read_group
+    >>> from lightning_memaudit.callback.reading.reader import Source
+    >>> from lightning_memaudit.callback.seen import Normalization
+    >>> model, images = nn.Linear(4, 4), torch.rand(8, 1, 2, 2)
+    >>> read = read_group(Source("members", images, list(range(8))), None, Normalization(), lambda batch: batch)
+    >>> first = FirstBatch(model, Inspection([read]), {"": ((4,), Affine())}, Affine())
+    >>> first.begin(images)
+    >>> _ = model(2 * images.flatten(1) - 1)  # training_step normalizes by itself
     >>> first.end()
     Traceback (most recent call last):
     ValueError: training_step gives the model (image - 0.5) / 0.5 and the audit would give it image: pass \
@@ -129,14 +137,14 @@ result>
     def __init__(
         self,
         module: nn.Module,
-        format: BatchFormat,
-        path: tuple[Any, ...],
+        found: Inspection,
         in_audit: Mapping[str, tuple[tuple[int, ...], Affine | None]],
         model_input: Affine,
     ) -> None:
-        self.module, self.format, self.path = module, format, path
+        self.module, self.found = module, found
+        self.format, self.path = found.reads[0].format, found.reads[0].source.path
         self.in_audit, self.model_input = in_audit, model_input
-        self._watch = InputWatch(module, torch.Size(format.shape).numel())
+        self._watch = InputWatch(module, torch.Size(self.format.shape).numel())
         self._images: Tensor | None = None
 
     def begin(self, batch: Any) -> None:
@@ -161,8 +169,37 @@ result>
                 f"of shape {tuple(images.shape[1:])}; pass members=<a data set> of images as they are trained on"
             )
             return
+        self._check_content(images)
         self._images = images.clone()  # training_step may work in place
         self._watch.__enter__()
+
+    def _check_content(self, images: Tensor) -> None:
+        """The batch must hold images that are known to be trained on, or look like them."""
+        members = self.found.reads[0].group.images[slice(0, MOST_COMPARED)]
+        digests = image_hashes(Group.whole("members", images.clamp(0, 1)))
+        if self.found.trained.intersection(digests):
+            return
+        other = same_but_for_range(images, members)
+        if other is None:
+            spread = float(images.std() / members.std().clamp(min=1e-6))
+            shift = float((images.mean() - members.mean()).abs())
+            if not (0.5 < spread < 2 and shift < 0.25):
+                other = Affine((spread,), (float(images.mean()) - spread * float(members.mean()),))
+        if other is not None and not other.is_identity:
+            raise ValueError(
+                f"members: the training's first batch holds {other.words('image')} of the images that the audit reads "
+                f"(mean {float(images.mean()):.3g} and standard deviation {float(images.std()):.3g} against "
+                f"{float(members.mean()):.3g} and {float(members.std()):.3g}): pass mean and std for what the run does "
+                "to them, or members=<a data set> that is read as the training reads its own"
+            )
+        compared, read = self.found.compared, self.found.reads[0]
+        complete = compared is not None and compared.note is None and not read.random
+        if complete and other is None:
+            rank_zero_warn(
+                "members: none of the images of the training's first batch is one that the audit has read from its "
+                "dataloader: something changes them on the way, as augmentation in a hook does; the audit measures "
+                "the images without it"
+            )
 
     def _find(self, batch: Any) -> Tensor | None:
         if self.format.path is None:
@@ -269,6 +306,26 @@ def _before(found: Affine, expected: Affine, model_input: Affine) -> Affine:
 def _at(one: Affine, channel: int) -> tuple[float, float]:
     place = channel if len(one.slope) > 1 else 0
     return one.slope[place], one.offset[place]
+
+
+def same_but_for_range(images: Tensor, members: Tensor) -> Affine | None:
+    """The affine map from some member to some of the images, wherever their pixels have gone; None if there is none.
+
+    >>> members = torch.rand(5, 1, 8, 8)
+    >>> same_but_for_range(0.9 * members[2:3].flip(-1) + 0.05, members).words("image")
+    '(image - -0.055556) / 1.1111'
+    """
+    if images.shape[1:] != members.shape[1:]:
+        return None
+    ordered = [one.flatten(2).sort().values for one in (members, images[:MOST_TRIED].to(members.device))]
+    found = []
+    for image in ordered[1]:
+        maps = (fit_exact(member[None], image[None]) for member in ordered[0])
+        found += [next((one for one in maps if one is not None and all(slope > 0 for slope in one.slope)), None)]
+    there = [one for one in found if one is not None]
+    # The brightness that augmentation draws for every image is no range.
+    alike = len(there) >= min(2, len(images)) and all(one.close_to(there[0]) for one in there)
+    return there[0] if alike else None
 
 
 def can_be_watched(module: nn.Module) -> bool:

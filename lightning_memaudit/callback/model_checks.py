@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_memaudit.callback.dataset_images import ReadGroup
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.keys import select
 from lightning_memaudit.callback.model import ModelCall
+from lightning_memaudit.callback.reading.group_reading import ReadGroup
 from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.checks import check_group
 from lightning_memaudit.measurement.groups import Group

@@ -31,6 +31,7 @@ from lightning_memaudit.callback.run_inspection import (
     weights_sha256,
 )
 from lightning_memaudit.callback.seen import Normalization, Seen
+from lightning_memaudit.callback.state.shared_memory import preserved_shared_memory
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.groups import Group
@@ -180,7 +181,9 @@ class Session:
         loaders = loaders or RunLoaders.of_trainer(self.trainer)
         self._loaders, self._newest_loader = loaders, next(iter(loaders.train), None)
         seed = self.what.seed
-        found = read_images(self.trainer, self.pl_module, self.which, self.how, seed, loaders, self.processes)
+        given = (self.which.members, self.which.controls)
+        with preserved_shared_memory(*given, *loaders.train, loaders.validation):
+            found = read_images(self.trainer, self.pl_module, self.which, self.how, seed, loaders, self.processes)
         self._found = found
         return found.hashes
 
@@ -205,7 +208,7 @@ class Session:
         if strategy.model is not self.pl_module:
             in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
         model_input = Affine.of_normalization(self._seen.normalization if self._seen else Normalization())
-        self._first_batch = FirstBatch(self.pl_module, read.format, read.source.path, in_audit, model_input)
+        self._first_batch = FirstBatch(self.pl_module, self._found, in_audit, model_input)
 
     def _describe(self) -> dict[str, Any]:
         """The content of ``run.json``."""

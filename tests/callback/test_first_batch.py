@@ -1,5 +1,6 @@
 """What training_step does with its images before the model gets them, the audit must do too, or nothing is audited."""
 
+import lightning
 import pytest
 import torch
 from torch import nn
@@ -192,3 +193,30 @@ def test_channels_that_stand_last_in_the_batch_and_first_before_the_model():
         ValueError, match=r"moves the channels .* gets \(3, 8, 8\), and the audit would give it \(8, 8, 3"
     ):
         run(Moved(), data=data, controls=Items(others))
+
+
+class Shifts(lightning.Callback):
+    """Works on the batch before training_step gets it, as other callbacks do."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        batch.mul_(0.9).add_(0.05)
+
+
+def test_another_callback_that_changes_the_batch_is_seen():
+    loaders = DataLoader(Items(images(8)), 4), DataLoader(Items(images(4, seed=1)), 4)
+    with pytest.raises(
+        ValueError, match=r"first batch holds \(image - -0.055556\) / 1.1111 of the images that the audit"
+    ):
+        fit([Shifts(), audit_callback()], Network(), *loaders)
+
+
+def test_brightness_that_is_drawn_for_every_image_is_no_range():
+    class Brightness(Items):
+        def __getitem__(self, index):
+            return super().__getitem__(index) * (0.7 + 0.3 * torch.rand(()))
+
+    data = Brightness(images(8))
+    loaders = DataLoader(data, 4), DataLoader(Items(images(4, seed=1)), 4)
+    with pytest.warns(UserWarning, match="none of the images of the training's first batch"):
+        fit(audit_callback(members=Items(images(8))), Network(), *loaders)
+    assert len(rows()) == 1
