@@ -18,9 +18,18 @@ from foreign_parts import pictures
 from torch import Tensor
 from training_runs import audit_callback, trainer_with
 
+from lightning_memaudit.recovery import AutoencoderIterations
 from lightning_memaudit.results.run_folder import RunFolder
 
 TOLERANCE_DB = 0.01
+
+SETTINGS = {
+    "every_n_epochs": 1,
+    "at_epochs": [0],
+    "on_error": "raise",
+    "methods": {"autoencoder_iterations": AutoencoderIterations(num_iterations=10)},
+}
+"""Of the audits of every run: often, strict, and short."""
 
 FAULT = pytest.mark.xfail(strict=True, raises=(AssertionError, ValueError, AttributeError, pytest.fail.Exception))
 """Of a run that the audit does not get right yet."""
@@ -131,9 +140,7 @@ def train(build, callback=None):
 def check(build):
     """Assert that the audit got images and model right, said what it must and nothing else, and disturbed nothing."""
     _, expected, usual, _ = train(build)
-    run, found, said, callback = train(
-        build, lambda run: audit_callback(**({"every_n_epochs": 1, "at_epochs": [0], "on_error": "raise"} | run.lines))
-    )
+    run, found, said, callback = train(build, lambda run: audit_callback(**(SETTINGS | run.lines)))
     assert differences(expected, found) == []
     assert callback._history.num_audits >= 3
     check_warnings(run, said - usual)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 from foreign_parts import RGB, Pictures, Plain, pictures
-from foreign_runs import FAULT, ForeignRun, check, saved_rows
+from foreign_runs import ForeignRun, check, saved_rows
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
@@ -333,8 +333,8 @@ RUNS = [
     other_items_in_validation,
     a_list_of_tensors,
     tensors_of_torchvision,
-    pytest.param(sorted_in_collate_fn, marks=FAULT),
-    pytest.param(skips_what_cannot_be_read, marks=FAULT),
+    sorted_in_collate_fn,
+    skips_what_cannot_be_read,
     a_class_for_a_name,
 ]
 
@@ -391,7 +391,6 @@ def test_images_are_called_by_their_files(tmp_path, kind):
     assert np.load("memaudit/recoveries/audit-0002.npz")["members/names"].tolist() == paths
 
 
-@FAULT
 def test_names_tell_images_apart():
     check(a_class_for_a_name)
     names = [row["name"] for row in saved_rows("members")]

@@ -208,7 +208,6 @@ def reloaded_in_every_epoch():
         controls=CONTROLS,
         own_output=plainly,
         trainer={"reload_dataloaders_every_n_epochs": 1},
-        warnings=["members: the train dataloader was reloaded with another data set"],
     )
 
 
@@ -313,13 +312,13 @@ RUNS = [
     without_validation,
     controls_of_ones_own,
     accumulated_gradients_and_limited_batches,
-    pytest.param(moving_average_of_the_weights, marks=FAULT),
+    moving_average_of_the_weights,
     moving_average_audited_at_the_end_only,
     validation_within_epochs_and_persistent_workers,
     reloaded_in_every_epoch,
     lazy_layers,
     pytest.param(a_loader_around_another, marks=FAULT),
-    pytest.param(a_loader_without_a_data_set, marks=FAULT),
+    a_loader_without_a_data_set,
     a_generator_of_the_loader,
     pytest.param(a_counter_in_shared_memory, marks=FAULT),
 ]
