@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from foreign_parts import Pictures, Plain, first, pictures, plainly
-from foreign_runs import ForeignRun, check
+from foreign_runs import FAULT, ForeignRun, check
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
