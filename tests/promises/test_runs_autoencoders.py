@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from foreign_parts import RGB, Pictures, Plain, Trained, pictures
+import torchmetrics
+from foreign_parts import RGB, Pictures, Plain, Trained, pictures, plainly
 from foreign_runs import ForeignRun, check
 from torch import nn
 from torch.nn import functional
@@ -249,7 +250,99 @@ def residual_with_dropout_and_its_own_counter():
     return ForeignRun(Counting(), **loaders(), own_output=lambda m, x: x + m.net(x).view_as(x))
 
 
+def metrics_updated_in_forward():
+    class Measured(Plain):
+        def __init__(self):
+            super().__init__()
+            self.error, self.means = torchmetrics.MeanSquaredError(), torchmetrics.CatMetric()
+
+        def forward(self, x):
+            output = super().forward(x)
+            self.error.update(output, x)
+            self.means.update(output.mean())
+            self.log("mean", output.mean(), on_epoch=True)
+            return output
+
+        def training_step(self, batch, batch_idx):
+            return functional.mse_loss(self(batch[0]), batch[0])
+
+        def on_train_epoch_end(self):
+            self.log("error", self.error.compute())
+            self.error.reset()
+
+    run = ForeignRun(Measured(), **loaders(), own_output=plainly)
+    run.probe = lambda: [run.module.means.compute(), logged(run.module.trainer)]
+    return run
+
+
+def logged(trainer):
+    """What the run logs by itself."""
+    return {name: value for name, value in trainer.callback_metrics.items() if "memaudit" not in name}
+
+
+def a_buffer_made_in_the_first_call():
+    class Shifted(Plain):
+        def forward(self, x):
+            if not hasattr(self, "shift"):
+                self.register_buffer("shift", torch.rand(8))
+            return super().forward(x + self.shift)
+
+        def training_step(self, batch, batch_idx):
+            return functional.mse_loss(self(batch[0]), batch[0])
+
+    return ForeignRun(Shifted(), **loaders(), own_output=lambda m, x: plainly(m, x + m.shift))
+
+
+def gradients_of_an_energy():
+    """Denoises by a step down an energy: differentiates in every forward pass."""
+
+    class Energy(Plain):
+        def forward(self, x):
+            with torch.enable_grad():
+                z = x.detach().clone().requires_grad_()
+                energy = (super().forward(z) - z).square().sum()
+                (slope,) = torch.autograd.grad(energy, z, create_graph=self.training)
+                return x - 0.1 * slope
+
+        def training_step(self, batch, batch_idx):
+            return functional.mse_loss(self(batch[0]), batch[0])
+
+    def by_hand(module, images):
+        step = torch.func.grad(lambda z: (plainly(module, z) - z).square().sum())
+        return images - 0.1 * step(images)
+
+    return ForeignRun(Energy(), **loaders(), own_output=by_hand)
+
+
+def another_method_reconstructs():
+    class WithMethod(Plain):
+        def forward(self, x):
+            return self.net[:2](x)
+
+        def reconstruct(self, x):
+            return self.net(x).view_as(x)
+
+        def training_step(self, batch, batch_idx):
+            return functional.mse_loss(self.reconstruct(batch[0]), batch[0])
+
+    return ForeignRun(WithMethod(), **loaders(), lines={"reconstruct": "reconstruct"}, own_output=plainly)
+
+
+def a_function_by_its_import_path():
+    def unwrapped(batch):
+        return batch[0]
+
+    return ForeignRun(
+        Plain(unwrap=unwrapped), **loaders(), lines={"reconstruct": "foreign_parts.plainly"}, own_output=plainly
+    )
+
+
 RUNS = [
+    metrics_updated_in_forward,
+    a_buffer_made_in_the_first_call,
+    gradients_of_an_energy,
+    another_method_reconstructs,
+    a_function_by_its_import_path,
     denoising,
     masked_pixels,
     sparse_by_a_hook,

@@ -141,6 +141,34 @@ def channels_last(image):
     return image.permute(1, 2, 0).contiguous()
 
 
+class BesideCoordinates(Plain):
+    def __init__(self):
+        super().__init__(RGB)
+        self.net = nn.Conv2d(4, 3, 3, padding=1)
+
+    def decoded(self, x):
+        return self.net(torch.cat([x, torch.linspace(0, 1, 8).expand(len(x), 1, 8, 8)], 1))
+
+    def forward(self, x):
+        return self.decoded(x)
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self.decoded(2 * batch - 1), 2 * batch - 1)
+
+
+class WithoutLayers(Plain):
+    def __init__(self):
+        super().__init__(RGB)
+        self.weight = nn.Parameter(torch.eye(192) + 0.05 * torch.randn(192, 192))
+
+    def forward(self, x):
+        return functional.linear(x.flatten(1), self.weight).view_as(x)
+
+    def training_step(self, batch, batch_idx):
+        x = 2 * batch - 1
+        return functional.mse_loss(functional.linear(x.flatten(1), self.weight).view_as(x), x)
+
+
 class NormalizesOneOfMany(Plain):
     def on_after_batch_transfer(self, batch, dataloader_idx):
         return {name: part - 0.5 for name, part in batch.items()} if isinstance(batch, dict) else batch - 0.5
@@ -238,6 +266,7 @@ REFUSED = {
         ["training_step", "reconstruct="],
     ),
     "logits of the images": (prepares(lambda x: torch.logit(x, 0.05)), ["training_step", "reconstruct="]),
+    "coordinates beside the images": (lambda: run_of(BesideCoordinates()), ["training_step", "reconstruct="]),
     "hook of several loaders": (hook_of_several_loaders, ["members", "[-0.5"]),
     "a callback that normalizes": (lambda: run_of(Plain(RGB), callbacks=[NormalizesInACallback()]), ["members"]),
     "members in another range": (members_in_another_range(lambda images: images - 0.5), ["members"]),
@@ -259,6 +288,7 @@ SILENT = [
     "hook of several loaders",
     "members in another range",
     "members of less contrast",
+    "coordinates beside the images",
 ]
 
 
@@ -344,3 +374,9 @@ def test_training_on_images_of_another_size_is_said(name):
     except ValueError as error:
         said = {str(error)}
     assert any("(3, 8, 8)" in text and "(3, 4, 4)" in text for text in said)
+
+
+@FAULT
+def test_what_cannot_be_compared_is_said():
+    _, _, said, _ = train(lambda: run_of(WithoutLayers()), lambda run: audit_callback(**run.lines))
+    assert any("training_step" in text for text in said)
