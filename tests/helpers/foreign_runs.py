@@ -141,28 +141,32 @@ def check(build):
     """Assert that the audit got images and model right, said what it must and nothing else, and disturbed nothing."""
     _, expected, usual, _ = train(build)
     run, found, said, callback = train(build, lambda run: audit_callback(**(SETTINGS | run.lines)))
-    assert differences(expected, found) == []
+    disturbed = differences(expected, found)
+    assert disturbed == [], f"not the same with and without audits: {disturbed}"
     assert callback._history.num_audits >= 3
     check_warnings(run, said - usual)
     check_images(run, callback.last_report)
     check_own_output(run, callback.last_report)
     if run.names is not None:
         names = {row["image"]: row["name"] for row in saved_rows("members")}
-        assert [names[index] for index in sorted(names)] == list(run.names)
+        listed = [names[index] for index in sorted(names)]
+        assert listed == list(run.names), f"images.jsonl calls them {listed}"
     return run, callback
 
 
 def check_warnings(run, said):
     """Each that is expected was given, and no other."""
-    assert [part for part in run.warnings if not any(part in text for text in said)] == []
-    assert [text for text in said if not any(part in text for part in run.warnings)] == []
+    missing = [part for part in run.warnings if not any(part in text for text in said)]
+    assert missing == [], f"not said: {missing}"
+    needless = [text for text in said if not any(part in text for part in run.warnings)]
+    assert needless == [], f"said needlessly: {needless}"
 
 
 def check_images(run, report):
     """The audited images are the raw ones."""
     for group, raw in (("members", run.members), ("controls", run.controls)):
         if raw is None:
-            assert f"{group}/truth" not in report.recoveries
+            assert f"{group}/truth" not in report.recoveries, f"{group}/truth was audited"
             continue
         truth = torch.from_numpy(report.recoveries[f"{group}/truth"])
         assert truth.shape == raw.shape, f"{group}: {tuple(truth.shape)}, not {tuple(raw.shape)}"
