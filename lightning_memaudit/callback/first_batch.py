@@ -4,7 +4,7 @@ The audit sees what the batch holds; what ``training_step`` does with it, such a
 see. But the layers can: the same images must reach them with the same values.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -48,17 +48,17 @@ class InputWatch:
 
     Args:
         module: The model.
-        size: Values of an image; only inputs with as many are kept.
+        shape: (C, H, W) of an image; only inputs that may hold one are kept.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
-    >>> with InputWatch(model, size=4) as watch:
+    >>> with InputWatch(model, (1, 2, 2)) as watch:
     ...     _ = model(torch.ones(2, 1, 2, 2))
     >>> {name: seen.shape for name, seen in watch.arrivals.items()}
     {'': (1, 2, 2), '0': (1, 2, 2), '1': (4,)}
     """
 
-    def __init__(self, module: nn.Module, size: int) -> None:
-        self.module, self.size = module, size
+    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
+        self.module, self.shape, self.size = module, tuple(shape), torch.Size(shape).numel()
         self.arrivals: dict[str, Arrival] = {}
         self._handles: list[Any] = []
 
@@ -67,6 +67,11 @@ class InputWatch:
             hook = _Note(self, name)
             self._handles.append(submodule.register_forward_pre_hook(hook, with_kwargs=True))
         return self
+
+    def size_beside(self, shape: tuple[int, ...]) -> int:
+        """Values of an image within an input (channels, H, W) that has more channels; 0 for other inputs."""
+        beside = len(shape) == 3 and shape[1:] == self.shape[1:] and shape[0] > self.shape[0]
+        return self.size if beside else 0
 
     def __exit__(self, *exception: object) -> None:
         for handle in self._handles:
@@ -84,16 +89,26 @@ class _Note:
         for argument in (*arguments, *named.values()):
             if isinstance(argument, Tensor) and argument.ndim:
                 shape = tuple(argument.shape[1:])
-                kept = (
-                    argument.detach().clone() if torch.Size(shape).numel() == self.watch.size else None
-                )  # the model may work in place
-                self.watch.arrivals[self.name] = Arrival(shape, kept)
+                # As many values as an image, or the image beside channels of another kind; a copy: the model may work
+                # in place.
+                whole = self.watch.size in (torch.Size(shape).numel(), self.watch.size_beside(shape))
+                self.watch.arrivals[self.name] = Arrival(shape, argument.detach().clone() if whole else None)
                 return
 
 
 def like_images(images: Tensor, seen: Tensor) -> Tensor | None:
-    """What a layer got, in the layout of images (B, C, H, W); None where it is another one."""
-    if len(seen) != len(images) or seen.numel() != images.numel() or not seen.is_floating_point():
+    """What a layer got, in the layout of images (B, C, H, W); None where it is another one.
+
+    Where it got them beside other channels: those that are an affine map of the images, else the first ones.
+    """
+    if len(seen) < len(images) or not seen.is_floating_point():
+        return None
+    seen = seen[: len(images)]  # those of other dataloaders may follow
+    if seen.ndim == 4 and seen.shape[2:] == images.shape[2:] and seen.shape[1] > images.shape[1]:
+        count = images.shape[1]
+        parts = [seen[:, begin : begin + count] for begin in range(seen.shape[1] - count + 1)]
+        return next((part for part in parts if fit_exact(images.to(seen.device), part) is not None), parts[0])
+    if seen.numel() != images.numel():
         return None
     if seen.ndim == 4 and seen.shape != images.shape:
         moved = seen.movedim(-1, 1)
@@ -124,7 +139,8 @@ class FirstBatch:
     >>> from lightning_memaudit.callback.seen import Normalization
     >>> model, images = nn.Linear(4, 4), torch.rand(8, 1, 2, 2)
     >>> read = read_group(Source("members", images, list(range(8))), None, Normalization(), lambda batch: batch)
-    >>> first = FirstBatch(model, Inspection([read]), {"": ((4,), Affine())}, Affine())
+    >>> found = Inspection([read], {"members": image_hashes(read.group)})
+    >>> first = FirstBatch(model, found, {"": ((4,), Affine())}, Affine())
     >>> first.begin(images)
     >>> _ = model(2 * images.flatten(1) - 1)  # training_step normalizes by itself
     >>> first.end()
@@ -144,7 +160,7 @@ result>
         self.module, self.found = module, found
         self.format, self.path = found.reads[0].format, found.reads[0].source.path
         self.in_audit, self.model_input = in_audit, model_input
-        self._watch = InputWatch(module, torch.Size(self.format.shape).numel())
+        self._watch = InputWatch(module, self.format.shape)
         self._images: Tensor | None = None
 
     def begin(self, batch: Any) -> None:
@@ -177,7 +193,9 @@ result>
         """The batch must hold images that are known to be trained on, or look like them."""
         members = self.found.reads[0].group.images[slice(0, MOST_COMPARED)]
         digests = image_hashes(Group.whole("members", images.clamp(0, 1)))
-        if self.found.trained.intersection(digests):
+        read, compared = self.found.reads[0], self.found.compared
+        known = set(self.found.hashes["members"]) if read.source.given else self.found.trained
+        if known.intersection(digests):
             return
         other = same_but_for_range(images, members)
         if other is None:
@@ -192,9 +210,10 @@ result>
                 f"{float(members.mean()):.3g} and {float(members.std()):.3g}): pass mean and std for what the run does "
                 "to them, or members=<a data set> that is read as the training reads its own"
             )
-        compared, read = self.found.compared, self.found.reads[0]
-        complete = compared is not None and compared.note is None and not read.random
-        if complete and other is None:
+        complete = compared is not None and compared.note is None
+        if read.source.given:
+            complete = read.num_available == len(known)
+        if complete and other is None and not read.random:
             rank_zero_warn(
                 "members: none of the images of the training's first batch is one that the audit has read from its "
                 "dataloader: something changes them on the way, as augmentation in a hook does; the audit measures "
@@ -236,6 +255,7 @@ result>
             return
         common = [name for name in self.in_audit if name in self._watch.arrivals]
         if not common:
+            self._say_nothing_was_compared()
             return
         in_audit, in_training = self.in_audit[common[0]][0], self._watch.arrivals[common[0]].shape
         if in_audit != in_training and torch.Size(in_audit).numel() != torch.Size(in_training).numel():
@@ -255,6 +275,13 @@ result>
             if expected is not None and seen is not None:
                 self._compare(images.to(seen.device), seen, expected)
                 return
+        self._say_nothing_was_compared()
+
+    def _say_nothing_was_compared(self) -> None:
+        rank_zero_warn(
+            "members: what training_step gives the model could not be compared with what the audit gives it, for no "
+            f"layer gets the images in both: where training_step prepares them, {_MEND}"
+        )
 
     def _compare(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
         found = fit_exact(images, seen) or fit_nearly(images, seen, expected)
@@ -344,6 +371,6 @@ def watch_audit(
     module: nn.Module, autoencoder: Call, images: Tensor
 ) -> dict[str, tuple[tuple[int, ...], Affine | None]]:
     """See :func:`maps_to_layers`, when the audit calls the model."""
-    with InputWatch(module, images[0].numel()) as watch, torch.no_grad():
+    with InputWatch(module, images.shape[1:]) as watch, torch.no_grad():
         autoencoder(images)
     return maps_to_layers(watch, images)

@@ -31,7 +31,6 @@ from lightning_memaudit.callback.run_inspection import (
     weights_sha256,
 )
 from lightning_memaudit.callback.seen import Normalization, Seen
-from lightning_memaudit.callback.state.shared_memory import preserved_shared_memory
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.groups import Group
@@ -181,9 +180,7 @@ class Session:
         loaders = loaders or RunLoaders.of_trainer(self.trainer)
         self._loaders, self._newest_loader = loaders, next(iter(loaders.train), None)
         seed = self.what.seed
-        given = (self.which.members, self.which.controls)
-        with preserved_shared_memory(*given, *loaders.train, loaders.validation):
-            found = read_images(self.trainer, self.pl_module, self.which, self.how, seed, loaders, self.processes)
+        found = read_images(self.trainer, self.pl_module, self.which, self.how, seed, loaders, self.processes)
         self._found = found
         return found.hashes
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from foreign_parts import Pictures, Plain, first, pictures, plainly
-from foreign_runs import FAULT, ForeignRun, check
+from foreign_runs import ForeignRun, check
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -228,7 +228,7 @@ RUNS = [
     streams,
     batches_of_a_web_dataset,
     batches_of_a_web_dataset_by_their_keys,
-    pytest.param(a_data_set_of_batches, marks=FAULT),
+    a_data_set_of_batches,
     endless_streams,
 ]
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -105,15 +106,13 @@ def read_group(
     reads = reader.blocks([*blocks, *again]) if chosen else reader.first(wanted or 0)
 
     taken = _Taken(source, normalization, transfer, image_shape, device, conditional, len(chosen) or wanted or 0)
-    try:
+    with closing(reads):  # or the reading process would be ended by the garbage collector, at any moment
         for read in islice(reads, len(blocks) or None):
             taken.take(read)
             if len(taken.images) >= taken.count:
                 break
         taken.finish()
         second = [taken.convert(read) for read in reads] if again else []
-    finally:
-        reads.close()
     is_random = any(_differs(one, taken.images[0 : len(one)]) for one in second)
     indices = [chosen[place] for place in taken.places] if chosen else list(range(len(taken.images)))
     names = _names(source, indices, taken.names)
@@ -183,8 +182,9 @@ class _Taken:
             images = images[: self.count - len(self.images)]
             self._check_values(images)
             self.images.add(images)
-            self.places += [self.num_items + item.place for item in read.items]
-            self.num_items += read.size
+            places = [item.place for item in read.items] or list(range(len(images)))
+            self.places += [self.num_items + place for place in places]
+            self.num_items += read.size or len(images)
             self.names += [item.name for item in read.items] or names_in_batch(read.batch, len(images))
             if self.conditional:
                 conditions = self._conditions(batch)

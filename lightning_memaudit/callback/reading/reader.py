@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate, get_worker_info
 
 from lightning_memaudit.callback.reading.image_names import name_in
 from lightning_memaudit.callback.reading.items import find_in_item
 from lightning_memaudit.callback.reading.loaders import draw_epochs
+from lightning_memaudit.callback.state.shared_memory import make_private
 
 WORKER_TIMEOUT = 120.0
 """Seconds without an answer after which a reading process is given up, and the reading done in this one."""
@@ -252,7 +253,7 @@ class Reader:
             "num_workers": num_workers,
             # Seeds the reading process; without it a number would be drawn from the global generator.
             "generator": torch.Generator().manual_seed(self.seed),
-            "worker_init_fn": getattr(loader, "worker_init_fn", None),
+            "worker_init_fn": _BeginReading(getattr(loader, "worker_init_fn", None)),
         }
         if num_workers:
             settings["timeout"] = getattr(loader, "timeout", 0) or WORKER_TIMEOUT
@@ -275,6 +276,20 @@ def _collated(collate: Callable[[Any], Any], batch: Any) -> ReadBatch:
     return ReadBatch(collate(batch))
 
 
+class _BeginReading:
+    """Prepares a reading process: memory that it shares becomes its own, then comes what the run's own workers do."""
+
+    def __init__(self, own: Callable[[int], None] | None) -> None:
+        self.own = own
+
+    def __call__(self, worker: int) -> None:
+        information = get_worker_info()
+        assert information is not None
+        make_private(information.dataset)
+        if self.own is not None:
+            self.own(worker)
+
+
 class _Epochs(IterableDataset[Any]):
     """Draws epochs of a sampler where it is iterated: in a worker process."""
 
@@ -282,6 +297,8 @@ class _Epochs(IterableDataset[Any]):
         self.sampler, self.most = sampler, most
 
     def __iter__(self) -> Iterator[list[list[int]]]:
+        if get_worker_info() is not None:
+            make_private(self.sampler)
         yield draw_epochs(self.sampler, self.most)
 
 

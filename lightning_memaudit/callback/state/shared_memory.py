@@ -1,46 +1,30 @@
-"""What other processes share with this one: a reading process would write to it as well."""
+"""What processes share: a reading process would write to the memory of the run, unless it takes copies."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.sharedctypes import SynchronizedBase
 from typing import Any
 
-import torch
 from torch import Tensor
 
-DEEPEST, MOST_VISITED, MOST_BYTES = 6, 10_000, 2**26
+DEEPEST, MOST_VISITED = 6, 10_000
 
 
-@contextmanager
-def preserved_shared_memory(*owners: object) -> Iterator[None]:
-    """Put back shared tensors and values of ``multiprocessing`` that the attributes of data sets lead to.
+def make_private(*owners: object) -> None:
+    """Replace shared tensors and values of ``multiprocessing``, to which the owners lead, by copies of their own.
+
+    To be called in a process that must leave no trace in the others.
 
     Args:
         owners: Data sets, samplers, functions that collate.
 
+    >>> import torch
     >>> from types import SimpleNamespace
     >>> counter = SimpleNamespace(reads=torch.zeros(()).share_memory_())
-    >>> with preserved_shared_memory(counter):
-    ...     _ = counter.reads.add_(1)
-    >>> counter.reads
-    tensor(0.)
+    >>> make_private(counter)
+    >>> counter.reads.is_shared()
+    False
     """
-    shared = _shared(owners)
-    tensors = [(one, one.clone()) for one in shared if isinstance(one, Tensor)]
-    values = [(one, bytes(memoryview(one).cast("B"))) for one in shared if not isinstance(one, Tensor)]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, before in tensors:
-                tensor.copy_(before)
-        for value, content in values:
-            memoryview(value).cast("B")[:] = content
-
-
-def _shared(owners: tuple[object, ...]) -> list[Any]:
-    """Shared tensors and ctypes, each once; images in shared memory, which are large, are left out."""
-    found: list[Any] = []
     seen: set[int] = set()
     waiting: list[tuple[Any, int]] = [(owner, 0) for owner in owners]
     while waiting and len(seen) < MOST_VISITED:
@@ -49,15 +33,12 @@ def _shared(owners: tuple[object, ...]) -> list[Any]:
             continue
         seen.add(id(value))
         if isinstance(value, Tensor):
-            shared = value.device.type == "cpu" and value.is_shared()  # type: ignore[no-untyped-call]
-            if shared and value.nbytes <= MOST_BYTES:
-                found.append(value)
+            if value.device.type == "cpu" and value.is_shared():  # type: ignore[no-untyped-call]
+                value.data = value.detach().clone()
         elif isinstance(value, SynchronizedBase):
-            found.append(value.get_obj())
-        elif type(value).__module__ == "multiprocessing.sharedctypes" or hasattr(value, "_b_base_"):
-            with suppress(TypeError):
-                memoryview(value)
-                found.append(value)
+            shared: Any = value
+            with suppress(AttributeError, TypeError):
+                shared._obj = type(shared._obj).from_buffer_copy(shared._obj)
         elif isinstance(value, Mapping):
             waiting += [(part, depth + 1) for part in value.values()]
         elif isinstance(value, list | tuple):
@@ -68,4 +49,3 @@ def _shared(owners: tuple[object, ...]) -> list[Any]:
             for cell in getattr(value, "__closure__", None) or ():
                 with suppress(ValueError):
                     waiting.append((cell.cell_contents, depth + 1))
-    return found
