@@ -199,7 +199,8 @@ class Session:
         spread = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
         if self.trainer.state.fn != TrainerFn.FITTING or spread or not can_be_watched(self.pl_module):
             return
-        self._seconds = expected_seconds(self._found.groups, self.what, autoencoder) / self.processes.num_shares
+        seconds = expected_seconds(self._found.groups, self.what, autoencoder)
+        self._seconds = None if seconds is None else seconds / self.processes.num_shares
         block = next(few_images(read.group).blocks(autoencoder, 2))
         in_audit = watch_audit(self.pl_module, block.autoencoder, block.images)
         if strategy.model is not self.pl_module:
@@ -247,15 +248,18 @@ class Session:
         if self._first_batch is not None:
             self._first_batch.begin(batch)
 
-    def end_step(self) -> None:
+    def end_step(self, stepped: bool) -> None:
         """Compare what reached the model in the first step with what the audit gives it.
+
+        Args:
+            stepped: Whether a loss came of the batch.
 
         Raises:
             ValueError: That is something else.
         """
         first, self._first_batch = self._first_batch, None
-        if first is not None:
-            first.end()
+        if first is not None and not first.end(stepped):
+            self._first_batch = first
 
     def look_at_loaders(self) -> None:
         """Say so, once, when the train dataloader was reloaded with other images."""
