@@ -94,6 +94,7 @@ class Session:
     _loaders: RunLoaders = field(default_factory=RunLoaders)
     _first_batch: FirstBatch | None = None
     _told_of_reload: bool = False
+    _to_watch: bool = False
     _newest_loader: Any = None
     _audited_weights: str | None = None
     _seconds: float | None = None  # that the next audit may take
@@ -194,19 +195,21 @@ class Session:
 
     def _check_model(self, autoencoder: Any) -> None:
         check_model(self._found, self.what, autoencoder)
-        self._first_batch = None
-        read, strategy = self._found.reads[0], self.trainer.strategy
-        spread = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
-        if self.trainer.state.fn != TrainerFn.FITTING or spread or not can_be_watched(self.pl_module):
-            return
         seconds = expected_seconds(self._found.groups, self.what, autoencoder)
         self._seconds = None if seconds is None else seconds / self.processes.num_shares
-        block = next(few_images(read.group).blocks(autoencoder, 2))
-        in_audit = watch_audit(self.pl_module, block.autoencoder, block.images)
-        if strategy.model is not self.pl_module:
+        spread = isinstance(self.trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self._to_watch = fitting and not spread and can_be_watched(self.pl_module)
+
+    def _watch(self) -> FirstBatch:
+        """Learn what reaches the layers in an audit, only now: modules may set themselves up when the training starts."""
+        with self._autoencoder() as (autoencoder, _):
+            block = next(few_images(self._found.reads[0].group).blocks(autoencoder, 2))
+            in_audit = watch_audit(self.pl_module, block.autoencoder, block.images)
+        if self.trainer.strategy.model is not self.pl_module:
             in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
         model_input = Affine.of_normalization(self._seen.normalization if self._seen else Normalization())
-        self._first_batch = FirstBatch(self.pl_module, self._found, in_audit, model_input)
+        return FirstBatch(self.pl_module, self._found, in_audit, model_input)
 
     def _describe(self) -> dict[str, Any]:
         """The content of ``run.json``."""
@@ -245,6 +248,8 @@ class Session:
         Raises:
             ValueError: It holds other images, or the same in another range, than are audited.
         """
+        if self._to_watch:
+            self._to_watch, self._first_batch = False, self._watch()
         if self._first_batch is not None:
             self._first_batch.begin(batch)
 
