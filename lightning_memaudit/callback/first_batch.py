@@ -4,11 +4,13 @@ The audit sees what the batch holds; what ``training_step`` does with it, such a
 see. But the layers can: the same images must reach them with the same values.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -17,6 +19,7 @@ from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact, fit_nearly
 from lightning_memaudit.callback.reading.batch_images import BatchFormat
 from lightning_memaudit.callback.reading.items import tensors_in
+from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
 
@@ -288,13 +291,19 @@ def can_be_watched(module: nn.Module) -> bool:
     return not compiled and getattr(module, "_compiler_ctx", None) is None
 
 
-Call = Callable[[Tensor], Any]
+def first_batch(
+    trainer: Trainer, pl_module: LightningModule, found: Inspection, autoencoder: Any, seen: Seen | None
+) -> FirstBatch:
+    """Learn what reaches the layers in an audit, to compare it with the first step.
 
-
-def watch_audit(
-    module: nn.Module, autoencoder: Call, images: Tensor
-) -> dict[str, tuple[tuple[int, ...], Affine | None]]:
-    """See :func:`maps_to_layers`, when the audit calls the model."""
-    with InputWatch(module, images.shape[1:]) as watch, torch.no_grad():
-        autoencoder(images)
-    return maps_to_layers(watch, images)
+    Only when the training has started: modules may set themselves up in ``on_train_start``.
+    """
+    group = found.reads[0].group.first(2)
+    block = next(replace(group, images=group.images[slice(0, 2)].clamp(0, 1)).blocks(autoencoder, 2))
+    with InputWatch(pl_module, block.images.shape[1:]) as watch, torch.no_grad():
+        block.autoencoder(block.images)
+    in_audit = maps_to_layers(watch, block.images)
+    if trainer.strategy.model is not pl_module:
+        in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
+    model_input = Affine.of_normalization(Normalization() if seen is None else seen.normalization)
+    return FirstBatch(pl_module, found, in_audit, model_input)

@@ -13,14 +13,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
-from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, watch_audit
+from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, first_batch
 from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
 from lightning_memaudit.callback.isolation import is_initialized, undisturbed
 from lightning_memaudit.callback.model import ModelCall
-from lightning_memaudit.callback.model_checks import check_model, expected_seconds, few_images, what_the_model_sees
+from lightning_memaudit.callback.model_checks import check_model, expected_seconds, what_the_model_sees
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import AuditProgress
-from lightning_memaudit.callback.reading.affine import Affine
 from lightning_memaudit.callback.reading.loaders import RunLoaders
 from lightning_memaudit.callback.reading.stored_images import part_of
 from lightning_memaudit.callback.run_inspection import (
@@ -30,7 +29,7 @@ from lightning_memaudit.callback.run_inspection import (
     describe_run,
     weights_sha256,
 )
-from lightning_memaudit.callback.seen import Normalization, Seen
+from lightning_memaudit.callback.seen import Seen
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.groups import Group
@@ -201,16 +200,6 @@ class Session:
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         self._to_watch = fitting and not spread and can_be_watched(self.pl_module)
 
-    def _watch(self) -> FirstBatch:
-        """Learn what reaches the layers in an audit, only now: modules may set themselves up when the training starts."""
-        with self._autoencoder() as (autoencoder, _):
-            block = next(few_images(self._found.reads[0].group).blocks(autoencoder, 2))
-            in_audit = watch_audit(self.pl_module, block.autoencoder, block.images)
-        if self.trainer.strategy.model is not self.pl_module:
-            in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
-        model_input = Affine.of_normalization(self._seen.normalization if self._seen else Normalization())
-        return FirstBatch(self.pl_module, self._found, in_audit, model_input)
-
     def _describe(self) -> dict[str, Any]:
         """The content of ``run.json``."""
         found = self._found
@@ -249,7 +238,9 @@ class Session:
             ValueError: It holds other images, or the same in another range, than are audited.
         """
         if self._to_watch:
-            self._to_watch, self._first_batch = False, self._watch()
+            self._to_watch = False
+            with self._autoencoder() as (autoencoder, _):
+                self._first_batch = first_batch(self.trainer, self.pl_module, self._found, autoencoder, self._seen)
         if self._first_batch is not None:
             self._first_batch.begin(batch)
 

@@ -60,7 +60,7 @@ class Plan:
         names = [pattern.name for pattern in self.patterns]
         if len(set(names)) < len(names):
             raise ValueError(f"patterns={names}: name each only once")
-        if isinstance(self.threshold_db, str) or not 0 < self.threshold_db < float("inf"):
+        if not isinstance(self.threshold_db, int | float) or not 0 < self.threshold_db < float("inf"):
             raise ValueError(f"threshold_db={self.threshold_db}: must be a positive number of decibels, such as 30")
         seed: object = self.seed
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**63:
