@@ -22,6 +22,7 @@ CLOSER = 10.0
 """So many times the mean squared error must shrink for another reading of the outputs to be what was meant."""
 
 NOT_DETERMINISTIC, OUTPUT_RANGE, OUTPUT_LOGITS = "not_deterministic", "output_range", "output_logits"
+NOT_FINITE = "not_finite"
 
 _VALUES_AT_ONCE = 2**20
 
@@ -31,6 +32,12 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "no iteration can settle on an image.",
         "Audit what does not draw random numbers: in a run, reconstruct=<a function (module, images)> that decodes the "
         "mean instead of a sample, with no masks or noise.",
+    ),
+    NOT_FINITE: (
+        "the outputs are NaN or infinite",
+        "nothing can be recovered with such weights.",
+        "Audit weights from before the training diverged: a lower learning rate, a higher precision or clipped "
+        "gradients keep it from doing so.",
     ),
     OUTPUT_RANGE: (
         "the outputs are not in the range of the images",
@@ -85,6 +92,7 @@ class OutputSums:
         low: Smallest output.
         high: Largest output.
         difference: Between two calls on the same images: root mean square, as a share of the outputs' range.
+        num_not_finite: Images whose output holds NaN or infinite values; they are left out of all else.
 
     >>> images = np.random.default_rng(0).random((6, 3, 8, 8))
     >>> halves = [OutputSums.of(images[rows] / 2, images[rows]) for rows in (slice(2), slice(2, 6))]
@@ -98,6 +106,7 @@ class OutputSums:
     low: float = float("inf")
     high: float = float("-inf")
     difference: float = 0.0
+    num_not_finite: int = 0
 
     @classmethod
     def of(cls, outputs: "NDArray[np.floating]", images: "NDArray[np.floating]") -> "OutputSums":
@@ -108,13 +117,14 @@ class OutputSums:
             return cls.join([cls.of(outputs[i : i + at_once], images[i : i + at_once]) for i in begins])
         finite = np.isfinite(outputs).all((1, 2, 3))
         f, x = (array[finite].astype(np.float64) for array in (outputs, images))
+        num_not_finite = int(len(finite) - finite.sum())
         if not f.size:
-            return cls()
+            return cls(num_not_finite=num_not_finite)
         with np.errstate(over="ignore"):  # far below zero: the sigmoid is 0
             sigmoid = 1 / (1 + np.exp(-f))
         terms = (f, x, f * f, x * x, f * x, (f - x) ** 2, (sigmoid - x) ** 2)
         sums = np.stack([term.sum((0, 2, 3)) for term in terms], 1)
-        return cls(f[:, 0].size, sums, float(f.min()), float(f.max()))
+        return cls(f[:, 0].size, sums, float(f.min()), float(f.max()), num_not_finite=num_not_finite)
 
     @staticmethod
     def join(parts: Sequence["OutputSums"]) -> "OutputSums":
@@ -126,6 +136,7 @@ class OutputSums:
             min((part.low for part in parts), default=float("inf")),
             max((part.high for part in parts), default=float("-inf")),
             max((part.difference for part in parts), default=0.0),
+            sum(part.num_not_finite for part in parts),
         )
 
 
@@ -146,6 +157,8 @@ def doubts_about(outputs: OutputSums) -> list[Doubt]:
     Nor is anything said of outputs that just carry little of the images, as those of a network before its training.
     """
     doubts = []
+    if outputs.num_not_finite:
+        doubts.append(Doubt(NOT_FINITE, f"{outputs.num_not_finite} images come out as NaN or infinite values"))
     if outputs.difference > MAX_DIFFERENCE:
         doubts.append(
             Doubt(

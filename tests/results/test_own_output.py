@@ -180,3 +180,12 @@ def test_calls_that_differ_by_rounding_are_the_same(precision):
         assert doubts_about(OutputSums(difference=difference_of_calls(scale * images, scale * moved))) == []
     assert difference_of_calls(images * np.nan, images) == 0
     assert difference_of_calls(images[:0], images[:0]) == 0
+
+
+def test_outputs_that_are_not_finite_are_a_doubt_of_their_own():
+    images = np.random.default_rng(0).random((4, 1, 8, 8))
+    outputs = images.copy()
+    outputs[[1, 3], 0, 2, 2] = np.nan, np.inf
+    halves = OutputSums.join([OutputSums.of(outputs[rows], images[rows]) for rows in (slice(2), slice(2, 4))])
+    assert [doubt.code for doubt in doubts_about(halves)] == ["not_finite"]
+    assert doubts_about(OutputSums.of(images, images)) == []
