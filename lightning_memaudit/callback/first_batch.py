@@ -298,8 +298,8 @@ def first_batch(
 
     Only when the training has started: modules may set themselves up in ``on_train_start``.
     """
-    group = found.reads[0].group.first(2)
-    block = next(replace(group, images=group.images[slice(0, 2)].clamp(0, 1)).blocks(autoencoder, 2))
+    group = found.reads[0].group.first(1)  # one image always fits the memory
+    block = next(replace(group, images=group.images[slice(0, 1)].clamp(0, 1)).blocks(autoencoder, 1))
     with InputWatch(pl_module, block.images.shape[1:]) as watch, torch.no_grad():
         block.autoencoder(block.images)
     in_audit = maps_to_layers(watch, block.images)

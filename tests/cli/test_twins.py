@@ -80,7 +80,7 @@ DDP = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.workers=1"]
 @pytest.mark.parametrize(
     ("more", "installed"),
     [
-        (["--data.workers=1"], True),
+        pytest.param(["--data.workers=1"], True, marks=pytest.mark.slow),
         pytest.param(["--data.workers=1"], False, marks=pytest.mark.slow),
         pytest.param(DDP, True, marks=pytest.mark.slow),
         pytest.param(DDP, False, marks=pytest.mark.slow),

@@ -58,7 +58,7 @@ def test_the_training_goes_on_after_all_have_stopped(launch, undisturbed):
     assert_nothing_is_lost(folder, [0, 2])
 
 
-@pytest.mark.parametrize("fault", ["fails", "runs out of memory"])
+@pytest.mark.parametrize("fault", [pytest.param("fails", marks=pytest.mark.slow), "runs out of memory"])
 def test_a_model_that_fails_in_all_processes_is_an_error_like_any_other(launch, undisturbed, fault):
     folder, outcomes = launch("run", 2, kind="fsdp2", script=(fault, "within", [0, 1]))
     assert_all_ended(outcomes, [0, 0])
@@ -89,7 +89,10 @@ def test_a_model_that_fails_in_one_process_ends_all_with_the_cause(launch, fault
     assert_nothing_is_lost(folder)
 
 
-@pytest.mark.parametrize("when", ["is asked to end", "is asked to end when it has done its part"])
+LATE = pytest.param("is asked to end when it has done its part", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("when", ["is asked to end", LATE])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_sigterm_to_one_process_ends_the_audit_in_all(launch, kind, when):
     folder, outcomes = launch("run", 2, kind=kind, script=(when, "method", [1]))
@@ -100,7 +103,7 @@ def test_sigterm_to_one_process_ends_the_audit_in_all(launch, kind, when):
     assert_nothing_is_lost(folder)
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_is_noticed_within_a_call(launch, killed):
     folder, outcomes = launch("run", 2, kind="fsdp2", script=("is killed", "within", [killed]))
     assert_all_ended(outcomes, [-signal.SIGKILL if rank == killed else 1 for rank in range(2)])
