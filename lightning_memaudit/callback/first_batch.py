@@ -4,6 +4,7 @@ The audit sees what the batch holds; what ``training_step`` does with it, such a
 see. But the layers can: the same images must reach them with the same values.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -298,9 +299,10 @@ def first_batch(
 
     Only when the training has started: modules may set themselves up in ``on_train_start``.
     """
-    group = found.reads[0].group.first(1)  # one image always fits the memory
-    block = next(replace(group, images=group.images[slice(0, 1)].clamp(0, 1)).blocks(autoencoder, 1))
-    with InputWatch(pl_module, block.images.shape[1:]) as watch, torch.no_grad():
+    group = found.reads[0].group.first(2)
+    block = next(replace(group, images=group.images[slice(0, 2)].clamp(0, 1)).blocks(autoencoder, 2))
+    with InputWatch(pl_module, block.images.shape[1:]) as watch, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say of the call was said when the model was checked
         block.autoencoder(block.images)
     in_audit = maps_to_layers(watch, block.images)
     if trainer.strategy.model is not pl_module:
