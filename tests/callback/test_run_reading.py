@@ -248,17 +248,24 @@ def test_labels_go_to_a_model_that_asks_for_the_batch():
     assert measured == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_collate_fn_that_sorts_its_items_keeps_names_and_images_together():
+@pytest.mark.parametrize("image_key", [None, "image"])
+def test_a_collate_fn_that_sorts_its_items_keeps_names_and_images_together(image_key):
+    """Found in the batch, which is in another order than the items, or in the items themselves."""
+
     class Named(Items):
+        names = tuple(f"{index}.png" for index in range(8))
+
         def __getitem__(self, index):
-            return {"image": super().__getitem__(index), "path": f"{index}.png"}
+            image = super().__getitem__(index)
+            return image if image_key is None else {image_key: image}
 
     def sorted_by_brightness(items):
-        return torch.stack(sorted((item["image"] for item in items), key=lambda image: float(image.mean())))
+        found = [item if image_key is None else item[image_key] for item in items]
+        return torch.stack(sorted(found, key=lambda image: float(image.mean())))
 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*random augmentation.*")
-        callback = audit_callback(image_key="image", controls=Items(images(3, seed=1)))
+        callback = audit_callback(image_key=image_key, controls=Items(images(3, seed=1)))
         fit(callback, Module(), DataLoader(Named(images(8)), 4, collate_fn=sorted_by_brightness))
     assert torch.equal(saved_truth(), images(8))
     names = {row["image"]: row["name"] for row in callback.last_report.images if row["group"] == "members"}
