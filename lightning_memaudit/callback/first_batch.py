@@ -7,7 +7,6 @@ see. But the layers can: the same images must reach them with the same values.
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_memaudit.callback.input_watch import InputWatch, like_images, maps_to_layers
 from lightning_memaudit.callback.inspection import Inspection
+from lightning_memaudit.callback.model_checks import few_images
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact, fit_nearly
 from lightning_memaudit.callback.reading.batch_images import BatchFormat
 from lightning_memaudit.callback.reading.items import tensors_in
@@ -299,8 +299,7 @@ def first_batch(
 
     Only when the training has started: modules may set themselves up in ``on_train_start``.
     """
-    group = found.reads[0].group.first(2)
-    block = next(replace(group, images=group.images[slice(0, 2)].clamp(0, 1)).blocks(autoencoder, 2))
+    block = next(few_images(found.reads[0].group).blocks(autoencoder, 2))
     with InputWatch(pl_module, block.images.shape[1:]) as watch, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what there is to say of the call was said when the model was checked
         block.autoencoder(block.images)

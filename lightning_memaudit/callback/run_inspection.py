@@ -138,9 +138,14 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
     }
 
 
+def has_spread_weights(trainer: Trainer) -> bool:
+    """Whether processes hold parts of one copy of the weights, so that all of them must call the model together."""
+    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+
+
 def weights_sha256(trainer: Trainer, pl_module: LightningModule) -> str | None:
     """Hash of the weights as a checkpoint would hold them; None where they are spread over processes."""
-    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+    if has_spread_weights(trainer) or isinstance(trainer.strategy, DeepSpeedStrategy):
         return None
     return tensors_sha256(pl_module.state_dict())
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -27,6 +26,7 @@ from lightning_memaudit.callback.run_inspection import (
     describe_near_duplicates,
     describe_plan,
     describe_run,
+    has_spread_weights,
     weights_sha256,
 )
 from lightning_memaudit.callback.seen import Seen
@@ -157,7 +157,10 @@ class Session:
         with undisturbed(self.pl_module, *self._owners()):
             everywhere = self.processes.share(partial(self._read, loaders))
         check_same_everywhere(self._found, everywhere, self.processes)
-        self._found.problems.raise_all() if not is_initialized(self.pl_module) else self._check_with_model()
+        if is_initialized(self.pl_module):
+            self._check_with_model()
+        else:
+            self._found.problems.raise_all()
         self._description = self._describe() | {"run_id": run_id}
         if begins:
             self.processes.share(partial(self._write_run, num_audits, run_id))
@@ -177,28 +180,26 @@ class Session:
         return [getattr(self.trainer, "datamodule", None), self.how.reconstruct]
 
     def _read(self, loaders: RunLoaders | None) -> dict[str, list[str]]:
-        loaders = loaders or RunLoaders.of_trainer(self.trainer)
-        self._loaders, self._newest_loader = loaders, next(iter(loaders.train), None)
-        seed = self.what.seed
-        found = read_images(self.trainer, self.pl_module, self.which, self.how, seed, loaders, self.processes)
-        self._found = found
-        return found.hashes
+        self._loaders = loaders or RunLoaders.of_trainer(self.trainer)
+        self._newest_loader = next(iter(self._loaders.train), None)
+        self._found = read_images(
+            self.trainer, self.pl_module, self.which, self.how, self.what.seed, self._loaders, self.processes
+        )
+        return self._found.hashes
 
     def _decide_seen(self) -> Seen:
-        spread = isinstance(self.trainer.strategy, FSDPStrategy | ModelParallelStrategy)
         with self._calling() as (call, _):
             conditional = self.how.takes_batch(self.pl_module)
             # A call that fails is no way to find out where the weights are spread over processes.
-            trial = None if spread else call
+            trial = None if has_spread_weights(self.trainer) else call
             return what_the_model_sees(self._found.reads[0], trial, self.how, conditional)
 
     def _check_model(self, autoencoder: Any) -> None:
         check_model(self._found, self.what, autoencoder)
         seconds = expected_seconds(self._found.groups, self.what, autoencoder)
         self._seconds = None if seconds is None else seconds / self.processes.num_shares
-        spread = isinstance(self.trainer.strategy, FSDPStrategy | ModelParallelStrategy)
         fitting = self.trainer.state.fn == TrainerFn.FITTING
-        self._to_watch = fitting and not spread and can_be_watched(self.pl_module)
+        self._to_watch = fitting and not has_spread_weights(self.trainer) and can_be_watched(self.pl_module)
 
     def _describe(self) -> dict[str, Any]:
         """The content of ``run.json``."""
@@ -326,7 +327,7 @@ class Session:
         """The model's call on what it sees."""
         processes, precision, strategy = self.processes, self.trainer.precision_plugin, self.trainer.strategy
         call = self.how.bind(self.pl_module)
-        if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
+        if has_spread_weights(self.trainer):
             call = self.how.bind(self.pl_module, strategy.model)
             # One for the whole run: it keeps the input of the check before the first step, with which a process that
             # has no images of its own takes part in the calls of the others.

@@ -14,16 +14,6 @@ from lightning_memaudit import audit
 FAST = {"patterns": ["random-0.5"], "methods": ["paper_blind", "autoencoder_iterations"]}
 
 
-@pytest.fixture
-def members():
-    return torch.rand(6, 1, 12, 12) * 0.8 + 0.1
-
-
-@pytest.fixture
-def controls():
-    return torch.rand(5, 1, 12, 12) * 0.8 + 0.1
-
-
 def numbers(report):
     return [{key: value for key, value in row.items() if key not in ("seconds", "time")} for row in report.rows]
 

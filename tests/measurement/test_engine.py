@@ -22,16 +22,6 @@ from lightning_memaudit.results.verdict import conclude
 FAST = ("paper_blind", "autoencoder_iterations")
 
 
-@pytest.fixture
-def members():
-    return torch.rand(6, 1, 12, 12) * 0.8 + 0.1
-
-
-@pytest.fixture
-def controls():
-    return torch.rand(5, 1, 12, 12) * 0.8 + 0.1
-
-
 def finished(image, score=0.0):
     """What a method that knows its answer returns."""
     count = len(image)

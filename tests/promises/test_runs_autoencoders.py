@@ -3,28 +3,12 @@
 import pytest
 import torch
 import torchmetrics
-from foreign_parts import RGB, Pictures, Plain, Trained, pictures, plainly
+from foreign_parts import RGB, Pictures, Plain, Trained, loaders, plainly
 from foreign_runs import ForeignRun, check
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 pytestmark = pytest.mark.usefixtures("without_report")
-
-
-def labelled(images):
-    return Pictures(list(zip(images, [index % 3 for index in range(len(images))], strict=True)))
-
-
-def loaders(wrap=labelled, shape=(1, 8, 8)):
-    """The loaders of a run, and the raw images behind them."""
-    members, controls = pictures(shape=shape), pictures(seed=1, shape=shape)
-    return {
-        "train": DataLoader(wrap(members), 3, shuffle=True),
-        "validation": DataLoader(wrap(controls), 3),
-        "members": members,
-        "controls": controls,
-    }
 
 
 def denoising():

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from foreign_parts import RGB, Pictures, Trained, pictures
+from foreign_parts import RGB, Pictures, Trained, loaders
 from foreign_runs import ForeignRun, check
 from torch import nn
 from torch.nn import functional
@@ -12,21 +12,6 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 pytestmark = pytest.mark.usefixtures("without_report")
-
-
-def labelled(images):
-    return Pictures(list(zip(images, [index % 3 for index in range(len(images))], strict=True)))
-
-
-def loaders(wrap=labelled, shape=(1, 8, 8)):
-    """The loaders of a run, and the raw images behind them."""
-    members, controls = pictures(shape=shape), pictures(seed=1, shape=shape)
-    return {
-        "train": DataLoader(wrap(members), 3, shuffle=True),
-        "validation": DataLoader(wrap(controls), 3),
-        "members": members,
-        "controls": controls,
-    }
 
 
 def lightning_tutorial_lit_autoencoder():

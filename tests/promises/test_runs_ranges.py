@@ -5,29 +5,14 @@ from dataclasses import dataclass
 import lightning
 import pytest
 import torch
-from foreign_parts import MEAN, RGB, STD, Pictures, Plain, first, in_bytes, normalized, pictures, plainly
+from foreign_parts import MEAN, RGB, STD, Pictures, Plain, first, in_bytes, normalized, plainly
+from foreign_ranges import CONTROLS, MEMBERS, run_of, through_normalization
 from foreign_runs import ForeignRun, check, train
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, TensorDataset
 from training_runs import audit_callback
 
 pytestmark = pytest.mark.usefixtures("without_report")
-
-
-MEMBERS, CONTROLS = pictures(shape=RGB), pictures(seed=1, shape=RGB)
-
-
-def through_normalization(module, images):
-    """By hand, for a model that works on normalized images."""
-    return module.net((images - MEAN) / STD).view_as(images) * STD + MEAN
-
-
-def run_of(module, wrap=lambda images: images, own_output=through_normalization, collate=default_collate, **more):
-    loaders = [
-        DataLoader(TensorDataset(wrap(images)), 3, shuffle=not number, collate_fn=collate)
-        for number, images in enumerate((MEMBERS, CONTROLS))
-    ]
-    return ForeignRun(module, *loaders, MEMBERS, CONTROLS, own_output, **more)
 
 
 def in_the_data_set():

@@ -2,27 +2,12 @@
 
 import pytest
 import torch
-from foreign_parts import MEAN, RGB, STD, Plain, first, in_bytes, normalized, pictures, plainly
-from foreign_runs import ForeignRun, check
+from foreign_parts import RGB, Plain, first, in_bytes, normalized, plainly
+from foreign_ranges import CONTROLS, MEMBERS, run_of
+from foreign_runs import check
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 pytestmark = pytest.mark.usefixtures("without_report")
-
-MEMBERS, CONTROLS = pictures(shape=RGB), pictures(seed=1, shape=RGB)
-
-
-def through_normalization(module, images):
-    """By hand, for a model that works on normalized images."""
-    return module.net((images - MEAN) / STD).view_as(images) * STD + MEAN
-
-
-def run_of(module, wrap=lambda images: images, own_output=through_normalization, collate=default_collate, **more):
-    loaders = [
-        DataLoader(TensorDataset(wrap(images)), 3, shuffle=not number, collate_fn=collate)
-        for number, images in enumerate((MEMBERS, CONTROLS))
-    ]
-    return ForeignRun(module, *loaders, MEMBERS, CONTROLS, own_output, **more)
 
 
 class ScalesInTrainingStep(Plain):

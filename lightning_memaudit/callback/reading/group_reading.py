@@ -249,8 +249,7 @@ class _Taken:
 
 
 def _agrees(own: Tensor, images: Tensor) -> bool:
-    before = own.float() / 255 if own.dtype == torch.uint8 else own.float()
-    return bool(torch.allclose(before.reshape(images.shape).to(images.device), images, atol=5e-3))
+    return bool(torch.allclose(to_float(own).reshape(images.shape).to(images.device), images, atol=5e-3))
 
 
 def _order(read: ReadBatch, images: Tensor) -> Tensor | None:
@@ -258,9 +257,11 @@ def _order(read: ReadBatch, images: Tensor) -> Tensor | None:
     items = item_images(read.items)
     if items is None or items.numel() != images.numel():
         return None
-    wanted = _digests(to_float(items).reshape(images.shape))
-    found = _digests(images)
-    if wanted == found or sorted(wanted) != sorted(found):
+    items_at_8_bits, images_at_8_bits = (_at_8_bits(one) for one in (to_float(items).reshape(images.shape), images))
+    if torch.equal(items_at_8_bits, images_at_8_bits):  # as nearly always, with nothing to hash
+        return None
+    wanted, found = _digests(items_at_8_bits), _digests(images_at_8_bits)
+    if sorted(wanted) != sorted(found):
         return None
     places: dict[str, list[int]] = {}
     for place, digest in enumerate(found):
@@ -268,9 +269,12 @@ def _order(read: ReadBatch, images: Tensor) -> Tensor | None:
     return torch.tensor([places[digest].pop(0) for digest in wanted], device=images.device)
 
 
-def _digests(images: Tensor) -> list[str]:
-    values = (images.cpu() * 255).round().to(torch.int32).numpy()
-    return [hashlib.sha256(value.tobytes()).hexdigest() for value in values]
+def _at_8_bits(images: Tensor) -> Tensor:
+    return (images.cpu() * 255).round().to(torch.int32)
+
+
+def _digests(values: Tensor) -> list[str]:
+    return [hashlib.sha256(value.tobytes()).hexdigest() for value in values.numpy()]
 
 
 def _differs(one: Tensor, other: Tensor) -> bool:
