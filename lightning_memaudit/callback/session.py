@@ -87,7 +87,7 @@ class Session:
     folder: RunFolder | None = None
     groups: list[Group] = field(default_factory=list)
     _description: dict[str, Any] = field(default_factory=dict)
-    _cache: InpaintingCache = field(default_factory=dict)
+    _cache: InpaintingCache = field(default_factory=InpaintingCache)
     _lockstep: Lockstep | None = None
     _found: Inspection = field(default_factory=Inspection)
     _seen: Seen | None = None
