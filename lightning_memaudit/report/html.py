@@ -38,6 +38,7 @@ MISSING = "\N{EN DASH}"
 
 OUTCOMES = {
     "memorized": ("Memorized", "●"),
+    "traces": ("Traces", "◕"),
     "not_memorized": ("No memorization found", "○"),
     "inconclusive": ("Inconclusive", "◐"),
 }

@@ -18,7 +18,12 @@ from lightning_memaudit.results.rows import Row
 MISSING = "-"
 MAX_NAMES = 5
 """Images that the verdict names; all of them are in the report."""
-_VERDICT_STYLES = {"memorized": "bold red", "not_memorized": "bold green", "inconclusive": "bold yellow"}
+_VERDICT_STYLES = {
+    "memorized": "bold red",
+    "traces": "bold magenta",
+    "not_memorized": "bold green",
+    "inconclusive": "bold yellow",
+}
 _HEADERS = ("members", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "controls", "beyond\ninp.")
 
 
