@@ -51,7 +51,7 @@ class ImageColumns:
     @classmethod
     def of_cells(cls, cells: Iterable[Cell], threshold_db: float) -> "ImageColumns":
         """The columns that the rows of these cells would give, without making the rows."""
-        made = cls([])
+        found: dict[tuple[str, str, str], dict[str, NDArray[Any]]] = {}
         for cell in cells:
             order = np.argsort(np.asarray(cell.columns["position"]), kind="stable")
             columns: dict[str, NDArray[Any]] = {
@@ -63,7 +63,14 @@ class ImageColumns:
                     columns[name][~np.isfinite(columns[name])] = np.nan
             columns |= {name: np.asarray(cell.columns[name]).astype(bool)[order] for name in FLAGS}
             columns["recovered"] = is_recovered(cell, threshold_db)[order]
-            made._columns[cell.group, cell.pattern, cell.method] = columns
+            found[cell.group, cell.pattern, cell.method] = columns
+        return cls.of_columns(found)
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[tuple[str, str, str], dict[str, NDArray[Any]]]) -> "ImageColumns":
+        """Columns that are there already, by group, pattern and method, ordered by position."""
+        made = cls([])
+        made._columns = dict(columns)
         return made
 
     def __getitem__(self, key: tuple[str, str, str]) -> dict[str, NDArray[Any]]:

@@ -194,11 +194,11 @@ def about_absence(judgement: Judgement) -> list[Reason]:
                 "Audit more members (raise num_members).",
             )
         )
-    return doubts + _contradictions(judgement)
+    return doubts + contradictions(judgement)
 
 
-def _contradictions(judgement: Judgement) -> list[Reason]:
-    """What else the audit saw that speaks for memory, though blind recovery brought nothing back."""
+def contradictions(judgement: Judgement) -> list[Reason]:
+    """What else the audit saw that speaks for memory, though blind recovery brought nothing back, or too little."""
     doubts = []
     found = [one for one in judgement.others if _mostly_members(one)]
     if found:

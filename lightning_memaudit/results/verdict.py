@@ -15,6 +15,7 @@ from lightning_memaudit.results.reasons import (
     about_finding,
     about_output,
     above_controls,
+    contradictions,
     identity_like,
     not_above_controls,
     of,
@@ -107,7 +108,10 @@ def conclude(
     if back.count:
         if not doubts:
             doubts = [not_above_controls(judgement)]
-            doubts += [identity_like(judgement)] if passes_images_through(judgement) else []
+            if passes_images_through(judgement):
+                doubts.append(identity_like(judgement))
+            # Too few: what other methods bring back says why, as it does where nothing came back.
+            doubts += [one for one in contradictions(judgement) if one.code == "patterns_too_hard"]
         return _inconclusive(what, [*output, *doubts], found, certainty, cautions)
     # What the output is taken for comes first: all that speaks against absence would only repeat it in other words.
     doubts = [*output, *doubts, *([] if output else about_absence(judgement))]
