@@ -356,7 +356,7 @@ class Session:
 
     def _write_report(self) -> None:
         if self.trainer.is_global_zero and self.folder is not None:
-            self.where.write_report(self.folder)
+            self.where.write_report(self.folder, self.trainer.loggers)
 
     def finish_again(self, run_id: str | None) -> None:
         """Write the report of a run that was audited to its end before; what else was asked for, only if it is missing.

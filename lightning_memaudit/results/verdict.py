@@ -208,10 +208,10 @@ def _certainty(judgement: Judgement) -> str:
     sentences = []
     difference = judgement.overall.difference
     if difference is not None:
+        chance = f"; by chance in {_chance(difference.p_value)} of cases" if difference.value > 0 else ""
         sentences.append(
             f"Members minus controls, over all images: {100 * difference.value:.0f} percentage points (95% interval "
-            f"{100 * difference.low:.0f} to {100 * difference.high:.0f}; by chance in {_chance(difference.p_value)} of "
-            "cases)."
+            f"{100 * difference.low:.0f} to {100 * difference.high:.0f}{chance})."
         )
     elif judgement.overall.members.recovered.high is not None:
         sentences.append("Without controls nothing bounds what would come back anyway.")
