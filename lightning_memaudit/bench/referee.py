@@ -30,7 +30,7 @@ def referee(
     by_chance: float = 0.05,
     num_trials: int = 1000,
     seed: int = 0,
-    output: str = "referee.json",
+    output: str = "bench-referee.json",
 ) -> None:
     """Show how often *memorized* and *traces* are said where nothing was memorized, and how often where some was.
 
