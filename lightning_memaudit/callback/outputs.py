@@ -79,11 +79,14 @@ class Outputs:
                     raise
                 rank_zero_warn(f"{type(logger).__name__} did not take the audit: {type(error).__name__}: {error}")
 
-    def write_report(self, folder: RunFolder) -> None:
-        """Write report.json, report.html and the figures, and print the verdict."""
+    def write_report(self, folder: RunFolder, loggers: Sequence[Any] = ()) -> None:
+        """Write report.json, report.html and the figures, print the verdict, and give its outcome to the loggers."""
+        from lightning_memaudit.report.loggers import log_outcome
         from lightning_memaudit.report.terminal import print_verdict
         from lightning_memaudit.report.write import write_report
 
         report = write_report(folder, figures=self.figures)
         if self.print_table:
             print_verdict(report.document)
+        for logger in loggers:  # it may differ from that of the newest audit alone: it knows the first one
+            log_outcome(logger, report.document["verdict"]["outcome"], self.name)

@@ -86,7 +86,7 @@ class Session:
     folder: RunFolder | None = None
     groups: list[Group] = field(default_factory=list)
     _description: dict[str, Any] = field(default_factory=dict)
-    _cache: InpaintingCache = field(default_factory=dict)
+    _cache: InpaintingCache = field(default_factory=InpaintingCache)
     _lockstep: Lockstep | None = None
     _found: Inspection = field(default_factory=Inspection)
     _seen: Seen | None = None
@@ -357,7 +357,7 @@ class Session:
 
     def _write_report(self) -> None:
         if self.trainer.is_global_zero and self.folder is not None:
-            self.where.write_report(self.folder)
+            self.where.write_report(self.folder, self.trainer.loggers)
 
     def finish_again(self, run_id: str | None) -> None:
         """Write the report of a run that was audited to its end before; what else was asked for, only if it is missing.

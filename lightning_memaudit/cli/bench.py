@@ -16,6 +16,7 @@ BENCHMARKS = {
     "large": "lightning_memaudit.bench.large:large",
     "ablation": "lightning_memaudit.bench.ablation:ablation",
     "paper": "lightning_memaudit.bench.paper:paper",
+    "referee": "lightning_memaudit.bench.referee:referee",
 }
 """Where each measurement lives, as ``module:function``; its arguments are the command's options."""
 DEFAULT = "speed"

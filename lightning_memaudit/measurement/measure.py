@@ -6,15 +6,17 @@ This is the only place where the ground truth meets a recovery.
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_memaudit.measurement.baselines import baseline_psnr
 from lightning_memaudit.measurement.degradations import Degraded
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
-from lightning_memaudit.measurement.metrics import METRICS, psnr
+from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS, psnr
 from lightning_memaudit.measurement.own_output import output_sums, repeated
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import AuditStopped
@@ -28,6 +30,7 @@ from lightning_memaudit.recovery.methods.registry import (
     uses_autoencoder,
 )
 from lightning_memaudit.results.cells import Array, Cell, Columns, Measurement, join_recoveries
+from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.own_output import OutputSums
 from lightning_memaudit.results.quantities import QUANTITIES
 
@@ -35,8 +38,24 @@ Progress = Callable[[str, int], None]
 """Called with what was just done and the number of images it did."""
 
 
-InpaintingCache = dict[tuple[str, str, str, int, int], Recovery]
-"""Recoveries that do not depend on the autoencoder, by (group, pattern, method, the block's first row and its size)."""
+CacheKey = tuple[str, str, str, int, int]
+"""Group, pattern, method, the block's first row and its size."""
+
+
+@dataclass
+class InpaintingCache:
+    """What does not depend on the autoencoder: kept for the next audit of the same images.
+
+    Attributes:
+        recoveries: Of methods that do not call it.
+        baselines: PSNR (n,) over the missing pixels of the best filling without the autoencoder.
+
+    >>> InpaintingCache().recoveries
+    {}
+    """
+
+    recoveries: dict[CacheKey, Recovery] = field(default_factory=dict)
+    baselines: dict[CacheKey, Array] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -72,6 +91,7 @@ def measure(
         names = np.asarray(group.labels(block.rows), dtype=np.object_)
         keep = np.flatnonzero(positions < plan.save_recoveries)
         reconstruction_psnr: Array = np.zeros(0)
+        appearance = {name: _numpy(metric(images)) for name, metric in APPEARANCE.items()}
         if len(images):
             output = block.autoencoder(images)
             reconstruction_psnr = _numpy(psnr(_finite(output), images))
@@ -92,6 +112,8 @@ def measure(
             if len(keep):
                 _save(saved, f"{prefix}/observed", _numpy(degraded.observed)[keep])
                 _save(saved, f"{prefix}/mask", _numpy(degraded.mask)[keep].astype(np.uint8))
+            cells: list[Cell] = []
+            inpainted: Recovery | None = None
             for name, method in plan.methods_for(pattern).items():
                 began = time.perf_counter()
                 key = (group.name, pattern.name, name, block.rows[0] if len(images) else 0, len(images))
@@ -103,15 +125,24 @@ def measure(
                     "image": indices,
                     "name": names,
                     "reconstruction_psnr": reconstruction_psnr,
+                    **appearance,
                 }
-                cell = Cell(group.name, pattern.name, name, columns, seconds)
-                parts.setdefault((pattern.name, name), []).append(cell)
+                cells.append(Cell(group.name, pattern.name, name, columns, seconds))
+                parts.setdefault((pattern.name, name), []).append(cells[-1])
+                if name == INPAINTER:
+                    inpainted = recovery
                 if len(keep):
                     _save_recovery(saved, f"{prefix}/{name}", recovery, images, getattr(method, "record_at", ()), keep)
                 if progress is not None:
                     progress(f"{group.name} · {pattern.name} · {name}", len(images))
+            key = (group.name, pattern.name, plan.primary, block.rows[0] if len(images) else 0, len(images))
+            best = _baseline(plan, cells, degraded, images, inpainted, key, cache)
+            for cell in cells:
+                cell.columns["baseline_psnr"] = best
+                hidden = cell.columns["hidden_psnr"].astype(np.float64)
+                cell.columns["recovery_gain"] = hidden - best.astype(np.float64)
     return Measurement(
-        [Cell.join(cells) for cells in parts.values()],
+        [Cell.join(blocks) for blocks in parts.values()],
         join_recoveries(saved),
         error_sum,
         len(group.images),
@@ -123,15 +154,15 @@ def _recover(
     autoencoder: Autoencoder,
     method: Method,
     degraded: Degraded,
-    key: tuple[str, str, str, int, int],
+    key: CacheKey,
     cache: InpaintingCache | None,
     raise_errors: bool,
 ) -> Recovery | None:
     if not len(degraded.observed):
         return None
-    reusable = cache is not None and not uses_autoencoder(method)
-    if reusable and key in cache:  # type: ignore[operator]
-        return cache[key]  # type: ignore[index]
+    reusable = None if cache is None or uses_autoencoder(method) else cache.recoveries
+    if reusable is not None and key in reusable:
+        return reusable[key]
     try:
         recovery = recover(method, autoencoder, degraded.observed, degraded.mask)
     except Exception as error:
@@ -139,9 +170,39 @@ def _recover(
             raise
         warnings.warn(f"{key[2]} failed on {key[0]}, {key[1]}: {type(error).__name__}: {error}", stacklevel=3)
         return None
-    if reusable:
-        cache[key] = recovery  # type: ignore[index]
+    if reusable is not None:
+        reusable[key] = recovery
     return recovery
+
+
+def _baseline(
+    plan: Plan,
+    cells: Sequence[Cell],
+    degraded: Degraded,
+    images: Tensor,
+    inpainted: Recovery | None,
+    key: CacheKey,
+    cache: InpaintingCache | None,
+) -> Array:
+    """The best PSNR over the missing pixels that takes no autoencoder, (n,); NaN where it is not known."""
+    nothing: Array = np.full(len(images), np.nan)
+    names = [cell.method for cell in cells if not cell.columns["failed"].all()]
+    # Without one of the baselines the gain would be too large: where the inpainter failed, nothing is said.
+    inpainter_failed = inpainted is None and any(cell.method == INPAINTER for cell in cells)
+    if plan.primary not in names or inpainter_failed:
+        return nothing
+    if cache is not None and key in cache.baselines:
+        return cache.baselines[key]
+    try:
+        best = _numpy(baseline_psnr(degraded, images, plan.methods[plan.primary], inpainted))
+    except (AuditStopped, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a method of one's own may need more of the autoencoder than that it can be called
+        warnings.warn(f"no baseline for {key[0]}, {key[1]}: {type(error).__name__}: {error}", stacklevel=3)
+        return nothing
+    if cache is not None:
+        cache.baselines[key] = best
+    return best
 
 
 def _columns(recovery: Recovery | None, method: Method, degraded: Degraded, images: Tensor) -> Columns:

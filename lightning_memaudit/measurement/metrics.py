@@ -94,6 +94,26 @@ METRICS: dict[str, Callable[[Recovery, Tensor, Tensor], Tensor]] = {
 A new one is a function above, a line here and one in :data:`~lightning_memaudit.results.quantities.QUANTITIES`."""
 
 
+def contrast(images: Tensor) -> Tensor:
+    """Standard deviation of all values of each image (B, C, H, W): (B,)."""
+    flat = images.flatten(1)
+    return (flat - flat.mean(1, keepdim=True)).square().mean(1).sqrt()
+
+
+def roughness(images: Tensor) -> Tensor:
+    """Root mean square difference of neighbouring pixels, across and down, of images (B, C, H, W): (B,)."""
+    across, down = images.diff(dim=3).square().flatten(1), images.diff(dim=2).square().flatten(1)
+    return torch.cat([across, down], 1).mean(1).sqrt()
+
+
+APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {
+    "brightness": lambda images: images.flatten(1).mean(1),
+    "contrast": contrast,
+    "roughness": roughness,
+}
+"""What an image looks like, which owes nothing to any autoencoder: from (B, C, H, W) to (B,) numbers each."""
+
+
 class RecoveryRate(Metric):
     """Share of images recovered with at least ``threshold_db``, for one or several thresholds.
 

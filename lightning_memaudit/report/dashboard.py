@@ -77,6 +77,8 @@ def _overview(panels: Any) -> list[Any]:
         _rate(panels, "Recovered: members and controls", both),
         _rate(panels, "Certified without ground truth", [f"{PREFIX}/certified_rate"]),
         _rate(panels, "Membership AUROC of the blind score", [f"{PREFIX}/membership_auroc"]),
+        _rate(panels, "Members memorized (images)", [f"{PREFIX}/memorized_rate", f"{PREFIX}/control_memorized_rate"]),
+        _rate(panels, "AUROC of the recovery gain", [f"{PREFIX}/gain_auroc"]),
         panels.ScalarChart(title="Members recovered", metric=f"{PREFIX}/recovery_rate"),
         panels.ScalarChart(title="Controls recovered", metric=f"{PREFIX}/control_recovery_rate"),
         panels.ScalarChart(title=TRAIN_LOSS[0].upper() + TRAIN_LOSS[1:], metric=LOSS),
@@ -103,6 +105,7 @@ def _images(panels: Any) -> list[Any]:
 
     return [
         histogram("psnr", "PSNR of the recoveries (dB)"),
+        histogram("recovery_gain", "Recovery gain over the best baseline (dB)"),
         histogram("reconstruction_psnr", "PSNR of the autoencoder's own output (dB)"),
         panels.WeavePanelSummaryTable(table_name=f"{PREFIX}/{IMAGE_TABLE}"),
         panels.WeavePanelSummaryTable(table_name=f"{PREFIX}/rates"),

@@ -5,6 +5,7 @@ Built twice from the same files it is the same to the last byte, which is what `
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -15,12 +16,13 @@ from lightning_memaudit.report.labels import well_formed
 from lightning_memaudit.report.reading import identity_gap
 from lightning_memaudit.results.files import plain, write_json
 from lightning_memaudit.results.hashes import array_sha256, file_sha256, json_sha256
-from lightning_memaudit.results.judgement import ImageColumns, Judgement, image_table, judge
+from lightning_memaudit.results.image_table import image_table
+from lightning_memaudit.results.judgement import ImageColumns, Judgement, judge
 from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import AUDITS, IMAGES, RUN, RunFolder
 from lightning_memaudit.results.verdict import conclude
 
-SCHEMA_VERSION = "1.0.0"
+SCHEMA_VERSION = "2.0.0"
 REPORT = "report.json"
 SELF_HASH = "report_sha256"
 Document = dict[str, Any]
@@ -59,6 +61,7 @@ def build_document(folder: RunFolder) -> Document:
         "run": {"created": run.get("created"), "audited": final.time},
         "verdict": conclude(final, untrained, duplicates).to_dict(),
         "judgement": final.to_dict(),
+        **numbers(final),
         "negative_control": None if untrained is None else _negative_control(untrained),
         "history": [_moment(one, untrained, duplicates) for one in judgements],
         "rates": [dict(row) for row in rows if row["audit"] == final.audit],
@@ -74,6 +77,16 @@ def build_document(folder: RunFolder) -> Document:
         "hashes": _hashes(folder, run, final),
     }
     return seal(well_formed(plain(document)))
+
+
+def numbers(judgement: Judgement) -> Document:
+    """What is known by these names everywhere: in Python, in ``report.json``, and as metrics of loggers."""
+    memorized = judgement.overall.members.memorized
+    return {
+        "num_memorized": judgement.num_memorized,
+        "memorized_rate": None if memorized is None else asdict(memorized),
+        "membership": {name: one._asdict() for name, one in judgement.membership_estimates.items()},
+    }
 
 
 def seal(document: Document) -> Document:
@@ -121,6 +134,12 @@ def check_schema(document: Document) -> None:
     """
     import jsonschema
 
+    version = document.get("schema_version")
+    if isinstance(version, str) and version != SCHEMA_VERSION:
+        raise ValueError(
+            f"{REPORT} follows version {version} of its schema, this package {SCHEMA_VERSION}: make it again with "
+            "`python -m lightning_memaudit report RUN`"
+        )
     try:
         jsonschema.validate(document, schema(), cls=jsonschema.Draft202012Validator)
     except jsonschema.ValidationError as error:
@@ -142,8 +161,8 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
         "degradations were not tried.",
         f"Recovered means a PSNR of at least {final.threshold_db:g} dB over the whole image. An image below it may "
         "still show what matters, such as a face.",
-        "The inpainter is a smooth interpolation. A generative model of such images may fill in more without this "
-        "autoencoder, and what it could fill in is weaker evidence.",
+        "The baselines are smooth interpolations, and the method itself without the autoencoder. A generative model of "
+        "such images may fill in more without this autoencoder, and what it could fill in is weaker evidence.",
         "Controls stand for images that were not trained on only as far as they come from the source of the members.",
     ]
     available, audited = members.get("num_available"), members.get("num_images")
@@ -155,6 +174,11 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
     gap = identity_gap(run)
     if gap is not None:
         sentences.append(gap)
+    if final.gain is not None and final.gain.strongest is not None:
+        sentences.append(
+            "How much closer members come back than others is told for this method and these masks. It bounds neither "
+            "what another attack could tell, nor what is stored of images that do not show it."
+        )
     if untrained is None and final.epoch != 0:
         sentences.append("The untrained weights were not audited: the run has no negative control.")
     sentences.append(
@@ -197,7 +221,7 @@ def _moment(judgement: Judgement, untrained: Judgement | None, duplicates: Any) 
     """One audit of the run in short."""
     verdict = conclude(judgement, untrained if judgement is not untrained else None, duplicates)
     plain = judgement.to_dict()
-    overall = plain["overall"]
+    overall, overall_gain = plain["overall"], (plain["gain"] or {}).get("overall") or {}
     return {
         **{key: plain[key] for key in ("audit", "trigger", "epoch", "step", "time", "train_loss", "weights_sha256")},
         "outcome": verdict.outcome,
@@ -206,6 +230,8 @@ def _moment(judgement: Judgement, untrained: Judgement | None, duplicates: Any) 
         "controls": overall["controls"] and (overall["controls"]["memorized"] or overall["controls"]["recovered"]),
         "difference": overall["difference"],
         "auroc": plain["membership"]["auroc"],
+        "recovery_gain": overall_gain.get("members"),
+        "gain_auroc": overall_gain.get("auroc"),
     }
 
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from lightning_memaudit.report import charts
 from lightning_memaudit.report.document import Document, run_name
+from lightning_memaudit.report.gain_charts import gain_chart, gain_loss_chart
 from lightning_memaudit.report.labels import (
     MEMBERS_MSE,
     TRAIN_LOSS,
@@ -38,6 +39,7 @@ MISSING = "\N{EN DASH}"
 
 OUTCOMES = {
     "memorized": ("Memorized", "●"),
+    "traces": ("Traces", "◕"),
     "not_memorized": ("No memorization found", "○"),
     "inconclusive": ("Inconclusive", "◐"),
 }
@@ -142,6 +144,8 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
         "sign": sign,
         "loss_chart": charts.loss_chart(folder.audits(), judgement["method"], f"{prefix}-loss"),
         "image_chart": charts.image_chart(document, f"{prefix}-dots"),
+        "gain_chart": gain_chart(document, f"{prefix}-gain"),
+        "gain_loss_chart": gain_loss_chart(document, f"{prefix}-gain-loss"),
         "fraction_chart": charts.fraction_chart(document, f"{prefix}-fraction"),
         "survival_chart": charts.survival_chart(document, f"{prefix}-survival"),
         "largest_missing": _summary(document["largest_missing"], ("largest_missing",)),

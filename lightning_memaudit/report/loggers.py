@@ -56,12 +56,26 @@ def log_audit(logger: Any, report: AuditReport, prefix: str, num_images: int) ->
         # W&B: rates against the train loss, not against the step.
         define_metric(f"{prefix}/train_loss")
         define_metric(f"{prefix}/*", step_metric=f"{prefix}/train_loss")
+    log_outcome(logger, report.verdict.outcome, prefix)
     logger.log_metrics(metrics, step=report.occasion.step)
     if hasattr(logger, "log_table"):
         _log_table(logger, f"{prefix}/rates", RATE_COLUMNS, report.rows, report.occasion.step)
         _log_table(logger, f"{prefix}/{IMAGE_TABLE}", IMAGE_COLUMNS, _table_images(report), report.occasion.step)
     if num_images and hasattr(logger, "log_image"):
         _log_images(logger, report, prefix, num_images)
+
+
+def log_outcome(logger: Any, outcome: str, prefix: str) -> None:
+    """The verdict's outcome as ``<prefix>/outcome`` in the run's summary, where a logger has one: it is no number.
+
+    Args:
+        logger: Any Lightning logger.
+        outcome: As in ``report.json``.
+        prefix: Of the metrics.
+    """
+    update = getattr(getattr(logger.experiment, "summary", None), "update", None)
+    if callable(update):
+        update({f"{prefix}/outcome": outcome})
 
 
 def _log_table(logger: Any, key: str, columns: Sequence[str], rows: Sequence[Any], step: int | None) -> None:

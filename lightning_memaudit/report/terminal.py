@@ -12,13 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_memaudit.report.labels import MEMBERS_MSE, image_name, printable, shortened, trigger_label
-from lightning_memaudit.results.names import INPAINTER
+from lightning_memaudit.results.names import INPAINTER, primary_method
 from lightning_memaudit.results.rows import Row
 
 MISSING = "-"
 MAX_NAMES = 5
 """Images that the verdict names; all of them are in the report."""
-_VERDICT_STYLES = {"memorized": "bold red", "not_memorized": "bold green", "inconclusive": "bold yellow"}
+_VERDICT_STYLES = {
+    "memorized": "bold red",
+    "traces": "bold magenta",
+    "not_memorized": "bold green",
+    "inconclusive": "bold yellow",
+}
 _HEADERS = ("members", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "controls", "beyond\ninp.")
 
 
@@ -154,6 +159,7 @@ def _caption(rows: Sequence[Row]) -> str:
     text = f"members, controls: recovered, that is PSNR >= {rows[0]['threshold_db']:g} dB"
     if any(row.get("num_beyond_inpainting") is not None for row in rows):
         text += f"; beyond inp.: members recovered where {INPAINTER} inpainting of the same mask fails"
+    text += _gains(rows)
     text += _certificates(rows)
     text += f"; {MEMBERS_MSE}: mean squared error of the autoencoder's own output for them, not training_step's loss"
     for name in ("diverged", "failed"):
@@ -161,6 +167,19 @@ def _caption(rows: Sequence[Row]) -> str:
         if count:
             text += f"; {count} recoveries {name}"
     return text
+
+
+def _gains(rows: Sequence[Row]) -> str:
+    """Median gain of the audited method by pattern, members against controls."""
+    primary = primary_method(list(dict.fromkeys(row["method"] for row in rows)))
+    gains: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row["method"] == primary and row.get("recovery_gain_median") is not None:
+            gains.setdefault(row["pattern"], {})[row["group"]] = f"{row['recovery_gain_median']:+.1f}"
+    if not gains:
+        return ""
+    words = ", ".join(f"{pattern} {' against '.join(groups.values())}" for pattern, groups in gains.items())
+    return f"; {primary}'s median dB over the best filling without the autoencoder, members against controls: {words}"
 
 
 def _certificates(rows: Sequence[Row]) -> str:

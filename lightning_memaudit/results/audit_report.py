@@ -1,12 +1,17 @@
 """What one audit found, in Python."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lightning_memaudit.results.cells import Cell, Columns
 from lightning_memaudit.results.files import write_json
+from lightning_memaudit.results.image_columns import ImageColumns
+from lightning_memaudit.results.intervals import Estimate
+from lightning_memaudit.results.judgement import Judgement, judge
 from lightning_memaudit.results.rows import Occasion, Row, image_rows
 from lightning_memaudit.results.run_folder import RunFolder
+from lightning_memaudit.results.verdict import Verdict, conclude
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,37 @@ class AuditReport:
     threshold_db: float
     primary: str
 
+    @cached_property
+    def judgement(self) -> Judgement:
+        """What the audit proves, counted image by image.
+
+        Raises:
+            ValueError: The audited method did not run on any member.
+        """
+        return judge(self.rows, ImageColumns.of_cells(self.cells, self.threshold_db), self.primary)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What to conclude: ``outcome``, ``headline``, ``reasons`` and more; of this audit alone.
+
+        A run's report may know more: of the audit before the first training step, and of near-duplicates.
+        """
+        return conclude(self.judgement)
+
+    @property
+    def num_memorized(self) -> int | None:
+        """Members that came back beyond every baseline, in any pattern; None where no inpainter ran."""
+        return self.judgement.num_memorized
+
+    @property
+    def membership(self) -> dict[str, Estimate]:
+        """How well scores tell members from controls: areas under ROC curves, each with ``value, low, high``.
+
+        By name of the score: ``recovery_gain``, ``plain_loss``, ``blind_score``, ``reference``; absent is what was not
+        measured, and everything with fewer than 10 images in a group.
+        """
+        return self.judgement.membership_estimates
+
     @property
     def images(self) -> list[Row]:
         """One row per group, image, pattern and method, as in ``images.jsonl``."""
@@ -61,8 +97,14 @@ class AuditReport:
         raise KeyError(f"no row for group={group!r}, pattern={pattern!r}, method={method!r}")
 
     def to_json(self, path: str | Path) -> None:
-        """Write rows, images and headline as one JSON object."""
-        write_json(Path(path), {"headline": self.headline, "rows": self.rows, "images": self.images})
+        """Write verdict, judgement, rows, images and headline as one JSON object."""
+        found = {
+            "verdict": self.verdict.to_dict(),
+            "judgement": self.judgement.to_dict(),
+            "num_memorized": self.num_memorized,
+            "membership": {name: one._asdict() for name, one in self.membership.items()},
+        }
+        write_json(Path(path), {"headline": self.headline, **found, "rows": self.rows, "images": self.images})
 
     def append_to(self, folder: RunFolder) -> None:
         """Append to the results files of a run."""

@@ -9,6 +9,7 @@ from lightning_memaudit.results.own_output import OutputSums
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 Columns = dict[str, Array]
+Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 
 @dataclass
@@ -49,6 +50,14 @@ class Cell:
             {name: column[order] for name, column in columns.items()},
             sum(part.seconds for part in parts),
         )
+
+
+def is_recovered(cell: Cell, threshold_db: float) -> Flags:
+    """Accurately recovered, (n,): PSNR at or above the threshold, and the method neither diverged nor failed."""
+    columns = cell.columns
+    with np.errstate(invalid="ignore"):
+        high = columns["psnr"] >= threshold_db  # type: ignore[operator]
+    return np.asarray(high & ~columns["diverged"].astype(bool) & ~columns["failed"].astype(bool))
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_memaudit.results.cells import Cell, is_recovered
 from lightning_memaudit.results.quantities import FLAGS, NUMBERS
 
 Row = Mapping[str, Any]
@@ -46,6 +47,31 @@ class ImageColumns:
             self._columns[key] = {name: np.asarray(values)[order] for name, values in columns.items()}
             for name in _FLAGS:
                 self._columns[key][name] = self._columns[key][name].astype(bool)
+
+    @classmethod
+    def of_cells(cls, cells: Iterable[Cell], threshold_db: float) -> "ImageColumns":
+        """The columns that the rows of these cells would give, without making the rows."""
+        found: dict[tuple[str, str, str], dict[str, NDArray[Any]]] = {}
+        for cell in cells:
+            order = np.argsort(np.asarray(cell.columns["position"]), kind="stable")
+            columns: dict[str, NDArray[Any]] = {
+                name: np.asarray(cell.columns[name], dtype=np.float64)[order] for name in _NUMBERS
+            }
+            # As in the files, where what is not finite is not there; but for the score of what diverged.
+            for name in NUMBERS:
+                if name != "score":
+                    columns[name][~np.isfinite(columns[name])] = np.nan
+            columns |= {name: np.asarray(cell.columns[name]).astype(bool)[order] for name in FLAGS}
+            columns["recovered"] = is_recovered(cell, threshold_db)[order]
+            found[cell.group, cell.pattern, cell.method] = columns
+        return cls.of_columns(found)
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[tuple[str, str, str], dict[str, NDArray[Any]]]) -> "ImageColumns":
+        """Columns that are there already, by group, pattern and method, ordered by position."""
+        made = cls([])
+        made._columns = dict(columns)
+        return made
 
     def __getitem__(self, key: tuple[str, str, str]) -> dict[str, NDArray[Any]]:
         return self._columns[key]

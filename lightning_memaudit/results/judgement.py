@@ -1,8 +1,9 @@
 """What an audit proves, counted image by image: pure functions on the rows of the results files, no torch.
 
-An image counts as *memorized* in a pattern where the audited method recovers it and a generic inpainter, which knows
-the true mask but not the autoencoder, does not. Everything is counted per image, not per image and pattern: the
-patterns of one image are not independent.
+An image counts as *memorized* in a pattern where the audited method recovers it, a generic inpainter, which knows the
+true mask but not the autoencoder, does not, and its missing pixels come back closer than the best baseline's by 6 dB.
+Everything is counted per image, not per image and pattern: the patterns of one image are not independent. All images
+of both groups count, in any order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,75 +13,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_memaudit.results.came_back import any_gain, came_back, flags, in_any, inpainter_fails
+from lightning_memaudit.results.comparability import GroupDifference, compare_groups
+from lightning_memaudit.results.evidence import Evidence, weigh
+from lightning_memaudit.results.gain import Gain, best_gains
 from lightning_memaudit.results.image_columns import ImageColumns
-from lightning_memaudit.results.intervals import Estimate, clopper_pearson, paired_difference
-from lightning_memaudit.results.membership import Membership, combine_scores, infer_membership
+from lightning_memaudit.results.intervals import Estimate, auroc
+from lightning_memaudit.results.membership import (
+    MIN_FOR_AUROC,
+    Membership,
+    combine_scores,
+    drop_missing,
+    infer_membership,
+)
 from lightning_memaudit.results.names import INPAINTER, primary_method
 from lightning_memaudit.results.own_output import Doubt
+from lightning_memaudit.results.proportions import Difference, Proportion
 
 Row = Mapping[str, Any]
 GROUPS = ("members", "controls")
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """A count, its share and the share's 95% Clopper-Pearson interval.
-
-    Attributes:
-        count: Number of successes.
-        num: Number of trials.
-        rate: ``count / num``, in [0, 1]; None without any trial, and so are the next two.
-        low: Lower end of the interval.
-        high: Upper end.
-
-    >>> share = Proportion.of(np.array([True, True, True, False]))
-    >>> share.count, share.num, share.rate, round(share.low, 2), round(share.high, 2)
-    (3, 4, 0.75, 0.19, 0.99)
-    """
-
-    count: int
-    num: int
-    rate: float | None
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def of(cls, successes: NDArray[np.bool_]) -> "Proportion":
-        """Of a vector of successes."""
-        count, num = int(successes.sum()), len(successes)
-        return cls(count, num, count / num if num else None, *clopper_pearson(count, num))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Share of members minus share of controls, paired by mask, with Newcombe's 95% interval.
-
-    Attributes:
-        value: The difference, in [-1, 1].
-        low: Lower end of the interval.
-        high: Upper end.
-        num_pairs: Number of pairs that it was counted over.
-
-    >>> members, controls = np.array([True, True, True, False]), np.array([False, False, False, True, True])
-    >>> difference = Difference.of(members, controls)
-    >>> difference.value, difference.num_pairs
-    (0.5, 4)
-    """
-
-    value: float
-    low: float
-    high: float
-    num_pairs: int
-
-    @classmethod
-    def of(cls, members: NDArray[np.bool_], controls: NDArray[np.bool_]) -> "Difference | None":
-        """Of the i-th member against the i-th control, as far as both groups go; None without a pair."""
-        num = min(len(members), len(controls))
-        if not num:
-            return None
-        first, second = members[:num], controls[:num]
-        table = (first & second, first & ~second, ~first & second, ~first & ~second)
-        return cls(*paired_difference(*(int(cell.sum()) for cell in table)), num)
 
 
 @dataclass(frozen=True)
@@ -90,7 +41,8 @@ class GroupFinding:
     Attributes:
         recovered: By the audited method.
         inpainted: Recovered by the inpainter; None where it did not run.
-        memorized: Recovered where the inpainter fails; None where it did not run.
+        memorized: Recovered where the inpainter fails, and closer than the best baseline by 6 dB; None where the
+            inpainter did not run.
 
     >>> row = {"group": "members", "pattern": "half"}
     >>> rows = [row | {"method": "blind", "position": i, "recovered": True} for i in range(3)]
@@ -111,7 +63,8 @@ class Finding:
     """Members against controls.
 
     Attributes:
-        pattern: Name of the degradation; ``any`` counts an image once if one pattern or more succeeds.
+        pattern: Name of the degradation; ``any`` counts an image once if one pattern or more succeeds, of as many as
+            were tried.
         members: What was found of the members.
         controls: What was found of the controls; None without any.
         difference: Of the memorized shares (of the recovered ones where no inpainter ran); None without controls.
@@ -149,6 +102,27 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
+class GroupCounts:
+    """Members and controls of which something was found, in any pattern.
+
+    Attributes:
+        name: What was counted: a method that brings images back beyond the baselines, or ``certified``.
+        members: Of the members.
+        controls: Of the controls; None without any.
+
+    >>> row = {"pattern": "half", "position": 0, "recovered": True, "group": "members"}
+    >>> images = ImageColumns([row | {"method": "blind", "recovered": False}, row | {"method": "known_mask"}])
+    >>> [known] = judge([{"audit": 0, "threshold_db": 30.0}], images).others
+    >>> known.name, known.members.count, known.controls
+    ('known_mask', 1, None)
+    """
+
+    name: str
+    members: Proportion
+    controls: Proportion | None
+
+
+@dataclass(frozen=True)
 class Judgement:
     """Everything that the verdict rests on.
 
@@ -168,6 +142,13 @@ class Judgement:
         testable: Members that the inpainter fails on in at least one pattern: on the others nothing could be shown.
         reconstruction: By group.
         membership: From the blind score.
+        evidence: What speaks against chance; None without controls.
+        gain: How much closer than any baseline images come back, members against controls; None where not measured.
+        group_differences: In which respects, that owe nothing to the autoencoder, the controls are other images.
+        others: What the other methods bring back beyond the baselines.
+        certified: What the audited method certifies.
+        plain_loss: How well the autoencoder's own error tells members: the area under the ROC curve; None with too
+            few images.
         doubts: Why what the autoencoder makes of the intact members is no reconstruction.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "position": 0, "recovered": True}
@@ -192,6 +173,12 @@ class Judgement:
     testable: Proportion | None
     reconstruction: dict[str, Reconstruction]
     membership: Membership
+    evidence: Evidence | None = None
+    gain: Gain | None = None
+    group_differences: tuple[GroupDifference, ...] = ()
+    others: tuple[GroupCounts, ...] = ()
+    certified: GroupCounts | None = None
+    plain_loss: Estimate | None = None
     doubts: tuple[Doubt, ...] = ()
 
     @property
@@ -199,12 +186,26 @@ class Judgement:
         """Members memorized in any pattern; None where no inpainter ran."""
         return None if self.overall.members.memorized is None else self.overall.members.memorized.count
 
+    @property
+    def membership_estimates(self) -> dict[str, Estimate]:
+        """How well members are told from controls: areas under ROC curves by the name of the score, as far as measured.
+
+        ``recovery_gain``: closer than any baseline; ``plain_loss``: the autoencoder's own error of intact images;
+        ``blind_score``: fit of the recovered image, which needs no truth.
+        """
+        gain = self.gain
+        found = {
+            "recovery_gain": gain.overall.auroc if gain is not None and gain.overall.enough else None,
+            "plain_loss": self.plain_loss,
+            "blind_score": self.membership.auroc,
+        }
+        return {name: estimate for name, estimate in found.items() if estimate is not None}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain Python, for JSON."""
-        plain = asdict(self)
+        plain: dict[str, Any] = _plain(asdict(self))
         del plain["doubts"]
-        area = self.membership.auroc
-        plain["membership"]["auroc"] = None if area is None else area._asdict()
+        plain["gain"] = None if self.gain is None else self.gain.to_dict()
         # Only where there are any: a report without them is what it was before they were known of.
         plain |= {"doubts": [doubt._asdict() for doubt in self.doubts]} if self.doubts else {}
         return plain
@@ -232,26 +233,31 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
     patterns = [pattern for pattern in patterns if ("members", pattern, INPAINTER) in images] or patterns
     groups = [group for group in GROUPS if (group, patterns[0], method) in images]
     inpainter = INPAINTER if method != INPAINTER and _answered(images, INPAINTER, patterns) else None
-    recovered = {group: _flags(images, group, patterns, method) for group in groups}
-    inpainted = {group: _flags(images, group, patterns, inpainter) for group in groups} if inpainter else None
-    evidence = {group: _inpainter_fails(images, group, patterns) for group in groups} if inpainter else {}
+    back = {group: came_back(images, group, patterns, method, inpainter) for group in groups}
 
     def finding(name: str, chosen: slice) -> Finding:
-        parts = {group: recovered[group][chosen] for group in groups}
-        memorized = {group: parts[group] & evidence[group][chosen] for group in groups} if inpainted else None
+        counted = {
+            group: in_any(one.beyond[chosen] if inpainter else one.recovered[chosen]) for group, one in back.items()
+        }
         found = {
             group: GroupFinding(
-                Proportion.of(_in_any(parts[group])),
-                Proportion.of(_in_any(inpainted[group][chosen])) if inpainted else None,
-                Proportion.of(_in_any(memorized[group])) if memorized else None,
+                Proportion.of(in_any(one.recovered[chosen])),
+                Proportion.of(in_any(flags(images, group, patterns[chosen], inpainter))) if inpainter else None,
+                Proportion.of(counted[group]) if inpainter else None,
             )
-            for group in groups
+            for group, one in back.items()
         }
-        counted = memorized or parts
-        both = "controls" in groups
-        difference = Difference.of(_in_any(counted["members"]), _in_any(counted["controls"])) if both else None
+        difference = Difference.of(counted["members"], counted["controls"]) if "controls" in groups else None
         return Finding(name, found["members"], found.get("controls"), difference)
 
+    evidence = gain = None
+    if "controls" in groups:
+        members, controls = (back[group] for group in GROUPS)
+        best = (best_gains(members.gains), best_gains(controls.gains))
+        evidence = weigh(in_any(members.beyond), in_any(controls.beyond), *best, num_patterns=len(patterns))
+    if any(any_gain(images, pattern, method) for pattern in patterns):
+        none = np.full((len(patterns), 0), np.nan)
+        gain = Gain.of(patterns, back["members"].gains, back["controls"].gains if "controls" in groups else none)
     return Judgement(
         audit=first["audit"],
         trigger=str(first.get("trigger")),
@@ -265,52 +271,19 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         inpainter=inpainter,
         overall=finding("any", slice(None)),
         patterns=tuple(finding(pattern, slice(i, i + 1)) for i, pattern in enumerate(patterns)),
-        testable=Proportion.of(_in_any(evidence["members"])) if evidence else None,
+        testable=Proportion.of(in_any(inpainter_fails(images, "members", patterns))) if inpainter else None,
         reconstruction={
             group: _reconstruction(images[group, patterns[0], method], float(first["threshold_db"])) for group in groups
         },
-        membership=infer_membership(*(_scores(images, group, patterns, method) for group in GROUPS)),
+        membership=infer_membership(*(scores_of(images, group, patterns, method) for group in GROUPS)),
+        evidence=evidence,
+        gain=gain,
+        group_differences=_differences(images, patterns, method) if "controls" in groups else (),
+        others=tuple(_counts(images, groups, patterns, other, inpainter) for other in _others(images, method)),
+        certified=_certified(images, groups, patterns, method),
+        plain_loss=_plain_loss(images, patterns[0], method) if "controls" in groups else None,
         doubts=tuple(Doubt(doubt["code"], doubt["text"]) for doubt in first.get("doubts") or ()),
     )
-
-
-def image_table(images: ImageColumns, judgement: Judgement) -> list[dict[str, Any]]:
-    """One entry per image: what is known of it over all patterns; members first, each group by position."""
-    patterns = [finding.pattern for finding in judgement.patterns]
-    entries = []
-    for group in judgement.reconstruction:
-        columns = [images[group, pattern, judgement.method] for pattern in patterns]
-        recovered = _flags(images, group, patterns, judgement.method)
-        inpainter = judgement.inpainter
-        inpainted = _flags(images, group, patterns, inpainter) if inpainter else np.zeros_like(recovered)
-        evidence = _inpainter_fails(images, group, patterns) if inpainter else ~inpainted
-        scores = _scores(images, group, patterns, judgement.method)
-        for row in range(recovered.shape[1]):
-            quality = {pattern: _number(one["psnr"][row], 2) for pattern, one in zip(patterns, columns, strict=True)}
-            entries.append(
-                {
-                    "group": group,
-                    "image": int(columns[0]["image"][row]),
-                    "position": int(columns[0]["position"][row]),
-                    "memorized": bool((recovered & evidence)[:, row].any()) if inpainter else None,
-                    "recovered_in": [pattern for p, pattern in enumerate(patterns) if recovered[p, row]],
-                    "inpainted_in": [pattern for p, pattern in enumerate(patterns) if inpainted[p, row]],
-                    "psnr": quality,
-                    "score": _number(scores[row], None),
-                    "reconstruction_psnr": _number(columns[0]["reconstruction_psnr"][row], 2),
-                }
-            )
-    return entries
-
-
-def _flags(images: ImageColumns, group: str, patterns: Sequence[str], method: str) -> NDArray[np.bool_]:
-    """Recovered, (patterns, images)."""
-    return np.stack([images[group, pattern, method]["recovered"] for pattern in patterns])
-
-
-def _in_any(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(patterns, images) to (images,)."""
-    return np.asarray(flags.any(0))
 
 
 def _answered(images: ImageColumns, method: str, patterns: Sequence[str]) -> bool:
@@ -319,16 +292,51 @@ def _answered(images: ImageColumns, method: str, patterns: Sequence[str]) -> boo
     return all(key in images for key in keys) and not all(images[key]["failed"].all() for key in keys)
 
 
-def _inpainter_fails(images: ImageColumns, group: str, patterns: Sequence[str]) -> NDArray[np.bool_]:
-    """Where the inpainter does not bring back the image, (patterns, images).
-
-    Where it crashed nobody knows: a member does not count then, and a control, which speaks against a finding, does.
-    """
-    columns = [images[group, pattern, INPAINTER] for pattern in patterns]
-    return np.stack([~one["recovered"] & ~(one["failed"] & (group == "members")) for one in columns])
+def _others(images: ImageColumns, primary: str) -> list[str]:
+    return [method for method in images.methods() if method not in (primary, INPAINTER)]
 
 
-def _scores(images: ImageColumns, group: str, patterns: Sequence[str], method: str) -> NDArray[np.float64]:
+def _counts(
+    images: ImageColumns, groups: Sequence[str], patterns: Sequence[str], method: str, inpainter: str | None
+) -> GroupCounts:
+    """What another method brings back, in the patterns that it is for."""
+    ran = [pattern for pattern in patterns if all((group, pattern, method) in images for group in groups)]
+    found = {
+        group: Proportion.of(in_any(came_back(images, group, ran, method, inpainter).beyond)) if ran else None
+        for group in groups
+    }
+    return GroupCounts(method, found["members"] or Proportion.of(np.zeros(0, dtype=bool)), found.get("controls"))
+
+
+def _certified(images: ImageColumns, groups: Sequence[str], patterns: Sequence[str], method: str) -> GroupCounts:
+    found = {group: Proportion.of(in_any(flags(images, group, patterns, method, "certified"))) for group in groups}
+    return GroupCounts("certified", found["members"], found.get("controls"))
+
+
+def _differences(images: ImageColumns, patterns: Sequence[str], method: str) -> tuple[GroupDifference, ...]:
+    """Members against controls in what owes nothing to the autoencoder."""
+    first = [images[group, patterns[0], method] for group in GROUPS]
+    compared = {name: (first[0][name], first[1][name]) for name in ("brightness", "contrast", "roughness")}
+    for name, filler, label in (
+        ("baseline_psnr", method, "quality of the best filling without the autoencoder"),
+        ("hidden_psnr", INPAINTER, "quality of inpainting"),
+    ):
+        if all((group, pattern, filler) in images for group in GROUPS for pattern in patterns):
+            means = [
+                np.mean([images[group, pattern, filler][name] for pattern in patterns], axis=0) for group in GROUPS
+            ]
+            compared[label] = (means[0], means[1])
+    return compare_groups(compared)
+
+
+def _plain_loss(images: ImageColumns, pattern: str, method: str) -> Estimate | None:
+    """Of the autoencoder's own PSNR, which falls as the loss rises."""
+    own = [drop_missing(images[group, pattern, method]["reconstruction_psnr"]) for group in GROUPS]
+    return auroc(-own[0], -own[1]) if min(map(len, own)) >= MIN_FOR_AUROC else None
+
+
+def scores_of(images: ImageColumns, group: str, patterns: Sequence[str], method: str) -> NDArray[np.float64]:
+    """Blind scores of a group over all patterns, (n,); empty without the group."""
     if (group, patterns[0], method) not in images:
         return np.zeros(0)
     return combine_scores([images[group, pattern, method]["score"] for pattern in patterns])
@@ -341,10 +349,13 @@ def _reconstruction(columns: Mapping[str, NDArray[Any]], threshold_db: float) ->
     return Reconstruction(median, Proportion.of(quality >= threshold_db))
 
 
-def _number(value: Any, digits: int | None) -> float | None:
-    if not np.isfinite(value):
-        return None
-    return float(value) if digits is None else round(float(value), digits)
+def _plain(value: Any) -> Any:
+    """Estimates, which are named tuples, as mappings, wherever they are."""
+    if isinstance(value, Estimate):
+        return value._asdict()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-__all__ = ["Difference", "Estimate", "Finding", "ImageColumns", "Judgement", "Proportion", "image_table", "judge"]
+__all__ = ["Difference", "Estimate", "Finding", "ImageColumns", "Judgement", "Proportion", "judge", "scores_of"]

@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from lightning_memaudit.results.cells import Cell
+from lightning_memaudit.results.cells import Cell, Flags, is_recovered
+from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.intervals import auroc, clopper_pearson
+from lightning_memaudit.results.judgement import Judgement, judge
 from lightning_memaudit.results.membership import combine_scores, drop_missing
 from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.own_output import Doubt
 from lightning_memaudit.results.quantities import COUNTS, FLAGS, NUMBERS, QUANTITIES
 
 Row = dict[str, Any]
-Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 THRESHOLDS_DB = (20.0, 25.0, 30.0, 35.0)
 """PSNR thresholds at which every rate is reported, beside the main one."""
 
@@ -156,8 +157,11 @@ def image_rows(cells: Sequence[Cell], occasion: Occasion, threshold_db: float) -
 def headline(rows: Sequence[Row], cells: Sequence[Cell], primary: str) -> dict[str, float]:
     """The few numbers that loggers and monitors get, named without the ``memaudit/`` prefix.
 
-    ``recovery_rate``, ``certified_rate`` (members), ``control_recovery_rate`` pool the primary method over patterns;
-    ``membership_auroc`` is the chance that a member has a lower blind score (over all patterns) than a control; then
+    ``recovery_rate``, ``certified_rate`` (members) and ``control_recovery_rate`` pool the primary method's cells over
+    patterns. ``memorized_rate``, with its ``_low`` and ``_high``, and ``control_memorized_rate`` count images: those
+    that came back beyond every baseline, from any pattern, as the report does. ``recovery_gain`` and
+    ``control_recovery_gain`` are medians in dB, and ``gain_auroc``, with its ``_low`` and ``_high``, is the chance that
+    a member's gain is above a control's; ``membership_auroc``, that it has a lower blind score. Then
     ``<pattern>/<method>/recovery_rate`` for members. What cannot be computed is left out.
 
     Args:
@@ -165,14 +169,16 @@ def headline(rows: Sequence[Row], cells: Sequence[Cell], primary: str) -> dict[s
         cells: The cells that they were made from.
         primary: The audited method.
     """
-    numbers: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     for group, name in (("members", "recovery_rate"), ("controls", "control_recovery_rate")):
         chosen = [row for row in rows if row["group"] == group and row["method"] == primary]
         total = sum(row["num_images"] for row in chosen)
         if total:
-            numbers[name] = sum(row["num_recovered"] for row in chosen) / total
+            found[name] = sum(row["num_recovered"] for row in chosen) / total
             if group == "members" and all(row["num_certified"] is not None for row in chosen):
-                numbers["certified_rate"] = sum(row["num_certified"] for row in chosen) / total
+                found["certified_rate"] = sum(row["num_certified"] for row in chosen) / total
+    if rows:
+        found |= _judged(judge(rows, ImageColumns.of_cells(cells, rows[0]["threshold_db"]), primary))
     scores = {
         group: [cell.columns["score"] for cell in cells if cell.group == group and cell.method == primary]
         for group in ("members", "controls")
@@ -180,25 +186,41 @@ def headline(rows: Sequence[Row], cells: Sequence[Cell], primary: str) -> dict[s
     if all(scores.values()):
         members, controls = (drop_missing(combine_scores(parts)) for parts in scores.values())
         if len(members) and len(controls):
-            numbers["membership_auroc"] = auroc(members, controls).value
+            found["membership_auroc"] = auroc(members, controls).value
     for row in rows:
-        if row["group"] == "members" and row["recovery_rate"] is not None:
-            numbers[f"{row['pattern']}/{row['method']}/recovery_rate"] = row["recovery_rate"]
-    return numbers
+        if row["group"] == "members":
+            found[f"{row['pattern']}/{row['method']}/recovery_rate"] = row["recovery_rate"]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+_JUDGED = (
+    *("memorized_rate", "memorized_rate_low", "memorized_rate_high", "control_memorized_rate"),
+    *("recovery_gain", "control_recovery_gain", "gain_auroc", "gain_auroc_low", "gain_auroc_high"),
+)
+
+
+def _judged(judgement: Judgement) -> dict[str, float | None]:
+    """Numbers that count images, as the report does."""
+    members, controls, gain = judgement.overall.members, judgement.overall.controls, judgement.gain
+    memorized = members.memorized
+    area = None if gain is None else gain.overall.auroc
+    values = (
+        *((None, None, None) if memorized is None else (memorized.rate, memorized.low, memorized.high)),
+        None if controls is None or controls.memorized is None else controls.memorized.rate,
+        *((None, None) if gain is None else (gain.overall.members, gain.overall.controls)),
+        *((None, None, None) if area is None else area),
+    )
+    return dict(zip(_JUDGED, values, strict=True))
 
 
 def headline_names(cells: Iterable[tuple[str, str]]) -> list[str]:
     """Names that :func:`headline` may give of these patterns and methods, and ``train_loss``: what monitors watch."""
+    known = list(cells)
     pooled = ["recovery_rate", "control_recovery_rate", "certified_rate", "membership_auroc", "train_loss"]
-    return pooled + [f"{pattern}/{method}/recovery_rate" for pattern, method in cells]
-
-
-def is_recovered(cell: Cell, threshold_db: float) -> Flags:
-    """Accurately recovered, (n,): PSNR at or above the threshold, and the method neither diverged nor failed."""
-    columns = cell.columns
-    with np.errstate(invalid="ignore"):
-        high = columns["psnr"] >= threshold_db  # type: ignore[operator]
-    return np.asarray(high & ~columns["diverged"].astype(bool) & ~columns["failed"].astype(bool))
+    # What is memorized takes an inpainter to tell.
+    inpainter = any(method == INPAINTER for _, method in known)
+    pooled += [name for name in _JUDGED if inpainter or "memorized" not in name]
+    return pooled + [f"{pattern}/{method}/recovery_rate" for pattern, method in known]
 
 
 def _mean(values: Any) -> float | None:

@@ -4,25 +4,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lightning_memaudit.results.judgement import Judgement, Proportion
-from lightning_memaudit.results.own_output import REMEDIES
+from lightning_memaudit.results.gain import MARGIN_DB, MEAN, PatternGain
+from lightning_memaudit.results.judgement import Judgement
+from lightning_memaudit.results.proportions import Proportion
+from lightning_memaudit.results.reasons import (
+    MIN_CONTROLS,
+    Reason,
+    about_absence,
+    about_comparison,
+    about_finding,
+    about_output,
+    above_controls,
+    contradictions,
+    identity_like,
+    not_above_controls,
+    of,
+    own_error_gap,
+    passes_images_through,
+    words,
+)
 
-Outcome = Literal["memorized", "not_memorized", "inconclusive"]
-
-MIN_CONTROLS = 20
-"""None of 20 recovered bounds the controls' rate below 17% (95% Clopper-Pearson); with fewer nothing is claimed."""
-
-MAX_UNDETECTED = 0.25
-"""*No memorization found* is said when at most this share of members could be memorized and missed by chance (95%)."""
-
-MAX_CONTROL_SHARE = 0.2
-"""Controls may come back at up to this share of the members' rate; beyond it, too much would have come back anyway."""
-
-MAX_RECONSTRUCTION_GAP_DB = 6.0
-"""Members reproduced better than controls by more than this (a quarter of the squared error) are worth a word."""
-
-UNTRAINED_PSNR = 15.0
-"""Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
+Outcome = Literal["memorized", "traces", "not_memorized", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Verdict:
     """What to conclude from an audit.
 
     Attributes:
-        outcome: ``memorized``, ``not_memorized`` or ``inconclusive``.
+        outcome: ``memorized``; ``traces``, where no image came back whole but training images come back closer than
+            others; ``not_memorized`` or ``inconclusive``.
         reasons: Why inconclusive, as codes; empty otherwise.
         headline: One short sentence.
         why: Why inconclusive, a sentence for each reason; empty otherwise.
@@ -70,42 +73,50 @@ def conclude(
 ) -> Verdict:
     """The verdict on one audit.
 
-    *Memorized* takes a difference between members and controls whose 95% interval lies above zero, counted over
-    images that the inpainter does not fill in. *No memorization found* takes an audit that could have found
-    something. All else is inconclusive, with its reasons.
+    *Memorized* takes images that came back: at the threshold, where the inpainter fails, with 6 dB over the best
+    baseline; so many more of the members than of the controls that chance explains it in at most 2.5% of cases, by an
+    exact test over all images. *Traces* takes gains of the members above those of the controls, with an interval that
+    allows for all patterns. Both take controls that are images like the members. *No memorization found* takes an
+    audit that could have found something, and nothing else in it that speaks for memory. All else is inconclusive,
+    with its reasons.
 
     Args:
         judgement: Of the audit.
         untrained: Of an audit of the untrained weights in the same run: the negative control.
         near_duplicates: Positions of members, and of controls, that nearly equal another member.
     """
-    output, doubts = _doubts_about_output(judgement), _doubts_about_finding(judgement, untrained)
+    output, doubts = about_output(judgement), about_finding(judgement, untrained)
     back = judgement.overall.members.memorized or judgement.overall.members.recovered
     found, certainty = _found(judgement), _certainty(judgement)
     cautions = _cautions(judgement, untrained, near_duplicates)
+    if back.count and not doubts and above_controls(judgement):
+        return Verdict(
+            "memorized",
+            f"Memorized: {of(back)} training images came back.",
+            found,
+            f"{_how_many(judgement)} {certainty}",
+            (
+                "Handle these weights like the images themselves: do not release them where the images may not go.",
+                "See in the table of images which ones came back; those that did not are not thereby safe.",
+                "To lower it, train less far, on more images or with regularization, and audit again.",
+            ),
+            cautions=(*(f"{doubt.explanation} More may be memorized than came back." for doubt in output), *cautions),
+        )
+    what = f"{of(back)} training images came back" if back.count else "no training image came back"
+    if not output and not about_comparison(judgement, untrained) and _leaves_traces(judgement, untrained):
+        return _traces(judgement, found, certainty, cautions)
     if back.count:
-        if not doubts and _above_controls(judgement):
-            return Verdict(
-                "memorized",
-                f"Memorized: {_of(back)} training images came back.",
-                found,
-                certainty,
-                (
-                    "Handle these weights like the images themselves: do not release them where the images may not go.",
-                    "See in the table of images which ones came back; those that did not are not thereby safe.",
-                    "To lower it, train less far, on more images or with regularization, and audit again.",
-                ),
-                cautions=(
-                    *(f"{doubt.explanation} More may be memorized than came back." for doubt in output),
-                    *cautions,
-                ),
-            )
-        doubts = [*output, *(doubts or [_not_above_controls(judgement)])]
-        return _inconclusive(f"{_of(back)} training images came back", doubts, judgement, found, certainty, cautions)
+        if not doubts:
+            doubts = [not_above_controls(judgement)]
+            if passes_images_through(judgement):
+                doubts.append(identity_like(judgement))
+            # Too few: what other methods bring back says why, as it does where nothing came back.
+            doubts += [one for one in contradictions(judgement) if one.code == "patterns_too_hard"]
+        return _inconclusive(what, [*output, *doubts], found, certainty, cautions)
     # What the output is taken for comes first: all that speaks against absence would only repeat it in other words.
-    doubts = [*output, *doubts, *([] if output else _doubts_about_absence(judgement))]
+    doubts = [*output, *doubts, *([] if output else about_absence(judgement))]
     if doubts:
-        return _inconclusive("no training image came back", doubts, judgement, found, certainty, cautions)
+        return _inconclusive(what, doubts, found, certainty, cautions)
     return Verdict(
         "not_memorized",
         f"No memorization found: none of {judgement.overall.members.recovered.num} training images came back.",
@@ -120,164 +131,49 @@ def conclude(
     )
 
 
-@dataclass(frozen=True)
-class _Doubt:
-    code: str
-    clause: str  # completes "no training image came back, but ..."
-    explanation: str
-    remedy: str
+def _leaves_traces(judgement: Judgement, untrained: Judgement | None) -> bool:
+    """Whether members come back closer than controls, and did not do so before the training."""
+    before = untrained is not None and untrained.gain is not None and untrained.gain.tells
+    return judgement.gain is not None and judgement.gain.tells and not before
 
 
-def _above_controls(judgement: Judgement) -> bool:
-    """Whether members come back more often than controls, and so much more often that each recovery says something."""
-    members, controls = judgement.overall.members.memorized, judgement.overall.controls
-    difference = judgement.overall.difference
-    if members is None or controls is None or controls.memorized is None or difference is None:
-        return False
-    enough = (controls.memorized.rate or 0.0) <= MAX_CONTROL_SHARE * (members.rate or 0.0)
-    return difference.low > 0 and enough
-
-
-def _not_above_controls(judgement: Judgement) -> _Doubt:
-    controls = judgement.overall.controls
-    assert controls is not None  # too few controls is a doubt of its own
-    count = (controls.memorized or controls.recovered).count
-    return _Doubt(
-        "not_above_controls",
-        f"so did {count} of {controls.recovered.num} that it was not trained on"
-        if count
-        else "that is too few to tell from chance",
-        "Controls come back too, so that coming back proves little."
-        if count
-        else f"With {controls.recovered.num} controls the interval of the difference includes zero.",
-        "Audit more members and controls, and look at the images that came back: each may still be a leak.",
+def _traces(judgement: Judgement, found: str, certainty: str, cautions: tuple[str, ...]) -> Verdict:
+    assert judgement.gain is not None
+    one = judgement.gain.strongest
+    assert one is not None
+    assert one.shift is not None
+    back = judgement.overall.members.memorized or judgement.overall.members.recovered
+    what = "no image came back whole" if not back.count else f"{of(back)} came back, which proves nothing"
+    gap = own_error_gap(judgement)
+    if gap is not None:
+        cautions = (f"The autoencoder reproduces training images {gap:.0f} dB better than unseen ones.", *cautions)
+    return Verdict(
+        "traces",
+        f"Traces: {what}, but training images come back {one.shift.value:.1f} dB closer than others "
+        f"({one.shift.low:.1f} to {one.shift.high:.1f}, {_short_place(one)}).",
+        found,
+        certainty,
+        (
+            "Take these weights for telling who was trained on; images may come back whole by a stronger attack, or "
+            "after more training.",
+            "See in the table of images which ones come back much closer than the baseline.",
+        ),
+        cautions=cautions,
     )
 
 
-def _doubts_about_finding(judgement: Judgement, untrained: Judgement | None) -> list[_Doubt]:
-    """Why a recovered image would prove nothing."""
-    doubts = []
-    controls = judgement.overall.controls
-    if judgement.inpainter is None:
-        doubts.append(
-            _Doubt(
-                "no_inpainter",
-                "no generic inpainter ran",
-                "What comes back may be what anyone can fill in without the autoencoder.",
-                "Add biharmonic to methods, and patterns that hide pixels, and audit again.",
-            )
-        )
-    num_controls = 0 if controls is None else controls.recovered.num
-    if num_controls < MIN_CONTROLS:
-        doubts.append(
-            _Doubt(
-                "too_few_controls",
-                f"there {'was' if num_controls == 1 else 'were'} too few controls ({num_controls})"
-                if num_controls
-                else "there were no controls",
-                f"It takes at least {MIN_CONTROLS} images that were not trained on to say what comes back anyway.",
-                f"Give the audit at least {MIN_CONTROLS} controls; 100 resolve a false positive rate of 1%.",
-            )
-        )
-    if untrained is not None and untrained.num_memorized:
-        doubts.append(
-            _Doubt(
-                "negative_control_failed",
-                "the negative control failed",
-                f"The audit finds {untrained.num_memorized} images in the weights that the run started from.",
-                "If those were trained on the same images before, audit truly untrained weights instead; if not, "
-                "distrust this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
-            )
-        )
-    return doubts
-
-
-def _doubts_about_output(judgement: Judgement) -> list[_Doubt]:
-    """Why what the autoencoder returns is no reconstruction, so that no rate says anything."""
-    doubts = []
-    for code, text in judgement.doubts:
-        if code in REMEDIES:  # a later version may know of others
-            clause, consequence, remedy = REMEDIES[code]
-            doubts.append(_Doubt(code, clause, f"{text[0].upper()}{text[1:]}: {consequence}", remedy))
-    return doubts
-
-
-def _doubts_about_absence(judgement: Judgement) -> list[_Doubt]:
-    """Why not recovering anything would prove nothing."""
-    members = judgement.reconstruction["members"]
-    controls = judgement.reconstruction.get("controls")
-    level = f"{judgement.threshold_db:g} dB"
-    if members.median_psnr is None or members.median_psnr < UNTRAINED_PSNR:
-        return [
-            _Doubt(
-                "train_loss_too_high",
-                f"the members' mean squared error is too high ({_loss(judgement)})",
-                "Even given a training image intact, the autoencoder returns something else (median PSNR "
-                f"{_decibels(members.median_psnr)}). These weights give nothing back; what training will make of them "
-                "is not tested.",
-                "Train, and audit again; as the negative control of a run this is the expected result.",
-            )
-        ]
-    doubts = []
-    if 2 * members.reaching.count < members.reaching.num:
-        doubts.append(
-            _Doubt(
-                "reconstruction_below_threshold",
-                f"the autoencoder itself does not reach {level}",
-                f"Even given a training image intact, it reaches {level} on only {members.reaching.count} of "
-                f"{members.reaching.num} (median {_decibels(members.median_psnr)}, members' MSE {_loss(judgement)}), "
-                "so that hardly anything could count as recovered.",
-                f"Train further, or set threshold_db below {members.median_psnr:.0f} and audit again.",
-            )
-        )
-    elif controls is not None and 2 * controls.reaching.count >= controls.reaching.num > 0:
-        doubts.append(
-            _Doubt(
-                "identity_like",
-                "the autoencoder also reproduces images it has never seen",
-                f"Unseen images come out at a median of {_decibels(controls.median_psnr)}, training images at "
-                f"{_decibels(members.median_psnr)}: the autoencoder passes images through, as networks with skip "
-                "connections do, and this attack has nothing to hold on to. That it stores nothing is not shown.",
-                "Audit without the skip connections if they are yours to remove, or use another attack.",
-            )
-        )
-    testable = judgement.testable
-    if testable is not None and 2 * testable.count < testable.num:
-        doubts.append(
-            _Doubt(
-                "patterns_too_easy",
-                "the patterns were too easy",
-                f"{str(judgement.inpainter).capitalize()} inpainting alone brings back {testable.num - testable.count} "
-                f"of {testable.num} from every pattern, so that the autoencoder could not show what it knows.",
-                "Audit with more missing pixels or larger blocks.",
-            )
-        )
-    back = judgement.overall.members.memorized or judgement.overall.members.recovered
-    high = back.high
-    if high is not None and high > MAX_UNDETECTED:
-        doubts.append(
-            _Doubt(
-                "too_few_members",
-                "too few were audited",
-                f"With {judgement.overall.members.recovered.num} training images audited, up to {high:.0%} could be "
-                "memorized and missed by chance.",
-                "Audit more members (raise num_members).",
-            )
-        )
-    return doubts
-
-
 def _inconclusive(
-    what: str, doubts: Sequence[_Doubt], judgement: Judgement, found: str, certainty: str, cautions: tuple[str, ...]
+    what: str, reasons: Sequence[Reason], found: str, certainty: str, cautions: tuple[str, ...]
 ) -> Verdict:
+    reasons = list({reason.code: reason for reason in reasons}.values())
     return Verdict(
         "inconclusive",
-        f"Inconclusive: {what}, but {' and '.join(doubt.clause for doubt in doubts)}.",
+        f"Inconclusive: {what}, but {' and '.join(reason.clause for reason in reasons)}.",
         found,
         certainty,
-        tuple(doubt.remedy for doubt in doubts),
-        tuple(doubt.code for doubt in doubts),
-        tuple(doubt.explanation for doubt in doubts),
+        tuple(reason.remedy for reason in reasons),
+        tuple(reason.code for reason in reasons),
+        tuple(reason.explanation for reason in reasons),
         cautions,
     )
 
@@ -293,12 +189,17 @@ def _found(judgement: Judgement) -> str:
         else f" and {_share(controls, 'images that it was not trained on')}"
     )
     patterns = [finding.pattern for finding in judgement.patterns]
-    where = _listed(patterns) if len(patterns) < 4 else f"{len(patterns)} patterns"
+    tried = f"{len(patterns)} patterns tried"
+    where = patterns[0] if len(patterns) == 1 else f"{tried} ({', '.join(patterns)})" if len(patterns) < 5 else tried
     counted = f"Counted are images that reach {judgement.threshold_db:g} dB"
     if judgement.inpainter is not None:
         counted += f" where {judgement.inpainter} inpainting, which does not know the autoencoder, fails"
+    if judgement.gain is not None:
+        counted += (
+            f", their missing pixels at least {MARGIN_DB:g} dB closer than the best filling without the autoencoder"
+        )
     counted += f", from {where}" if len(patterns) == 1 else f", once each, from any of {where}"
-    method = _method(judgement)
+    method = words(judgement.method)
     back = f"{method[0].upper()}{method[1:]} recovery brought back {_share(members, 'training images')}{against}"
     return f"{back}. {counted}."
 
@@ -307,12 +208,22 @@ def _certainty(judgement: Judgement) -> str:
     sentences = []
     difference = judgement.overall.difference
     if difference is not None:
+        chance = f"; by chance in {_chance(difference.p_value)} of cases" if difference.value > 0 else ""
         sentences.append(
-            f"Members minus controls, paired by mask ({difference.num_pairs} pairs): {100 * difference.value:.0f} "
-            f"percentage points (95% interval {100 * difference.low:.0f} to {100 * difference.high:.0f})."
+            f"Members minus controls, over all images: {100 * difference.value:.0f} percentage points (95% interval "
+            f"{100 * difference.low:.0f} to {100 * difference.high:.0f}{chance})."
         )
     elif judgement.overall.members.recovered.high is not None:
         sentences.append("Without controls nothing bounds what would come back anyway.")
+    strongest = None if judgement.gain is None else judgement.gain.strongest
+    if judgement.gain is not None and strongest is not None and strongest.auroc is not None:
+        area, tried = strongest.auroc, len(judgement.gain.patterns)
+        allowing = f", allowing for the choice among {tried}" if tried > 1 else ""
+        sentences.append(
+            f"From {_place(strongest)}, a member comes back closer to the truth, against the best filling without the "
+            f"autoencoder, than a control does with an AUROC of {area.value:.2f} ({area.low:.2f} to "
+            f"{area.high:.2f}{allowing}): median {strongest.members:+.1f} against {strongest.controls:+.1f} dB."
+        )
     membership = judgement.membership
     if membership.auroc is not None:
         area = membership.auroc
@@ -321,6 +232,30 @@ def _certainty(judgement: Judgement) -> str:
             f"({area.low:.2f} to {area.high:.2f})."
         )
     return " ".join(sentences)
+
+
+def _how_many(judgement: Judgement) -> str:
+    """What holds where the groups can be compared."""
+    evidence = judgement.evidence
+    assert evidence is not None
+    least = evidence.at_least
+    return (
+        f"At least {least} of the images {'was' if least == 1 else 'were'} memorized (97.5% confidence); image by "
+        f"image, rank among the controls tells {evidence.num_discoveries} at a false discovery rate of "
+        f"{evidence.false_discovery_rate:.0%}."
+    )
+
+
+def _chance(p_value: float) -> str:
+    return f"{p_value:.1%}" if p_value >= 0.001 else "less than 0.1%"
+
+
+def _place(one: PatternGain) -> str:
+    return "the mean over all patterns" if one.pattern == MEAN else one.pattern
+
+
+def _short_place(one: PatternGain) -> str:
+    return "all patterns" if one.pattern == MEAN else one.pattern
 
 
 def _cautions(
@@ -333,12 +268,9 @@ def _cautions(
         cautions.append(
             "No image came back, but members can be told from other images by the blind score: that leaks too."
         )
-    own = {group: one.median_psnr for group, one in judgement.reconstruction.items()}
-    members, controls = own.get("members"), own.get("controls")
-    if none_back and members and controls and members - controls > MAX_RECONSTRUCTION_GAP_DB:
+    if passes_images_through(judgement) and not none_back:
         cautions.append(
-            f"The autoencoder reproduces training images {members - controls:.0f} dB better than unseen ones: who was "
-            "trained on shows in its error, though no image came back."
+            "The autoencoder also reproduces images it has never seen, as networks with skip connections do."
         )
     twins = near_duplicates or {}
     if twins.get("members"):
@@ -358,27 +290,10 @@ def _cautions(
     return tuple(cautions)
 
 
-def _of(share: Proportion) -> str:
-    return f"{share.count} of {share.num}"
-
-
 def _share(share: Proportion, of_what: str) -> str:
     if share.rate is None or share.low is None or share.high is None:
         return f"none of 0 {of_what}"
-    return f"{_of(share)} {of_what} ({share.rate:.0%}, 95% interval {share.low:.0%} to {share.high:.0%})"
+    return f"{of(share)} {of_what} ({share.rate:.0%}, 95% interval {share.low:.0%} to {share.high:.0%})"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-def _method(judgement: Judgement) -> str:
-    return judgement.method.replace("_", " ")
-
-
-def _loss(judgement: Judgement) -> str:
-    return "unknown" if judgement.train_loss is None else f"{judgement.train_loss:.1e}"
-
-
-def _decibels(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.1f} dB"
+__all__ = ["MIN_CONTROLS", "Outcome", "Verdict", "conclude"]

@@ -20,7 +20,7 @@ def image_rows(flags, *, patterns=("random-0.5",), scores=None, own=None):
                         "psnr": 35.0 if hit else 20.0,
                         "score": (scores or {}).get(group, 1e-3 if group == "members" else 1e-2) * (1 + position / 100),
                         "mask_accuracy": None,
-                        "reconstruction_psnr": (own or {}).get(group, 40.0 if group == "members" else 20.0),
+                        "reconstruction_psnr": (own or {}).get(group, 33.0 if group == "members" else 28.0),
                         "recovered": bool(hit),
                         "certified": False,
                         "diverged": False,

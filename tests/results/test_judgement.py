@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from judged_images import image_rows, judged, yes
 
-from lightning_memaudit.results.judgement import ImageColumns, image_table, judge
+from lightning_memaudit.results.image_table import image_table
+from lightning_memaudit.results.judgement import ImageColumns, judge
 from lightning_memaudit.results.names import primary_method
 
 
@@ -25,9 +26,9 @@ def test_memorized_counts_images_once_and_only_where_the_inpainter_fails():
     assert (overall.members.memorized.count, overall.members.memorized.num) == (2, 6)  # images 0 and 1
     assert (overall.controls.recovered.count, overall.controls.memorized.count) == (1, 0)
     assert [finding.members.memorized.count for finding in judgement.patterns] == [2, 1]
-    # Paired by mask as far as both go: 5 pairs, of which the first two differ.
-    assert overall.difference.num_pairs == 5
-    assert overall.difference.value == pytest.approx(0.4)
+    # Over all images of both groups, which are not equally large: none is left out, and none is a pair.
+    assert overall.difference.value == pytest.approx(2 / 6)
+    assert overall.difference.paired is None
     table = image_table(images, judgement)
     assert [entry["memorized"] for entry in table] == [True, True] + [False] * 9
     assert table[2]["recovered_in"] == table[2]["inpainted_in"] == ["a-0.5"]

@@ -6,7 +6,7 @@ import math
 import pytest
 from judged_images import judged, yes
 
-from lightning_memaudit.results.judgement import image_table
+from lightning_memaudit.results.image_table import image_table
 from lightning_memaudit.results.verdict import MIN_CONTROLS, conclude
 
 
@@ -24,7 +24,7 @@ def test_verdict_memorized():
     assert verdict.headline == "Memorized: 45 of 50 training images came back."
     assert "45 of 50 training images (90%, 95% interval 78% to 97%)" in verdict.found
     assert "0 of 50 images that it was not trained on" in verdict.found
-    assert "90 percentage points (95% interval 77 to 96)" in verdict.certainty
+    assert "90 percentage points (95% interval 77 to 96; by chance in less than 0.1% of cases)" in verdict.certainty
     assert "do not release" in verdict.next_steps[0]
     assert any("No negative control" in caution for caution in verdict.cautions)
 
@@ -103,14 +103,12 @@ def test_members_told_apart_without_recovery_are_mentioned():
     assert not any("leaks" in caution for caution in conclude(judgement).cautions)
 
 
-def test_members_reproduced_better_than_controls_are_mentioned():
-    found = {"own": {"members": 40.0, "controls": 20.0}}, {"own": {"members": 31.0, "controls": 26.0}}
-    cautions = [conclude(judged(flags_of(0), **options)[0]).cautions for options in found]
-    assert any("20 dB better than unseen ones" in caution for caution in cautions[0])
-    assert not any("better than unseen" in caution for caution in cautions[1])
-    assert not any(
-        "better than unseen" in caution for caution in conclude(judged(flags_of(45), **found[0])[0]).cautions
-    )
+def test_members_reproduced_better_than_controls_contradict_absence():
+    verdict = conclude(judged(flags_of(0), own={"members": 40.0, "controls": 20.0})[0])
+    assert (verdict.outcome, verdict.reasons) == ("inconclusive", ("own_error_gap",))
+    assert "20 dB better than unseen ones" in verdict.why[0]
+    assert conclude(judged(flags_of(0), own={"members": 31.0, "controls": 26.0})[0]).outcome == "not_memorized"
+    assert conclude(judged(flags_of(45), own={"members": 40.0, "controls": 20.0})[0]).outcome == "memorized"
 
 
 def test_near_duplicates_are_flagged():

@@ -1,0 +1,46 @@
+"""What comes back of an image without the autoencoder: the best that anyone could have filled in.
+
+A recovery that is no closer to the truth than these says nothing of memory, however close it is.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.measurement.degradations import Degraded
+from lightning_memaudit.measurement.metrics import hidden_psnr
+from lightning_memaudit.recovery import BlindRecovery, Recovery
+from lightning_memaudit.recovery.interpolation import interpolate
+from lightning_memaudit.recovery.methods.registry import Method, recover, uses_autoencoder
+
+
+def baseline_psnr(degraded: Degraded, images: Tensor, method: Method, inpainted: Recovery | None) -> Tensor:
+    """PSNR over the missing pixels of the best of three fillings, none of which calls the autoencoder.
+
+    Inpainting, where it ran; the interpolation that a recovery starts from; and the audited method with the identity
+    in the autoencoder's place, which brings back what the method owes to itself.
+
+    Args:
+        degraded: The observations and their true masks.
+        images: The truth, (B, C, H, W) in [0, 1].
+        method: The audited one.
+        inpainted: What the inpainter made of the same observations; None where it did not run.
+
+    Returns:
+        (B,) in dB; NaN where nothing is missing, as behind a blur.
+
+    >>> from lightning_memaudit.measurement.degradations import parse_degradation
+    >>> ramp = torch.linspace(0, 1, 16).expand(1, 1, 16, 16)
+    >>> degraded = parse_degradation("random-0.5")(ramp, [0], 0)
+    >>> bool(baseline_psnr(degraded, ramp, BlindRecovery(), None) > 20)  # smooth images need no autoencoder
+    True
+    """
+    if isinstance(method, BlindRecovery):
+        method = replace(method, certification=None)  # nothing is claimed of these
+    fillings = [interpolate(degraded.observed, degraded.mask).clamp(0, 1)]
+    if uses_autoencoder(method):
+        fillings.append(recover(method, torch.clone, degraded.observed, degraded.mask).image)
+    if inpainted is not None:
+        fillings.append(inpainted.image)
+    return torch.stack([hidden_psnr(filling, images, degraded.mask) for filling in fillings]).amax(0)

@@ -1,0 +1,82 @@
+"""Charts of the recovery gain: members against controls image by image, and as the train loss falls."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from lightning_memaudit.report.charts import CONTROLS, MAX_DOTS, MEMBERS, to_svg
+from lightning_memaudit.report.labels import TRAIN_LOSS
+from lightning_memaudit.report.style import figure_style
+
+_SHOWN = 30.0
+"""Gains beyond this many dB, either way, are drawn there: they say no more."""
+
+
+def gain_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
+    """Every image a dot: by how many dB it comes back closer than any baseline; None where that was not measured."""
+    judgement = document["judgement"]
+    if judgement["gain"] is None:
+        return None
+    patterns = [finding["pattern"] for finding in judgement["patterns"]]
+    groups = [group for group in ("members", "controls") if group in judgement["reconstruction"]]
+    with figure_style():
+        figure = Figure(figsize=(1.2 + 1.7 * len(patterns), 2.9), layout="constrained")
+        axes = figure.subplots(1, len(patterns), squeeze=False, sharey=True)[0]
+        for panel, pattern in zip(axes, patterns, strict=True):
+            for place, group in enumerate(groups):
+                images = [image for image in document["images"] if image["group"] == group]
+                gains = [image["recovery_gain"].get(pattern) for image in images]
+                present = [max(-_SHOWN, min(gain, _SHOWN)) for gain in gains if gain is not None][:MAX_DOTS]
+                across = [place + 0.28 * ((7 * i % 11) / 5 - 1) for i in range(len(present))]
+                panel.plot(
+                    across,
+                    present,
+                    "o" if group == "members" else "D",
+                    color=MEMBERS if group == "members" else CONTROLS,
+                    markersize=3,
+                    alpha=0.7,
+                    markeredgewidth=0,
+                    clip_on=False,
+                )
+            panel.axhline(0, color="black", linewidth=0.9, linestyle=(0, (4, 3)))
+            panel.set_xticks(range(len(groups)), groups)
+            panel.set_xlim(-0.6, len(groups) - 0.4)
+            panel.grid(axis="x", visible=False)
+            panel.set_title(pattern, loc="left", fontweight="bold", fontsize=9)
+        axes[0].set_ylabel("dB over the best baseline")
+    words = "; ".join(
+        f"{one['pattern']}: median {one['members']:+.1f} dB for members"
+        + ("" if one["controls"] is None else f", {one['controls']:+.1f} for controls")
+        for one in judgement["gain"]["patterns"]
+        if one["members"] is not None
+    )
+    return to_svg(figure, prefix, f"Recovery gain of every image over the best baseline, by pattern. {words}.")
+
+
+def gain_loss_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
+    """How well the gain tells members, against the members' MSE; None with fewer than two audits that say it."""
+    moments = [one for one in document["history"] if one["train_loss"] and one["gain_auroc"] is not None]
+    if len(moments) < 2:
+        return None
+    moments.sort(key=lambda one: -one["train_loss"])
+    losses = [max(one["train_loss"], 1e-12) for one in moments]
+    areas = [one["gain_auroc"] for one in moments]
+    with figure_style():
+        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+        panel = figure.subplots()
+        panel.plot(losses, [area["value"] for area in areas], "o-", color=MEMBERS, clip_on=False)
+        low, high = ([area[end] for area in areas] for end in ("low", "high"))
+        panel.fill_between(losses, low, high, color=MEMBERS, alpha=0.13, linewidth=0)
+        panel.axhline(0.5, color="black", linewidth=0.9, linestyle=(0, (4, 3)))
+        panel.set_xscale("log")
+        panel.invert_xaxis()
+        panel.set_ylim(0.28, 1.02)
+        panel.set(xlabel=f"{TRAIN_LOSS}, falling →", ylabel="AUROC of the recovery gain")
+    return to_svg(
+        figure,
+        prefix,
+        f"How well the recovery gain tells members from controls as the {TRAIN_LOSS} falls: {areas[0]['value']:.2f} "
+        f"at {losses[0]:.0e}, {areas[-1]['value']:.2f} at {losses[-1]:.0e}; 0.5 is chance.",
+    )

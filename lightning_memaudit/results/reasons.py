@@ -1,0 +1,306 @@
+"""Why an audit may be unable to conclude: reasons with their code, their words and what to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lightning_memaudit.results.evidence import SIGNIFICANCE, exact_test
+from lightning_memaudit.results.judgement import GroupCounts, Judgement
+from lightning_memaudit.results.own_output import REMEDIES
+from lightning_memaudit.results.proportions import Proportion
+
+MIN_CONTROLS = 20
+"""None of 20 recovered bounds the controls' rate below 17% (95% Clopper-Pearson); with fewer nothing is claimed."""
+
+MAX_UNDETECTED = 0.25
+"""*No memorization found* is said when at most this share of members could be memorized and missed by chance (95%)."""
+
+MAX_CONTROL_SHARE = 0.2
+"""Controls may come back at up to this share of the members' rate; beyond it, too much would have come back anyway."""
+
+MAX_RECONSTRUCTION_GAP_DB = 6.0
+"""Members reproduced better than controls by more than this (a quarter of the squared error) are worth a word."""
+
+UNTRAINED_PSNR = 15.0
+"""Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why nothing can be concluded.
+
+    Attributes:
+        code: For programs.
+        clause: Completes "no training image came back, but ...".
+        explanation: A sentence or two.
+        remedy: What to do about it.
+
+    >>> Reason("too_few_members", "too few were audited", "Two are few.", "Audit more members.").code
+    'too_few_members'
+    """
+
+    code: str
+    clause: str
+    explanation: str
+    remedy: str
+
+
+def above_controls(judgement: Judgement) -> bool:
+    """Whether more members come back than chance explains, and so many more that each recovery says something."""
+    members, controls = judgement.overall.members.memorized, judgement.overall.controls
+    if members is None or controls is None or controls.memorized is None or judgement.evidence is None:
+        return False
+    enough = (controls.memorized.rate or 0.0) <= MAX_CONTROL_SHARE * (members.rate or 0.0)
+    return judgement.evidence.p_value <= SIGNIFICANCE and enough
+
+
+def not_above_controls(judgement: Judgement) -> Reason:
+    """That as much may have come back by chance."""
+    controls = judgement.overall.controls
+    assert controls is not None  # too few controls is a doubt of its own
+    count = (controls.memorized or controls.recovered).count
+    return Reason(
+        "not_above_controls",
+        f"so did {count} of {controls.recovered.num} that it was not trained on"
+        if count
+        else "that is too few to tell from chance",
+        "Controls come back too, so that coming back proves little."
+        if count
+        else f"If none was memorized, so many of those that came back are members in {_chance(judgement)} of cases: "
+        f"with {controls.recovered.num} controls that is not rare enough.",
+        "Audit more members and controls, and look at the images that came back: each may still be a leak.",
+    )
+
+
+def about_finding(judgement: Judgement, untrained: Judgement | None) -> list[Reason]:
+    """Why a recovered image would prove nothing."""
+    doubts = []
+    back = judgement.overall.members.memorized or judgement.overall.members.recovered
+    # Blind recovery starts from an interpolation, which may beat the inpainter by a hair; gains allow for that.
+    if back.count and judgement.gain is None and passes_images_through(judgement):
+        doubts.append(identity_like(judgement))
+    if judgement.inpainter is None:
+        doubts.append(
+            Reason(
+                "no_inpainter",
+                "no generic inpainter ran",
+                "What comes back may be what anyone can fill in without the autoencoder.",
+                "Add biharmonic to methods, and patterns that hide pixels, and audit again.",
+            )
+        )
+    return [*doubts, *about_comparison(judgement, untrained)]
+
+
+def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[Reason]:
+    """Why members and controls cannot be compared: then nothing that tells them apart speaks of memory."""
+    doubts = []
+    controls = judgement.overall.controls
+    num_controls = 0 if controls is None else controls.recovered.num
+    if num_controls < MIN_CONTROLS:
+        doubts.append(
+            Reason(
+                "too_few_controls",
+                f"there {'was' if num_controls == 1 else 'were'} too few controls ({num_controls})"
+                if num_controls
+                else "there were no controls",
+                f"It takes at least {MIN_CONTROLS} images that were not trained on to say what comes back anyway.",
+                f"Give the audit at least {MIN_CONTROLS} controls; 100 resolve a false positive rate of 1%.",
+            )
+        )
+    if judgement.group_differences:
+        first = judgement.group_differences[0]
+        names = listed([one.name for one in judgement.group_differences], "and")
+        doubts.append(
+            Reason(
+                "groups_differ",
+                "the controls are other images than the members",
+                f"They differ clearly in {names}, which owes nothing to the autoencoder (median {first.members:.3g} "
+                f"for members, {first.controls:.3g} for controls): what such controls do says nothing of images like "
+                "the members.",
+                "Take the controls from the source of the members, prepared alike, and audit again.",
+            )
+        )
+    if untrained is not None and untrained.num_memorized:
+        doubts.append(
+            Reason(
+                "negative_control_failed",
+                "the negative control failed",
+                f"The audit finds {untrained.num_memorized} images in the weights that the run started from.",
+                "If those were trained on the same images before, audit truly untrained weights instead; if not, "
+                "distrust this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
+            )
+        )
+    return doubts
+
+
+def about_output(judgement: Judgement) -> list[Reason]:
+    """Why what the autoencoder returns is no reconstruction, so that no rate says anything."""
+    doubts = []
+    for code, text in judgement.doubts:
+        if code in REMEDIES:  # a later version may know of others
+            clause, consequence, remedy = REMEDIES[code]
+            doubts.append(Reason(code, clause, f"{text[0].upper()}{text[1:]}: {consequence}", remedy))
+    return doubts
+
+
+def about_absence(judgement: Judgement) -> list[Reason]:
+    """Why not recovering anything would prove nothing."""
+    members = judgement.reconstruction["members"]
+    level = f"{judgement.threshold_db:g} dB"
+    if members.median_psnr is None or members.median_psnr < UNTRAINED_PSNR:
+        return [
+            Reason(
+                "train_loss_too_high",
+                f"the members' mean squared error is too high ({loss(judgement)})",
+                "Even given a training image intact, the autoencoder returns something else (median PSNR "
+                f"{decibels(members.median_psnr)}). These weights give nothing back; what training will make of them "
+                "is not tested.",
+                "Train, and audit again; as the negative control of a run this is the expected result.",
+            )
+        ]
+    doubts = []
+    if 2 * members.reaching.count < members.reaching.num:
+        doubts.append(
+            Reason(
+                "reconstruction_below_threshold",
+                f"the autoencoder itself does not reach {level}",
+                f"Even given a training image intact, it reaches {level} on only {members.reaching.count} of "
+                f"{members.reaching.num} (median {decibels(members.median_psnr)}, members' MSE {loss(judgement)}), "
+                "so that hardly anything could count as recovered.",
+                f"Train further, or set threshold_db below {members.median_psnr:.0f} and audit again.",
+            )
+        )
+    elif passes_images_through(judgement):
+        doubts.append(identity_like(judgement))
+    testable = judgement.testable
+    if testable is not None and 2 * testable.count < testable.num:
+        doubts.append(
+            Reason(
+                "patterns_too_easy",
+                "the patterns were too easy",
+                f"{str(judgement.inpainter).capitalize()} inpainting alone brings back {testable.num - testable.count} "
+                f"of {testable.num} from every pattern, so that the autoencoder could not show what it knows.",
+                "Audit with more missing pixels or larger blocks.",
+            )
+        )
+    back = judgement.overall.members.memorized or judgement.overall.members.recovered
+    high = back.high
+    if high is not None and high > MAX_UNDETECTED:
+        doubts.append(
+            Reason(
+                "too_few_members",
+                "too few were audited",
+                f"With {judgement.overall.members.recovered.num} training images audited, up to {high:.0%} could be "
+                "memorized and missed by chance.",
+                "Audit more members (raise num_members).",
+            )
+        )
+    return doubts + contradictions(judgement)
+
+
+def contradictions(judgement: Judgement) -> list[Reason]:
+    """What else the audit saw that speaks for memory, though blind recovery brought nothing back, or too little."""
+    doubts = []
+    found = [one for one in judgement.others if _mostly_members(one)]
+    if found:
+        most = max(found, key=lambda one: one.members.count)
+        others = "" if most.controls is None else f" and {of(most.controls)} others"
+        doubts.append(
+            Reason(
+                "patterns_too_hard",
+                f"the patterns were too hard for {words(judgement.method)} recovery",
+                f"From the same observations {words(most.name)} brings back {of(most.members)} training images"
+                f"{others}, beyond what could be filled in: these the autoencoder has stored.",
+                "Add patterns from which the mask can be told, such as random-0.9 and block-0.5 with the default fill, "
+                "and audit again.",
+            )
+        )
+    certified = judgement.certified
+    if certified is not None and certified.controls is not None and certified.controls.num:
+        members, controls = certified.members, certified.controls
+        if exact_test(members.count, members.num, controls.count, controls.num) <= SIGNIFICANCE:
+            doubts.append(
+                Reason(
+                    "certified_unrecovered",
+                    "some are certified as recovered",
+                    f"{of(members)} training images are certified without the truth, and {of(controls)} others; none "
+                    f"reaches {judgement.threshold_db:g} dB beyond what could be filled in.",
+                    "Look at the certified images, and audit again with a lower threshold_db.",
+                )
+            )
+    gap = own_error_gap(judgement)
+    if gap is not None:
+        doubts.append(
+            Reason(
+                "own_error_gap",
+                "its own output tells them from other images",
+                f"The autoencoder reproduces training images {gap:.0f} dB better than unseen ones: who was trained on "
+                "shows in its error, though no image came back.",
+                "Audit with patterns that hide less, and with other methods: something keeps what is stored from "
+                "coming back.",
+            )
+        )
+    return doubts
+
+
+def _mostly_members(counts: GroupCounts) -> bool:
+    """Whether a method brings members back, and controls at most at a fifth of their rate."""
+    controls = 0.0 if counts.controls is None else counts.controls.rate or 0.0
+    return counts.members.count > 0 and controls <= MAX_CONTROL_SHARE * (counts.members.rate or 0.0)
+
+
+def own_error_gap(judgement: Judgement) -> float | None:
+    """By how many dB members are reproduced better than controls, where that is much and no accident; else None."""
+    own = {group: one.median_psnr for group, one in judgement.reconstruction.items()}
+    members, controls = own.get("members"), own.get("controls")
+    if members is None or controls is None or members - controls <= MAX_RECONSTRUCTION_GAP_DB:
+        return None
+    told = judgement.plain_loss
+    return members - controls if told is None or told.low > 0.5 else None
+
+
+def passes_images_through(judgement: Judgement) -> bool:
+    """Whether most images that it has never seen come out of the autoencoder at the threshold."""
+    controls = judgement.reconstruction.get("controls")
+    return controls is not None and 2 * controls.reaching.count >= controls.reaching.num > 0
+
+
+def identity_like(judgement: Judgement) -> Reason:
+    """That images pass through."""
+    members, controls = judgement.reconstruction["members"], judgement.reconstruction["controls"]
+    return Reason(
+        "identity_like",
+        "the autoencoder also reproduces images it has never seen",
+        f"Unseen images come out at a median of {decibels(controls.median_psnr)}, training images at "
+        f"{decibels(members.median_psnr)}: the autoencoder passes images through, as networks with skip "
+        "connections do, and this attack has nothing to hold on to. That it stores nothing is not shown.",
+        "Audit without the skip connections if they are yours to remove, or use another attack.",
+    )
+
+
+def _chance(judgement: Judgement) -> str:
+    return "many" if judgement.evidence is None else f"{judgement.evidence.p_value:.0%}"
+
+
+def of(share: Proportion) -> str:
+    """``3 of 10``."""
+    return f"{share.count} of {share.num}"
+
+
+def loss(judgement: Judgement) -> str:
+    """The train loss in short."""
+    return "unknown" if judgement.train_loss is None else f"{judgement.train_loss:.1e}"
+
+
+def decibels(value: float | None) -> str:
+    """With its unit."""
+    return "unknown" if value is None else f"{value:.1f} dB"
+
+
+def listed(names: Sequence[str], word: str = "or") -> str:
+    """``a, b or c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def words(name: str) -> str:
+    """A method's name for people."""
+    return name.replace("_", " ")

@@ -1,0 +1,155 @@
+"""Exact tests, bounds and false discovery rates against scipy, enumeration and simulation."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import false_discovery_control, fisher_exact, ks_2samp, mannwhitneyu
+
+from lightning_memaudit.results.comparability import compare_groups
+from lightning_memaudit.results.evidence import (
+    SIGNIFICANCE,
+    at_least,
+    conformal_p_values,
+    exact_test,
+    false_discovery_rates,
+    weigh,
+)
+from lightning_memaudit.results.gain import MEAN, Gain, PatternGain
+from lightning_memaudit.results.intervals import location_shift, unpaired_difference
+
+
+@pytest.mark.parametrize("table", [(4, 67, 0, 200), (24, 104, 0, 30), (5, 50, 3, 40), (0, 10, 0, 20), (10, 10, 2, 30)])
+def test_exact_test_is_scipys(table):
+    members, num_members, controls, num_controls = table
+    cells = [[members, num_members - members], [controls, num_controls - controls]]
+    assert exact_test(*table) == pytest.approx(fisher_exact(cells, alternative="greater").pvalue)
+
+
+def test_at_least_takes_out_memorized_images_until_chance_explains_the_rest():
+    for members, num_members, controls, num_controls in [
+        (24, 104, 0, 30),
+        (4, 67, 0, 200),
+        (30, 40, 3, 40),
+        (3, 50, 0, 50),
+    ]:
+        bound = at_least(members, num_members, controls, num_controls)
+        for taken in range(members + 1):
+            rejected = exact_test(members - taken, num_members - taken, controls, num_controls) <= SIGNIFICANCE
+            assert rejected == (taken < bound) or taken > bound
+    assert at_least(0, 10, 0, 20) == 0
+
+
+def test_at_least_is_rarely_too_high():
+    """Of 60 members 12 are memorized; the others and the controls come back by chance, in 5% of cases."""
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(400):
+        members, controls = 12 + rng.binomial(48, 0.05), rng.binomial(60, 0.05)
+        wrong += at_least(members, 60, controls, 60) > 12
+    assert wrong / 400 <= SIGNIFICANCE + 2 * np.sqrt(SIGNIFICANCE / 400)
+
+
+def test_conformal_p_values_by_counting():
+    members, controls = [3.0, 1.0, -np.inf, np.nan, 2.0], [1.0, 2.0, np.nan]
+    expected = [(1 + sum(np.isnan(c) or c >= m for c in controls)) / 4 for m in (3.0, 1.0, -np.inf, -np.inf, 2.0)]
+    assert conformal_p_values(members, controls).tolist() == expected
+
+
+def test_conformal_p_values_of_exchangeable_images_are_no_smaller_than_uniform():
+    rng = np.random.default_rng(1)
+    values = rng.integers(0, 8, (4000, 20)).astype(float)  # with many ties
+    p = np.array([conformal_p_values(row[:1], row[1:])[0] for row in values])
+    for level in (0.05, 0.1, 0.3, 0.5):
+        assert (p <= level).mean() <= level + 2 * np.sqrt(level / 4000)
+
+
+def test_false_discovery_rates_are_scipys():
+    p = np.random.default_rng(2).random(50) ** 3
+    assert false_discovery_rates(p) == pytest.approx(false_discovery_control(p))
+    assert false_discovery_rates([]).size == 0
+
+
+def test_the_false_discovery_rate_holds_for_ranks_among_the_same_controls():
+    rng = np.random.default_rng(3)
+    shares = []
+    for _ in range(300):
+        gains = np.concatenate([rng.normal(6, 1, 10), rng.normal(0, 1, 40)])
+        chosen = false_discovery_rates(conformal_p_values(gains, rng.normal(0, 1, 200))) <= 0.1
+        shares.append(chosen[10:].sum() / max(1, chosen.sum()))
+    assert 0 < np.mean(shares) <= 0.1 * 40 / 50 + 0.02
+
+
+def test_a_few_among_many_are_told_one_by_one():
+    members, controls = np.arange(67) < 4, np.zeros(200, dtype=bool)
+    found = weigh(members, controls, np.where(members, 15.0, -2.0), np.full(200, -1.0), num_patterns=2)
+    assert (found.num_discoveries, found.at_least, found.num_patterns) == (4, 2, 2)
+
+
+def test_unpaired_difference_is_the_published_one():
+    """Newcombe 1998, table II, method 10: 56/70 - 48/80 and 10/10 - 0/10, 9/10 - 3/10."""
+    assert unpaired_difference(56, 70, 48, 80) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert unpaired_difference(10, 10, 0, 10) == pytest.approx((1.0, 0.6075, 1.0), abs=5e-5)
+    assert unpaired_difference(9, 10, 3, 10) == pytest.approx((0.6, 0.1705, 0.8090), abs=5e-5)
+    with pytest.raises(ValueError, match="must be between"):
+        unpaired_difference(3, 2, 0, 5)
+
+
+def test_location_shift_inverts_the_rank_test():
+    rng = np.random.default_rng(4)
+    first, second = rng.normal(2, 1, 40), rng.normal(0, 1, 35)
+    estimate = location_shift(first, second)
+    assert estimate.value == pytest.approx(np.median(np.subtract.outer(first, second)))
+    for end, side in ((estimate.low, "greater"), (estimate.high, "less")):
+        p = mannwhitneyu(first - end, second, alternative=side, method="asymptotic", use_continuity=False).pvalue
+        assert p == pytest.approx(0.025, abs=2e-3)
+    many = rng.normal(0.5, 1, 3000), rng.normal(0, 1, 2000)
+    whole = np.subtract.outer(*many)
+    assert location_shift(*many).value == pytest.approx(np.median(whole), abs=2e-3)
+    with pytest.raises(ValueError, match="all finite"):
+        location_shift([1.0, np.inf], [0.0])
+
+
+def test_gains_allow_for_the_number_of_patterns():
+    """Where no image is a member, some pattern tells *members* in at most 2.5% of audits, however many there are."""
+    rng = np.random.default_rng(5)
+    told = {1: 0, 8: 0}
+    for patterns in told:
+        for _ in range(300):
+            members, controls = rng.normal(0, 1, (patterns, 30)), rng.normal(0, 1, (patterns, 40))
+            told[patterns] += Gain.of([str(i) for i in range(patterns)], members, controls).tells
+    assert max(told.values()) / 300 <= 0.025 + 2 * np.sqrt(0.025 / 300), told
+
+
+def test_a_missing_gain_counts_against_a_difference():
+    members, controls = np.full(20, 1.0), np.zeros(20)
+    assert PatternGain.of("half", members, controls, 0.95).auroc.value == 1.0
+    members[:5], controls[:4] = np.nan, np.nan
+    one = PatternGain.of("half", members, controls, 0.95)
+    assert one.auroc.value == pytest.approx(15 * 16 / 400)
+    assert (one.num_members, one.num_controls) == (15, 16)
+    assert Gain.of(["blur"], np.full((1, 5), np.nan), np.full((1, 5), np.nan)) is None
+    two = Gain.of(["blur", "half"], np.stack([np.full(20, np.nan)] * 2), np.zeros((2, 20)))
+    assert two is None
+    gain = Gain.of(["a", "b"], np.ones((2, 12)), np.zeros((2, 12)))
+    assert [part.pattern for part in gain.patterns] == [MEAN, "a", "b"]
+    assert not Gain.of(["a"], np.ones((1, 9)), np.zeros((1, 30))).tells, "too few members for an interval"
+
+
+def test_groups_are_compared_by_kolmogorovs_distance():
+    rng = np.random.default_rng(6)
+    members, controls = rng.normal(0, 1, 60), rng.normal(2.5, 1, 50)
+    [found] = compare_groups({"contrast": (members, controls), "same": (members, rng.normal(0, 1, 50))})
+    assert found.name == "contrast"
+    assert found.distance == pytest.approx(ks_2samp(members, controls).statistic)
+    assert compare_groups({"few": (np.zeros(9), np.ones(50))}) == ()
+    assert compare_groups({"missing": (np.full(50, np.nan), np.ones(50))}) == ()
+    wide = compare_groups({"spread": (rng.normal(0, 0.02, 200), rng.normal(0, 3, 200))})
+    assert len(wide) == 1, "medians alone would not tell"
+
+
+def test_random_halves_of_one_source_hardly_ever_differ():
+    rng = np.random.default_rng(7)
+    sizes = itertools.cycle([(20, 20), (100, 20), (50, 200)])
+    draws = [compare_groups({"x": (rng.normal(size=n), rng.normal(size=m))}) for n, m in itertools.islice(sizes, 600)]
+    assert sum(map(bool, draws)) == 0
