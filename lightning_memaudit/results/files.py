@@ -70,9 +70,7 @@ def is_own(path: Path) -> bool:
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         kind = "a symbolic link" if path.is_symlink() else "no regular file"
-        raise ValueError(
-            f"{path} is {kind}: a results folder holds plain files; put the file itself there, or remove it"
-        )
+        raise ValueError(f"{path} is {kind}: results are plain files; put the file itself there, or remove it")
     return path.is_file()
 
 

@@ -2,7 +2,7 @@
 
 A run folder holds::
 
-    run.json                    what was audited, with which settings and versions, and the newest audit; replaced in one step
+    run.json                    what was audited, with which settings and versions; replaced in one step
     audits.jsonl                one line per audit, group, pattern and method; these make an audit count
     images.jsonl                one line per audit, group, image, pattern and method
     recoveries/audit-0003.npz   the newest audit's first images: truth, observed, mask, what came back

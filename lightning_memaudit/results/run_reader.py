@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -51,6 +51,9 @@ class SavedRecoveries(NamedTuple):
     arrays: Arrays
 
 
+_Reader = TypeVar("_Reader", bound="RunReader")
+
+
 class RunReader:
     """Reads the results files of one run; the constructor touches nothing.
 
@@ -67,7 +70,7 @@ class RunReader:
         self.path = Path(path)
 
     @classmethod
-    def find(cls, path: str | Path) -> Self:
+    def find(cls: type[_Reader], path: str | Path) -> _Reader:
         """The results folder at ``path``, which may also be the run's root folder with one of any name in it.
 
         Where a run has several, ``memaudit``, the default name of the callback, is meant.
