@@ -1,0 +1,39 @@
+"""What no check can compute again from the results of a run, each with the reason."""
+
+from collections.abc import Iterator
+
+from lightning_memaudit.report.verify.check import Check
+from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
+
+EXTRAS = ("largest_missing.json", "proximal.json")
+
+
+def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bool) -> Iterator[Check]:
+    """Everything that was taken as it is written.
+
+    Args:
+        folder: The results.
+        saved: The recoveries that were scored again.
+        with_weights: Whether a checkpoint was compared.
+    """
+    yield Check(
+        "blind scores, certificates, own reconstructions and doubts about the output",
+        None,
+        "they take the autoencoder: audit the weights again",
+    )
+    total, again = 0, 0
+    for row in folder.iterate_images():
+        total += 1
+        if saved is not None and row["audit"] == saved.audit:
+            again += row["position"] < len(saved.arrays.get(f"{row['group']}/indices", ()))
+    if again < total:
+        detail = f"{total - again} of {total}: of earlier audits, or beyond save_recoveries; only their counts follow"
+        yield Check("recoveries without saved arrays", None, detail)
+    if saved is not None and any("/trace_" in key for key in saved.arrays):
+        yield Check("recorded iterations", None, "only their ends are recoveries")
+    if not with_weights:
+        yield Check("weights", None, "give the checkpoint as --ckpt_path to compare their hash")
+    yield Check("model, machine, versions, sources and times", None, "as they are written")
+    for name in EXTRAS:
+        if (folder.path / name).exists():
+            yield Check(name, None, "it takes the autoencoder: audit the weights again")
