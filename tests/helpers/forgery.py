@@ -2,8 +2,11 @@
 
 import json
 
+from lightning_memaudit.report.verify.rows import _again, _cell
 from lightning_memaudit.results.chain import CHAIN, SEAL, audit_sha256, by_audit, chained, lines_sha256, sealed
+from lightning_memaudit.results.files import plain
 from lightning_memaudit.results.hashes import file_sha256
+from lightning_memaudit.results.rows import is_recovered
 
 
 def read_rows(path):
@@ -25,6 +28,26 @@ def change_run(folder, change):
     run = json.loads(path.read_text())
     change(run)
     path.write_text(json.dumps(run))
+
+
+def recount(folder):
+    """Make every count, rate and mean in audits.jsonl anew from images.jsonl."""
+    path, rows, again = folder.path / "audits.jsonl", read_rows(folder.path / "audits.jsonl"), []
+    images = read_rows(folder.path / "images.jsonl")
+    for same in by_audit(rows):
+        cells = {}
+        for image in images:
+            if image["audit"] == same[0]["audit"]:
+                cells.setdefault((image["group"], image["pattern"], image["method"]), []).append(image)
+        for row in same:
+            key = row["group"], row["pattern"], row["method"]
+            counted = _cell(key, row, cells.get(key, ()))
+            for image, recovered in zip(cells.get(key, ()), is_recovered(counted, row["threshold_db"]), strict=True):
+                image["recovered"] = bool(recovered)
+        counted = _again(same, cells)
+        again += [row | plain(counted[row["group"], row["pattern"], row["method"]]) for row in same]
+    write_rows(path, again)
+    write_rows(folder.path / "images.jsonl", images)
 
 
 def resign(folder):

@@ -249,6 +249,7 @@ def run_json(groups, patterns, methods, network, hyperparameters):
             "thresholds_db": [20.0, 25.0, 30.0, 35.0],
             "seed": 0,
             "primary_method": "blind",
+            "save_recoveries": 64,
         },
         "near_duplicates": {"psnr_db": 25.0}
         | {

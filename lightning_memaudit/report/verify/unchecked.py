@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from lightning_memaudit.report.verify.check import Check
+from lightning_memaudit.results.chain import audit_sha256, by_audit
 from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
 
 EXTRAS = ("largest_missing.json", "proximal.json")
@@ -21,6 +22,8 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
         None,
         "they take the autoencoder: audit the weights again",
     )
+    audits = folder.chained_audits()
+    newest = by_audit(audits)[-1]
     total, again = 0, 0
     for row in folder.iterate_images():
         total += 1
@@ -33,7 +36,13 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
         yield Check("recorded iterations", None, "only their ends are recoveries")
     if not with_weights:
         yield Check("weights", None, "give the checkpoint as --ckpt_path to compare their hash")
-    yield Check("model, machine, versions, sources and times", None, "as they are written")
+    yield Check("threshold, model, machine, versions, sources and times", None, "as they are written")
+    missing = sorted(set(range(newest[0]["audit"])) - {row["audit"] for row in audits})
+    if missing:
+        detail = f"{', '.join(map(str, missing))}: the run began in another folder, or they were dropped"
+        yield Check("audits that are not there", None, detail)
+    detail = f"no hash is secret: compare that of the newest audit, {audit_sha256(newest)}, with what you noted"
+    yield Check("whether someone made all hashes anew", None, detail)
     for name in EXTRAS:
         if (folder.path / name).exists():
             yield Check(name, None, "it takes the autoencoder: audit the weights again")
