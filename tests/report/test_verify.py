@@ -14,7 +14,7 @@ from lightning_memaudit.results.hashes import tensors_sha256
 from lightning_memaudit.results.run_folder import RunFolder
 
 ALWAYS_UNCHECKED = [
-    "blind scores, certificates, own reconstructions and doubts about the output",
+    "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts)",
     "recoveries without saved arrays",
     "weights",
     "threshold, model, machine, versions, sources and times",

@@ -99,6 +99,13 @@ def same_scores(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> 
     return Check(name, True if checked else None, f"{checked} recoveries scored again")
 
 
+def computed_again() -> set[str]:
+    """Columns of ``images.jsonl`` that arrays are enough for."""
+    from lightning_memaudit.measurement.metrics import METRICS
+
+    return {*METRICS, "failed", "diverged"}
+
+
 def _measured(arrays: Arrays, group: str, pattern: str, method: str) -> dict[str, Any]:
     """By name, (k,) each: every metric of the package, and what arrays tell of the recovery's fate."""
     import torch

@@ -24,6 +24,9 @@ def same_chain(name: str, folder: RunFolder) -> Check:
     images = list(lines_sha256(folder.path / IMAGES))
     if len(dict(images)) < len(images):
         return Check(name, False, f"{IMAGES} holds lines of one audit in two places")
+    written = [rows[0]["audit"] for rows in audits]
+    if [number for number, _ in images if number in written] != [one for one in written if one in dict(images)]:
+        return Check(name, False, f"{IMAGES} does not hold the audits in the order of {AUDITS}")
     problem = next(broken_links(audits, dict(images)), None) or next(_recovery_problems(folder, audits), None)
     if problem:
         return Check(name, False, problem)

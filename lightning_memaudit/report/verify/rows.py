@@ -10,6 +10,7 @@ import numpy as np
 from lightning_memaudit.report.verify.check import Check, differences, first
 from lightning_memaudit.results.cells import Cell
 from lightning_memaudit.results.chain import by_audit
+from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.quantities import COUNTS, FLAGS, MAX_PSNR, NUMBERS, QUANTITIES
 from lightning_memaudit.results.rows import Occasion, audit_rows, is_recovered
 from lightning_memaudit.results.run_folder import RunFolder
@@ -20,6 +21,8 @@ _OCCASION = ("trigger", "epoch", "step", "time", "weights_sha256", "train_loss",
 _MEASURED = ("psnr", "hidden_psnr", "ssim", "mask_accuracy", "score")
 """Of a recovery, so that a failed one has none of them."""
 _NOT_COUNTED = {*_OCCASION, "certification"}
+_RECORDED = {one.name for one in QUANTITIES if one.saved}
+_TOLERANCE_DB = 1e-3
 _LOST_PSNR = -60.0
 """Below this an output was not finite when it was measured, and its mean squared error is not."""
 
@@ -59,7 +62,12 @@ def _audit_problems(rows: Sequence[Row], images: Sequence[Row]) -> Iterator[str]
         yield "members and controls do not have the same patterns and methods"
     places: dict[tuple[str, int], tuple[Any, ...]] = {}
     sizes: dict[str, int] = {}
-    recorded = set(images[0]) if images else set()
+    baselines: dict[tuple[str, str, int], Any] = {}
+    inpainters = {
+        (image["group"], image["pattern"], image["position"]): image.get("hidden_psnr")
+        for image in images
+        if image["method"] == INPAINTER
+    }
     for key, cell in cells.items():
         where = "/".join(key)
         if sorted(image["position"] for image in cell) != list(range(len(cell))):
@@ -72,7 +80,13 @@ def _audit_problems(rows: Sequence[Row], images: Sequence[Row]) -> Iterator[str]
             place = (image["image"], image.get("name"), image.get("reconstruction_psnr"))
             if places.setdefault((key[0], image["position"]), place) != place:
                 yield f"{where}: position {image['position']} has another image, name or own reconstruction elsewhere"
-            if recorded ^ set(image):
+            baseline = image.get("baseline_psnr")
+            inpainted = inpainters.get((key[0], key[1], image["position"]))
+            if baselines.setdefault((key[0], key[1], image["position"]), baseline) != baseline:
+                yield f"{where}: image {image['image']} has another baseline_psnr in another method"
+            if baseline is not None and inpainted is not None and baseline < inpainted - _TOLERANCE_DB:
+                yield f"{where}: image {image['image']} has a baseline_psnr below that of {INPAINTER}"
+            if set(cell[0]) ^ set(image) or _RECORDED & (set(images[0]) ^ set(image)):
                 yield f"{where}: image {image['image']} has not the columns of the others"
             problem = next(_image_problems(image, has_scores, certification), None)
             if problem:
@@ -92,6 +106,10 @@ def _image_problems(image: Row, has_scores: bool, certification: Any) -> Iterato
     for name in (*COUNTS, "position", "image"):
         if name in image and (type(image[name]) is not int or image[name] < 0):
             yield f"has {name}={image[name]!r}, which is no count"
+    gain, hidden, baseline = (image.get(name) for name in ("recovery_gain", "hidden_psnr", "baseline_psnr"))
+    known = hidden is not None and baseline is not None
+    if known and (gain is None or abs(gain - (hidden - baseline)) > _TOLERANCE_DB):  # type: ignore[operator]
+        yield f"has recovery_gain={gain!r}, which is not what hidden_psnr is above baseline_psnr"
     failed, diverged = image.get("failed"), image.get("diverged")
     if failed and (diverged or image.get("certified") or any(image.get(name) is not None for name in _MEASURED)):
         yield "is called failed, and has measurements of what came back"
@@ -114,10 +132,9 @@ def not_recorded(name: str, folder: RunFolder) -> Check:
     """Columns that the package measures today and that none of the newest audit's rows have, or the reverse."""
     rows = by_audit(folder.audits())[-1]
     image = next(folder.iterate_images(rows[0]["audit"]), {})
-    saved = {one.name for one in QUANTITIES if one.saved}
     row = next(iter(_again(rows[:1], {}).values()))
-    lacking = [*sorted(saved - set(image)), *sorted(set(row) - set(rows[0]))]
-    known = {*saved, "audit", "group", "image", "name", "position", "pattern", "method", "recovered"}
+    lacking = [*sorted(_RECORDED - set(image)), *sorted(set(row) - set(rows[0]))]
+    known = {*NUMBERS, *COUNTS, *FLAGS, "audit", "group", "image", "name", "position", "pattern", "method", "recovered"}
     unknown = [*sorted(set(image) - known), *sorted(set(rows[0]) - set(row) - _NOT_COUNTED)]
     if not lacking and not unknown:
         return Check(name, True, "all are there")

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+from lightning_memaudit.report.verify.arrays import computed_again
 from lightning_memaudit.report.verify.check import Check
 from lightning_memaudit.results.chain import audit_sha256, by_audit
+from lightning_memaudit.results.quantities import QUANTITIES
 from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
 
 EXTRAS = ("largest_missing.json", "proximal.json")
@@ -17,20 +19,19 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
         saved: The recoveries that were scored again.
         with_weights: Whether a checkpoint was compared.
     """
-    yield Check(
-        "blind scores, certificates, own reconstructions and doubts about the output",
-        None,
-        "they take the autoencoder: audit the weights again",
-    )
+    again = computed_again()
+    columns = [one.name for one in QUANTITIES if one.saved and one.name not in again]
+    name = f"what takes the autoencoder ({', '.join([*columns, 'doubts'])})"
+    yield Check(name, None, "it is as it was written: audit the weights again")
     audits = folder.chained_audits()
     newest = by_audit(audits)[-1]
-    total, again = 0, 0
+    total, scored = 0, 0
     for row in folder.iterate_images():
         total += 1
         if saved is not None and row["audit"] == saved.audit:
-            again += row["position"] < len(saved.arrays.get(f"{row['group']}/indices", ()))
-    if again < total:
-        detail = f"{total - again} of {total}: of earlier audits, or beyond save_recoveries; only their counts follow"
+            scored += row["position"] < len(saved.arrays.get(f"{row['group']}/indices", ()))
+    if scored < total:
+        detail = f"{total - scored} of {total}: of earlier audits, or beyond save_recoveries; only their counts follow"
         yield Check("recoveries without saved arrays", None, detail)
     if saved is not None and any("/trace_" in key for key in saved.arrays):
         yield Check("recorded iterations", None, "only their ends are recoveries")
