@@ -61,9 +61,10 @@ def _array_problems(images: Sequence[Row], arrays: Arrays, wanted: Any, shape: A
         if [int(index) for index in arrays[f"{group}/indices"]] != [row["image"] for row in order]:
             yield f"{group}/indices are not the images of the results"
         names: Any = arrays.get(f"{group}/names")
-        named = names is not None and any("name" in row for row in order)
-        if named and [_text(name) for name in names] != [_text(row.get("name")) for row in order]:
-            yield f"{group}/names are not the names in the results"
+        if names is not None and any("name" in row for row in order):
+            for row, name in zip(order, names, strict=False):
+                if _text(row.get("name")) != _text(name):
+                    yield f"{group}: image {row['image']} is {row.get('name')}, in the arrays {name}"
         expected |= {*keys, f"{group}/names"}
         expected |= {f"{group}/{pattern}/{method}/{trace}" for pattern, method in cells for trace in _TRACES}
     strange = next((key for key in arrays if key not in expected), None)
@@ -122,11 +123,12 @@ def _measured(arrays: Arrays, group: str, pattern: str, method: str) -> dict[str
     given = torch.from_numpy(truth), torch.from_numpy(mask.astype(np.float32))
     found = {name: metric(recovery, *given).double().numpy() for name, metric in METRICS.items()}
     axes = (1, 2, 3)
+    lost = np.isnan(image).all(axes) & np.isnan(estimate).all(axes)
     constant = (np.abs(estimate - 1) < 1e-6).all(axes) | np.isclose(estimate, mask, atol=1e-6).all(axes)
     return found | {
-        "lost": np.isnan(image).all(axes) & np.isnan(estimate).all(axes),
+        "lost": lost,
         "as_observed": np.isclose(image, arrays[observed], atol=1e-6).all(axes),
-        "estimates": not constant.all(),
+        "estimates": not (constant | lost).all(),
     }
 
 

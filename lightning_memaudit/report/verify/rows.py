@@ -131,11 +131,11 @@ def same_counts(name: str, folder: RunFolder) -> Check:
 def not_recorded(name: str, folder: RunFolder) -> Check:
     """Columns that the package measures today and that none of the newest audit's rows have, or the reverse."""
     rows = by_audit(folder.audits())[-1]
-    image = next(folder.iterate_images(rows[0]["audit"]), {})
+    columns = {column for image in folder.iterate_images(rows[0]["audit"]) for column in image}
     row = next(iter(_again(rows[:1], {}).values()))
-    lacking = [*sorted(_RECORDED - set(image)), *sorted(set(row) - set(rows[0]))]
+    lacking = [*sorted(_RECORDED - columns), *sorted(set(row) - set(rows[0]))]
     known = {*NUMBERS, *COUNTS, *FLAGS, "audit", "group", "image", "name", "position", "pattern", "method", "recovered"}
-    unknown = [*sorted(set(image) - known), *sorted(set(rows[0]) - set(row) - _NOT_COUNTED)]
+    unknown = [*sorted(columns - known), *sorted({field for one in rows for field in one} - set(row) - _NOT_COUNTED)]
     if not lacking and not unknown:
         return Check(name, True, "all are there")
     parts = {"not recorded": lacking, "not known": unknown}
