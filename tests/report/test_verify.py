@@ -109,7 +109,7 @@ def test_verify_without_what_it_needs(run, tmp_path, capsys):
     assert "does not follow its schema" in errors
 
 
-def test_verify_compares_the_weights_of_a_checkpoint(run, tmp_path):
+def test_verify_compares_the_weights_of_a_checkpoint(run, tmp_path, capsys):
     weights = {"state_dict": {"weight": torch.arange(4.0)}}
     torch.save(weights, tmp_path / "right.ckpt")
     torch.save({"state_dict": {"weight": torch.zeros(4)}}, tmp_path / "wrong.ckpt")
@@ -117,5 +117,8 @@ def test_verify_compares_the_weights_of_a_checkpoint(run, tmp_path):
     rewrite_lines(run.path / "audits.jsonl", lambda row: row.update(weights_sha256=digest))
     write_report(run, figures=False)
     assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "right.ckpt")]) == 0
+    assert "weights" not in capsys.readouterr().out.splitlines()[-1].partition("NOT CHECKED")[2]
     assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "wrong.ckpt")]) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("The checkpoint holds other weights than those that the report is about.")
     assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "none.ckpt")]) == 2

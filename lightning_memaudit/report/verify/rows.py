@@ -55,8 +55,9 @@ def _audit_problems(rows: Sequence[Row], images: Sequence[Row]) -> Iterator[str]
         if any(row.get(field) != rows[0].get(field) for row in rows):
             yield f"{field} differs within the audit"
     cells = _cells(images)
-    if set(cells) != set(keys):
-        yield f"{'/'.join(sorted(set(cells) ^ set(keys))[0])} is in one of audits.jsonl and images.jsonl only"
+    strange = set(cells) ^ {_key(row) for row in rows if row["num_images"] or _key(row) in cells}
+    if strange:
+        yield f"{'/'.join(min(strange))} is in one of audits.jsonl and images.jsonl only"
     groups = {group: {key[1:] for key in keys if key[0] == group} for group, _, _ in keys}
     if any(one != groups[rows[0]["group"]] for one in groups.values()) or set(groups) - {"members", "controls"}:
         yield "members and controls do not have the same patterns and methods"
@@ -170,7 +171,7 @@ def _loss_problems(rows: Sequence[Row], cells: Mapping[Key, Sequence[Row]]) -> I
         return
     expected = float(np.mean(10 ** (-np.asarray(known, dtype=np.float64) / 10)))
     stated = rows[0].get("train_loss")
-    if stated is None or not np.isclose(stated, expected, rtol=1e-4, atol=1e-11):
+    if stated is None or not np.isclose(stated, expected, rtol=1e-3, atol=1e-11):
         yield f"train_loss is {stated}, by the members' own reconstructions {expected:.6g}"
 
 
