@@ -135,6 +135,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "method_settings": {name: repr(method) for name, method in plan.methods.items()},
         "threshold_db": plan.threshold_db,
         "seed": plan.seed,
+        "save_recoveries": plan.save_recoveries,
     }
 
 

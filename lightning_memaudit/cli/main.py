@@ -72,8 +72,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
+        from lightning_memaudit.report.labels import printable
+
         code = exit_code(error)
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {printable(one_line(error))}", file=sys.stderr)
         if code == FAILED:
             print(f"       set {DEBUG_VARIABLE}=1 for the traceback", file=sys.stderr)
         return code

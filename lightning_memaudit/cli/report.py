@@ -44,10 +44,12 @@ def run_report(arguments: Sequence[str]) -> int:
     parser.add_argument("--no_pictures", action="store_true", help="leave all images out: they are training data")
     parser.add_argument("--no_figures", action="store_true", help="do not draw the PNG figures")
     options = parser.parse_args(arguments)
+    _check_output(options.output)
     folders = [RunFolder.find(path) for path in options.runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise UsageError(f"{' '.join(map(str, options.runs))}: a run is named twice; name each once")
 
+    from lightning_memaudit.report.labels import printable
     from lightning_memaudit.report.terminal import print_audit, print_verdict
     from lightning_memaudit.report.write import write_html, write_report
 
@@ -56,26 +58,39 @@ def run_report(arguments: Sequence[str]) -> int:
         report = write_report(folder, figures=not options.no_figures, pictures=not options.no_pictures)
         written.append(report)
         if len(folders) > 1:
-            rich.get_console().rule(Text(str(folder.path)))
+            rich.get_console().rule(Text(printable(str(folder.path))))
         print_audit(report.document["rates"])
         print_verdict(report.document)
-        print(f"{report.json}\n{report.html}")
+        print(printable(str(report.json)), printable(str(report.html)), sep="\n")
     if len(folders) > 1 or options.output:
         path = options.output or Path("memaudit-report.html")
         write_html(folders, [report.document for report in written], path, pictures=not options.no_pictures)
-        print(path)
+        print(printable(str(path)))
         if len(folders) > 1 and not options.no_figures:
             from lightning_memaudit.report.paper_figures import fraction_figure
             from lightning_memaudit.report.style import save_figure
 
             figure = fraction_figure(folders)
             if figure is not None:
-                print(save_figure(figure, path.with_name(f"{path.stem}-missing-fraction.png")))
+                print(save_figure(figure, _figure_beside(path)))
     return DONE
 
 
+def _figure_beside(page: Path) -> Path:
+    return page.with_name(f"{page.stem}-missing-fraction.png")
+
+
+def _check_output(output: Path | None) -> None:
+    """Raise unless what is written to is a file, or not there yet: a device would be written to, or worse replaced."""
+    if output is None:
+        return
+    for path in (output, _figure_beside(output) if output.name else output):
+        if path.exists() and not path.is_file():
+            raise UsageError(f"--output {output}: {path} is no regular file; give the name of a file")
+
+
 def run_verify(arguments: Sequence[str]) -> int:
-    """Say whether a report is true: 0 it is, 1 it is not, 2 there is none to check."""
+    """Say whether a report is true: 0 it is, 1 it is not, or is about something else, 2 there is none to check."""
     parser = _Parser("verify", "Score the saved recoveries again and say whether report.json is true.")
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or its results in it")
     parser.add_argument(
@@ -93,15 +108,15 @@ def run_verify(arguments: Sequence[str]) -> int:
     if options.ckpt_path is not None and not options.ckpt_path.is_file():
         raise UsageError(f"--ckpt_path {options.ckpt_path}: there is no such file; give the checkpoint of the run")
 
-    from lightning_memaudit.report.verify import is_true, verify
+    from lightning_memaudit.report.labels import printable
+    from lightning_memaudit.report.verify import conclusion, is_true, verify
 
     checks = verify(folder, options.ckpt_path, options.allow_types)
-    signs = {True: "✓", False: "✗", None: "-"}
+    signs = {True: "✓ ", False: "✗ ", None: "- NOT CHECKED: "}
     for check in checks:
-        print(f"{signs[check.passed]} {check.name}: {check.detail}")
-    true = is_true(checks)
-    print("The report is true." if true else "The report is NOT true.")
-    return DONE if true else FAILED
+        print(printable(f"{signs[check.passed]}{check.name}: {check.detail}"))
+    print(printable(conclusion(checks)))
+    return DONE if is_true(checks) else FAILED
 
 
 def run_dashboard(arguments: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from lightning_memaudit import __version__
 from lightning_memaudit.report.labels import well_formed
 from lightning_memaudit.report.reading import identity_gap
-from lightning_memaudit.results.files import plain, write_json
+from lightning_memaudit.results.files import is_own, plain, write_json
 from lightning_memaudit.results.hashes import array_sha256, file_sha256, json_sha256
 from lightning_memaudit.results.image_table import image_table
 from lightning_memaudit.results.judgement import ImageColumns, Judgement, judge
@@ -108,7 +108,7 @@ def read_document(folder: RunFolder) -> Document:
         ValueError: It is no JSON object.
     """
     path = folder.path / REPORT
-    if not path.is_file():
+    if not is_own(path):
         raise FileNotFoundError(f"{path} does not exist: make it with `python -m lightning_memaudit report RUN`")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -265,7 +265,7 @@ def _read_extra(folder: RunFolder, name: str, names: Names) -> dict[str, Any] | 
         ValueError: The file is not what the audit writes.
     """
     path = folder.path / name
-    if not path.is_file():
+    if not is_own(path):
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -144,7 +144,7 @@ def _title(rows: Sequence[Row]) -> str:
     parts = [f"Audit {first['audit']}"]
     epoch = first.get("epoch")
     if first["trigger"] not in ("audit", f"epoch {epoch}"):
-        parts.append(trigger_label(str(first["trigger"])))
+        parts.append(printable(trigger_label(str(first["trigger"]))))
     if epoch is not None:
         parts.append(f"epoch {epoch}")
     parts.append(f"{MEMBERS_MSE} {_number(first.get('train_loss'), '.2e')}")
@@ -188,7 +188,7 @@ def _certificates(rows: Sequence[Row]) -> str:
     if certification is None:
         return ""
     if certification["threshold"] is None:
-        return f"; certified: {certification['reason']}"
+        return f"; certified: {printable(str(certification['reason']))}"
     return (
         "; certified: claimed recovered (PSNR >= 25 dB) without the truth, falsely for at most "
         f"{certification['false_rate']:.1%} of images not trained on (none of "

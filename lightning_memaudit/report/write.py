@@ -1,15 +1,17 @@
-"""Write everything that a run's results allow: figures, ``report.json``, ``report.html``."""
+"""Write everything that a run's results allow: figures, ``report.json``, ``report.html``, and their hashes."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_memaudit.report.document import Document, build_document, check_schema, write_document
+from lightning_memaudit.report.document import REPORT, Document, build_document, check_schema, write_document
 from lightning_memaudit.report.html import render
-from lightning_memaudit.results.files import write_text
-from lightning_memaudit.results.run_folder import RunFolder
+from lightning_memaudit.report.manifest import write_manifest
+from lightning_memaudit.results.files import is_own, write_text
+from lightning_memaudit.results.run_folder import MANIFEST, RunFolder
+from lightning_memaudit.results.superseded import discard
 
-HTML = "report.html"
+HTML, FIGURES = "report.html", "figures"
 
 
 class WrittenReport(NamedTuple):
@@ -47,10 +49,13 @@ def write_report(folder: RunFolder, figures: bool = True, pictures: bool = True)
 
     Raises:
         FileNotFoundError: There are no results.
-        ValueError: They cannot be read.
+        ValueError: They cannot be read, or a file of the report is a link.
     """
     document = build_document(folder)
     check_schema(document)
+    _refuse_links(folder)
+    # The hashes of page and figures come last: what a kill leaves has none, and is not taken for a whole report.
+    discard(folder.path / MANIFEST)
     path = write_document(folder, document)
     html = write_html([folder], [document], folder.path / HTML, pictures)
     drawn: list[Path] = []
@@ -58,7 +63,17 @@ def write_report(folder: RunFolder, figures: bool = True, pictures: bool = True)
         from lightning_memaudit.report.figures import write_figures
 
         drawn = write_figures(folder)
+    write_manifest(folder, [html, *drawn])
     return WrittenReport(document, path, html, drawn)
+
+
+def _refuse_links(folder: RunFolder) -> None:
+    """Raise ValueError where a file that is about to be written would be another one, elsewhere."""
+    figures = folder.path / FIGURES
+    if figures.is_symlink():
+        raise ValueError(f"{figures} is a symbolic link: put a folder there, or remove it")
+    for path in (folder.path / REPORT, folder.path / HTML, folder.path / MANIFEST, *figures.glob("*.png")):
+        is_own(path)
 
 
 def write_html(folders: Sequence[RunFolder], documents: Sequence[Document], path: Path, pictures: bool = True) -> Path:

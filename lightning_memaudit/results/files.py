@@ -56,6 +56,24 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
+def is_own(path: Path) -> bool:
+    """Whether there is a file at ``path`` itself, such as a results folder holds.
+
+    Folders come from elsewhere, too: what a link in one stands for is nobody's results, and reading a pipe never ends.
+
+    Raises:
+        ValueError: There is a link, a folder, a pipe or a device.
+
+    >>> _ = Path("numbers.txt").write_text("1 2 3")
+    >>> is_own(Path("numbers.txt")), is_own(Path("letters.txt"))
+    (True, False)
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        kind = "a symbolic link" if path.is_symlink() else "no regular file"
+        raise ValueError(f"{path} is {kind}: results are plain files; put the file itself there, or remove it")
+    return path.is_file()
+
+
 class replacing:
     """Open a temporary file beside ``path`` that takes its place when all went well, else vanishes.
 

@@ -29,14 +29,14 @@ def tensors_sha256(tensors: Mapping[str, Any]) -> str:
 
 
 def json_sha256(content: Any) -> str:
-    """SHA-256 of a JSON value in its canonical form: sorted keys, no spaces, UTF-8.
+    """SHA-256 of a JSON value in its canonical form: sorted keys, no spaces, UTF-8 (halves of characters too).
 
     Raises:
         ValueError: It holds NaN or an infinity.
         TypeError: It holds what JSON does not know.
     """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def array_sha256(array: "np.ndarray[Any, Any]") -> str:

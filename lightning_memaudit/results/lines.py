@@ -1,5 +1,6 @@
 """Files of one JSON object per line, each with the number of its audit, that survive a kill at any byte."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +24,7 @@ def read_lines(path: Path) -> Iterator[tuple[Row, bytes]]:
         lines = enumerate(file, start=1)
         for number, line in lines:
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_constant=_refuse)
                 row["audit"]
             except (ValueError, TypeError, KeyError) as error:
                 if next(lines, None) is None:
@@ -48,13 +49,25 @@ def keep_lines(path: Path, keep: Callable[[Row], bool]) -> None:
         file.writelines(line for row, line in read_lines(path) if keep(row))
 
 
-def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows and wait until they are on the disk; few enough to fit go in a single write."""
+def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Append rows and wait until they are on the disk; few enough to fit go in a single write.
+
+    Returns:
+        SHA-256 of the lines.
+    """
     rows = iter(rows)
+    digest = hashlib.sha256()
     with path.open("ab", buffering=0) as file:
         while chunk := list(islice(rows, _ROWS_PER_WRITE)):
             text = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in chunk)
             view = memoryview(text.encode())
+            digest.update(view)
             while view:
                 view = view[file.write(view) :]
         os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _refuse(constant: str) -> None:
+    """NaN and infinities are no JSON, and nothing here writes them."""
+    raise ValueError(constant)

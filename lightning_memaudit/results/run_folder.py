@@ -14,54 +14,44 @@ A run begins with :meth:`RunFolder.begin`. An audit is written in this order: ar
 renamed), ``images.jsonl``, ``audits.jsonl``. The last is the commit: whatever belongs to an audit that is not
 there is ignored by the reader and removed by :meth:`RunFolder.prepare`. JSON never holds NaN or infinity; they
 become null. Numpy and json only, no torch.
+
+Hashes chain the audits, see :mod:`lightning_memaudit.results.chain`; readers get the rows without them.
 """
 
-import json
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from lightning_memaudit.results.files import plain, replacing, write_json
+from lightning_memaudit.results.chain import SEAL, audit_sha256, by_audit, chained, sealed
+from lightning_memaudit.results.files import is_own, plain, replacing, write_json
 from lightning_memaudit.results.folder_lock import FolderLock
+from lightning_memaudit.results.hashes import file_sha256
 from lightning_memaudit.results.lines import Row, append_lines, keep_lines, read_lines
-from lightning_memaudit.results.names import DEFAULT_NAME
-from lightning_memaudit.results.superseded import ASIDE, UNFINISHED, discard, set_aside
+from lightning_memaudit.results.run_reader import (
+    AUDITS,
+    CONCLUSIONS,
+    CONFIG,
+    IMAGES,
+    MANIFEST,
+    OWN_CONFIG,
+    RECOVERIES,
+    RUN,
+    Arrays,
+    RunReader,
+    SavedRecoveries,
+    audit_number,
+    complete_audits,
+)
+from lightning_memaudit.results.superseded import UNFINISHED, discard, set_aside
 
-Arrays = dict[str, "np.ndarray[tuple[int, ...], np.dtype[Any]]"]
-
-RUN, AUDITS, IMAGES, RECOVERIES = "run.json", "audits.jsonl", "images.jsonl", "recoveries"
-CONFIG, OWN_CONFIG = "config.yaml", "run_config.yaml"
-"""Lightning's own beside the folder, which a new run replaces, and the copy in it, which stays with the results."""
-CONCLUSIONS = ("report.json", "report.html", "figures", "proximal.json", "largest_missing.json")
-"""What is made after the last audit, and is true of no other history."""
 SCHEMA_VERSION = 1
 
 
-class SavedRecoveries(NamedTuple):
-    """The recoveries that a run folder keeps.
-
-    Attributes:
-        audit: Number of the audit that they are of.
-        path: The file.
-        arrays: By name, such as ``members/truth`` or ``members/half/blind/image``.
-
-    >>> folder = RunFolder("memaudit")
-    >>> folder.append_audit([{"audit": 3, "step": 500}], [], {"members/truth": np.zeros((2, 1, 25, 25))})
-    >>> saved = folder.newest_recoveries()
-    >>> saved.audit, saved.path.name, saved.arrays["members/truth"].shape
-    (3, 'audit-0003.npz', (2, 1, 25, 25))
-    """
-
-    audit: int
-    path: Path
-    arrays: Arrays
-
-
-class RunFolder:
+class RunFolder(RunReader):
     """Reads and writes the results files of one run.
 
     The constructor touches nothing. Reading needs only read access; the first :meth:`append_audit` or an
@@ -77,130 +67,9 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self._prepared = False
         self._lock: FolderLock | None = None
-
-    @classmethod
-    def find(cls, path: str | Path) -> "RunFolder":
-        """The results folder at ``path``, which may also be the run's root folder with one of any name in it.
-
-        Where a run has several, ``memaudit``, the default name of the callback, is meant.
-
-        Raises:
-            FileNotFoundError: There is no such folder, or no results in it.
-            ValueError: There are the results of several callbacks, none of them by the default name.
-        """
-        path = Path(path)
-        for candidate in (path, path / DEFAULT_NAME):
-            if (candidate / AUDITS).is_file():
-                return cls(candidate)
-        if not path.exists():
-            raise FileNotFoundError(f"run folder {path} does not exist: pass the folder of a run")
-        named = sorted(file.parent for file in path.glob(f"*/{AUDITS}") if not file.parent.name.startswith(ASIDE))
-        if len(named) > 1:
-            raise ValueError(f"run folder {path} holds several results: pass one of {', '.join(map(str, named))}")
-        if not named:
-            raise FileNotFoundError(f"run folder {path} holds no {AUDITS}: pass the folder of an audited run")
-        return cls(named[0])
-
-    # Reading
-
-    def run(self) -> Row:
-        """``run.json``.
-
-        Raises:
-            FileNotFoundError: It is not there.
-            ValueError: It is not a JSON object.
-        """
-        self._check_folder()
-        path = self.path / RUN
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist: restore it, or run the audit again")
-        try:
-            content = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}): restore it, or run the audit again") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} holds a {type(content).__name__}, not an object: run the audit again")
-        return content
-
-    def audits(self) -> list[Row]:
-        """The rows of all complete audits, in the order they were written.
-
-        Raises:
-            FileNotFoundError: The folder or ``audits.jsonl`` is not there.
-            ValueError: A line that is not the last cannot be read.
-        """
-        self._check_folder()
-        path = self.path / AUDITS
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist: no audit was completed in this folder")
-        rows = [row for row, _ in read_lines(path)]
-        complete = _complete(rows)
-        return [row for row in rows if row["audit"] in complete]
-
-    def audited(self) -> set[tuple[int, int]]:
-        """Number and step of every complete audit; none when nothing was written yet."""
-        if not (self.path / AUDITS).is_file():
-            return set()
-        return {(row["audit"], row["step"]) for row in self.audits()}
-
-    def images(self, audit: int | None = None) -> list[Row]:
-        """Per-image rows of one complete audit, or of all; empty when there is no ``images.jsonl``.
-
-        Raises:
-            FileNotFoundError: The folder or ``audits.jsonl`` is not there.
-            ValueError: A line that is not the last cannot be read.
-        """
-        return list(self.iterate_images(audit))
-
-    def iterate_images(self, audit: int | None = None) -> Iterator[Row]:
-        """As :meth:`images`, one row at a time, for runs with very many images."""
-        committed = {row["audit"] for row in self.audits()}
-        path = self.path / IMAGES
-        if not path.is_file():
-            return
-        for row, _ in read_lines(path):
-            if row["audit"] in committed and audit in (None, row["audit"]):
-                yield row
-
-    def newest_recoveries(self) -> "SavedRecoveries | None":
-        """The arrays of the newest complete audit that saved any; None when none did."""
-        committed = {row["audit"] for row in self.audits()}
-        saved = [path for path in self._saved() if _audit_number(path) in committed]
-        if not saved:
-            return None
-        path = max(saved, key=_audit_number)
-        with np.load(path, allow_pickle=False) as arrays:
-            return SavedRecoveries(_audit_number(path), path, {name: arrays[name] for name in arrays.files})
-
-    def _saved(self) -> list[Path]:
-        return sorted((self.path / RECOVERIES).glob("audit-*.npz"))
-
-    def _check_folder(self) -> None:
-        if not self.path.is_dir():
-            raise FileNotFoundError(f"run folder {self.path} does not exist: pass the folder of a run")
-
-    def config(self) -> Path | None:
-        """The config of the run: the copy in the folder, else the file beside it; None where there is neither."""
-        places = (self.path / OWN_CONFIG, self.path.parent / CONFIG)
-        return next((one for one in places if one.is_file()), None)
-
-    def belongs_to(self, run_id: str | None) -> bool:
-        """Whether the results may be those of this run: ``run.json`` names it, or no run at all."""
-        try:
-            written = self.run().get("run_id")
-        except (FileNotFoundError, ValueError):
-            return True
-        return None in (written, run_id) or written == run_id
-
-    def concluded(self, name: str) -> bool:
-        """Whether a file that is made after the last audit is there, and no older than that audit."""
-        file, audits = self.path / name, self.path / AUDITS
-        return file.is_file() and audits.is_file() and file.stat().st_mtime_ns >= audits.stat().st_mtime_ns
-
-    # Writing
 
     def lock(self) -> None:
         """Keep other runs out until :meth:`unlock` or the end of this process; makes the folder.
@@ -208,6 +77,7 @@ class RunFolder:
         Raises:
             NotADirectoryError: Something else is at this path.
             PermissionError: Another run writes here, or the folder cannot be made or written to.
+            ValueError: A results file is a link.
         """
         self._make()
         lock = FolderLock(self.path)
@@ -222,6 +92,9 @@ class RunFolder:
 
     def _make(self) -> None:
         try:
+            for name in (RUN, AUDITS, IMAGES):
+                is_own(self.path / name)
+            self._saved()
             (self.path / RECOVERIES).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
@@ -242,6 +115,7 @@ class RunFolder:
         Raises:
             NotADirectoryError: Something else is at this path.
             PermissionError: The folder cannot be made or written to.
+            ValueError: A results file is a link.
         """
         self._make()
         discard(self.path / UNFINISHED)
@@ -250,7 +124,7 @@ class RunFolder:
         committed = self._repair_audits()
         keep_lines(self.path / IMAGES, lambda row: row["audit"] in committed)
         for path in self._saved():
-            if _audit_number(path) not in committed:
+            if audit_number(path) not in committed:
                 path.unlink()
         self._prepared = True
 
@@ -281,7 +155,10 @@ class RunFolder:
         """Write ``run.json``, replacing the old one in one step."""
         if not (self._prepared and self.path.is_dir()):
             self.prepare()
-        write_json(self.path / RUN, {"schema_version": SCHEMA_VERSION, **plain(content)})
+        rows = self.chained_audits() if is_own(self.path / AUDITS) else []
+        config = self.path / OWN_CONFIG
+        digest = file_sha256(config) if is_own(config) else None
+        write_json(self.path / RUN, sealed({"schema_version": SCHEMA_VERSION, **plain(content)}, _newest(rows), digest))
 
     def append_audit(
         self,
@@ -310,22 +187,37 @@ class RunFolder:
             self.prepare()
         self._prepared = False  # until all is written: after a full disk the next audit begins by removing what is torn
         self._supersede(number)
+        before = _newest(self.chained_audits()) if is_own(self.path / AUDITS) else []
+        file_of_recoveries = self.path / RECOVERIES / f"audit-{number:04d}.npz"
         if recoveries:
-            with replacing(self.path / RECOVERIES / f"audit-{number:04d}.npz") as file:
+            with replacing(file_of_recoveries) as file:
                 np.savez(file, allow_pickle=False, **recoveries)
-        append_lines(self.path / IMAGES, image_rows)
-        append_lines(self.path / AUDITS, [{**row, "num_rows": len(audit_rows)} for row in audit_rows])
+        images = append_lines(self.path / IMAGES, image_rows)
+        rows = chained(
+            [{**row, "num_rows": len(audit_rows)} for row in audit_rows],
+            audit_sha256(before) if before else None,
+            images,
+            file_sha256(file_of_recoveries) if recoveries else None,
+        )
+        append_lines(self.path / AUDITS, rows)
+        self._seal(rows)
         if recoveries:
             for path in self._saved():
-                if _audit_number(path) != number:
+                if audit_number(path) != number:
                     path.unlink()
         self._prepared = True
+
+    def _seal(self, newest: Sequence[Row]) -> None:
+        """Say in ``run.json``, where there is one, which audit is the newest; after a kill it may name one before."""
+        with suppress(FileNotFoundError, ValueError):
+            run = self.sealed_run()
+            write_json(self.path / RUN, sealed(run, newest, (run.get(SEAL) or {}).get("config")))
 
     def _repair_audits(self) -> set[int]:
         path = self.path / AUDITS
         if not path.is_file():
             return set()
-        complete = _complete([row for row, _ in read_lines(path)])
+        complete = complete_audits([row for row, _ in read_lines(path)])
         keep_lines(path, lambda row: row["audit"] in complete)
         return complete
 
@@ -343,15 +235,25 @@ class RunFolder:
         for name in (AUDITS, IMAGES):
             keep_lines(self.path / name, lambda row: row["audit"] < number)
         for saved in self._saved():
-            if _audit_number(saved) >= number:
+            if audit_number(saved) >= number:
                 saved.unlink()
 
 
-def _complete(rows: Sequence[Row]) -> set[int]:
-    """Numbers of the audits all of whose rows are there; the rows say how many they should be."""
-    counts = Counter(row["audit"] for row in rows)
-    return {row["audit"] for row in rows if counts[row["audit"]] >= row.get("num_rows", 0)}
+def _newest(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the last audit in the file."""
+    return by_audit(rows)[-1] if rows else []
 
 
-def _audit_number(path: Path) -> int:
-    return int(path.stem.rpartition("-")[2])
+__all__ = [
+    "AUDITS",
+    "CONCLUSIONS",
+    "CONFIG",
+    "IMAGES",
+    "MANIFEST",
+    "OWN_CONFIG",
+    "RECOVERIES",
+    "RUN",
+    "Arrays",
+    "RunFolder",
+    "SavedRecoveries",
+]

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+from forgery import resign
 
 ODD_NAMES = (
     "cats/0017.jpg",
@@ -37,4 +38,5 @@ def name_images(folder, names=ODD_NAMES):
             indices = saved.arrays[f"{group}/indices"]
             saved.arrays[f"{group}/names"] = np.array([name(group, i) or str(row) for i, row in enumerate(indices)])
     np.savez(saved.path, allow_pickle=False, **saved.arrays)
+    resign(folder)
     return folder

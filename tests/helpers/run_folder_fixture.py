@@ -11,6 +11,8 @@ import torch
 from scipy.stats import beta
 
 from lightning_memaudit.measurement.degradations import parse_degradation
+from lightning_memaudit.measurement.metrics import ssim
+from lightning_memaudit.measurement.near_duplicates import near_duplicates
 from lightning_memaudit.results.hashes import combined_sha256, image_sha256
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -70,7 +72,8 @@ def make_run_folder(
         for group, images in groups.items():
             arrays[f"{group}/indices"] = np.arange(len(images))
             arrays[f"{group}/truth"] = images
-            own = np.clip(images + np.sqrt(train_loss) * rng.standard_normal(images.shape), 0, 1).astype(np.float32)
+            noise = rng.standard_normal(images.shape)
+            own = images + noise * np.sqrt(train_loss / np.square(noise).mean())
             if group == "controls" and not identity:
                 own = np.clip(images + 0.2 * rng.standard_normal(images.shape), 0, 1).astype(np.float32)
             for p, pattern in enumerate(patterns):
@@ -91,6 +94,8 @@ def make_run_folder(
                     estimate = mask.copy()
                     if method in ("blind", "paper_blind"):
                         estimate = np.clip(mask + (rng.random(mask.shape) < 0.03) * (1 - 2 * mask), 0, 1)
+                    if group == "controls" and method == "blind":
+                        recovered[0] = degraded.observed[0]  # diverged, see below
                     arrays[f"{group}/{pattern}/{method}/image"] = recovered
                     arrays[f"{group}/{pattern}/{method}/mask"] = estimate.astype(np.float32)
                     cells.append(measured(group, pattern, method, images, mask, recovered, estimate, own, rng))
@@ -144,10 +149,10 @@ def measured(group, pattern, method, images, mask, recovered, estimate, own, rng
     columns = {
         "psnr": quality,
         "hidden_psnr": psnr(recovered, images, 1 - mask),
-        "ssim": np.clip(quality / 40, 0, 1),
+        "ssim": ssim(torch.from_numpy(recovered), torch.from_numpy(images)).numpy(),
         "mask_accuracy": ((estimate > 0.5) == (mask > 0.5)).mean((1, 2, 3)) if blind else np.full(len(images), np.nan),
         "score": score if method != "biharmonic" else np.full(len(images), np.nan),
-        "certified": (score < 2e-3) if blind else None,
+        "certified": (score < 2e-3) if blind else np.zeros(len(images), bool),
         "reconstruction_psnr": psnr(own, images),
     }
     return group, pattern, method, columns
@@ -157,7 +162,7 @@ def audit_row(cell, inpainted, occasion):
     group, pattern, method, columns = cell
     recovered = columns["psnr"] >= THRESHOLD_DB
     hits, count = int(recovered.sum()), len(recovered)
-    certified = columns["certified"]
+    certified = columns["certified"] if method in ("blind", "paper_blind") else None
     finite_score = columns["score"][np.isfinite(columns["score"])]
     return {
         **occasion,
@@ -174,7 +179,9 @@ def audit_row(cell, inpainted, occasion):
         "recovery_rate": hits / count,
         "ci_low": float(beta.ppf(0.025, hits, count - hits + 1)) if hits else 0.0,
         "ci_high": float(beta.ppf(0.975, hits + 1, count - hits)) if hits < count else 1.0,
-        "recovered_by_threshold": {str(t): int((columns["psnr"] >= t).sum()) for t in (20.0, 25.0, 30.0, 35.0)},
+        "recovered_by_threshold": {
+            str(t): int(((columns["psnr"] >= t) & ~np.isinf(columns["score"])).sum()) for t in (20.0, 25.0, 30.0, 35.0)
+        },
         "num_beyond_inpainting": None
         if inpainted is None
         else int((recovered & (inpainted["psnr"] < THRESHOLD_DB)).sum()),
@@ -201,7 +208,7 @@ def image_rows(cell, audit):
             "pattern": pattern,
             "method": method,
             **row,
-            "certified": None if row["certified"] is None else bool(row["certified"]),
+            "certified": bool(row["certified"]),
             "diverged": bool(np.isinf(row["score"])),
             "failed": False,
             "recovered": bool(row["psnr"] >= THRESHOLD_DB),
@@ -242,7 +249,17 @@ def run_json(groups, patterns, methods, network, hyperparameters):
             "thresholds_db": [20.0, 25.0, 30.0, 35.0],
             "seed": 0,
             "primary_method": "blind",
+            "save_recoveries": 64,
         },
-        "near_duplicates": {"psnr_db": 25.0, "members": [], "controls": []},
+        "near_duplicates": {"psnr_db": 25.0}
+        | {
+            group: near_duplicates(
+                torch.from_numpy(images), None if group == "members" else torch.from_numpy(groups["members"])
+            )
+            .nonzero()
+            .flatten()
+            .tolist()
+            for group, images in groups.items()
+        },
         "notes": [],
     }

@@ -56,7 +56,8 @@ def test_nan_infinity_and_numpy_become_plain_json(tmp_path):
     }
     folder.append_audit([row], [{"audit": 0, "recovered": np.True_}], {})
     lines = (tmp_path / "audits.jsonl").read_text().splitlines()
-    assert [json.loads(line, parse_constant=pytest.fail) for line in lines] == [
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [{key: value for key, value in row.items() if key != "chain"} for row in rows] == [
         {"audit": 0, "a": None, "b": None, "c": 0.5, "d": {"x": None}, "num_rows": 1}
     ]
     assert folder.images() == [{"audit": 0, "recovered": True}]

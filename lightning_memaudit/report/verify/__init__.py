@@ -1,0 +1,79 @@
+"""Is a report true? Everything that can be is computed again, from the saved recoveries up; the rest is named.
+
+What takes the autoencoder, such as blind scores, cannot be computed from the results. The hashes that chain the audits
+show that it was not changed by anyone who did not make all of them anew.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_memaudit.report.document import check_schema, read_document
+from lightning_memaudit.report.verify import arrays, described, rows, written
+from lightning_memaudit.report.verify.check import NOT_TRUE, Check, guarded
+from lightning_memaudit.report.verify.unchecked import unchecked
+from lightning_memaudit.results.run_folder import RunFolder
+
+
+def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Sequence[str] = ()) -> list[Check]:
+    """Check the report of a run against its results, and those against the saved recoveries.
+
+    It shows that the report follows from the recoveries that are in the folder. That these came out of the weights
+    whose hash it names, only an audit of those weights can show.
+
+    Args:
+        folder: The results of the run.
+        checkpoint: Of the audited weights, whose hash is then compared.
+        allow_types: Types that may be in the checkpoint besides tensors and plain values.
+
+    Returns:
+        What was checked, then what was not: those that passed neither nor failed.
+
+    Raises:
+        FileNotFoundError: There is no report, or no results.
+        ValueError: One of them or the checkpoint cannot be read, or the report does not follow the schema.
+    """
+    document = read_document(folder)
+    check_schema(document)
+    if not folder.audits():
+        raise ValueError(f"{folder.path} holds no complete audit: let one finish first")
+    saved = folder.newest_recoveries()
+    checks = [
+        guarded("report.json is as it was written", written.same_hash, document),
+        guarded("the report follows from the results files", written.same_document, folder, document),
+        guarded("page and figures are as they were written", written.same_files, folder),
+        guarded("run.json is as it was written", described.same_run, folder),
+        guarded("run.json says what was audited", described.same_settings, folder),
+        guarded("the hashes from audit to audit hold", described.same_chain, folder),
+        guarded("every image has one row in each pattern and method", rows.whole_rows, folder),
+        guarded("rates and intervals follow from the images", rows.same_counts, folder),
+        guarded("every saved recovery has its row and its arrays", arrays.same_arrays, folder, saved),
+        guarded("recoveries score as the results say", arrays.same_scores, folder, saved),
+        guarded("patterns and seed make these masks and observations", arrays.same_observations, folder, saved),
+        guarded("the saved images are those that were audited", arrays.same_images, folder, saved),
+        guarded("near-duplicates are those that run.json names", arrays.same_duplicates, folder, saved),
+    ]
+    if checkpoint is not None:
+        weights = "the checkpoint holds the audited weights"
+        checks.append(written.same_weights(weights, document, checkpoint, allow_types))
+    checks += [
+        guarded("all columns of the results are known", rows.not_recorded, folder),
+        guarded("the words are those of this version", written.own_words, document),
+    ]
+    checks += unchecked(folder, saved, checkpoint is not None)
+    return sorted(checks, key=lambda check: check.passed is None)
+
+
+def is_true(checks: Sequence[Check]) -> bool:
+    """Whether no check failed."""
+    return all(check.passed is not False for check in checks)
+
+
+def conclusion(checks: Sequence[Check]) -> str:
+    """One line: whether the report is true, and what was not checked."""
+    failed = [check.means for check in checks if check.passed is False]
+    said = "The report is true." if not failed else NOT_TRUE if NOT_TRUE in failed else failed[0]
+    not_checked = [check.name for check in checks if check.passed is None]
+    return f"{said} NOT CHECKED: {'; '.join(not_checked)}." if not_checked else said
+
+
+__all__ = ["Check", "conclusion", "is_true", "verify"]

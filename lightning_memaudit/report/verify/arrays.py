@@ -1,0 +1,219 @@
+"""The saved arrays: what they score, whether they are all there, what they were made of."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lightning_memaudit.report.verify.check import Check, first
+from lightning_memaudit.results.hashes import combined_sha256, image_sha256
+from lightning_memaudit.results.run_folder import Arrays, RunFolder, SavedRecoveries
+
+Row = Mapping[str, Any]
+TOLERANCES = {"psnr": 2e-3, "hidden_psnr": 2e-3, "ssim": 1e-2, "mask_accuracy": 1e-4}
+"""Between what was measured, on whatever device, and what is computed here; 1e-3 of a metric that is not named."""
+GROUPS = ("members", "controls")
+_TRACES = ("trace_iterations", "trace_image", "trace_mask")
+
+
+def same_arrays(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> Check:
+    """Every row up to ``save_recoveries`` has its array, and every array its row."""
+    newest = folder.audits()[-1]["audit"]
+    wanted = (folder.run().get("settings") or {}).get("save_recoveries")
+    if saved is None or saved.audit != newest:
+        there = "none" if saved is None else f"those of audit {saved.audit} only"
+        if wanted:
+            return Check(name, False, f"there are {there}, though audit {newest} was to save {wanted} of each group")
+        return Check(name, None, f"the newest audit saved no recoveries (save_recoveries: 0), there are {there}")
+    problems = _array_problems(folder.images(saved.audit), saved.arrays, wanted, folder.run().get("image_shape"))
+    return first(name, problems, f"{len(saved.arrays)} arrays")
+
+
+def _array_problems(images: Sequence[Row], arrays: Arrays, wanted: Any, shape: Any) -> Iterator[str]:
+    most = max((len(array) for array in arrays.values()), default=0)
+    number = most if type(wanted) is not int else wanted
+    if most != min(number, max((image["position"] + 1 for image in images), default=0)):
+        yield f"there are {most} of each group, though {number} were to be saved"
+    expected: set[str] = set()
+    for group in GROUPS:
+        rows = [image for image in images if image["group"] == group and image["position"] < number]
+        places = {row["position"]: row for row in rows}
+        if not places:
+            continue
+        order = [places[position] for position in sorted(places)]
+        cells = dict.fromkeys((row["pattern"], row["method"]) for row in rows)
+        keys = [f"{group}/truth", f"{group}/indices"]
+        keys += [f"{group}/{pattern}/{what}" for pattern, _ in cells for what in ("observed", "mask")]
+        keys += [f"{group}/{pattern}/{method}/{what}" for pattern, method in cells for what in ("image", "mask")]
+        for key in keys:
+            if key not in arrays:
+                yield f"{key} is not there"
+            elif len(arrays[key]) != len(order):
+                yield f"{key} holds {len(arrays[key])} images, the results {len(order)}"
+        truth = arrays[f"{group}/truth"]
+        if truth.ndim != 4 or (shape is not None and list(truth.shape[1:]) != list(shape)):
+            yield f"{group}/truth has the shape {truth.shape}, the images {shape}"
+        for key in keys:
+            if key.endswith(("/image", "/observed")) and arrays[key].shape != truth.shape:
+                yield f"{key} has the shape {arrays[key].shape}, the images {truth.shape}"
+        if not (np.isfinite(truth).all() and truth.min() > -1e-3 and truth.max() < 1 + 1e-3):
+            yield f"{group}/truth is not in [0, 1]"
+        if [int(index) for index in arrays[f"{group}/indices"]] != [row["image"] for row in order]:
+            yield f"{group}/indices are not the images of the results"
+        names: Any = arrays.get(f"{group}/names")
+        if names is not None and any("name" in row for row in order):
+            for row, name in zip(order, names, strict=False):
+                if _text(row.get("name")) != _text(name):
+                    yield f"{group}: image {row['image']} is {row.get('name')}, in the arrays {name}"
+        expected |= {*keys, f"{group}/names"}
+        expected |= {f"{group}/{pattern}/{method}/{trace}" for pattern, method in cells for trace in _TRACES}
+    strange = next((key for key in arrays if key not in expected), None)
+    if strange is not None:
+        yield f"{strange} belongs to no row of the results"
+
+
+def _text(name: Any) -> str:
+    return str(name).rstrip("\0")  # numpy drops them at the end
+
+
+def same_scores(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> Check:
+    """Every measurement of what came back from the arrays, and whether it failed or diverged."""
+    if saved is None:
+        return Check(name, None, "no recoveries were saved")
+    device = (folder.run().get("machine") or {}).get("device")
+    # Convolutions on other devices round so much that the similarity of flat images means nothing.
+    left_out = () if device in (None, "cpu") else ("ssim",)
+    cells: dict[tuple[str, str, str], dict[int, Row]] = {}
+    for row in folder.iterate_images(saved.audit):
+        cells.setdefault((row["group"], row["pattern"], row["method"]), {})[row["position"]] = row
+    checked = 0
+    for (group, pattern, method), rows in cells.items():
+        prefix = f"{group}/{pattern}/{method}"
+        if f"{prefix}/image" not in saved.arrays:
+            continue
+        again = _measured(saved.arrays, group, pattern, method)
+        for position in range(len(saved.arrays[f"{prefix}/image"])):
+            problem = next(_score_problems(rows[position], again, position, left_out), None)
+            if problem:
+                return Check(name, False, f"{prefix}: image {rows[position]['image']} {problem}")
+            checked += 1
+    return Check(name, True if checked else None, f"{checked} recoveries scored again")
+
+
+def computed_again() -> set[str]:
+    """Columns of ``images.jsonl`` that arrays are enough for."""
+    from lightning_memaudit.measurement.metrics import METRICS
+
+    return {*METRICS, "failed", "diverged"}
+
+
+def _measured(arrays: Arrays, group: str, pattern: str, method: str) -> dict[str, Any]:
+    """By name, (k,) each: every metric of the package, and what arrays tell of the recovery's fate."""
+    import torch
+
+    from lightning_memaudit.measurement.metrics import METRICS
+    from lightning_memaudit.recovery import Recovery
+
+    image, estimate = (arrays[f"{group}/{pattern}/{method}/{what}"] for what in ("image", "mask"))
+    truth, mask, observed = arrays[f"{group}/truth"], arrays[f"{group}/{pattern}/mask"], f"{group}/{pattern}/observed"
+    nothing = torch.zeros(len(image))
+    recovery = Recovery(
+        torch.from_numpy(image), torch.from_numpy(estimate), nothing, certified=nothing > 0, num_evaluations=nothing
+    )
+    given = torch.from_numpy(truth), torch.from_numpy(mask.astype(np.float32))
+    found = {name: metric(recovery, *given).double().numpy() for name, metric in METRICS.items()}
+    axes = (1, 2, 3)
+    lost = np.isnan(image).all(axes) & np.isnan(estimate).all(axes)
+    constant = (np.abs(estimate - 1) < 1e-6).all(axes) | np.isclose(estimate, mask, atol=1e-6).all(axes)
+    return found | {
+        "lost": lost,
+        "as_observed": np.isclose(image, arrays[observed], atol=1e-6).all(axes),
+        "estimates": not (constant | lost).all(),
+    }
+
+
+def _score_problems(row: Row, again: Mapping[str, Any], position: int, left_out: Sequence[str]) -> Iterator[str]:
+    if bool(row.get("failed")) != bool(again["lost"][position]):
+        yield f"is called failed={row.get('failed')}, and its array says otherwise"
+    if row.get("failed"):
+        return
+    if row.get("diverged") and not again["as_observed"][position]:
+        yield "is called diverged, and something came back"
+    for name, values in again.items():
+        if name in ("lost", "as_observed", "estimates") or name in left_out or name not in row:
+            continue
+        value, stated = float(values[position]), row[name]
+        if stated is None:
+            if np.isfinite(value) and (name != "mask_accuracy" or again["estimates"]):
+                yield f"has no {name}, now {value:.4f}"
+        elif not abs(stated - value) <= TOLERANCES.get(name, 1e-3):
+            yield f"has {name} {stated:.4f}, now {value:.4f}"
+
+
+def same_observations(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> Check:
+    """Masks and observations are those that pattern and seed make of the truth: none was easier than its name says."""
+    import torch
+
+    from lightning_memaudit.measurement.degradations import parse_degradation
+
+    arrays = saved.arrays if saved else {}
+    seed = int((folder.run().get("settings") or {}).get("seed") or 0)
+    checked = 0
+    for key, observed in arrays.items():
+        group, *rest = key.split("/")
+        if len(rest) != 2 or rest[1] != "observed":
+            continue
+        truth = torch.from_numpy(arrays[f"{group}/truth"])
+        degraded = parse_degradation(rest[0])(truth, range(len(truth)), seed)
+        if not np.array_equal(degraded.mask.numpy() > 0, arrays[f"{group}/{rest[0]}/mask"] > 0):
+            return Check(name, False, f"{group}/{rest[0]}: other pixels are missing")
+        if not np.allclose(degraded.observed.numpy(), observed, atol=1e-5):
+            return Check(name, False, f"{group}/{rest[0]}: other values were observed")
+        checked += len(observed)
+    return Check(name, True if checked else None, f"{checked} images degraded again")
+
+
+def same_images(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> Check:
+    """The saved truth is what ``run.json`` has the hash of."""
+    run, arrays = folder.run(), saved.arrays if saved else {}
+    checked, unknown = 0, []
+    for group in GROUPS:
+        truth = arrays.get(f"{group}/truth")
+        if truth is None:
+            continue
+        described = run.get(group) or {}
+        whole = described.get("sha256") if described.get("num_images") == len(truth) else None
+        expected = described.get("saved_sha256") or whole
+        if expected is None:
+            unknown.append(group)
+            continue
+        found = combined_sha256([image_sha256(image) for image in truth])
+        if found != expected or (whole is not None and found != whole):
+            return Check(name, False, f"{group}: the images do not have the hash in run.json")
+        checked += len(truth)
+    if unknown:
+        return Check(name, None, f"run.json has no hash of the saved {' and '.join(unknown)}")
+    return Check(name, True if checked else None, f"{checked} images hashed again")
+
+
+def same_duplicates(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> Check:
+    """The near-duplicates that ``run.json`` names, where all images were saved."""
+    import torch
+
+    from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
+
+    stated, arrays = folder.run().get("near_duplicates"), saved.arrays if saved else {}
+    if not isinstance(stated, Mapping) or stated.get("psnr_db") != NEAR_DUPLICATE_PSNR:
+        return Check(name, None, "run.json names none, or by another measure")
+    rows = folder.audits()
+    counts = {row["group"]: row["num_images"] for row in rows if row["audit"] == rows[-1]["audit"]}
+    if any(len(arrays.get(f"{group}/truth", ())) != counts[group] for group in counts):
+        return Check(name, None, "not all images were saved")
+    members = torch.from_numpy(arrays["members/truth"])
+    for group in counts:
+        images = torch.from_numpy(arrays[f"{group}/truth"])
+        near = near_duplicates(members) if group == "members" else near_duplicates(images, members)
+        found = near.nonzero().flatten().tolist()
+        if stated.get(group) != found:
+            return Check(name, False, f"{group}: run.json names {stated.get(group)}, now {found}")
+    return Check(name, True, f"those of {sum(counts.values())} images compared again")

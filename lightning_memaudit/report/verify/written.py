@@ -1,0 +1,119 @@
+"""The report itself: its hash, what it says against the results, its page and figures, the weights that it names."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_memaudit import __version__
+from lightning_memaudit.report.checkpoint import read_checkpoint
+from lightning_memaudit.report.document import SELF_HASH, build_document, seal
+from lightning_memaudit.report.manifest import read_manifest
+from lightning_memaudit.report.verify.check import NOT_TRUE, OLDER, OTHER_WEIGHTS, Check, differences
+from lightning_memaudit.results.files import is_own
+from lightning_memaudit.results.hashes import file_sha256, tensors_sha256
+from lightning_memaudit.results.lines import read_lines
+from lightning_memaudit.results.run_folder import AUDITS, IMAGES, MANIFEST, RunFolder
+
+_WORDS = ("headline", "why", "found", "certainty", "next_steps", "cautions")
+
+
+def same_hash(name: str, document: Mapping[str, Any]) -> Check:
+    """``report.json`` has the hash that it carries."""
+    expected = seal(dict(document))[SELF_HASH]
+    same = document[SELF_HASH] == expected
+    return Check(name, same, "its own hash" if same else f"hash is {expected}")
+
+
+def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> Check:
+    """The report is what the results say; of another version's report all but the words is compared."""
+    newest = folder.audits()[-1]["audit"]
+    if is_older(folder, document):
+        detail = f"it speaks of the audits up to {document['judgement']['audit']}, and there are some up to {newest}"
+        return Check(name, False, detail, OLDER)
+    again = build_document(folder)
+    version = document["tool"]["version"]
+    if version != __version__:
+        again, document = _facts(again), _facts(document)
+    different = next(differences(dict(document), again, "", SELF_HASH), None)
+    if different is None:
+        return Check(name, True, f"{len(document['history'])} audits judged again")
+    other = "" if version == __version__ else f"; the report says that version {version} made it, this is {__version__}"
+    return Check(name, False, different + other, NOT_TRUE)
+
+
+def is_older(folder: RunFolder, document: Mapping[str, Any]) -> bool:
+    """Whether audits were added after the report, and nothing else was changed in the files that it has hashes of."""
+    reported = document["judgement"]["audit"]
+    rows = folder.audits()
+    if not any(row["audit"] > reported for row in rows):
+        return False
+    hashes = document["hashes"]["files"]
+    return all(_up_to(folder.path / name, reported) == hashes.get(name) for name in (AUDITS, IMAGES))
+
+
+def _up_to(path: Path, audit: int) -> str:
+    """SHA-256 of the beginning of a file of lines, as it was after an audit."""
+    digest = hashlib.sha256()
+    for row, line in read_lines(path):
+        if row["audit"] > audit:
+            break
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what another version may word differently."""
+    facts = {key: value for key, value in document.items() if key not in ("tool", "limits", SELF_HASH)}
+    facts["verdict"] = {key: value for key, value in document["verdict"].items() if key not in _WORDS}
+    return facts
+
+
+def own_words(name: str, document: Mapping[str, Any]) -> Check:
+    """Whether the words could be compared, which another version may choose differently."""
+    version = document["tool"]["version"]
+    if version == __version__:
+        return Check(name, True, "with the numbers")
+    detail = f"the report says that version {version} made it, this is {__version__}: make it again with `report`"
+    return Check(name, None, detail)
+
+
+def same_files(name: str, folder: RunFolder) -> Check:
+    """Page and figures have the hashes that were written down after them."""
+    hashes = read_manifest(folder)
+    if not hashes:
+        return Check(
+            name, None, f"there is no {MANIFEST}: the report was made by an earlier version, or not to its end"
+        )
+    missing = []
+    for file, digest in hashes.items():
+        path = folder.path / file
+        if not is_own(path):
+            missing.append(file)
+        elif file_sha256(path) != digest:
+            return Check(name, False, f"{file} is not the one that was written with the report")
+    strange = [file for file in _present(folder) if file not in hashes]
+    if missing or strange:
+        not_there = f"not there: {', '.join(missing)}" if missing else ""
+        not_its = f"not of this report: {', '.join(strange)}" if strange else ""
+        return Check(name, None, "; ".join(filter(None, (not_there, not_its))))
+    return Check(name, True, f"{len(hashes)} files hashed again")
+
+
+def _present(folder: RunFolder) -> Iterator[str]:
+    """The page and figures that are there."""
+    for path in [folder.path / "report.html", *sorted((folder.path / "figures").glob("*"))]:
+        if path.is_symlink() or path.exists():
+            yield path.relative_to(folder.path).as_posix()
+
+
+def same_weights(name: str, document: Mapping[str, Any], checkpoint: Path, allow_types: Sequence[str]) -> Check:
+    """A checkpoint holds the weights that were audited."""
+    expected = document["hashes"]["weights"]
+    if expected is None:
+        return Check(name, None, "the report has no hash of the weights")
+    content = read_checkpoint(checkpoint, allow_types, "--ckpt_path")
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    found = tensors_sha256(state)
+    same = found == expected
+    return Check(name, same, found if same else f"they have the hash {found}, not {expected}", OTHER_WEIGHTS)
