@@ -3,10 +3,10 @@
 import json
 
 from lightning_memaudit.report.verify.rows import _again, _cell
+from lightning_memaudit.results.cells import is_recovered
 from lightning_memaudit.results.chain import CHAIN, SEAL, audit_sha256, by_audit, chained, lines_sha256, sealed
 from lightning_memaudit.results.files import plain
 from lightning_memaudit.results.hashes import file_sha256
-from lightning_memaudit.results.cells import is_recovered
 
 
 def read_rows(path):

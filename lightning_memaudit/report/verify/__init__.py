@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_memaudit.report.document import check_schema, read_document
-from lightning_memaudit.report.verify import arrays, described, rows, written
+from lightning_memaudit.report.verify import arrays, baselines, described, rows, written
 from lightning_memaudit.report.verify.check import NOT_TRUE, Check, guarded
 from lightning_memaudit.report.verify.unchecked import unchecked
 from lightning_memaudit.results.run_folder import RunFolder
@@ -48,6 +48,7 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
         guarded("rates and intervals follow from the images", rows.same_counts, folder),
         guarded("every saved recovery has its row and its arrays", arrays.same_arrays, folder, saved),
         guarded("recoveries score as the results say", arrays.same_scores, folder, saved),
+        guarded("baselines are what they fill in", baselines.same_baselines, folder, saved),
         guarded("patterns and seed make these masks and observations", arrays.same_observations, folder, saved),
         guarded("the saved images are those that were audited", arrays.same_images, folder, saved),
         guarded("near-duplicates are those that run.json names", arrays.same_duplicates, folder, saved),

@@ -102,16 +102,16 @@ def same_scores(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> 
 
 def computed_again() -> set[str]:
     """Columns of ``images.jsonl`` that arrays are enough for."""
-    from lightning_memaudit.measurement.metrics import METRICS
+    from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS
 
-    return {*METRICS, "failed", "diverged"}
+    return {*METRICS, *APPEARANCE, "baseline_psnr", "recovery_gain", "failed", "diverged"}
 
 
 def _measured(arrays: Arrays, group: str, pattern: str, method: str) -> dict[str, Any]:
     """By name, (k,) each: every metric of the package, and what arrays tell of the recovery's fate."""
     import torch
 
-    from lightning_memaudit.measurement.metrics import METRICS
+    from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS
     from lightning_memaudit.recovery import Recovery
 
     image, estimate = (arrays[f"{group}/{pattern}/{method}/{what}"] for what in ("image", "mask"))
@@ -122,6 +122,7 @@ def _measured(arrays: Arrays, group: str, pattern: str, method: str) -> dict[str
     )
     given = torch.from_numpy(truth), torch.from_numpy(mask.astype(np.float32))
     found = {name: metric(recovery, *given).double().numpy() for name, metric in METRICS.items()}
+    found |= {name: metric(given[0]).double().numpy() for name, metric in APPEARANCE.items()}
     axes = (1, 2, 3)
     lost = np.isnan(image).all(axes) & np.isnan(estimate).all(axes)
     constant = (np.abs(estimate - 1) < 1e-6).all(axes) | np.isclose(estimate, mask, atol=1e-6).all(axes)
