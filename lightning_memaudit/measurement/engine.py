@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from lightning_memaudit.measurement.arguments import GivenAutoencoder, check_module, given_images, module_of
-from lightning_memaudit.measurement.calibration import certify_from_controls, describe, without_own_certificates
+from lightning_memaudit.measurement.calibration import certify_from_controls, without_own_certificates
 from lightning_memaudit.measurement.checks import FUNCTION_MENDS, check_group
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group, ImageSource
 from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
@@ -135,7 +135,7 @@ def run_audit(
             audit must end.
     """
     processes = processes or Processes()
-    uncertified_plan = without_own_certificates(plan, groups, processes.num_shares)
+    uncertified_plan = without_own_certificates(plan, groups)
 
     def measure_all() -> list[Measurement]:
         return [measure(autoencoder, group, uncertified_plan, cache, progress) for group in groups]
@@ -151,7 +151,7 @@ def run_audit(
             doubts = doubts_about(joined.outputs)
         cells += joined.cells
         recoveries |= joined.recoveries
-    certifications = {name: describe(one) for name, one in certify_from_controls(cells, plan).items()}
+    certifications = certify_from_controls(cells, plan)
     rows = audit_rows(cells, occasion, train_loss, plan.threshold_db, certifications, doubts)
     numbers = {**headline(rows, cells, plan.primary), "train_loss": train_loss}
     return AuditReport(rows, cells, numbers, recoveries, occasion, plan.threshold_db, plan.primary)

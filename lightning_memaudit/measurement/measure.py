@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_memaudit.measurement.degradations import Degraded
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
+from lightning_memaudit.measurement.image_statistics import image_statistics
 from lightning_memaudit.measurement.metrics import METRICS, psnr
 from lightning_memaudit.measurement.own_output import output_sums, repeated
 from lightning_memaudit.measurement.plan import Plan
@@ -72,6 +73,7 @@ def measure(
         names = np.asarray(group.labels(block.rows), dtype=np.object_)
         keep = np.flatnonzero(positions < plan.save_recoveries)
         reconstruction_psnr: Array = np.zeros(0)
+        statistics = image_statistics(images)
         if len(images):
             output = block.autoencoder(images)
             reconstruction_psnr = _numpy(psnr(_finite(output), images))
@@ -103,6 +105,7 @@ def measure(
                     "image": indices,
                     "name": names,
                     "reconstruction_psnr": reconstruction_psnr,
+                    **statistics,
                 }
                 cell = Cell(group.name, pattern.name, name, columns, seconds)
                 parts.setdefault((pattern.name, name), []).append(cell)

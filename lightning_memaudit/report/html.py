@@ -13,6 +13,7 @@ import yaml
 from markupsafe import Markup
 
 from lightning_memaudit.report import charts
+from lightning_memaudit.report.certificates import certificate_rows
 from lightning_memaudit.report.document import Document, run_name
 from lightning_memaudit.report.labels import (
     MEMBERS_MSE,
@@ -149,6 +150,7 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
         "num_proximal": sum(bool(row.get("proximal")) for row in (document["proximal"] or {"images": []})["images"]),
         "roc_chart": charts.roc_chart(document, f"{prefix}-roc"),
         "rates": _rates(document),
+        "certificates": certificate_rows(document["rates"]),
         "strips": _strips(folder, document) if pictures else [],
         "images": images,
         "num_hidden_images": len(document["images"]) - len(images),

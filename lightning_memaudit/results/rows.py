@@ -15,6 +15,8 @@ from lightning_memaudit.results.quantities import COUNTS, FLAGS, NUMBERS, QUANTI
 
 Row = dict[str, Any]
 Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+CERTIFIED_DB = 25.0
+"""PSNR in dB that a certificate claims; ``num_certified_true`` counts the certificates for which that is so."""
 THRESHOLDS_DB = (20.0, 25.0, 30.0, 35.0)
 """PSNR thresholds at which every rate is reported, beside the main one."""
 
@@ -51,7 +53,7 @@ def audit_rows(
     occasion: Occasion,
     train_loss: float,
     threshold_db: float,
-    certifications: Mapping[str, Row] | None = None,
+    certifications: Mapping[tuple[str, str], Row] | None = None,
     doubts: Sequence[Doubt] = (),
 ) -> list[Row]:
     """One row per group, pattern and method: counts, rates with 95% Clopper-Pearson intervals, means.
@@ -61,8 +63,8 @@ def audit_rows(
         occasion: When and why it ran.
         train_loss: Mean squared error over the audited members.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
-        certifications: For methods that certify, by name: how often their certificates are false, or why there are
-            none. Goes into their rows as ``certification``.
+        certifications: For methods that certify, by pattern and method: how often their certificates are false, or why
+            there are none. Goes into their rows as ``certification``.
         doubts: Why what the autoencoder makes of the intact members is no reconstruction; like the train loss, in every
             row, as ``doubts``.
     """
@@ -71,7 +73,7 @@ def audit_rows(
     return [
         {
             **_audit_row(cell, inpainted.get((cell.group, cell.pattern)), occasion, train_loss, threshold_db),
-            "certification": certifications.get(cell.method),
+            "certification": certifications.get((cell.pattern, cell.method)),
             "doubts": [doubt._asdict() for doubt in doubts],
         }
         for cell in cells
@@ -100,6 +102,7 @@ def _audit_row(cell: Cell, inpainted: Cell | None, occasion: Occasion, train_los
         "num_images": count,
         "num_recovered": successes,
         "num_certified": int(certified.sum()) if claims else None,
+        "num_certified_true": int((certified & is_recovered(cell, CERTIFIED_DB)).sum()) if claims else None,
         "num_certified_recovered": int((certified & recovered).sum()) if claims else None,
         "num_diverged": int(columns["diverged"].sum()),
         "num_failed": int(columns["failed"].sum()),
