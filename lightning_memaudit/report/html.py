@@ -29,6 +29,7 @@ from lightning_memaudit.report.labels import (
 from lightning_memaudit.report.reading import reading_sentences
 from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
 from lightning_memaudit.report.style import method_label
+from lightning_memaudit.results.membership import MEASURES
 from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -151,6 +152,10 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
         "roc_chart": charts.roc_chart(document, f"{prefix}-roc"),
         "rates": _rates(document),
         "certificates": certificate_rows(document["rates"]),
+        "memberships": [told | {"name": MEASURES[name]} for name, told in judgement["memberships"].items()],
+        "membership_cautions": dict.fromkeys(
+            told["caution"] for told in judgement["memberships"].values() if told["caution"]
+        ),
         "strips": _strips(folder, document) if pictures else [],
         "images": images,
         "num_hidden_images": len(document["images"]) - len(images),

@@ -122,7 +122,7 @@ def _cells(row: Row, control: Row | None) -> list[RenderableType]:
         f"{row['num_recovered']}/{row['num_images']}",
         Text(_number(row["recovery_rate"], ".2f"), style="bold"),
         f"{_number(row['ci_low'], '.2f')}-{_number(row['ci_high'], '.2f')}",
-        _certified(row),
+        Text(_certified(row)),  # as markup, :100: would be an emoji
         _number(row.get("psnr_mean"), ".1f"),
         _number(row.get("hidden_psnr_mean"), ".1f"),
         MISSING if control is None else f"{control['num_recovered']}/{control['num_images']}",

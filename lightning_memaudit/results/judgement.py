@@ -6,7 +6,7 @@ patterns of one image are not independent.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.intervals import Estimate, clopper_pearson, paired_difference
-from lightning_memaudit.results.membership import Membership, combine_scores, infer_membership
+from lightning_memaudit.results.membership import (
+    Membership,
+    combine_scores,
+    infer_membership,
+    infer_memberships,
+    membership_scores,
+    reference_caution,
+)
 from lightning_memaudit.results.names import INPAINTER, primary_method
 from lightning_memaudit.results.own_output import Doubt
 
@@ -168,6 +175,8 @@ class Judgement:
         testable: Members that the inpainter fails on in at least one pattern: on the others nothing could be shown.
         reconstruction: By group.
         membership: From the blind score.
+        memberships: From each number that was measured, by the names of
+            :data:`~lightning_memaudit.results.membership.MEASURES`.
         doubts: Why what the autoencoder makes of the intact members is no reconstruction.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "position": 0, "recovered": True}
@@ -193,6 +202,7 @@ class Judgement:
     reconstruction: dict[str, Reconstruction]
     membership: Membership
     doubts: tuple[Doubt, ...] = ()
+    memberships: dict[str, Membership] = field(default_factory=dict)
 
     @property
     def num_memorized(self) -> int | None:
@@ -203,8 +213,10 @@ class Judgement:
         """Plain Python, for JSON."""
         plain = asdict(self)
         del plain["doubts"]
-        area = self.membership.auroc
-        plain["membership"]["auroc"] = None if area is None else area._asdict()
+        told = [(plain["membership"], self.membership)]
+        told += [(plain["memberships"][name], one) for name, one in self.memberships.items()]
+        for entry, one in told:
+            entry["auroc"] = None if one.auroc is None else one.auroc._asdict()
         # Only where there are any: a report without them is what it was before they were known of.
         plain |= {"doubts": [doubt._asdict() for doubt in self.doubts]} if self.doubts else {}
         return plain
@@ -271,6 +283,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         },
         membership=infer_membership(*(_scores(images, group, patterns, method) for group in GROUPS)),
         doubts=tuple(Doubt(doubt["code"], doubt["text"]) for doubt in first.get("doubts") or ()),
+        memberships=_memberships(images, patterns, method),
     )
 
 
@@ -326,6 +339,14 @@ def _inpainter_fails(images: ImageColumns, group: str, patterns: Sequence[str]) 
     """
     columns = [images[group, pattern, INPAINTER] for pattern in patterns]
     return np.stack([~one["recovered"] & ~(one["failed"] & (group == "members")) for one in columns])
+
+
+def _memberships(images: ImageColumns, patterns: Sequence[str], method: str) -> dict[str, Membership]:
+    """From every number that was measured."""
+    members, controls = (membership_scores(images, group, patterns, method) for group in GROUPS)
+    keys = [(group, patterns[0], method) for group in GROUPS]
+    one, other = (images[key]["reference_psnr"] if key in images else np.zeros(0) for key in keys)
+    return infer_memberships(members, controls, reference_caution(one, other))
 
 
 def _scores(images: ImageColumns, group: str, patterns: Sequence[str], method: str) -> NDArray[np.float64]:

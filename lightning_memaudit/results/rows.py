@@ -149,7 +149,7 @@ def image_rows(cells: Sequence[Cell], occasion: Occasion, threshold_db: float) -
                 "position": int(columns["position"][position]),
                 "pattern": cell.pattern,
                 "method": cell.method,
-                **{name: _number(columns[name][position]) for name in NUMBERS},
+                **{name: _number(columns[name][position]) for name in NUMBERS if name in columns},
                 **{name: bool(columns[name][position]) for name in FLAGS},
                 "recovered": bool(recovered[position]),
                 **{name: int(columns[name][position]) for name in COUNTS},

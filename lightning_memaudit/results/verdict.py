@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lightning_memaudit.results.judgement import Judgement, Proportion
+from lightning_memaudit.results.membership import membership_sentences
 from lightning_memaudit.results.own_output import REMEDIES
 
 Outcome = Literal["memorized", "not_memorized", "inconclusive"]
@@ -313,13 +314,7 @@ def _certainty(judgement: Judgement) -> str:
         )
     elif judgement.overall.members.recovered.high is not None:
         sentences.append("Without controls nothing bounds what would come back anyway.")
-    membership = judgement.membership
-    if membership.auroc is not None:
-        area = membership.auroc
-        sentences.append(
-            f"From the blind score alone a member is told from a control with an AUROC of {area.value:.2f} "
-            f"({area.low:.2f} to {area.high:.2f})."
-        )
+    sentences += membership_sentences(judgement.memberships)
     return " ".join(sentences)
 
 
