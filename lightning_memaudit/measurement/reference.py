@@ -35,6 +35,7 @@ class ReferenceModels:
         autoencoders: One or several; for groups with conditions, what gives one for each.
         trained_on: Hashes of images that they are known to be trained on, as :func:`image_hashes` gives them. Those
             images get no numbers of a reference: to it they are no strangers.
+        sources: Where they come from, for people.
 
     >>> models = ReferenceModels([lambda images: images * 0.9])
     >>> columns = models.measure(Group.whole("members", torch.ones(2, 1, 8, 8)), Plan.of(["half"], ["biharmonic"]))
@@ -44,6 +45,7 @@ class ReferenceModels:
 
     autoencoders: Sequence[Autoencoder | ConditionalAutoencoder]
     trained_on: Set[str] = frozenset()
+    sources: Sequence[str] = ()
     _known: dict[Any, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def measure(self, group: Group, plan: Plan) -> "dict[str, np.ndarray[Any, Any]]":
