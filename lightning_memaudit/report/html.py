@@ -131,9 +131,9 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
     outcome, sign = OUTCOMES[document["verdict"]["outcome"]]
     config = folder.config()
     measured = (document["largest_missing"] or {"images": []})["images"]
-    largest = {(row["group"], row["image"]): row["largest_missing"] for row in measured}
+    largest = {(row["group"], row["image"]): {name: row.get(name) for name in LARGEST_MISSING} for row in measured}
     images = [
-        row | {"largest_missing": largest.get((row["group"], row["image"]))}
+        row | largest.get((row["group"], row["image"]), dict.fromkeys(LARGEST_MISSING))
         for row in document["images"][:MAX_TABLE_IMAGES]
     ]
     return {
@@ -146,8 +146,9 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
         "image_chart": charts.image_chart(document, f"{prefix}-dots"),
         "fraction_chart": charts.fraction_chart(document, f"{prefix}-fraction"),
         "survival_chart": charts.survival_chart(document, f"{prefix}-survival"),
-        "largest_missing": _summary(document["largest_missing"], ("largest_missing",)),
+        "largest_missing": _summary(document["largest_missing"], LARGEST_MISSING),
         "proximal": _summary(document["proximal"], PROXIMAL),
+        "num_attractors": _count(document["proximal"], "attractor"),
         "num_proximal": sum(bool(row.get("proximal")) for row in (document["proximal"] or {"images": []})["images"]),
         "roc_chart": charts.roc_chart(document, f"{prefix}-roc"),
         "rates": _rates(document),
@@ -169,7 +170,14 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
     }
 
 
+LARGEST_MISSING = ("largest_missing", "inpainted_missing", "beyond_inpainting")
 PROXIMAL = ("asymmetry", "smallest_eigenvalue", "largest_eigenvalue", "spectral_norm", "spectral_radius")
+
+
+def _count(extra: Mapping[str, Any] | None, name: str) -> dict[str, int]:
+    """Images by what a verdict says: yes, no, and undecided; of no others."""
+    found = [row[name] for row in (extra or {"images": []})["images"] if name in row]
+    return {word: found.count(value) for word, value in (("yes", True), ("no", False), ("undecided", None))}
 
 
 def _summary(extra: Mapping[str, Any] | None, names: Sequence[str]) -> list[dict[str, Any]]:
