@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
 from lightning_memaudit.cli.hyperparameters import Given, known_arguments, namespace
-from lightning_memaudit.cli.main import DONE, PROGRAM, shipped_configs
+from lightning_memaudit.cli.main import DONE, PROGRAM, TWIN, UsageError, look_up, shipped_configs
 from lightning_memaudit.cli.parser import OneLineParser
 from lightning_memaudit.results.files import write_text
 from lightning_memaudit.results.names import DEFAULT_NAME
@@ -82,10 +82,12 @@ class AuditCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Know before the training that no twin could follow it."""
-        if self.config["fit"].get("twin"):
-            from lightning_memaudit.cli.reference import check_twin
-
-            check_twin(self)
+        if not self.config["fit"].get("twin"):
+            return
+        if self.trainer.world_size > 1:
+            raise UsageError("twin=True: a twin is trained in one process; give --trainer.devices=1")
+        if self.datamodule is None:
+            raise UsageError("twin=True: the twin is trained on the controls of a data module; give --data")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -102,9 +104,7 @@ def run_fit(arguments: Sequence[str]) -> int:
     if cli.trainer.is_global_zero:
         print(f"results: {the_callback(cli.trainer).where.folder(cli.trainer.default_root_dir)}")
     if cli.config["fit"].get("twin"):
-        from lightning_memaudit.cli.reference import fit_with_twin
-
-        for name, folder in fit_with_twin(arguments, cli, below).items():
+        for name, folder in look_up(TWIN)(arguments, cli, below).items():
             print(f"results of the {name}, with the other as its reference: {folder}")
     return DONE
 

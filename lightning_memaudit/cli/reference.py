@@ -33,7 +33,7 @@ def fit_with_twin(arguments: Sequence[str], original: AuditCLI, below: Any) -> d
         The folders of the two audits by ``original`` and ``twin``.
 
     Raises:
-        UsageError: There are several processes, or no data module.
+        UsageError: The data module has no dataloaders that can be divided.
     """
     root = Path(original.trainer.default_root_dir)
     checkpoints = {"original": root / "original.ckpt", TWIN: root / "twin.ckpt"}
@@ -56,18 +56,6 @@ def fit_with_twin(arguments: Sequence[str], original: AuditCLI, below: Any) -> d
             below=below,
         )
     return folders
-
-
-def check_twin(command_line: AuditCLI) -> None:
-    """Check, before anything is trained, that a twin can be.
-
-    Raises:
-        UsageError: There are several processes, or no data module.
-    """
-    if command_line.trainer.world_size > 1:
-        raise UsageError("twin=True: a twin is trained in one process; give --trainer.devices=1")
-    if command_line.datamodule is None:
-        raise UsageError("twin=True: the twin is trained on the controls of a data module; give --data")
 
 
 class _TwinCLI(AuditCLI):

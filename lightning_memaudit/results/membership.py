@@ -269,6 +269,15 @@ def _log10(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log10(np.maximum(scores, 1e-30))
 
 
+def telling(told: Mapping[str, Membership]) -> str | None:
+    """What the first measure is called, the blind score or that of a reference, that tells members for sure."""
+    for name in ("blind_score", "reference", "reference_blind_score"):
+        one = told.get(name)
+        if one is not None and one.auroc is not None and one.auroc.low > 0.5 and one.caution is None:
+            return MEASURES[name]
+    return None
+
+
 def drop_missing(scores: ArrayLike) -> NDArray[np.float64]:
     """The scores that are there: NaN is left out."""
     array = np.asarray(scores, dtype=np.float64).ravel()

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lightning_memaudit.results.judgement import Judgement, Proportion
-from lightning_memaudit.results.membership import membership_sentences
+from lightning_memaudit.results.membership import membership_sentences, telling
 from lightning_memaudit.results.own_output import REMEDIES
 
 Outcome = Literal["memorized", "not_memorized", "inconclusive"]
@@ -322,12 +322,9 @@ def _cautions(
     judgement: Judgement, untrained: Judgement | None, near_duplicates: Mapping[str, Sequence[int]] | None
 ) -> tuple[str, ...]:
     cautions = []
-    area = judgement.membership.auroc
     none_back = not (judgement.overall.members.memorized or judgement.overall.members.recovered).count
-    if none_back and area is not None and area.low > 0.5:
-        cautions.append(
-            "No image came back, but members can be told from other images by the blind score: that leaks too."
-        )
+    if none_back and (tells := telling(judgement.memberships)):
+        cautions.append(f"No image came back, but members can be told from other images by {tells}: that leaks too.")
     own = {group: one.median_psnr for group, one in judgement.reconstruction.items()}
     members, controls = own.get("members"), own.get("controls")
     if none_back and members and controls and members - controls > MAX_RECONSTRUCTION_GAP_DB:

@@ -15,6 +15,7 @@ from lightning_memaudit.measurement.reference import ReferenceModels
 from lightning_memaudit.recovery import BlindRecovery
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.judgement import judge
+from lightning_memaudit.results.verdict import conclude
 
 PATTERNS = ["random-0.5", "block-0.25"]
 
@@ -128,6 +129,30 @@ def test_a_reference_that_fails_on_an_image_says_nothing_of_it():
     report = audit(memory(members), members, controls, ["half"], ["biharmonic"], reference=broken)
     assert [row["position"] for row in report.images if row["reference_psnr"] is None] == [5]
     assert judged(report).memberships["reference"].num_members == 11
+
+
+@pytest.mark.parametrize("num_shares", [2, 5])
+def test_every_process_measures_its_own_images(num_shares):
+    group = Group.whole("members", smooth_images(3, channels=1))
+    models, plan = ReferenceModels([associative(smooth_images(4, channels=1, seed=2))]), Plan.of(PATTERNS, ["blind"])
+    whole = models.measure(group, plan)
+    for rank in range(num_shares):
+        rows = range(rank, 3, num_shares)
+        part = Group("members", group.images[rank::num_shares], list(rows), list(rows))
+        for name, values in models.measure(part, plan).items():
+            assert values == pytest.approx(whole[name][rank::num_shares], rel=1e-4), name
+
+
+def test_a_verdict_without_a_recovery_says_by_what_members_can_be_told(groups):
+    members, controls, (f, _, stranger) = groups
+    report = audit(f, members, controls, ["random-0.9"], ["blind", "biharmonic"], reference=stranger)
+    verdict = conclude(judged(report))
+    assert any(
+        "can be told from other images by the own error, less that of the reference" in c for c in verdict.cautions
+    )
+    assert "Another attack may tell more" in verdict.certainty
+    alone = conclude(judged(audit(f, members, controls, ["random-0.9"], ["biharmonic"])))
+    assert not any("can be told" in caution for caution in alone.cautions)
 
 
 def test_a_reference_is_measured_once():
