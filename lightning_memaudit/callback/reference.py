@@ -155,10 +155,9 @@ def _callable(how: "ModelCall", module: nn.Module, trainer: Trainer, seen: Seen 
 
 
 def _copied(module: nn.Module) -> nn.Module:
-    """A copy, without the trainer that the module may be attached to."""
-    attached = {id(module.__dict__[name]): None for name in ("_trainer", "_fabric") if module.__dict__.get(name)}
+    """A copy; a LightningModule leaves the trainer that it is attached to behind."""
     try:
-        return copy.deepcopy(module, dict.fromkeys(attached))
+        return copy.deepcopy(module)
     except Exception as error:  # whatever a module may hold
         raise ValueError(
             f"reference: {type(module).__name__} cannot be copied ({' '.join(str(error).split())}): pass the import "
