@@ -70,7 +70,7 @@ class Session:
     >>> which = ImageChoice(members=torch.rand(4, 1, 8, 8), controls=torch.rand(4, 1, 8, 8))
     >>> what, where = Plan.of(["half"], ["known_mask"]), Outputs(print_table=False)
     >>> session = Session.open(trainer, model, which, ModelCall(), what, where)
-    >>> session.inspect()
+    >>> _ = session.inspect()
     >>> report = session.audit(Occasion(audit=0, trigger="by hand", epoch=0, step=0, time="2024-05-01T12:00:00+00:00"))
     Audit (by hand): 8 recoveries
     >>> session.publish(report)
