@@ -14,8 +14,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from lightning_memaudit.callback.dataset_images import ImageChoice, ReadGroup, read_group
+from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.model import ModelCall
+from lightning_memaudit.callback.reading.group_reading import ReadGroup, read_group
 from lightning_memaudit.callback.reading.items import NoImageFound
 from lightning_memaudit.callback.reading.loaders import RunLoaders, is_stream, place_in_root
 from lightning_memaudit.callback.reading.reader import ReadBatch, Source
@@ -84,9 +85,11 @@ class Inspection:
         reads: Members and, where there are any, controls.
         hashes: SHA-256 of every image, by group.
         compared: What the controls were compared with; None without controls.
+        trained: Hashes of all images that are known to be trained on, in any process.
         problems: What is wrong so far.
         notes: What a reader of the results should know of how the run was read.
 
+    >>> from lightning_memaudit.callback.seen import Normalization
     >>> images = [torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]
     >>> read = read_group(Source("members", images, [0, 1]), None, Normalization(), transfer=lambda batch: batch)
     >>> Inspection([read]).groups[0].labels([0, 1])
@@ -96,6 +99,7 @@ class Inspection:
     reads: list[ReadGroup] = field(default_factory=list)
     hashes: dict[str, list[str]] = field(default_factory=dict)
     compared: Compared | None = None
+    trained: set[str] = field(default_factory=set)
     problems: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
 
@@ -140,7 +144,7 @@ def read_images(
         sources = which.sources(loaders, seed)
         for source in sources:
             wanted = which.number(source.group, bool(trainer.fast_dev_run))  # type: ignore[attr-defined]
-            read = partial(
+            reading = partial(
                 read_group,
                 wanted=wanted,
                 normalization=how.normalization,
@@ -152,11 +156,11 @@ def read_images(
             )
             with found.problems.caught():
                 try:
-                    found.reads.append(read(source))
+                    found.reads.append(reading(source))
                 except NoImageFound as error:
                     found.problems.add(f"{source.group}: {error}")
                     if error.likely is not None:  # to see what else is wrong
-                        found.reads.append(read(replace(source, key=error.likely)))
+                        found.reads.append(reading(replace(source, key=error.likely)))
     if not found.reads or found.reads[0].group.name != "members":
         found.problems.raise_all()
     for read in found.reads:
@@ -324,7 +328,7 @@ def check_same_everywhere(
                 f"{name} are not the same images in every process: split data sets with a seeded generator, or "
                 f"pass {name}=<a data set>"
             )
-    own = set() if found.compared is None else found.compared.hashes | set(found.hashes["members"])
-    hashes = set().union(*(part for _, part in processes.gather(own)))
-    if hashes:
-        found.check_controls(hashes)
+    own = (set() if found.compared is None else found.compared.hashes) | set(found.hashes.get("members", ()))
+    found.trained = set().union(*(part for _, part in processes.gather(own)))
+    if found.compared is not None:
+        found.check_controls(found.trained)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_memaudit.callback.dataset_images import ReadGroup
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.keys import select
 from lightning_memaudit.callback.model import ModelCall
+from lightning_memaudit.callback.reading.group_reading import ReadGroup
 from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.checks import check_group
 from lightning_memaudit.measurement.groups import Group
@@ -111,6 +111,8 @@ def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how:
             from_numbers = result_of(in_bytes)
             alike = isinstance(from_numbers, Tensor) and torch.equal(from_bytes, from_numbers)
             dtype = torch.float32 if alike else torch.uint8  # rounding less where the model takes both alike
-    if channels_last and result_of(images.movedim(1, -1).to(dtype)) is None:
-        channels_last = result_of(images.to(dtype)) is None
+    for last, kind in ((channels_last, dtype), (channels_last, torch.float32), (False, dtype), (False, torch.float32)):
+        if result_of((images.movedim(1, -1) if last else images).to(kind)) is not None:
+            channels_last, dtype = last, kind
+            break
     return Seen(normalization=normalization, channels_last=channels_last, dtype=dtype)

@@ -13,8 +13,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_memaudit import __version__
-from lightning_memaudit.callback.dataset_images import ReadGroup
 from lightning_memaudit.callback.inspection import Inspection
+from lightning_memaudit.callback.reading.group_reading import ReadGroup
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.measurement.engine import now
 from lightning_memaudit.measurement.groups import Group

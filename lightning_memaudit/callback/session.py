@@ -214,7 +214,7 @@ class Session:
         if strategy.model is not self.pl_module:
             in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
         model_input = Affine.of_normalization(self._seen.normalization if self._seen else Normalization())
-        self._first_batch = FirstBatch(self.pl_module, read.format, read.source.path, in_audit, model_input)
+        self._first_batch = FirstBatch(self.pl_module, self._found, in_audit, model_input)
 
     def _describe(self) -> dict[str, Any]:
         """The content of ``run.json``."""

@@ -1,5 +1,6 @@
 """What training_step does with its images before the model gets them, the audit must do too, or nothing is audited."""
 
+import lightning
 import pytest
 import torch
 from torch import nn
@@ -145,3 +146,77 @@ def test_a_model_of_bytes_that_may_return_either_is_refused_and_the_mend_works(t
     with torch.no_grad():
         expected = functional.mse_loss(module(data), data.float() / 255)
     assert callback.last_report.headline["train_loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def noisy(x):
+    return 2 * x - 1 + 0.1 * torch.randn_like(x)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        noisy,
+        lambda x: (2 * x - 1).flip(-1),
+        lambda x: (2 * x - 1) * (torch.rand_like(x) > 0.5),
+        lambda x: torch.logit(x.clamp(0.05, 0.95)),
+        lambda x: x.sub_(0.5).div_(0.5),
+    ],
+)
+def test_a_normalization_is_seen_behind_noise_flips_masks_and_work_in_place(prepare):
+    with pytest.raises(ValueError, match="training_step gives the model"):
+        run(Network(prepare))
+
+
+@pytest.mark.parametrize("shape_of", [lambda x: x[:, :, :4, :4], lambda x: functional.interpolate(x, 4)])
+def test_crops_and_other_sizes_are_said(shape_of):
+    class Convolutional(Network):
+        def __init__(self):
+            super().__init__(shape_of)
+            self.net = nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, x):
+            return self.net(x)
+
+    with pytest.warns(UserWarning, match=r"training_step gives the model images of shape \(1, 4, 4\), and the audit"):
+        run(Convolutional())
+
+
+def test_channels_that_stand_last_in_the_batch_and_first_before_the_model():
+    """A fully connected network takes both layouts, and means another image by them."""
+
+    class Moved(Network):
+        def __init__(self):
+            super().__init__(lambda x: x.permute(0, 3, 1, 2), (3, 8, 8))
+
+    data, others = (images(8, seed=seed, shape=(3, 8, 8)).permute(0, 2, 3, 1).contiguous() for seed in (0, 1))
+    with pytest.raises(
+        ValueError, match=r"moves the channels .* gets \(3, 8, 8\), and the audit would give it \(8, 8, 3"
+    ):
+        run(Moved(), data=data, controls=Items(others))
+
+
+class Shifts(lightning.Callback):
+    """Works on the batch before training_step gets it, as other callbacks do."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        batch.mul_(0.9).add_(0.05)
+
+
+def test_another_callback_that_changes_the_batch_is_seen():
+    loaders = DataLoader(Items(images(8)), 4), DataLoader(Items(images(4, seed=1)), 4)
+    with pytest.raises(
+        ValueError, match=r"first batch holds \(image - -0.055556\) / 1.1111 of the images that the audit"
+    ):
+        fit([Shifts(), audit_callback()], Network(), *loaders)
+
+
+def test_brightness_that_is_drawn_for_every_image_is_no_range():
+    class Brightness(Items):
+        def __getitem__(self, index):
+            return super().__getitem__(index) * (0.7 + 0.3 * torch.rand(()))
+
+    data = Brightness(images(8))
+    loaders = DataLoader(data, 4), DataLoader(Items(images(4, seed=1)), 4)
+    with pytest.warns(UserWarning, match="none of the images of the training's first batch"):
+        fit(audit_callback(members=Items(images(8))), Network(), *loaders)
+    assert len(rows()) == 1

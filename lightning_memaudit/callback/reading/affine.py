@@ -90,6 +90,80 @@ def fit_exact(before: Tensor, after: Tensor) -> Affine | None:
     return None
 
 
+LEAST_SHARE = 0.1
+"""Of the values of every image that a map must explain exactly, where others are noise, masks or zeros."""
+
+
+def fit_nearly(before: Tensor, after: Tensor, expected: Affine) -> Affine | None:
+    """The affine map behind noise, masks and flips: of images that were changed on the way, besides the map.
+
+    In this order: the expected map or another, if it takes at least a tenth of the values of every image exactly; the
+    map between the sorted values, which a flip or another order leaves as they are; the least squares line, if it is
+    clearly another one than expected.
+
+    Args:
+        before: Images (B, C, H, W).
+        after: Of the same shape.
+        expected: What it would be by rights.
+
+    Returns:
+        None where nothing can be told.
+
+    >>> images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    >>> hidden = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(1)) < 0.5
+    >>> fit_nearly(images, (2 * images - 1) * hidden, Affine()).words("image")
+    '(image - 0.5) / 0.5'
+    """
+    tolerance = TOLERANCE.get(after.dtype, 1e-4) * max(1.0, float(after.abs().max()))
+    x, y = before.double(), after.double()
+    if _share(expected, x, y, tolerance) >= LEAST_SHARE:
+        return expected
+    found = _from_pairs(x, y, tolerance)
+    if found is not None:
+        return found
+    found = fit_exact(*(one.transpose(0, 1).flatten(1).sort().values[None] for one in (before, after)))
+    if found is not None and all(slope > 0 for slope in found.slope):
+        return found
+    return _other_line(expected, expected.apply(x), y)
+
+
+def _other_line(expected: Affine, wanted: Tensor, y: Tensor) -> Affine | None:
+    """The least squares line from what is expected to what is there, if the two are related, but far from the same."""
+    centred, moved = wanted - wanted.mean(), y - y.mean()
+    variance, other = centred.square().mean().clamp(min=1e-12), moved.square().mean().clamp(min=1e-12)
+    covariance = (centred * moved).mean()
+    slope = float(covariance / variance)
+    offset = float(y.mean()) - slope * float(wanted.mean())
+    related = float(covariance / (variance * other).sqrt()) > 0.3
+    if not related or (1 / 1.5 < slope < 1.5 and abs(offset) < 0.5 * float(variance.sqrt())):
+        return None
+    pairs = zip(expected.slope, expected.offset, strict=True)
+    slopes, offsets = zip(*((slope * one, slope * shift + offset) for one, shift in pairs), strict=True)
+    return Affine(slopes, offsets)
+
+
+def _share(one: Affine, x: Tensor, y: Tensor, tolerance: float) -> float:
+    """Of the image in which the map explains the fewest values: their share."""
+    return float(((one.apply(x) - y).abs() <= tolerance).double().flatten(1).mean(1).min())
+
+
+def _from_pairs(x: Tensor, y: Tensor, tolerance: float, num_pairs: int = 400) -> Affine | None:
+    """The map through two random pixels that explains the most, for all channels alike."""
+    generator = torch.Generator().manual_seed(0)
+    flat_x, flat_y = x.flatten().cpu(), y.flatten().cpu()
+    one, other = torch.randint(len(flat_x), (2, num_pairs), generator=generator)
+    apart = (flat_x[one] - flat_x[other]).abs() > 0.1
+    one, other = one[apart], other[apart]
+    slopes = (flat_y[one] - flat_y[other]) / (flat_x[one] - flat_x[other])
+    offsets = flat_y[one] - slopes * flat_x[one]
+    best, share = None, LEAST_SHARE
+    for slope, offset in zip(slopes.tolist(), offsets.tolist(), strict=True):
+        candidate = Affine((slope,), (offset,))
+        if abs(slope) > 1e-3 and (explained := _share(candidate, x, y, tolerance)) >= share:
+            best, share = candidate, explained
+    return best
+
+
 def _fit(x: Tensor, y: Tensor, tolerance: float) -> Affine | None:
     centred = x - x.mean(1, keepdim=True)
     spread = centred.square().mean(1)

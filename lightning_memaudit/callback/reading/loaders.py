@@ -86,7 +86,9 @@ def _loaders_in(loaders: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tupl
     elif hasattr(loaders, "iterables"):  # a CombinedLoader
         yield from _loaders_in(loaders.iterables, path)
     else:
-        yield path, loaders
+        # One around another, as those that move batches ahead of time: what it adds shows in the first batch.
+        inner = getattr(loaders, "loader", None) or getattr(loaders, "dataloader", None)
+        yield path, inner if isinstance(inner, DataLoader) else loaders
 
 
 def check_loader(loader: Any, group: str) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate, get_worker_info
 
 from lightning_memaudit.callback.reading.image_names import name_in
 from lightning_memaudit.callback.reading.items import find_in_item
 from lightning_memaudit.callback.reading.loaders import draw_epochs
+from lightning_memaudit.callback.state.shared_memory import make_private
 
 WORKER_TIMEOUT = 120.0
 """Seconds without an answer after which a reading process is given up, and the reading done in this one."""
@@ -61,7 +62,7 @@ class Source:
     def in_batches(self) -> bool:
         """Whether the data set itself gives batches, so that there is nothing to collate."""
         loader = self.loader
-        return loader is not None and loader.batch_size is None and loader.batch_sampler is None
+        return isinstance(loader, DataLoader) and loader.batch_size is None and loader.batch_sampler is None
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class ReadItem:
         image: As it stands in the item, (C, H, W), (H, W) or flat, of any type; None where there is none.
         name: What it is called there, such as a file's path; None where it has no name.
         problem: Why there is no image.
+        place: Among the items that were read together.
 
     >>> ReadItem(torch.zeros(1, 8, 8)).name is None
     True
@@ -80,6 +82,7 @@ class ReadItem:
     image: Tensor | None
     name: str | None = None
     problem: ValueError | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ class ReadBatch:
 
     Attributes:
         batch: Before it is transferred to a device.
-        items: One per item; empty where the data set itself gives batches.
+        items: One per item that is not None, as a data set may give for a picture that is torn; empty where the data
+            set itself gives batches.
+        size: Items that were asked for.
 
     >>> ReadBatch(torch.zeros(2, 1, 8, 8)).items
     []
@@ -96,6 +101,7 @@ class ReadBatch:
 
     batch: Any
     items: list[ReadItem] = field(default_factory=list)
+    size: int = 0
 
 
 class _CollateWithItems:
@@ -105,26 +111,27 @@ class _CollateWithItems:
         self.collate, self.key, self.given = collate, key, given
 
     def __call__(self, items: list[Any]) -> ReadBatch:
-        read = [read_item(item, self.key) for item in items]  # before collate_fn, which may work in place
+        there = [(place, item) for place, item in enumerate(items) if item is not None]
+        read = [read_item(item, self.key, place) for place, item in there]  # before collate_fn, which may work in place
         if self.given and all(one.image is None for one in read):
             # The key is of the run's own items; these may be plain images.
-            unkeyed = [read_item(item, None) for item in items]
+            unkeyed = [read_item(item, None, place) for place, item in there]
             read = unkeyed if all(one.image is not None for one in unkeyed) else read
         try:
-            return ReadBatch(self.collate(items), read)
+            return ReadBatch(self.collate(items), read, len(items))
         except Exception:
             if not self.given:
                 raise
-        return ReadBatch(default_collate(items), read)
+        return ReadBatch(default_collate(items), read, len(items))
 
 
-def read_item(item: Any, key: Any) -> ReadItem:
+def read_item(item: Any, key: Any, place: int = 0) -> ReadItem:
     """The image and the name in an item of a data set."""
     name = name_in(item)
     try:
-        return ReadItem(find_in_item(item, key).clone(), name)
+        return ReadItem(find_in_item(item, key).clone(), name, None, place)
     except ValueError as error:
-        return ReadItem(None, name, error)
+        return ReadItem(None, name, error, place)
 
 
 class Reader:
@@ -246,7 +253,7 @@ class Reader:
             "num_workers": num_workers,
             # Seeds the reading process; without it a number would be drawn from the global generator.
             "generator": torch.Generator().manual_seed(self.seed),
-            "worker_init_fn": getattr(loader, "worker_init_fn", None),
+            "worker_init_fn": _BeginReading(getattr(loader, "worker_init_fn", None)),
         }
         if num_workers:
             settings["timeout"] = getattr(loader, "timeout", 0) or WORKER_TIMEOUT
@@ -269,6 +276,20 @@ def _collated(collate: Callable[[Any], Any], batch: Any) -> ReadBatch:
     return ReadBatch(collate(batch))
 
 
+class _BeginReading:
+    """Prepares a reading process: memory that it shares becomes its own, then comes what the run's own workers do."""
+
+    def __init__(self, own: Callable[[int], None] | None) -> None:
+        self.own = own
+
+    def __call__(self, worker: int) -> None:
+        information = get_worker_info()
+        assert information is not None
+        make_private(information.dataset)
+        if self.own is not None:
+            self.own(worker)
+
+
 class _Epochs(IterableDataset[Any]):
     """Draws epochs of a sampler where it is iterated: in a worker process."""
 
@@ -276,6 +297,8 @@ class _Epochs(IterableDataset[Any]):
         self.sampler, self.most = sampler, most
 
     def __iter__(self) -> Iterator[list[list[int]]]:
+        if get_worker_info() is not None:
+            make_private(self.sampler)
         yield draw_epochs(self.sampler, self.most)
 
 

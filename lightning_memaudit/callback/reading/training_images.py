@@ -1,7 +1,8 @@
 """All images that training can reach: no control may be one of them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -66,18 +67,19 @@ def compare_with_training(
         elif total >= 0:
             total += len(source.indices)
         try:
-            for read in _reads(source, seed, share):
-                images = convert(source, read).clamp(0, 1)  # in whichever range: they are only compared
-                hashes.update(image_hashes(Group.whole(source.group, images)))
-                count += len(images)
-                if time.monotonic() - began > SECONDS_COMPARED:
-                    break
+            with closing(_reads(source, seed, share)) as reads:
+                for read in reads:
+                    images = convert(source, read).clamp(0, 1)  # in whichever range: they are only compared
+                    hashes.update(image_hashes(Group.whole(source.group, images)))
+                    count += len(images)
+                    if time.monotonic() - began > SECONDS_COMPARED:
+                        break
         except ValueError as error:
             unread.append(str(error))
     return Compared(hashes, count, None if total < 0 else total, unread)
 
 
-def _reads(source: Source, seed: int, share: tuple[int, int]) -> Iterator[ReadBatch]:
+def _reads(source: Source, seed: int, share: tuple[int, int]) -> Generator[ReadBatch, None, None]:
     reader = Reader(source, seed)
     if source.indices is None:
         return reader.first(MOST_OF_A_STREAM)

@@ -1,6 +1,7 @@
 """Images are read as the run reads them, in a process of its own, and the run never notices."""
 
 import json
+import multiprocessing
 import os
 import random
 import warnings
@@ -245,3 +246,63 @@ def test_labels_go_to_a_model_that_asks_for_the_batch():
     expected = {i: float(-10 * torch.log10((members[i] * (weight[i] - 1)).square().mean())) for i in range(6)}
     measured = {row["image"]: row["reconstruction_psnr"] for row in callback.last_report.images}
     assert measured == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_collate_fn_that_sorts_its_items_keeps_names_and_images_together():
+    class Named(Items):
+        def __getitem__(self, index):
+            return {"image": super().__getitem__(index), "path": f"{index}.png"}
+
+    def sorted_by_brightness(items):
+        return torch.stack(sorted((item["image"] for item in items), key=lambda image: float(image.mean())))
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*random augmentation.*")
+        callback = audit_callback(image_key="image", controls=Items(images(3, seed=1)))
+        fit(callback, Module(), DataLoader(Named(images(8)), 4, collate_fn=sorted_by_brightness))
+    assert torch.equal(saved_truth(), images(8))
+    names = {row["image"]: row["name"] for row in callback.last_report.images if row["group"] == "members"}
+    assert names == {index: f"{index}.png" for index in range(8)}
+
+
+def test_items_that_give_nothing_are_left_out_and_said():
+    class Torn(Items):
+        def __getitem__(self, index):
+            return None if index in (1, 4) else super().__getitem__(index)
+
+    def present(items):
+        return torch.stack([item for item in items if item is not None])
+
+    loaders = DataLoader(Torn(images(6)), 3, collate_fn=present), DataLoader(Items(images(3, seed=1)))
+    callback = audit_callback()
+    fit(callback, Module(), *loaders)
+    assert torch.equal(saved_truth(), images(6)[[0, 2, 3, 5]])
+    assert {row["image"] for row in callback.last_report.images if row["group"] == "members"} == {0, 2, 3, 5}
+    assert "2 items gave no image and were left out" in run_json()["members"]["reading"]
+
+
+def test_names_that_repeat_are_told_apart():
+    data = Items(images(4), lambda x: {"image": x, "name": "cat"})
+    callback = audit_callback(image_key="image", controls=Items(images(3, seed=1)))
+    fit(callback, Module(lambda batch: batch["image"]), DataLoader(data, 2))
+    names = [row["name"] for row in callback.last_report.images if row["group"] == "members"]
+    assert names == ["cat[0]", "cat[1]", "cat[2]", "cat[3]"]
+
+
+def test_memory_that_processes_share_is_as_it_was():
+    class Counting(Items):
+        reads = torch.zeros(()).share_memory_()
+
+        def __init__(self, items):
+            super().__init__(items)
+            self.own, self.value = torch.zeros(()).share_memory_(), multiprocessing.Value("i", 0)
+
+        def __getitem__(self, index):
+            self.own += 1
+            with self.value.get_lock():
+                self.value.value += 1
+            return super().__getitem__(index)
+
+    data = Counting(images(6))
+    fit(audit_callback(), Module(), DataLoader(data, 2), DataLoader(Items(images(3, seed=1))))
+    assert (int(data.own), data.value.value) == (6, 6)  # the training's own reads

@@ -1,0 +1,304 @@
+"""Members and controls: read once, as the run itself reads them, and kept."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.callback.conditions import Condition, conditions_of
+from lightning_memaudit.callback.reading.batch_images import BatchFormat, arranged, item_images, learn_format, to_float
+from lightning_memaudit.callback.reading.image_names import name_in_dataset, names_in_batch, without_common_folder
+from lightning_memaudit.callback.reading.loaders import choose_indices
+from lightning_memaudit.callback.reading.reader import ReadBatch, Reader, Source
+from lightning_memaudit.callback.reading.stored_images import StoredImages
+from lightning_memaudit.callback.seen import Normalization
+from lightning_memaudit.measurement.checks import check_values
+from lightning_memaudit.measurement.groups import Group
+
+READ_TWICE = 16
+"""Members that are read twice, to see whether reading draws random numbers."""
+
+LEARN_FROM = 128
+"""Images from which the way of reading is learned; the others are checked against it."""
+
+Transfer = Callable[[Any], Any]
+"""From a batch as ``collate_fn`` made it to the batch that the model gets: the run's hooks and the device."""
+
+
+@dataclass(frozen=True)
+class ReadGroup:
+    """A group as it was read.
+
+    Attributes:
+        group: Name, images, indices.
+        source: Where from.
+        format: How the images stand in the run's batches.
+        num_available: Images that there are to choose from; None where that is not known.
+        random: Whether reading an image twice gave different ones.
+        given: The normalization that the user gave.
+        image_shape: Likewise, of flat images.
+        reading: How it was read, in words; empty where there is nothing to say.
+        problems: Why these images cannot be audited as they are, such as values outside [0, 1].
+
+    >>> images = [torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]
+    >>> read = read_group(Source("members", images, [0, 1]), None, Normalization(), transfer=lambda batch: batch)
+    >>> len(read.group.images), read.random
+    (2, False)
+    """
+
+    group: Group
+    source: Source
+    format: BatchFormat
+    num_available: int | None
+    random: bool = False
+    given: Normalization = field(default_factory=Normalization)
+    image_shape: Sequence[int] | None = None
+    reading: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_group(
+    source: Source,
+    wanted: int | None,
+    normalization: Normalization,
+    transfer: Transfer,
+    seed: int = 0,
+    image_shape: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+    conditional: bool = False,
+) -> ReadGroup:
+    """Read a seeded choice of images, as the run itself reads them.
+
+    Args:
+        source: Where from.
+        wanted: How many; None for all.
+        normalization: Given by the user; undone.
+        transfer: The run's batch hooks and the move to the device.
+        seed: Of the choice and of the reading process.
+        image_shape: (C, H, W) for flat images.
+        device: Where the images go.
+        conditional: Keep of each image what its batch holds besides it.
+
+    Raises:
+        ValueError: An image cannot be read, or is no image in [0, 1].
+    """
+    if source.indices is not None:
+        chosen = [source.indices[index] for index in choose_indices(len(source.indices), wanted, seed)]
+        if not chosen:
+            raise ValueError(f"{source.group} holds no images: pass at least one")
+    elif wanted is None:
+        raise ValueError(
+            f"{source.group}: {type(source.dataset).__name__} can only be iterated: pass num_{source.group}=<how many "
+            "images of it>"
+        )
+    else:
+        chosen = []
+    reader = Reader(source, seed)
+    size = source.batch_size
+    blocks = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
+    again = [chosen[:READ_TWICE]] if source.group == "members" and chosen else []
+    reads = reader.blocks([*blocks, *again]) if chosen else reader.first(wanted or 0)
+
+    taken = _Taken(source, normalization, transfer, image_shape, device, conditional, len(chosen) or wanted or 0)
+    with closing(reads):  # or the reading process would be ended by the garbage collector, at any moment
+        for read in islice(reads, len(blocks) or None):
+            taken.take(read)
+            if len(taken.images) >= taken.count:
+                break
+        taken.finish()
+        second = [taken.convert(read) for read in reads] if again else []
+    is_random = any(_differs(one, taken.images[0 : len(one)]) for one in second)
+    indices = [chosen[place] for place in taken.places] if chosen else list(range(len(taken.images)))
+    names = _names(source, indices, taken.names)
+    conditions = taken.conditions if conditional else None
+    group = Group(source.group, taken.images, indices, range(len(indices)), names, conditions)
+    available = None if source.indices is None else len(source.indices)
+    words = _in_words(source, taken, reader.note)
+    return ReadGroup(
+        group, source, taken.known, available, is_random, normalization, image_shape, words, taken.problems
+    )
+
+
+class _Taken:
+    """Images on their way from batches to the store."""
+
+    def __init__(
+        self,
+        source: Source,
+        normalization: Normalization,
+        transfer: Transfer,
+        image_shape: Sequence[int] | None,
+        device: torch.device | str,
+        conditional: bool,
+        count: int,
+    ) -> None:
+        self.source, self.normalization, self.transfer = source, normalization, transfer
+        self.image_shape, self.device, self.conditional, self.count = image_shape, device, conditional, count
+        self.names: list[str | None] = []
+        self.places: list[int] = []
+        self.num_items = 0
+        self.conditions: list[Condition] = []
+        self.problems: list[str] = []
+        self.format: BatchFormat | None = None
+        self.images: StoredImages = StoredImages((1, 1, 1), 0)
+        self._waiting: list[tuple[Any, ReadBatch]] = []
+
+    @property
+    def known(self) -> BatchFormat:
+        assert self.format is not None  # learned from the first batches
+        return self.format
+
+    def take(self, read: ReadBatch) -> None:
+        """Convert and keep a batch, once the first ones have shown how."""
+        batch = self._transferred(read)
+        self._waiting.append((batch, read))
+        if sum(len(one.items) or 1 for _, one in self._waiting) >= LEARN_FROM or self.format is not None:
+            self.finish()
+
+    def finish(self) -> None:
+        """Convert and keep what waits."""
+        if self.format is None:
+            if not self._waiting:
+                raise ValueError(f"{self.source.group} holds no images: pass at least one")
+            self.format = learn_format(
+                [batch for batch, _ in self._waiting],
+                [read.items for _, read in self._waiting],
+                self.source.group,
+                self.source.key,
+                self.image_shape,
+                self.normalization,
+            )
+            self.images = StoredImages(self.format.shape, self.count, self.device)
+        for batch, read in self._waiting:
+            if len(self.images) >= self.count:
+                break
+            images, order = self._converted(batch, read)
+            images = images[: self.count - len(self.images)]
+            self._check_values(images)
+            self.images.add(images)
+            places = [item.place for item in read.items] or list(range(len(images)))
+            self.places += [self.num_items + place for place in places]
+            self.num_items += read.size or len(images)
+            self.names += [item.name for item in read.items] or names_in_batch(read.batch, len(images))
+            if self.conditional:
+                conditions = self._conditions(batch)
+                self.conditions += conditions if order is None else [conditions[row] for row in order.tolist()]
+        self._waiting = []
+
+    def _check_values(self, images: Tensor) -> None:
+        try:
+            check_values(self.source.group, images)
+        except ValueError as error:
+            self.problems = self.problems or [str(error)]
+
+    def convert(self, read: ReadBatch) -> Tensor:
+        """The images of a batch, in [0, 1]."""
+        return self._converted(self._transferred(read), read)[0]
+
+    def _transferred(self, read: ReadBatch) -> Any:
+        try:
+            return self.transfer(read.batch)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"{self.source.group}: the run's batch hooks fail on a batch of them ({reason}): pass "
+                f"{self.source.group}=<a data set> whose items are like those that are trained on"
+            ) from error
+
+    def _converted(self, batch: Any, read: ReadBatch) -> tuple[Tensor, Tensor | None]:
+        """The images in the order of the items, and the rows of the batch in that order where it is another."""
+        known, group = self.known, self.source.group
+        if known.path is None:
+            found = item_images(read.items)
+            if found is None:
+                raise next((one.problem for one in read.items if one.problem), ValueError(f"{group}: no image found"))
+        else:
+            found = known.find(batch)
+        first = len(self.images)
+        if arranged(found, known.shape if known.flat else None, known.channels_last).shape[1:] != known.shape:
+            raise ValueError(
+                f"items 0 and {first} of {group} have shapes {known.shape} and {tuple(found.shape[1:])}: images must "
+                "be of one size; pass members or controls that are"
+            )
+        images = known.undo(found)
+        own = item_images(read.items) if known.inferred else None
+        if own is not None and not _agrees(own, images):
+            raise ValueError(
+                f"{group}: the run gives the model {known.normalization} of some images and not of others: pass "
+                f"{group}=<a data set> of images that all are read alike"
+            )
+        order = None if own is not None else _order(read, images)
+        return (images if order is None else images[order]), order
+
+    def _conditions(self, batch: Any) -> list[Condition]:
+        path = self.known.path
+        if path is None or callable(path):
+            raise ValueError(
+                f"{self.source.group}: reconstruct takes the batch, but it holds no images that image_key finds: pass "
+                "image_key=<index or key of the images in a batch>"
+            )
+        return conditions_of(batch, path)
+
+
+def _agrees(own: Tensor, images: Tensor) -> bool:
+    before = own.float() / 255 if own.dtype == torch.uint8 else own.float()
+    return bool(torch.allclose(before.reshape(images.shape).to(images.device), images, atol=5e-3))
+
+
+def _order(read: ReadBatch, images: Tensor) -> Tensor | None:
+    """The rows of a batch in the order of its items, where a ``collate_fn`` has sorted them; None where it has not."""
+    items = item_images(read.items)
+    if items is None or items.numel() != images.numel():
+        return None
+    wanted = _digests(to_float(items).reshape(images.shape))
+    found = _digests(images)
+    if wanted == found or sorted(wanted) != sorted(found):
+        return None
+    places: dict[str, list[int]] = {}
+    for place, digest in enumerate(found):
+        places.setdefault(digest, []).append(place)
+    return torch.tensor([places[digest].pop(0) for digest in wanted], device=images.device)
+
+
+def _digests(images: Tensor) -> list[str]:
+    values = (images.cpu() * 255).round().to(torch.int32).numpy()
+    return [hashlib.sha256(value.tobytes()).hexdigest() for value in values]
+
+
+def _differs(one: Tensor, other: Tensor) -> bool:
+    return one.shape != other.shape or not torch.equal(one.to(other.device), other)
+
+
+def _names(source: Source, indices: Sequence[int], read: Sequence[str | None]) -> list[str]:
+    """From the data set's lists, else from the items, else the index."""
+    listed = [None if source.indices is None else name_in_dataset(source.dataset, index) for index in indices]
+    names = [
+        in_list or in_item or str(index)
+        for index, in_list, in_item in zip(indices, listed, [*read, *([None] * len(indices))], strict=False)
+    ]
+    names = without_common_folder(names)
+    counts = Counter(names)
+    # A name that several have, as that of a class, finds nothing.
+    return [name if counts[name] == 1 else f"{name}[{index}]" for index, name in zip(indices, names, strict=True)]
+
+
+def _in_words(source: Source, taken: _Taken, note: str | None) -> list[str]:
+    sentences = []
+    if source.indices is None:
+        sentences.append(f"the first {len(taken.images)} of a fresh iteration of {type(source.dataset).__name__}")
+    if taken.num_items > len(taken.images) and source.indices is not None:
+        sentences.append(f"{taken.num_items - len(taken.images)} items gave no image and were left out")
+    if taken.known.path is None:
+        sentences.append("no batch of the run holds these images: they are read from the items alone")
+    if taken.known.inferred:
+        mean, std = taken.known.normalization.mean, taken.known.normalization.std
+        sentences.append(f"the run normalizes images after reading them: mean {mean} and std {std} were inferred")
+    if note is not None:
+        sentences.append(note)
+    return sentences

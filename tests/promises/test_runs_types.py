@@ -1,0 +1,216 @@
+"""Bytes, other integers, and floating-point numbers of other precisions."""
+
+import pytest
+import torch
+from foreign_parts import MEAN, RGB, STD, Plain, first, in_bytes, normalized, pictures, plainly
+from foreign_runs import ForeignRun, check
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+
+pytestmark = pytest.mark.usefixtures("without_report")
+
+MEMBERS, CONTROLS = pictures(shape=RGB), pictures(seed=1, shape=RGB)
+
+
+def through_normalization(module, images):
+    """By hand, for a model that works on normalized images."""
+    return module.net((images - MEAN) / STD).view_as(images) * STD + MEAN
+
+
+def run_of(module, wrap=lambda images: images, own_output=through_normalization, collate=default_collate, **more):
+    loaders = [
+        DataLoader(TensorDataset(wrap(images)), 3, shuffle=not number, collate_fn=collate)
+        for number, images in enumerate((MEMBERS, CONTROLS))
+    ]
+    return ForeignRun(module, *loaders, MEMBERS, CONTROLS, own_output, **more)
+
+
+class ScalesInTrainingStep(Plain):
+    def training_step(self, batch, batch_idx):
+        x = batch[0].float() / 255
+        return functional.mse_loss(self(x), x)
+
+
+def bytes_scaled_in_training_step():
+    return run_of(ScalesInTrainingStep(RGB), in_bytes, plainly)
+
+
+class ScalesToSymmetricInTrainingStep(Plain):
+    def training_step(self, batch, batch_idx):
+        x = batch[0].float() / 127.5 - 1
+        return functional.mse_loss(self(x), x)
+
+
+def bytes_scaled_to_minus_one_to_one_in_training_step():
+    return run_of(
+        ScalesToSymmetricInTrainingStep(RGB),
+        in_bytes,
+        lambda m, x: (m.net(2 * x - 1).view_as(x) + 1) / 2,
+        lines={"reconstruct": lambda module, images: (module(images.float() / 127.5 - 1) + 1) * 127.5},
+    )
+
+
+class ScalesInForward(Plain):
+    def forward(self, x):
+        return super().forward(x.float() / 255)
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch[0]), batch[0].float() / 255)
+
+
+def bytes_scaled_in_forward_and_back_by_a_line():
+    return run_of(
+        ScalesInForward(RGB), in_bytes, plainly, lines={"reconstruct": lambda module, images: 255 * module(images)}
+    )
+
+
+class TellsBytesByTheirType(Plain):
+    def forward(self, x):
+        return super().forward(x.float() / 255 if x.dtype == torch.uint8 else x)
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch[0]), batch[0].float() / 255)
+
+
+def bytes_told_by_their_type():
+    return run_of(
+        TellsBytesByTheirType(RGB),
+        in_bytes,
+        plainly,
+        lines={"reconstruct": lambda module, images: 255 * module(images)},
+    )
+
+
+class TakesAndGivesBytes(Plain):
+    def forward(self, x):
+        assert x.dtype == torch.uint8
+        return super().forward(x.float() / 255) * 255
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch[0]) / 255, batch[0] / 255)
+
+
+def bytes_in_and_their_range_out():
+    return run_of(TakesAndGivesBytes(RGB), in_bytes, plainly)
+
+
+class ScalesOnTheDevice(Plain):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return [normalized(batch[0].float().div(255))]
+
+
+def bytes_normalized_in_on_after_batch_transfer():
+    return run_of(ScalesOnTheDevice(RGB, first), in_bytes)
+
+
+def sixteen_bits():
+    return run_of(
+        Plain(RGB, lambda batch: batch[0].float() / 65535),
+        lambda images: (images * 65535).round().to(torch.int32),
+        plainly,
+        lines={"std": [1 / 65535]},
+        collate=lambda items: [torch.stack([item[0] for item in items])],
+    )
+
+
+class Double(Plain):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.double()
+
+
+def float64_module_and_images():
+    return run_of(Double(RGB, first), lambda images: images.double(), lambda m, x: m.net(x.double()).view_as(x))
+
+
+class Asserting(Plain):
+    """Its forward pass runs as the precision plugin has it, in training and in audits."""
+
+    def __init__(self, holds):
+        super().__init__(RGB, first)
+        self.holds = holds
+
+    def forward(self, x):
+        assert self.holds(x)
+        return super().forward(x)
+
+
+def float64_by_precision():
+    return run_of(
+        Asserting(lambda x: x.dtype == torch.float64),
+        own_output=lambda m, x: plainly(m.double(), x.double()),
+        trainer={"precision": "64-true"},
+    )
+
+
+def bfloat16_true():
+    return run_of(
+        Asserting(lambda x: x.dtype == torch.bfloat16),
+        own_output=lambda m, x: plainly(m.bfloat16(), x.bfloat16()),
+        trainer={"precision": "bf16-true"},
+        tolerance_db=0.03,
+    )
+
+
+def bfloat16_mixed():
+    def in_autocast(module, images):
+        with torch.autocast("cpu", torch.bfloat16):
+            return plainly(module, images)
+
+    return run_of(
+        Asserting(lambda x: torch.is_autocast_enabled("cpu")),
+        own_output=in_autocast,
+        trainer={"precision": "bf16-mixed"},
+        tolerance_db=0.03,
+    )
+
+
+class CastsInTrainingStep(Plain):
+    def training_step(self, batch, batch_idx):
+        x = batch[0].float()
+        return functional.mse_loss(self(x), x)
+
+
+def float64_images_cast_in_training_step():
+    return run_of(CastsInTrainingStep(RGB), lambda images: images.double(), plainly)
+
+
+def black_and_white():
+    run = run_of(CastsInTrainingStep(RGB), lambda images: images > 0.5, plainly)
+    run.members, run.controls = (MEMBERS > 0.5).float(), (CONTROLS > 0.5).float()
+    return run
+
+
+def bfloat16_images():
+    run = run_of(
+        Plain(RGB, lambda batch: batch[0].float()),
+        lambda images: images.bfloat16(),
+        plainly,
+        lines={"reconstruct": lambda module, images: module(images.float())},
+        tolerance_db=0.1,
+    )
+    run.members, run.controls = MEMBERS.bfloat16().float(), CONTROLS.bfloat16().float()
+    return run
+
+
+RUNS = [
+    bytes_scaled_in_training_step,
+    bytes_scaled_to_minus_one_to_one_in_training_step,
+    bytes_scaled_in_forward_and_back_by_a_line,
+    bytes_told_by_their_type,
+    bytes_in_and_their_range_out,
+    bytes_normalized_in_on_after_batch_transfer,
+    sixteen_bits,
+    float64_module_and_images,
+    float64_by_precision,
+    float64_images_cast_in_training_step,
+    black_and_white,
+    bfloat16_true,
+    bfloat16_mixed,
+    bfloat16_images,
+]
+
+
+@pytest.mark.parametrize("build", RUNS, ids=lambda build: build.__name__)
+def test_the_run(build):
+    check(build)
