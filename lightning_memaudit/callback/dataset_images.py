@@ -14,7 +14,7 @@ from lightning_memaudit.callback.reading.loaders import (
     is_stream,
     warn_if_uncertain,
 )
-from lightning_memaudit.callback.reading.reader import Reader, Source
+from lightning_memaudit.callback.reading.reader import Reader, Source, places
 
 FAST_DEV_RUN_IMAGES = 2
 
@@ -63,10 +63,17 @@ class ImageChoice:
             ValueError: There is no data set.
         """
         train = loaders.train[0] if loaders.train else None
-        sources = [self._source("members", self.members, train, loaders, seed)]
-        if self.num_controls != 0 and (self.controls is not None or loaders.validation is not None):
-            sources.append(self._source("controls", self.controls, loaders.validation, loaders, seed))
-        return sources
+        members = self._source("members", self.members, train, loaders, seed)
+        if self.num_controls == 0:
+            return [members]
+        if self.controls is not None:
+            first = next(iter(loaders.validation), None)
+            return [members, self._source("controls", self.controls, first, loaders, seed)]
+        candidates = [self._source("controls", None, loader, loaders, seed) for loader in loaders.validation]
+        candidates = [one for one in candidates if one.indices != []]
+        # A run may watch its training images in a validation dataloader too.
+        others = [one for one in candidates if one.indices is None or not set(places(one)) <= set(places(members))]
+        return [members, *(others or candidates)[:1]]
 
     def training(self, loaders: RunLoaders, seed: int) -> list[Source]:
         """All that training can reach, behind every train dataloader."""
@@ -85,7 +92,9 @@ class ImageChoice:
             return Source(group, given, indices, model, key, path, given=True)
         check_loader(loader, group)
         if is_stream(loader.dataset):
-            return Source(group, loader.dataset, None, loader, key, path)
+            limited = group == "members" and loaders.num_batches < float("inf")
+            most = int(loaders.num_batches) * (getattr(loader, "batch_size", None) or 1) if limited else None
+            return Source(group, loader.dataset, None, loader, key, path, most=most)
         reader = Reader(Source(group, loader.dataset, [], loader, key), seed)
         num_batches = loaders.num_batches if group == "members" else float("inf")
         reachable = Reachable.through(loader, num_batches, reader.sampler_epochs)

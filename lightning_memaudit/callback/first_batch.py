@@ -4,19 +4,22 @@ The audit sees what the batch holds; what ``training_step`` does with it, such a
 see. But the layers can: the same images must reach them with the same values.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_memaudit.callback.input_watch import InputWatch, like_images, maps_to_layers
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact, fit_nearly
 from lightning_memaudit.callback.reading.batch_images import BatchFormat
 from lightning_memaudit.callback.reading.items import tensors_in
+from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
 
@@ -25,104 +28,6 @@ MOST_COMPARED, MOST_TRIED = 256, 8
 
 FAR_OUTSIDE = 0.5
 """How far beyond [0, 1] noise and augmentation may bring images of a training batch."""
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What reached a layer when it was first called.
-
-    Attributes:
-        shape: Of its input, without the batch.
-        values: The input, where it has as many values as images; None otherwise.
-
-    >>> Arrival((4,), torch.ones(2, 4)).shape
-    (4,)
-    """
-
-    shape: tuple[int, ...]
-    values: Tensor | None = None
-
-
-class InputWatch:
-    """Notes the first input of each module of a model while it is entered.
-
-    Args:
-        module: The model.
-        shape: (C, H, W) of an image; only inputs that may hold one are kept.
-
-    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
-    >>> with InputWatch(model, (1, 2, 2)) as watch:
-    ...     _ = model(torch.ones(2, 1, 2, 2))
-    >>> {name: seen.shape for name, seen in watch.arrivals.items()}
-    {'': (1, 2, 2), '0': (1, 2, 2), '1': (4,)}
-    """
-
-    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
-        self.module, self.shape, self.size = module, tuple(shape), torch.Size(shape).numel()
-        self.arrivals: dict[str, Arrival] = {}
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> "InputWatch":
-        for name, submodule in self.module.named_modules():
-            hook = _Note(self, name)
-            self._handles.append(submodule.register_forward_pre_hook(hook, with_kwargs=True))
-        return self
-
-    def size_beside(self, shape: tuple[int, ...]) -> int:
-        """Values of an image within an input (channels, H, W) that has more channels; 0 for other inputs."""
-        beside = len(shape) == 3 and shape[1:] == self.shape[1:] and shape[0] > self.shape[0]
-        return self.size if beside else 0
-
-    def __exit__(self, *exception: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-
-class _Note:
-    def __init__(self, watch: InputWatch, name: str) -> None:
-        self.watch, self.name = watch, name
-
-    def __call__(self, module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        if self.name in self.watch.arrivals:
-            return
-        for argument in (*arguments, *named.values()):
-            if isinstance(argument, Tensor) and argument.ndim:
-                shape = tuple(argument.shape[1:])
-                # As many values as an image, or the image beside channels of another kind; a copy: the model may work
-                # in place.
-                whole = self.watch.size in (torch.Size(shape).numel(), self.watch.size_beside(shape))
-                self.watch.arrivals[self.name] = Arrival(shape, argument.detach().clone() if whole else None)
-                return
-
-
-def like_images(images: Tensor, seen: Tensor) -> Tensor | None:
-    """What a layer got, in the layout of images (B, C, H, W); None where it is another one.
-
-    Where it got them beside other channels: those that are an affine map of the images, else the first ones.
-    """
-    if len(seen) < len(images) or not seen.is_floating_point():
-        return None
-    seen = seen[: len(images)]  # those of other dataloaders may follow
-    if seen.ndim == 4 and seen.shape[2:] == images.shape[2:] and seen.shape[1] > images.shape[1]:
-        count = images.shape[1]
-        parts = [seen[:, begin : begin + count] for begin in range(seen.shape[1] - count + 1)]
-        return next((part for part in parts if fit_exact(images.to(seen.device), part) is not None), parts[0])
-    if seen.numel() != images.numel():
-        return None
-    if seen.ndim == 4 and seen.shape != images.shape:
-        moved = seen.movedim(-1, 1)
-        return moved if moved.shape == images.shape else None
-    return seen.reshape(images.shape)
-
-
-def maps_to_layers(watch: InputWatch, images: Tensor) -> dict[str, tuple[tuple[int, ...], Affine | None]]:
-    """The shape that each layer got, and the exact affine map from the images to it, if there is one; in call order."""
-    found: dict[str, tuple[tuple[int, ...], Affine | None]] = {}
-    for name, arrival in watch.arrivals.items():
-        seen = None if arrival.values is None else like_images(images, arrival.values)
-        found[name] = arrival.shape, None if seen is None else fit_exact(images.to(seen.device), seen)
-    return found
 
 
 class FirstBatch:
@@ -197,7 +102,7 @@ result>
         known = set(self.found.hashes["members"]) if read.source.given else self.found.trained
         if known.intersection(digests):
             return
-        other = same_but_for_range(images, members)
+        other = None if read.random else same_but_for_range(images, members)
         if other is None:
             spread = float(images.std() / members.std().clamp(min=1e-6))
             shift = float((images.mean() - members.mean()).abs())
@@ -243,8 +148,11 @@ result>
         )
         return other.undo(found.detach())
 
-    def end(self) -> None:
-        """Compare what reached the layers.
+    def end(self, stepped: bool = True) -> bool:
+        """Compare what reached the layers; False where the model was not called at all, so that the next batch counts.
+
+        Args:
+            stepped: Whether a loss came of the batch.
 
         Raises:
             ValueError: It is another affine map of the images, or another layout, than in the audit.
@@ -252,30 +160,34 @@ result>
         self.close()
         images, self._images = self._images, None
         if images is None:
-            return
-        common = [name for name in self.in_audit if name in self._watch.arrivals]
+            return True
+        if not self._watch.arrivals and not stepped:
+            return False
+        common = [name for name in self.in_audit if self._watch.arrivals.get(name)]
         if not common:
             self._say_nothing_was_compared()
-            return
-        in_audit, in_training = self.in_audit[common[0]][0], self._watch.arrivals[common[0]].shape
+            return True
+        in_audit, in_training = self.in_audit[common[0]][0], self._watch.arrivals[common[0]][0].shape
         if in_audit != in_training and torch.Size(in_audit).numel() != torch.Size(in_training).numel():
             rank_zero_warn(
                 f"members: training_step gives the model images of shape {in_training}, and the audit gives it those "
                 f"of shape {in_audit} that its batches hold: {_MEND}"
             )
-            return
+            return True
         if in_audit != in_training and len(in_audit) == len(in_training):
             raise ValueError(
                 f"training_step moves the channels of its images before the model, which gets {in_training}, and the "
                 f"audit would give it {in_audit}: {_MEND}"
             )
         for name in common:
-            expected, arrival = self.in_audit[name][1], self._watch.arrivals[name]
-            seen = None if arrival.values is None else like_images(images, arrival.values)
-            if expected is not None and seen is not None:
-                self._compare(images.to(seen.device), seen, expected)
-                return
+            expected, calls = self.in_audit[name][1], self._watch.arrivals[name]
+            all_seen = [like_images(images, call.values) for call in calls if call.values is not None]
+            seen = [one for one in all_seen if one is not None]
+            if expected is not None and seen:
+                self._compare(images.to(seen[0].device), seen, expected)
+                return True
         self._say_nothing_was_compared()
+        return True
 
     def _say_nothing_was_compared(self) -> None:
         rank_zero_warn(
@@ -283,8 +195,13 @@ result>
             f"layer gets the images in both: where training_step prepares them, {_MEND}"
         )
 
-    def _compare(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
-        found = fit_exact(images, seen) or fit_nearly(images, seen, expected)
+    def _compare(self, images: Tensor, calls: Sequence[Tensor], expected: Affine) -> None:
+        """Look at the call that got the very images, else at the first: a layer may be called on noise or views too."""
+        exact = [(one, seen) for seen in calls if (one := fit_exact(images, seen)) is not None]
+        exact.sort(key=lambda pair: not pair[0].close_to(expected))
+        found, seen = exact[0] if exact else (fit_nearly(images, calls[0], expected), calls[0])
+        if not exact:
+            self._check_order(images, seen, expected)
         if found is not None and not found.close_to(expected):
             given = _before(found, expected, self.model_input)
             raise ValueError(
@@ -298,6 +215,16 @@ result>
                 rank_zero_warn(
                     f"members: training_step gives the model values in [{low:.3g}, {high:.3g}], and the audit gives it "
                     f"those in [{least:.3g}, {most:.3g}]: {_MEND}"
+                )
+
+    def _check_order(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
+        """Flips are augmentation; channels the other way round, or rows for columns, in all images are not."""
+        for words, moved in (("the channels", images.flip(1)), ("rows and columns", images.transpose(-1, -2))):
+            same_shape = moved.shape == seen.shape and not torch.equal(moved, images)
+            if same_shape and bool(torch.allclose(expected.apply(moved).to(seen), seen, atol=1e-3)):
+                raise ValueError(
+                    f"training_step gives the model {words} of its images in another order than the audit would: "
+                    f"{_MEND}"
                 )
 
     def close(self) -> None:
@@ -351,7 +278,7 @@ def same_but_for_range(images: Tensor, members: Tensor) -> Affine | None:
         found += [next((one for one in maps if one is not None and all(slope > 0 for slope in one.slope)), None)]
     there = [one for one in found if one is not None]
     # The brightness that augmentation draws for every image is no range.
-    alike = len(there) >= min(2, len(images)) and all(one.close_to(there[0]) for one in there)
+    alike = len(there) >= min(2, len(images)) and all(one.close_to(there[0], 2e-3) for one in there)
     return there[0] if alike else None
 
 
@@ -364,13 +291,19 @@ def can_be_watched(module: nn.Module) -> bool:
     return not compiled and getattr(module, "_compiler_ctx", None) is None
 
 
-Call = Callable[[Tensor], Any]
+def first_batch(
+    trainer: Trainer, pl_module: LightningModule, found: Inspection, autoencoder: Any, seen: Seen | None
+) -> FirstBatch:
+    """Learn what reaches the layers in an audit, to compare it with the first step.
 
-
-def watch_audit(
-    module: nn.Module, autoencoder: Call, images: Tensor
-) -> dict[str, tuple[tuple[int, ...], Affine | None]]:
-    """See :func:`maps_to_layers`, when the audit calls the model."""
-    with InputWatch(module, images.shape[1:]) as watch, torch.no_grad():
-        autoencoder(images)
-    return maps_to_layers(watch, images)
+    Only when the training has started: modules may set themselves up in ``on_train_start``.
+    """
+    group = found.reads[0].group.first(2)
+    block = next(replace(group, images=group.images[slice(0, 2)].clamp(0, 1)).blocks(autoencoder, 2))
+    with InputWatch(pl_module, block.images.shape[1:]) as watch, torch.no_grad():
+        block.autoencoder(block.images)
+    in_audit = maps_to_layers(watch, block.images)
+    if trainer.strategy.model is not pl_module:
+        in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
+    model_input = Affine.of_normalization(Normalization() if seen is None else seen.normalization)
+    return FirstBatch(pl_module, found, in_audit, model_input)

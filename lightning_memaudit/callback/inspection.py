@@ -18,8 +18,8 @@ from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.reading.group_reading import ReadGroup, read_group
 from lightning_memaudit.callback.reading.items import NoImageFound
-from lightning_memaudit.callback.reading.loaders import RunLoaders, is_stream, place_in_root
-from lightning_memaudit.callback.reading.reader import ReadBatch, Source
+from lightning_memaudit.callback.reading.loaders import RunLoaders, is_stream
+from lightning_memaudit.callback.reading.reader import ReadBatch, Source, places
 from lightning_memaudit.callback.reading.training_images import Compared, compare_with_training
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
@@ -195,18 +195,12 @@ def _check_controls(
     sources = which.training(loaders, seed)
     if which.members is not None:
         sources.append(members.source)
-    reachable: dict[int, set[int]] = {}
-    for source in sources:
-        for index in source.indices or ():
-            root, place = place_in_root(source.dataset, index)
-            reachable.setdefault(id(root), set()).add(place)
+    reachable = {place for source in sources for place in places(source)}
     controls_source = controls.source
     if controls_source.indices is not None:
-        shared = [
-            name
-            for index, name in zip(controls.group.indices, controls.group.names or (), strict=True)
-            if _is_among(reachable, controls_source, index)
-        ]
+        audited = places(replace(controls_source, indices=list(controls.group.indices)))
+        names = controls.group.labels(range(len(audited)))
+        shared = [name for place, name in zip(audited, names, strict=True) if place in reachable]
         if shared:
             raise ValueError(
                 f"{len(shared)} of the controls are images that the training reaches too ({few_of(shared)}): a control "
@@ -219,12 +213,6 @@ def _check_controls(
 
     share = (processes.rank, processes.num_shares)
     found.compared = compare_with_training(sources, convert, seed, share)
-
-
-def _is_among(reachable: Mapping[int, set[int]], source: Source, index: int) -> bool:
-    """Whether this item of the same data set is, whatever both are wrapped in."""
-    root, place = place_in_root(source.dataset, index)
-    return place in reachable.get(id(root), ())
 
 
 def _no_images() -> Tensor:

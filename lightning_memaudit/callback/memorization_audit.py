@@ -259,14 +259,14 @@ class MemorizationAuditCallback(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Compare what reached the model, before the first step."""
-        self._opened.end_step()
+        self._opened.end_step(stepped=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add up the loss on its device, without waiting for it."""
         if self._session is not None:
-            self._session.end_step()
+            self._session.end_step(stepped=False)
         if not self.when.waits_for_loss(self._history.reached):
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs

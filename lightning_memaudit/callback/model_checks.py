@@ -47,16 +47,21 @@ def few_images(group: Group, count: int = 2) -> Group:
     return replace(first, images=first.images[slice(0, count)].clamp(0, 1))
 
 
-def expected_seconds(groups: Sequence[Group], plan: Plan, autoencoder: Any) -> float:
-    """About how long an audit will take in one process, from the time of one call of the model.
+def expected_seconds(groups: Sequence[Group], plan: Plan, autoencoder: Any) -> float | None:
+    """About how long an audit will take in one process, from the time of one call of the model; None where that fails.
 
     The first audit then says itself how long the next ones take.
     """
     uses = sum(uses_autoencoder(method) for pattern in plan.patterns for method in plan.methods_for(pattern).values())
     block = next(few_images(groups[0], min(MOST_TIMED, plan.block_size)).blocks(autoencoder, MOST_TIMED))
     began = time.perf_counter()
-    with torch.no_grad():
-        float(block.autoencoder(block.images).sum())  # waits for the device
+    try:
+        with torch.no_grad():
+            float(block.autoencoder(block.images).sum())  # waits for the device
+    except AuditStopped:
+        raise
+    except Exception:
+        return None  # the audit will say it
     seconds = (time.perf_counter() - began) / len(block.images)
     return EVALUATIONS * seconds * uses * sum(len(group.images) for group in groups)
 

@@ -13,14 +13,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
-from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, watch_audit
+from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, first_batch
 from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
 from lightning_memaudit.callback.isolation import is_initialized, undisturbed
 from lightning_memaudit.callback.model import ModelCall
-from lightning_memaudit.callback.model_checks import check_model, expected_seconds, few_images, what_the_model_sees
+from lightning_memaudit.callback.model_checks import check_model, expected_seconds, what_the_model_sees
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import AuditProgress
-from lightning_memaudit.callback.reading.affine import Affine
 from lightning_memaudit.callback.reading.loaders import RunLoaders
 from lightning_memaudit.callback.reading.stored_images import part_of
 from lightning_memaudit.callback.reference import check_references, reference_models
@@ -31,7 +30,7 @@ from lightning_memaudit.callback.run_inspection import (
     describe_run,
     weights_sha256,
 )
-from lightning_memaudit.callback.seen import Normalization, Seen
+from lightning_memaudit.callback.seen import Seen
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.groups import Group
@@ -97,6 +96,7 @@ class Session:
     _loaders: RunLoaders = field(default_factory=RunLoaders)
     _first_batch: FirstBatch | None = None
     _told_of_reload: bool = False
+    _to_watch: bool = False
     _newest_loader: Any = None
     _audited_weights: str | None = None
     _seconds: float | None = None  # that the next audit may take
@@ -203,18 +203,11 @@ class Session:
         check_model(self._found, self.what, autoencoder)
         self._references = reference_models(self.how, self.pl_module, self.trainer, self._seen)
         check_references(self._references, autoencoder, self._found.groups)
-        self._first_batch = None
-        read, strategy = self._found.reads[0], self.trainer.strategy
-        spread = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
-        if self.trainer.state.fn != TrainerFn.FITTING or spread or not can_be_watched(self.pl_module):
-            return
-        self._seconds = expected_seconds(self._found.groups, self.what, autoencoder) / self.processes.num_shares
-        block = next(few_images(read.group).blocks(autoencoder, 2))
-        in_audit = watch_audit(self.pl_module, block.autoencoder, block.images)
-        if strategy.model is not self.pl_module:
-            in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
-        model_input = Affine.of_normalization(self._seen.normalization if self._seen else Normalization())
-        self._first_batch = FirstBatch(self.pl_module, self._found, in_audit, model_input)
+        seconds = expected_seconds(self._found.groups, self.what, autoencoder)
+        self._seconds = None if seconds is None else seconds / self.processes.num_shares
+        spread = isinstance(self.trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self._to_watch = fitting and not spread and can_be_watched(self.pl_module)
 
     def _describe(self) -> dict[str, Any]:
         """The content of ``run.json``."""
@@ -245,18 +238,25 @@ class Session:
         Raises:
             ValueError: It holds other images, or the same in another range, than are audited.
         """
+        if self._to_watch:
+            self._to_watch = False
+            with self._autoencoder() as (autoencoder, _):
+                self._first_batch = first_batch(self.trainer, self.pl_module, self._found, autoencoder, self._seen)
         if self._first_batch is not None:
             self._first_batch.begin(batch)
 
-    def end_step(self) -> None:
+    def end_step(self, stepped: bool) -> None:
         """Compare what reached the model in the first step with what the audit gives it.
+
+        Args:
+            stepped: Whether a loss came of the batch.
 
         Raises:
             ValueError: That is something else.
         """
         first, self._first_batch = self._first_batch, None
-        if first is not None:
-            first.end()
+        if first is not None and not first.end(stepped):
+            self._first_batch = first
 
     def look_at_loaders(self) -> None:
         """Say so, once, when the train dataloader was reloaded with other images."""

@@ -60,7 +60,7 @@ class Plan:
         names = [pattern.name for pattern in self.patterns]
         if len(set(names)) < len(names):
             raise ValueError(f"patterns={names}: name each only once")
-        if not 0 < self.threshold_db < float("inf"):
+        if not isinstance(self.threshold_db, int | float) or not 0 < self.threshold_db < float("inf"):
             raise ValueError(f"threshold_db={self.threshold_db}: must be a positive number of decibels, such as 30")
         seed: object = self.seed
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**63:
@@ -115,6 +115,9 @@ class Plan:
         Raises:
             ValueError: A name is unknown, or an attribute out of its range.
         """
+        for argument, names in (("patterns", patterns), ("methods", methods)):
+            if isinstance(names, str) or not isinstance(names, Sequence | Mapping):
+                raise ValueError(f"{argument}={names!r}: pass a list of names, such as [{names!r}]")
         return cls([parse_degradation(name) for name in patterns], resolve_methods(methods), **settings)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from lightning_memaudit import __version__
 from lightning_memaudit.report.checkpoint import read_checkpoint
 from lightning_memaudit.report.document import SELF_HASH, build_document, check_schema, read_document, seal
+from lightning_memaudit.report.labels import image_name, saved_names, shortened
 from lightning_memaudit.results.hashes import combined_sha256, image_sha256, tensors_sha256
 from lightning_memaudit.results.intervals import clopper_pearson
 from lightning_memaudit.results.names import INPAINTER
@@ -147,7 +148,7 @@ def _same_counts(rows: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
             reaches = image["psnr"] is not None and image["psnr"] >= threshold
             if image["recovered"] != (reaches and not image["diverged"] and not image["failed"]):
                 return Check(
-                    name, False, f"{'/'.join(key)}: image {image['image']} is called recovered={image['recovered']}"
+                    name, False, f"{'/'.join(key)}: image {_called(image)} is called recovered={image['recovered']}"
                 )
         count = sum(image["recovered"] for image in cell)
         low, high = clopper_pearson(count, len(cell))
@@ -188,11 +189,16 @@ def _same_scores(folder: RunFolder, images: Sequence[Mapping[str, Any]], audit: 
         truth, mask = arrays[f"{group}/truth"], arrays[f"{group}/{pattern}/mask"]
         quality, hidden = _psnr(images_back, truth, None), _psnr(images_back, truth, 1 - mask.astype(float))
         right = ((arrays[f"{group}/{pattern}/{method}/mask"] >= 0.5) == (mask >= 0.5)).mean((1, 2, 3))
+        names = saved_names(arrays, group)
         for i, index in enumerate(arrays[f"{group}/indices"]):
             row = table.get((group, pattern, method, int(index)))
             if row is None:
-                wrong = wrong or f"{key}: image {index} is not in the results"
+                wrong = wrong or f"{key}: image {shortened(names[i])} is not in the results"
                 continue
+            recorded = arrays.get(f"{group}/names")
+            # Numpy drops zeros at the end of a text.
+            if recorded is not None and row.get("name") and row["name"].rstrip("\0") != str(recorded[i]):
+                wrong = wrong or f"{key}: image {index} is {_called(row)}, in the arrays {shortened(names[i])}"
             if row["failed"]:
                 continue
             checked += 1
@@ -203,10 +209,15 @@ def _same_scores(folder: RunFolder, images: Sequence[Mapping[str, Any]], audit: 
             ):
                 if row[field] is not None and not abs(row[field] - value) <= tolerance:
                     wrong = wrong or (
-                        f"{group}/{pattern}/{method}: {field} of image {index} is {row[field]:.4f}, now {value:.4f}"
+                        f"{group}/{pattern}/{method}: {field} of image {_called(row)} is {row[field]:.4f}, "
+                        f"now {value:.4f}"
                     )
     yield Check(name, wrong is None, wrong or f"{checked} recoveries scored again")
     yield _same_observations(arrays, int((folder.run().get("settings") or {}).get("seed") or 0))
+
+
+def _called(row: Mapping[str, Any]) -> str:
+    return shortened(image_name(row))
 
 
 def _same_observations(arrays: Mapping[str, "np.ndarray[Any, Any]"], seed: int) -> Check:

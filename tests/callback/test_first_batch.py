@@ -220,3 +220,29 @@ def test_brightness_that_is_drawn_for_every_image_is_no_range():
     with pytest.warns(UserWarning, match="none of the images of the training's first batch"):
         fit(audit_callback(members=Items(images(8))), Network(), *loaders)
     assert len(rows()) == 1
+
+
+def test_a_first_batch_of_which_no_loss_comes_is_not_the_one_to_look_at():
+    class Skips(Network):
+        def training_step(self, batch, batch_idx):
+            return None if batch_idx == 0 else super().training_step(batch, batch_idx)
+
+    with pytest.raises(ValueError, match=r"training_step gives the model \(image - 0.5\) / 0.25"):
+        run(Skips(lambda x: (x - 0.5) / 0.25))
+
+
+@pytest.mark.parametrize("order", [lambda x: x.flip(1), lambda x: x.transpose(-1, -2)])
+def test_channels_or_rows_in_another_order_are_no_augmentation(order):
+    with pytest.raises(ValueError, match="in another order than the audit would"):
+        run(Network(order, shape=(3, 8, 8)), shape=(3, 8, 8))
+
+
+def test_all_calls_of_the_first_step_are_looked_at():
+    class Twice(Network):
+        def training_step(self, batch, batch_idx):
+            self(torch.rand_like(batch))
+            return super().training_step(batch, batch_idx)
+
+    run(Twice())
+    with pytest.raises(ValueError, match=r"training_step gives the model \(image - 0.5\) / 0.5"):
+        run(Twice(lambda x: 2 * x - 1))

@@ -226,3 +226,35 @@ def test_reloaded_loaders_are_said_once():
     with pytest.warns(UserWarning, match="reloaded with another data set") as caught:
         fit(audit_callback(), Sharded(), None, max_epochs=3, reload_dataloaders_every_n_epochs=1)
     assert sum("reloaded with another" in str(one.message) for one in caught) == 1
+
+
+def test_a_last_batch_that_is_dropped_in_a_fixed_order_is_never_trained_on():
+    train = DataLoader(Items(images(7)), 3, drop_last=True)
+    fit(audit_callback(), Module(), train, DataLoader(Items(images(3, seed=1))))
+    assert torch.equal(saved_truth(), images(7)[:6])
+    assert Reachable.through(DataLoader(range(7), 3, drop_last=True, shuffle=True)).indices == list(range(7))
+
+
+def test_controls_come_from_the_first_validation_loader_that_is_not_trained_on():
+    train = Items(images(6))
+    loaders = [DataLoader(train, 2), DataLoader(Items(images(0)), 2), DataLoader(Items(images(4, seed=1)), 2)]
+
+    class Watches(Module):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            pass
+
+    fit(audit_callback(), Watches(), DataLoader(train, 3), loaders)
+    assert torch.equal(saved_truth("controls"), images(4, seed=1))
+
+
+def test_empty_validation_data_are_none():
+    with pytest.warns(UserWarning, match="controls: no images that were not trained on"):
+        fit(audit_callback(), Module(), DataLoader(Items(images(6)), 3), DataLoader(Items(images(0)), 2))
+
+
+def test_what_max_steps_or_limited_batches_never_reach_is_no_member():
+    loaders = DataLoader(Items(images(9)), 2), DataLoader(Items(images(3, seed=1)))
+    fit(audit_callback(), Module(), *loaders, max_steps=2, max_epochs=-1)
+    assert torch.equal(saved_truth(), images(9)[:4])
+    fit(audit_callback(num_members=8), Module(), DataLoader(Stream(images(9)), 2), loaders[1], limit_train_batches=3)
+    assert torch.equal(saved_truth(), images(9)[:6])

@@ -74,9 +74,17 @@ def test_configs_may_say_pytorch_lightning_too(project, tmp_path):
     assert list(Path("kept").glob("*.ckpt"))
 
 
-@pytest.mark.parametrize("installed", [True, False])
+DDP = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.workers=1"]
+
+
 @pytest.mark.parametrize(
-    "more", [["--data.workers=1"], ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.workers=1"]]
+    ("more", "installed"),
+    [
+        (["--data.workers=1"], True),
+        pytest.param(["--data.workers=1"], False, marks=pytest.mark.slow),
+        pytest.param(DDP, True, marks=pytest.mark.slow),
+        pytest.param(DDP, False, marks=pytest.mark.slow),
+    ],
 )
 def test_in_processes_of_their_own(tmp_path, installed, more):
     """Spawned workers and the processes of ddp; where it is not installed, importing it fails."""

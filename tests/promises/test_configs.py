@@ -115,7 +115,7 @@ def test_the_diffusion_baseline(tmp_path):
     text = (PAPER / "ddnm.yaml").read_text()
     (tmp_path / "ddnm.yaml").write_text(text.replace("google/ddpm-cifar10-32", "model"))
     file = PAPER / "unet-cifar10.yaml"
-    methods = callback_of(make(file, tmp_path / "ddnm.yaml", small=small(file))).plan.methods
+    methods = callback_of(make(file, tmp_path / "ddnm.yaml", small=small(file))).what.methods
     assert list(methods) == ["blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic", "ddnm"]
     assert type(methods["ddnm"]).__name__ == "DDNM"
 

@@ -99,6 +99,8 @@ def read_group(
         )
     else:
         chosen = []
+    if wanted is not None and source.most is not None:
+        wanted = min(wanted, source.most)
     reader = Reader(source, seed)
     size = source.batch_size
     blocks = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]

@@ -107,10 +107,12 @@ def channels_first(image: Tensor) -> Tensor:
 def is_channels_last(shape: Sequence[int]) -> bool:
     """Whether these three dimensions are (H, W, C): three or four channels at the end and none in front.
 
-    >>> is_channels_last((32, 32, 3)), is_channels_last((3, 32, 32)), is_channels_last((3, 3, 3))
+    >>> is_channels_last((32, 32, 3)), is_channels_last((3, 32, 32)), is_channels_last((8, 4, 4))
     (True, False, False)
     """
-    return len(shape) == 3 and shape[-1] in CHANNELS and shape[0] not in CHANNELS
+    if len(shape) != 3 or shape[-1] not in CHANNELS or shape[0] in CHANNELS:
+        return False
+    return shape[1] > shape[2]  # as many rows as columns at the end are a small picture of many channels
 
 
 def tensors_in(batch: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Tensor]]:

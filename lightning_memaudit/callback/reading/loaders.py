@@ -33,17 +33,17 @@ class RunLoaders:
 
     Attributes:
         train: All train dataloaders; members come from the first, controls must come from none.
-        validation: The first validation dataloader; None where the run has none.
+        validation: All validation dataloaders; controls come from the first that holds other images than train ones.
         path: Where the batch of the first train dataloader is within a batch of the run.
         num_batches: Batches of an epoch of training.
 
     >>> loaders = RunLoaders.of([DataLoader(range(8), 2), DataLoader(range(4), 2)], DataLoader(range(3)))
-    >>> len(loaders.train), loaders.path, loaders.validation.dataset
+    >>> len(loaders.train), loaders.path, loaders.validation[0].dataset
     (2, (0,), range(0, 3))
     """
 
     train: list[Any] = field(default_factory=list)
-    validation: Any = None
+    validation: list[Any] = field(default_factory=list)
     path: tuple[Any, ...] = ()
     num_batches: float = float("inf")
 
@@ -51,9 +51,8 @@ class RunLoaders:
     def of(cls, train: Any, validation: Any, num_batches: float = float("inf")) -> "RunLoaders":
         """Of whatever Lightning may be given: one loader, lists, mappings, a CombinedLoader; None for none."""
         found = list(_loaders_in(train)) if train is not None else []
-        first = next(_loaders_in(validation), None) if validation is not None else None
-        loader = None if first is None else first[1]
-        return cls([one for _, one in found], loader, found[0][0] if found else (), num_batches)
+        others = [one for _, one in _loaders_in(validation)] if validation is not None else []
+        return cls([one for _, one in found], others, found[0][0] if found else (), num_batches)
 
     @classmethod
     def of_trainer(cls, trainer: Trainer) -> "RunLoaders":
@@ -70,7 +69,10 @@ class RunLoaders:
             source = trainer.fit_loop.epoch_loop.val_loop._data_source
             if source.instance is not None and source.is_defined():
                 validation = source.dataloader()
-        return cls.of(trainer.train_dataloader, validation, trainer.num_training_batches)
+        num_batches = float(trainer.num_training_batches)
+        if trainer.max_steps > 0:
+            num_batches = min(num_batches, trainer.max_steps * trainer.accumulate_grad_batches)
+        return cls.of(trainer.train_dataloader, validation, num_batches)
 
 
 def _loaders_in(loaders: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -151,6 +153,10 @@ class Reachable:
             else:
                 sampler = inner
         count = None if limit is None else int(limit) * batch_size * copies
+        if count is None and batch_sampler is not None and batch_sampler.drop_last:
+            # What is left at the end of a fixed order never comes.
+            length = int(_length(sampler, size))
+            count = length - length % (batch_size * copies)
         kind = type(sampler)
         if sampler is None or kind is SequentialSampler:
             return cls(list(range(size if count is None else min(size, count))))

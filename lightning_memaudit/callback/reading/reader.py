@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_
 
 from lightning_memaudit.callback.reading.image_names import name_in
 from lightning_memaudit.callback.reading.items import find_in_item
-from lightning_memaudit.callback.reading.loaders import draw_epochs
+from lightning_memaudit.callback.reading.loaders import draw_epochs, place_in_root
 from lightning_memaudit.callback.state.shared_memory import make_private
 
 WORKER_TIMEOUT = 120.0
@@ -38,6 +38,7 @@ class Source:
         key: Where the image is in an item, see :func:`~lightning_memaudit.callback.reading.items.find_in_item`.
         path: Where the batch of this loader is within a batch of the run.
         given: Whether the data set was passed by the user.
+        most: Items of a stream that training gets to; None where there is no limit.
 
     >>> Source("members", [torch.zeros(1, 8, 8)] * 4, indices=[0, 2]).batch_size
     2
@@ -50,6 +51,7 @@ class Source:
     key: Any = None
     path: tuple[Any, ...] = ()
     given: bool = False
+    most: int | None = None
 
     @property
     def batch_size(self) -> int:
@@ -63,6 +65,12 @@ class Source:
         """Whether the data set itself gives batches, so that there is nothing to collate."""
         loader = self.loader
         return isinstance(loader, DataLoader) and loader.batch_size is None and loader.batch_sampler is None
+
+
+def places(source: Source) -> list[tuple[int, int]]:
+    """For each item that is read: the data set within all wrappings, and the index there."""
+    found = (place_in_root(source.dataset, index) for index in source.indices or ())
+    return [(id(root), place) for root, place in found]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,115 @@
+"""What reaches the layers of a model in one step: the same images must do so with the same values in an audit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_memaudit.callback.reading.affine import Affine, fit_exact
+
+MOST_CALLS = 4
+"""Of each layer, within the first step, that are looked at."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What reached a layer when it was first called.
+
+    Attributes:
+        shape: Of its input, without the batch.
+        values: The input, where it has as many values as images; None otherwise.
+
+    >>> Arrival((4,), torch.ones(2, 4)).shape
+    (4,)
+    """
+
+    shape: tuple[int, ...]
+    values: Tensor | None = None
+
+
+class InputWatch:
+    """Notes the first inputs of each module of a model while it is entered.
+
+    Args:
+        module: The model.
+        shape: (C, H, W) of an image; only inputs that may hold one are kept.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
+    >>> with InputWatch(model, (1, 2, 2)) as watch:
+    ...     _ = model(torch.ones(2, 1, 2, 2))
+    >>> {name: seen[0].shape for name, seen in watch.arrivals.items()}
+    {'': (1, 2, 2), '0': (1, 2, 2), '1': (4,)}
+    """
+
+    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
+        self.module, self.shape, self.size = module, tuple(shape), torch.Size(shape).numel()
+        self.arrivals: dict[str, list[Arrival]] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> "InputWatch":
+        for name, submodule in self.module.named_modules():
+            hook = _Note(self, name)
+            self._handles.append(submodule.register_forward_pre_hook(hook, with_kwargs=True))
+        return self
+
+    def size_beside(self, shape: tuple[int, ...]) -> int:
+        """Values of an image within an input (channels, H, W) that has more channels; 0 for other inputs."""
+        beside = len(shape) == 3 and shape[1:] == self.shape[1:] and shape[0] > self.shape[0]
+        return self.size if beside else 0
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+class _Note:
+    def __init__(self, watch: InputWatch, name: str) -> None:
+        self.watch, self.name = watch, name
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        arrivals = self.watch.arrivals.setdefault(self.name, [])
+        if len(arrivals) >= MOST_CALLS:
+            return
+        for argument in (*arguments, *named.values()):
+            if isinstance(argument, Tensor) and argument.ndim:
+                shape = tuple(argument.shape[1:])
+                # As many values as an image, or the image beside channels of another kind; a copy: the model may work
+                # in place.
+                whole = self.watch.size in (torch.Size(shape).numel(), self.watch.size_beside(shape))
+                arrivals.append(Arrival(shape, argument.detach().clone() if whole else None))
+                return
+
+
+def like_images(images: Tensor, seen: Tensor) -> Tensor | None:
+    """What a layer got, in the layout of images (B, C, H, W); None where it is another one.
+
+    Where it got them beside other channels: those that are an affine map of the images, else the first ones.
+    """
+    if len(seen) < len(images) or not seen.is_floating_point():
+        return None
+    seen = seen[: len(images)]  # those of other dataloaders may follow
+    if seen.ndim == 4 and seen.shape[2:] == images.shape[2:] and seen.shape[1] > images.shape[1]:
+        count = images.shape[1]
+        parts = [seen[:, begin : begin + count] for begin in range(seen.shape[1] - count + 1)]
+        return next((part for part in parts if fit_exact(images.to(seen.device), part) is not None), parts[0])
+    if seen.numel() != images.numel():
+        return None
+    if seen.ndim == 4 and seen.shape != images.shape:
+        moved = seen.movedim(-1, 1)
+        return moved if moved.shape == images.shape else None
+    return seen.reshape(images.shape)
+
+
+def maps_to_layers(watch: InputWatch, images: Tensor) -> dict[str, tuple[tuple[int, ...], Affine | None]]:
+    """The shape that each layer got, and the exact affine map from the images to it, if there is one; in call order."""
+    found: dict[str, tuple[tuple[int, ...], Affine | None]] = {}
+    for name, arrivals in watch.arrivals.items():
+        if not arrivals:
+            continue
+        arrival = arrivals[0]
+        seen = None if arrival.values is None else like_images(images, arrival.values)
+        found[name] = arrival.shape, None if seen is None else fit_exact(images.to(seen.device), seen)
+    return found
