@@ -25,6 +25,7 @@ class History:
         loss: Training loss of the epoch so far.
         reached: Levels of ``at_train_loss`` that were reached.
         run_id: The same in all parts of a run that is resumed; None in a checkpoint of an older version.
+        trained_on: Hashes of the audited members, by which an audit that compares with these weights knows them.
         newest_loss: Mean training loss of the newest epoch whose end was seen, where a level of it is waited for; not
             kept in checkpoints.
 
@@ -42,6 +43,7 @@ class History:
     reached: set[float] = field(default_factory=set)
     run_id: str | None = field(default_factory=new_run_id)
     newest_loss: float | None = field(default=None, compare=False)
+    trained_on: list[str] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain Python, which any checkpoint may hold."""
@@ -54,6 +56,7 @@ class History:
             "loss_count": self.loss.count,
             "schedule": {"reached": sorted(self.reached)},
             "run_id": self.run_id,
+            "trained_on": list(self.trained_on),
         }
 
     @classmethod
@@ -67,4 +70,5 @@ class History:
             EpochLoss(state["loss_sum"], state["loss_count"]),
             set(state["schedule"]["reached"]),
             state.get("run_id"),
+            trained_on=list(state.get("trained_on") or ()),
         )

@@ -19,6 +19,7 @@ from lightning_memaudit.callback.isolation import preserved_random_state
 from lightning_memaudit.callback.keys import GroupKey, Key
 from lightning_memaudit.callback.model import ModelCall, Reconstruct
 from lightning_memaudit.callback.outputs import Outputs
+from lightning_memaudit.callback.reference import Reference, check_given
 from lightning_memaudit.callback.run_inspection import check_monitors, check_order
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Normalization
@@ -64,6 +65,8 @@ class MemorizationAuditCallback(Callback):
         flatten: Give the model (B, C·H·W).
         mean: What the data set subtracts from images in [0, 1], per channel or one for all.
         std: What it then divides by. For images in [-1, 1]: ``mean=[0.5], std=[0.5]``.
+        reference: A model of the same kind that was trained on other images of the same source, or several: members are
+            then also told by what the model knows beyond it. A checkpoint, an import path of what makes one, a module.
         patterns: Degradations by name, such as ``random-0.5`` or ``block-0.25``.
         methods: Names, or a mapping from names to methods.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
@@ -115,6 +118,7 @@ class MemorizationAuditCallback(Callback):
         flatten: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        reference: Reference = None,
         patterns: Sequence[str] = DEFAULT_PATTERNS,
         methods: Methods = DEFAULT_METHODS,
         threshold_db: float = 30.0,
@@ -135,9 +139,10 @@ class MemorizationAuditCallback(Callback):
             raise ValueError(f"process_timeout={process_timeout}: must be a positive number of seconds, such as 1800")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error={on_error!r}: pass 'warn' or 'raise'")
+        check_given(reference)
         self.when = Schedule(every_n_epochs, at_epochs, at_train_loss, at_fit_end)
         self.which = ImageChoice(members, controls, num_members, num_controls, image_key, image_shape)
-        self.how = ModelCall(reconstruct, output, flatten, Normalization(mean, std))
+        self.how = ModelCall(reconstruct, output, flatten, Normalization(mean, std), reference)
         self.what = Plan.of(
             patterns,
             methods,
@@ -233,7 +238,7 @@ class MemorizationAuditCallback(Callback):
         history = self._history
         if not trainer.fast_dev_run and not history.headline:  # type: ignore[attr-defined]
             check_monitors(trainer, headline_names(self.what.cells), self.when, self.where.name)
-        self._opened.inspect(None, history.num_audits, history.run_id)
+        history.trained_on = self._opened.inspect(None, history.num_audits, history.run_id)
         trigger = self.when.due_at_start()
         if trigger is not None and trainer.global_step == 0 and history.num_audits == 0:
             self._audit(trainer, trigger, 0)

@@ -212,6 +212,7 @@ class ModelCall:
         output: Selects the reconstruction from what is returned, see :data:`~lightning_memaudit.callback.keys.Key`.
         flatten: Give the model (B, C·H·W).
         normalization: Between images in [0, 1] and what the model sees.
+        reference: Models to compare with, which are called alike, see :mod:`lightning_memaudit.callback.reference`.
 
     >>> how = ModelCall(output=0)
     >>> autoencoder = how.autoencoder(lambda images: (images / 2, "code"))
@@ -223,6 +224,7 @@ class ModelCall:
     output: Key | None = None
     flatten: bool = False
     normalization: Normalization = field(default_factory=Normalization)
+    reference: Any = None
 
     def bind(self, module: nn.Module, forward: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
         """The call that reconstructs, from the model's input, or from a batch where it takes one.

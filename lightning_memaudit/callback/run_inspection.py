@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning
@@ -12,12 +13,15 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_memaudit import __version__
+from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.reading.group_reading import ReadGroup
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.measurement.engine import now
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
 from lightning_memaudit.measurement.plan import Plan
+from lightning_memaudit.measurement.processes import Processes
+from lightning_memaudit.measurement.reference import ReferenceModels
 from lightning_memaudit.results.files import plain
 from lightning_memaudit.results.hashes import combined_sha256, tensors_sha256
 
@@ -126,9 +130,26 @@ def describe_group(read: ReadGroup, hashes: Sequence[str], num_saved: int) -> di
     }
 
 
-def describe_plan(plan: Plan) -> dict[str, Any]:
+def describe_groups(found: Inspection, processes: Processes, num_saved: int) -> dict[str, Any]:
+    """What ``run.json`` says of members and controls; every process takes part.
+
+    Args:
+        found: The images; what there is to note of them is noted.
+        processes: Which of them have compared how many.
+        num_saved: Images of each group whose recoveries are kept.
+    """
+    groups = {read.group.name: describe_group(read, found.hashes[read.group.name], num_saved) for read in found.reads}
+    if found.compared is not None:
+        shares = dict(processes.gather(found.compared.num_images))
+        compared = replace(found.compared, num_images=sum(shares.values()))
+        groups["controls"]["identity_check"] = {"checked": compared.num_images, "of": compared.num_reachable}
+        found.notes += [] if compared.note is None else [compared.note]
+    return groups
+
+
+def describe_plan(plan: Plan, references: ReferenceModels | None = None) -> dict[str, Any]:
     """What ``run.json`` says of the settings of the audits."""
-    return {
+    return ({} if references is None else {"reference": list(references.sources)}) | {
         "patterns": [pattern.name for pattern in plan.patterns],
         "methods": list(plan.methods),
         "primary_method": plan.primary,

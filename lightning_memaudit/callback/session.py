@@ -21,8 +21,9 @@ from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import AuditProgress
 from lightning_memaudit.callback.reading.loaders import RunLoaders
 from lightning_memaudit.callback.reading.stored_images import part_of
+from lightning_memaudit.callback.reference import check_references, reference_models
 from lightning_memaudit.callback.run_inspection import (
-    describe_group,
+    describe_groups,
     describe_near_duplicates,
     describe_plan,
     describe_run,
@@ -37,6 +38,7 @@ from lightning_memaudit.measurement.lockstep import Lockstep
 from lightning_memaudit.measurement.measure import InpaintingCache
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import AuditInterrupted, Processes
+from lightning_memaudit.measurement.reference import ReferenceModels
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.rows import Occasion
 from lightning_memaudit.results.run_folder import RunFolder
@@ -67,7 +69,7 @@ class Session:
     >>> which = ImageChoice(members=torch.rand(4, 1, 8, 8), controls=torch.rand(4, 1, 8, 8))
     >>> what, where = Plan.of(["half"], ["known_mask"]), Outputs(print_table=False)
     >>> session = Session.open(trainer, model, which, ModelCall(), what, where)
-    >>> session.inspect()
+    >>> _ = session.inspect()
     >>> report = session.audit(Occasion(audit=0, trigger="by hand", epoch=0, step=0, time="2024-05-01T12:00:00+00:00"))
     Audit (by hand): 8 recoveries
     >>> session.publish(report)
@@ -90,6 +92,7 @@ class Session:
     _lockstep: Lockstep | None = None
     _found: Inspection = field(default_factory=Inspection)
     _seen: Seen | None = None
+    _references: ReferenceModels | None = None
     _loaders: RunLoaders = field(default_factory=RunLoaders)
     _first_batch: FirstBatch | None = None
     _told_of_reload: bool = False
@@ -142,7 +145,7 @@ class Session:
         num_audits: int = 0,
         run_id: str | None = None,
         begins: bool = True,
-    ) -> None:
+    ) -> list[str]:
         """Read the images, check them and the model with one small batch, and write ``run.json``.
 
         Args:
@@ -150,6 +153,9 @@ class Session:
             num_audits: Audits that the run did before it was resumed, see :meth:`RunFolder.begin`.
             run_id: Tells runs apart.
             begins: Make room for the run in the folder, and write ``run.json``; otherwise the folder stays as it is.
+
+        Returns:
+            The hashes of all members.
 
         Raises:
             ValueError: Images or model are not what an audit needs; the message says all that is to be changed.
@@ -166,6 +172,7 @@ class Session:
             self.processes.share(partial(self._write_run, num_audits, run_id))
         rank, num_shares = self.processes.rank, self.processes.num_shares
         self.groups = [part_of(group, rank, num_shares) for group in self._found.groups]
+        return self._found.hashes["members"]
 
     def _check_with_model(self) -> None:
         """Find out what the model sees, and check it; a lazy one would be initialized by that."""
@@ -196,6 +203,8 @@ class Session:
 
     def _check_model(self, autoencoder: Any) -> None:
         check_model(self._found, self.what, autoencoder)
+        self._references = reference_models(self.how, self.pl_module, self.trainer, self._seen)
+        check_references(self._references, autoencoder, self._found.groups)
         seconds = expected_seconds(self._found.groups, self.what, autoencoder)
         self._seconds = None if seconds is None else seconds / self.processes.num_shares
         fitting = self.trainer.state.fn == TrainerFn.FITTING
@@ -204,21 +213,13 @@ class Session:
     def _describe(self) -> dict[str, Any]:
         """The content of ``run.json``."""
         found = self._found
-        groups = {
-            read.group.name: describe_group(read, found.hashes[read.group.name], self.what.save_recoveries)
-            for read in found.reads
-        }
-        if found.compared is not None:
-            shares = dict(self.processes.gather(found.compared.num_images))
-            compared = replace(found.compared, num_images=sum(shares.values()))
-            groups["controls"]["identity_check"] = {"checked": compared.num_images, "of": compared.num_reachable}
-            found.notes += [] if compared.note is None else [compared.note]
+        groups = describe_groups(found, self.processes, self.what.save_recoveries)
         description = {
             **describe_run(self.trainer, self.pl_module),
             "image_shape": list(found.reads[0].format.shape),
             "members": groups.get("members"),
             "controls": groups.get("controls"),
-            "settings": describe_plan(self.what),
+            "settings": describe_plan(self.what, self._references),
             "notes": found.notes,
         }
         if self.trainer.is_global_zero:
@@ -304,7 +305,9 @@ class Session:
                 processes.check()  # also between inpaintings, which call no model
                 bar.advance(description, count)
 
-            report = run_audit(autoencoder, self.groups, self.what, occasion, processes, self._cache, advance)
+            self._references = self._references or reference_models(self.how, self.pl_module, self.trainer, self._seen)
+            how = (processes, self._cache, advance, self._references)
+            report = run_audit(autoencoder, self.groups, self.what, occasion, *how)
         self._seconds = time.monotonic() - began
         return report
 

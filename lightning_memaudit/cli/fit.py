@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
 from lightning_memaudit.cli.hyperparameters import Given, known_arguments, namespace
-from lightning_memaudit.cli.main import DONE, PROGRAM, shipped_configs
+from lightning_memaudit.cli.main import DONE, PROGRAM, TWIN, UsageError, look_up, shipped_configs
 from lightning_memaudit.cli.parser import OneLineParser
 from lightning_memaudit.results.files import write_text
 from lightning_memaudit.results.names import DEFAULT_NAME
@@ -59,6 +59,12 @@ class AuditCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callback."""
         parser.add_lightning_class_args(MemorizationAuditCallback, DEFAULT_NAME)
+        parser.add_argument(
+            "--twin",
+            type=bool,
+            default=False,
+            help="Also train a twin on the first controls, then audit each model with the other as its reference.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning that the process has arguments too: they are the same."""
@@ -74,6 +80,15 @@ class AuditCLI(LightningCLI):
         if own is not None:
             put_below(self.config.get(str(self.subcommand), self.config), own)
 
+    def before_fit(self) -> None:
+        """Know before the training that no twin could follow it."""
+        if not self.config["fit"].get("twin"):
+            return
+        if self.trainer.world_size > 1:
+            raise UsageError("twin=True: a twin is trained in one process; give --trainer.devices=1")
+        if self.datamodule is None:
+            raise UsageError("twin=True: the twin is trained on the controls of a data module; give --data")
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The methods of the trainer that can be run, each with the arguments that are not options."""
@@ -84,9 +99,13 @@ def run_fit(arguments: Sequence[str]) -> int:
     """Train, and audit on the way; without a config the options change the quickstart."""
     quiet()
     named, below = known_arguments(Given.read(arguments), mend="--weights_only=false")
-    cli = parse(["fit", *with_quickstart(arguments, **named)], below=below)
+    arguments = with_quickstart(arguments, **named)
+    cli = parse(["fit", *arguments], below=below)
     if cli.trainer.is_global_zero:
         print(f"results: {the_callback(cli.trainer).where.folder(cli.trainer.default_root_dir)}")
+    if cli.config["fit"].get("twin"):
+        for name, folder in look_up(TWIN)(arguments, cli, below).items():
+            print(f"results of the {name}, with the other as its reference: {folder}")
     return DONE
 
 

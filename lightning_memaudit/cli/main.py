@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lightning_memaudit.cli.twins import imported_as_one
 from lightning_memaudit.results.names import did_you_mean
@@ -27,6 +28,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dashboard": ("lightning_memaudit.cli.report:run_dashboard", "save a W&B workspace that shows the audits"),
 }
 """Where each command lives, as ``module:function`` of its arguments, and what it does."""
+
+TWIN = "lightning_memaudit.cli.reference:fit_with_twin"
+"""What follows ``fit`` where a twin is asked for; like a command, it is looked up when it is needed."""
 
 HELP = f"""\
 usage: {PROGRAM} <command> [options]
@@ -107,9 +111,15 @@ def _dispatch(arguments: list[str]) -> int:
     command, *rest = arguments
     if command not in COMMANDS:
         raise UsageError(f"{command!r} is not a command{hint(command, COMMANDS)}; known: {', '.join(COMMANDS)}")
-    module, _, function = COMMANDS[command][0].partition(":")
-    run: Callable[[list[str]], int] = getattr(import_module(module), function)
-    return run(rest)
+    code: int = look_up(COMMANDS[command][0])(rest)
+    return code
+
+
+def look_up(place: str) -> Callable[..., Any]:
+    """The function at ``module:function``."""
+    module, _, function = place.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
 
 
 def exit_code(error: Exception) -> int:

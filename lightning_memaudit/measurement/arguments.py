@@ -49,7 +49,7 @@ def module_of(autoencoder: object) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
-def check_module(autoencoder: object, name: str, images: ImageSource) -> None:
+def check_module(autoencoder: object, name: str, images: ImageSource, argument: str = "autoencoder") -> None:
     """Warn of a module that is in train mode; raise where it is on another device than the images.
 
     Raises:
@@ -61,7 +61,7 @@ def check_module(autoencoder: object, name: str, images: ImageSource) -> None:
     training = [part or type(module).__name__ for part, one in module.named_modules() if one.training]
     if training:
         warnings.warn(
-            f"autoencoder: {len(training)} of its modules are in train mode ({training[0]} first), where dropout and "
+            f"{argument}: {len(training)} of its modules are in train mode ({training[0]} first), where dropout and "
             "batch statistics change its output: call module.eval() first",
             stacklevel=3,
         )
@@ -69,7 +69,7 @@ def check_module(autoencoder: object, name: str, images: ImageSource) -> None:
     device = images[slice(0, 1)].device
     if devices and device not in devices:
         other = min(map(str, devices))
-        raise ValueError(f"{name} is on {device}, but the autoencoder on {other}: pass {name}.to({other!r})")
+        raise ValueError(f"{name} is on {device}, but the {argument} on {other}: pass {name}.to({other!r})")
 
 
 def given_images(name: str, value: Any) -> ImageSource:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from lightning_memaudit.measurement.arguments import GivenAutoencoder, check_module, given_images, module_of
-from lightning_memaudit.measurement.calibration import certify_from_controls, describe, without_own_certificates
+from lightning_memaudit.measurement.calibration import certify_from_controls, without_own_certificates
 from lightning_memaudit.measurement.checks import FUNCTION_MENDS, check_group
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group, ImageSource
 from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
@@ -17,6 +17,7 @@ from lightning_memaudit.measurement.plan import (
     check_degradations,
 )
 from lightning_memaudit.measurement.processes import Processes
+from lightning_memaudit.measurement.reference import ReferenceModels, given_references
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.cells import Cell, Columns, Measurement
@@ -36,6 +37,7 @@ def audit(
     block_size: int = 512,
     save_recoveries: int = 64,
     progress: Progress | None = None,
+    reference: Autoencoder | Sequence[Autoencoder] | None = None,
 ) -> AuditReport:
     """Degrade images, recover them with the autoencoder, and report how many come back: members next to controls.
 
@@ -55,6 +57,9 @@ def audit(
         block_size: Images that are degraded and recovered together; bounds the memory.
         save_recoveries: Images per group whose recoveries are kept in the report.
         progress: Called with a description and a number of images after every piece of work.
+        reference: One model or several, of the same architecture, that were trained on other images of the same source,
+            neither on members nor on controls. Their errors say how hard each image is: members are then told from
+            controls by what the autoencoder knows beyond that, see :mod:`lightning_memaudit.results.membership`.
 
     Returns:
         The report: rates by method, pattern and group, measurements of every image, and the recoveries kept.
@@ -82,10 +87,12 @@ def audit(
         save_recoveries=save_recoveries,
     )
     groups = _given_groups(autoencoder, members, controls, plan)
+    references = given_references(reference, autoencoder, groups)
     module = module_of(autoencoder)
     weights = None if module is None else tensors_sha256(module.state_dict())
     occasion = Occasion(0, "audit", None, None, now(), weights)
-    return run_audit(GivenAutoencoder(autoencoder), groups, plan, occasion, progress=progress)
+    given = GivenAutoencoder(autoencoder)
+    return run_audit(given, groups, plan, occasion, progress=progress, references=references)
 
 
 def _given_groups(
@@ -118,6 +125,7 @@ def run_audit(
     processes: Processes | None = None,
     cache: InpaintingCache | None = None,
     progress: Progress | None = None,
+    references: ReferenceModels | None = None,
 ) -> AuditReport:
     """Measure every group, join what the processes measured, sum up. Every process returns the same report.
 
@@ -129,16 +137,20 @@ def run_audit(
         processes: Those that share the audit; None is this process alone.
         cache: Keeps what does not depend on the autoencoder for the next audit of the same images.
         progress: Called with a description and a number of images after every piece of work.
+        references: Models that were trained on other images, measured on the same ones.
 
     Raises:
         Exception: As :meth:`~lightning_memaudit.measurement.processes.Processes.share` does, when a method fails or the
             audit must end.
     """
     processes = processes or Processes()
-    uncertified_plan = without_own_certificates(plan, groups, processes.num_shares)
+    uncertified_plan = without_own_certificates(plan, groups)
 
     def measure_all() -> list[Measurement]:
-        return [measure(autoencoder, group, uncertified_plan, cache, progress) for group in groups]
+        found = [measure(autoencoder, group, uncertified_plan, cache, progress) for group in groups]
+        if references is None:
+            return found
+        return [references.add_to(one, group, plan) for one, group in zip(found, groups, strict=True)]
 
     cells: list[Cell] = []
     recoveries: Columns = {}
@@ -151,7 +163,7 @@ def run_audit(
             doubts = doubts_about(joined.outputs)
         cells += joined.cells
         recoveries |= joined.recoveries
-    certifications = {name: describe(one) for name, one in certify_from_controls(cells, plan).items()}
+    certifications = certify_from_controls(cells, plan)
     rows = audit_rows(cells, occasion, train_loss, plan.threshold_db, certifications, doubts)
     numbers = {**headline(rows, cells, plan.primary), "train_loss": train_loss}
     return AuditReport(rows, cells, numbers, recoveries, occasion, plan.threshold_db, plan.primary)

@@ -10,7 +10,9 @@ from lightning_memaudit.measurement import proximal
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.recovery import Autoencoder
+from lightning_memaudit.recovery.methods.registry import METHODS
 from lightning_memaudit.results.files import write_json
+from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.rows import Row
 
 
@@ -80,7 +82,7 @@ def proximal_extra(num_images: int, num_steps: int = 40, tolerance: float = 1e-3
 
 
 def largest_missing_extra(plan: Plan, num_rounds: int = 6) -> ExtraMeasurement:
-    """The largest missing fraction from which the plan's primary method still gets each image back.
+    """The largest missing fraction from which the plan's primary method still gets each image back, and an inpainter.
 
     Args:
         plan: Its methods, threshold, seed and block size are used.
@@ -89,9 +91,10 @@ def largest_missing_extra(plan: Plan, num_rounds: int = 6) -> ExtraMeasurement:
     name = plan.primary
 
     def measure(autoencoder: Autoencoder | ConditionalAutoencoder, group: Group) -> list[Row]:
-        return missing.largest_missing(
-            autoencoder, group, plan.methods[name], plan.threshold_db, plan.seed, num_rounds, plan.block_size
-        )
+        method, inpainter = plan.methods[name], METHODS[INPAINTER]()
+        settings = (plan.threshold_db, plan.seed, num_rounds, plan.block_size)
+        return missing.largest_missing(autoencoder, group, method, *settings, inpainter=inpainter)
 
-    settings = {"method": name, "threshold_db": plan.threshold_db, "resolution": 2.0**-num_rounds}
+    resolution = 2.0**-num_rounds
+    settings = {"method": name, "inpainter": INPAINTER, "threshold_db": plan.threshold_db, "resolution": resolution}
     return ExtraMeasurement(missing.FILE, settings, measure)

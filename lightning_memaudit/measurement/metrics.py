@@ -110,6 +110,7 @@ APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {
     "brightness": lambda images: images.flatten(1).mean(1),
     "contrast": contrast,
     "roughness": roughness,
+    "value_range": lambda images: images.flatten(1).amax(1) - images.flatten(1).amin(1),
 }
 """What an image looks like, which owes nothing to any autoencoder: from (B, C, H, W) to (B,) numbers each."""
 

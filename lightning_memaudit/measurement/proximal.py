@@ -38,7 +38,8 @@ class ProximalReport:
         smallest_eigenvalue: Of the symmetric part ``(J + J^T) / 2``; at least 0 for the gradient of a convex function.
         largest_eigenvalue: Of the symmetric part; at most 1 for a proximal map.
         spectral_norm: ``|J|``; at most 1 when nonexpansive.
-        spectral_radius: Largest ``|eigenvalue|`` of J; below 1 a fixed point attracts what is near it.
+        spectral_radius: Largest ``|eigenvalue|`` of J; below 1 a fixed point attracts what is near it, above 1 it does
+            not. Within the tolerance of 1 rounding would decide, so that nothing is said.
         residual: Error bound: smallest and largest eigenvalue and spectral norm are each at most so far from some
             eigenvalue of the symmetric part, or singular value of J.
         reconstruction_error: Mean ``(f(x) - x)^2``: whether the image is a fixed point at all.
@@ -86,9 +87,9 @@ class ProximalReport:
         ]
 
     @property
-    def attractor(self) -> list[bool]:
-        """Whether a fixed point here attracts what is near it under plain iteration of f."""
-        return [value < 1 for value in self.spectral_radius]
+    def attractor(self) -> list[bool | None]:
+        """Whether a fixed point here attracts what is near it under plain iteration of f; None where undecided."""
+        return [None if abs(value - 1) <= self.tolerance else value < 1 for value in self.spectral_radius]
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -39,9 +39,8 @@ def calibrate(
     """Set the threshold to the lowest score of images that were not trained on; only scores below it are certified.
 
     The claim is exact for an image that is exchangeable with the controls: from the same source, degraded alike,
-    searched alike. Scores of one control under several patterns are dependent. The expected rate over those same
-    patterns then still is at most 1 / (number of control images + 1), and 1 / (n + 1) as far as the scores are
-    independent.
+    searched alike. Give one score of each control image: scores of one image under several patterns depend on each
+    other, and neither the rate nor the interval holds for them together. The audit calibrates each pattern by itself.
 
     Args:
         control_scores: (n,) blind scores, infinite where the iterations diverged.

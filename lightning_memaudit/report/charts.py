@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import matplotlib
@@ -22,6 +23,7 @@ Row = Mapping[str, Any]
 MEMBERS, CONTROLS, INPAINTED = "#0072B2", "#D55E00", "#767676"
 """The three things compared; the page has its own shade of each for light and dark."""
 
+_SURVIVORS: Any = (("members", MEMBERS, "-"), ("controls", CONTROLS, (0, (4, 2))))
 MAX_DOTS = 400
 """Images of a group that are drawn as dots: the first, which are as good as any."""
 
@@ -169,14 +171,18 @@ def survival_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
     with figure_style():
         figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         panel = figure.subplots()
-        for group, color, dashes in (("members", MEMBERS, "-"), ("controls", CONTROLS, (0, (4, 2)))):
-            largest = sorted(row["largest_missing"] for row in measured["images"] if row["group"] == group)
+        for (group, color, dashes), name in product(_SURVIVORS, ("largest_missing", "inpainted_missing")):
+            rows = [row for row in measured["images"] if row["group"] == group]
+            largest = sorted(row[name] for row in rows if row.get(name) is not None)
             if not largest:
                 continue
+            inpainted = name == "inpainted_missing"
+            what = f"{group}, inpainting alone" if inpainted else group
+            style = {"color": color, "linestyle": dashes, "label": what, "linewidth": 0.8 if inpainted else 1.6}
             left = [1 - index / len(largest) for index in range(len(largest))]
-            panel.step([0, *largest, 1], [1, *left, 0], where="pre", color=color, linestyle=dashes, label=group)
+            panel.step([0, *largest, 1], [1, *left, 0], where="pre", **style)
             half = largest[len(largest) // 2]
-            words.append(f"half of the {group} still come back with {half:.0%} missing")
+            words.append(f"half of the {group} still come back with {half:.0%} missing{' by inpainting' * inpainted}")
         panel.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="randomly missing pixels", ylabel="images that come back")
         panel.xaxis.set_major_formatter(PercentFormatter(1))
         panel.yaxis.set_major_formatter(PercentFormatter(1))

@@ -13,6 +13,7 @@ import yaml
 from markupsafe import Markup
 
 from lightning_memaudit.report import charts
+from lightning_memaudit.report.certificates import certificate_rows
 from lightning_memaudit.report.document import Document, run_name
 from lightning_memaudit.report.gain_charts import gain_chart, gain_loss_chart
 from lightning_memaudit.report.labels import (
@@ -29,6 +30,7 @@ from lightning_memaudit.report.labels import (
 from lightning_memaudit.report.reading import reading_sentences
 from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
 from lightning_memaudit.report.style import method_label
+from lightning_memaudit.results.membership import MEASURES
 from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -131,9 +133,9 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
     outcome, sign = OUTCOMES[document["verdict"]["outcome"]]
     config = folder.config()
     measured = (document["largest_missing"] or {"images": []})["images"]
-    largest = {(row["group"], row["image"]): row["largest_missing"] for row in measured}
+    largest = {(row["group"], row["image"]): {name: row.get(name) for name in LARGEST_MISSING} for row in measured}
     images = [
-        row | {"largest_missing": largest.get((row["group"], row["image"]))}
+        row | largest.get((row["group"], row["image"]), dict.fromkeys(LARGEST_MISSING))
         for row in document["images"][:MAX_TABLE_IMAGES]
     ]
     return {
@@ -148,11 +150,17 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
         "gain_loss_chart": gain_loss_chart(document, f"{prefix}-gain-loss"),
         "fraction_chart": charts.fraction_chart(document, f"{prefix}-fraction"),
         "survival_chart": charts.survival_chart(document, f"{prefix}-survival"),
-        "largest_missing": _summary(document["largest_missing"], ("largest_missing",)),
+        "largest_missing": _summary(document["largest_missing"], LARGEST_MISSING),
         "proximal": _summary(document["proximal"], PROXIMAL),
+        "num_attractors": _count(document["proximal"], "attractor"),
         "num_proximal": sum(bool(row.get("proximal")) for row in (document["proximal"] or {"images": []})["images"]),
         "roc_chart": charts.roc_chart(document, f"{prefix}-roc"),
         "rates": _rates(document),
+        "certificates": certificate_rows(document["rates"]),
+        "memberships": [told | {"name": MEASURES[name]} for name, told in judgement["memberships"].items()],
+        "membership_cautions": dict.fromkeys(
+            told["caution"] for told in judgement["memberships"].values() if told["caution"]
+        ),
         "strips": _strips(folder, document) if pictures else [],
         "images": images,
         "num_hidden_images": len(document["images"]) - len(images),
@@ -166,7 +174,14 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
     }
 
 
+LARGEST_MISSING = ("largest_missing", "inpainted_missing", "beyond_inpainting")
 PROXIMAL = ("asymmetry", "smallest_eigenvalue", "largest_eigenvalue", "spectral_norm", "spectral_radius")
+
+
+def _count(extra: Mapping[str, Any] | None, name: str) -> dict[str, int]:
+    """Images by what a verdict says: yes, no, and undecided; of no others."""
+    found = [row[name] for row in (extra or {"images": []})["images"] if name in row]
+    return {word: found.count(value) for word, value in (("yes", True), ("no", False), ("undecided", None))}
 
 
 def _summary(extra: Mapping[str, Any] | None, names: Sequence[str]) -> list[dict[str, Any]]:

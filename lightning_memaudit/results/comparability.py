@@ -1,23 +1,28 @@
 """Are the controls images like the members? Compared by what owes nothing to the autoencoder.
 
 Controls that differ say nothing of what an image like the members does when it was not trained on: if inpainting
-restores all of them, none can count, and a difference between the groups would hold by construction.
+restores all of them, none can count, and a difference between the groups would hold by construction. No test can show
+that two groups are alike; this one finds those that clearly are not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import ks_2samp
+
+from lightning_memaudit.results.image_columns import ImageColumns
+from lightning_memaudit.results.names import INPAINTER
+
+APPEARANCE = ("brightness", "contrast", "roughness", "value_range")
+"""Columns that are numbers of the intact images alone."""
+
+MAX_FALSE_ALARM = 1e-3
+"""Chance at most that groups of one source are taken for different ones, all quantities together (Bonferroni)."""
 
 LEAST_DISTANCE = 0.25
-"""Groups differ clearly where, beyond chance, their distribution functions are further apart than this."""
-
-_CHANCE = 1.63
-"""Kolmogorov's 99% quantile: two samples of one distribution are rarely further apart, times sqrt(1/n + 1/m)."""
-
-FEWEST = 10
-"""Of members and of controls: of fewer nothing is said."""
+"""Largest difference of the two distribution functions that is no clear one, however many images show it."""
 
 
 @dataclass(frozen=True)
@@ -29,42 +34,65 @@ class GroupDifference:
         members: Median of the members.
         controls: Median of the controls.
         distance: Largest distance of the two distribution functions, in [0, 1] (Kolmogorov & Smirnov).
+        p_value: Of the two-sample Kolmogorov-Smirnov test.
 
     >>> [found] = compare_groups({"contrast": (np.linspace(0.1, 0.2, 40), np.linspace(0.3, 0.4, 40))})
-    >>> found.name, round(found.members, 2), round(found.controls, 2), found.distance
-    ('contrast', 0.15, 0.35, 1.0)
+    >>> found.name, round(found.members, 2), round(found.controls, 2), found.distance, found.p_value < 1e-9
+    ('contrast', 0.15, 0.35, 1.0, True)
     """
 
     name: str
     members: float
     controls: float
     distance: float
+    p_value: float
+
+    def __str__(self) -> str:
+        return f"{self.name} (medians {self.members:.3g} and {self.controls:.3g})"
 
 
 def compare_groups(quantities: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> tuple[GroupDifference, ...]:
-    """In which of some quantities, by name, members (n,) and controls (m,) differ clearly; NaN is left out.
+    """In which of some quantities members and controls differ clearly, the clearest first.
 
-    Random halves of one data set hardly ever do: beyond what chance explains in 99% of cases, their distributions
-    would have to be 0.25 apart.
+    Args:
+        quantities: Values of members (n,) and controls (m,) by name; what is not finite is left out.
     """
     found = []
     for name, groups in quantities.items():
-        members, controls = (_present(values) for values in groups)
-        if min(len(members), len(controls)) < FEWEST:
+        members, controls = (_finite(values) for values in groups)
+        if not len(members) or not len(controls):
             continue
-        distance = _distance(members, controls)
-        if distance - _CHANCE * np.sqrt(1 / len(members) + 1 / len(controls)) > LEAST_DISTANCE:
-            found.append(GroupDifference(name, float(np.median(members)), float(np.median(controls)), distance))
-    return tuple(found)
+        test = ks_2samp(members, controls)
+        if test.pvalue <= MAX_FALSE_ALARM / len(quantities) and test.statistic >= LEAST_DISTANCE:
+            medians = float(np.median(members)), float(np.median(controls))
+            found.append(GroupDifference(name, *medians, float(test.statistic), float(test.pvalue)))
+    return tuple(sorted(found, key=lambda one: one.p_value))
 
 
-def _present(values: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    return np.sort(array[~np.isnan(array)])
+def differences(images: ImageColumns, patterns: Sequence[str], method: str) -> tuple[GroupDifference, ...]:
+    """In what the images themselves differ, and how well they are filled in without the autoencoder.
+
+    Args:
+        images: Of one audit; without controls nothing differs.
+        patterns: Over which the quality of a filling is averaged.
+        method: The audited one.
+    """
+    keys = [("members", patterns[0], method), ("controls", patterns[0], method)]
+    if any(key not in images for key in keys):
+        return ()
+    members, controls = (images[key] for key in keys)
+    compared = {name: (members[name], controls[name]) for name in APPEARANCE}
+    for name, filler, label in (
+        ("baseline_psnr", method, "quality of the best filling without the autoencoder"),
+        ("hidden_psnr", INPAINTER, "quality of inpainting"),
+    ):
+        groups = [[(group, pattern, filler) for pattern in patterns] for group in ("members", "controls")]
+        if all(key in images for group in groups for key in group):
+            means = [np.mean([images[key][name] for key in group], axis=0) for group in groups]
+            compared[label] = (means[0], means[1])
+    return compare_groups(compared)
 
 
-def _distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Of two sorted samples: the Kolmogorov-Smirnov statistic."""
-    places = np.concatenate([first, second])
-    below = [np.searchsorted(values, places, side="right") / len(values) for values in (first, second)]
-    return float(np.abs(below[0] - below[1]).max())
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64).ravel()
+    return array[np.isfinite(array)]

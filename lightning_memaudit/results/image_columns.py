@@ -55,10 +55,12 @@ class ImageColumns:
         for cell in cells:
             order = np.argsort(np.asarray(cell.columns["position"]), kind="stable")
             columns: dict[str, NDArray[Any]] = {
-                name: np.asarray(cell.columns[name], dtype=np.float64)[order] for name in _NUMBERS
+                name: np.asarray(cell.columns[name], dtype=np.float64)[order]
+                for name in _NUMBERS
+                if name in cell.columns
             }
             # As in the files, where what is not finite is not there; but for the score of what diverged.
-            for name in NUMBERS:
+            for name in columns:
                 if name != "score":
                     columns[name][~np.isfinite(columns[name])] = np.nan
             columns |= {name: np.asarray(cell.columns[name]).astype(bool)[order] for name in FLAGS}
@@ -68,9 +70,13 @@ class ImageColumns:
 
     @classmethod
     def of_columns(cls, columns: Mapping[tuple[str, str, str], dict[str, NDArray[Any]]]) -> "ImageColumns":
-        """Columns that are there already, by group, pattern and method, ordered by position."""
+        """Columns by group, pattern and method, ordered by position; those that are not there are NaN or False."""
         made = cls([])
-        made._columns = dict(columns)
+        for key, some in columns.items():
+            count = len(some["position"])
+            absent: dict[str, NDArray[Any]] = {name: np.full(count, np.nan) for name in _NUMBERS if name not in some}
+            absent |= {name: np.zeros(count, dtype=bool) for name in _FLAGS if name not in some}
+            made._columns[key] = {**some, **absent}
         return made
 
     def __getitem__(self, key: tuple[str, str, str]) -> dict[str, NDArray[Any]]:

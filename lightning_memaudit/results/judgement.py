@@ -7,24 +7,25 @@ of both groups count, in any order.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_memaudit.results.came_back import any_gain, came_back, flags, in_any, inpainter_fails
-from lightning_memaudit.results.comparability import GroupDifference, compare_groups
+from lightning_memaudit.results.comparability import GroupDifference, differences
 from lightning_memaudit.results.evidence import Evidence, weigh
 from lightning_memaudit.results.gain import Gain, best_gains
 from lightning_memaudit.results.image_columns import ImageColumns
-from lightning_memaudit.results.intervals import Estimate, auroc
+from lightning_memaudit.results.intervals import Estimate
 from lightning_memaudit.results.membership import (
-    MIN_FOR_AUROC,
     Membership,
     combine_scores,
-    drop_missing,
     infer_membership,
+    infer_memberships,
+    membership_scores,
+    reference_caution,
 )
 from lightning_memaudit.results.names import INPAINTER, primary_method
 from lightning_memaudit.results.own_output import Doubt
@@ -32,6 +33,8 @@ from lightning_memaudit.results.proportions import Difference, Proportion
 
 Row = Mapping[str, Any]
 GROUPS = ("members", "controls")
+NAMED = ("plain_loss", "blind_score", "reference")
+"""Of :data:`~lightning_memaudit.results.membership.MEASURES`, those that a report names beside the recovery gain."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,8 @@ class Judgement:
         group_differences: In which respects, that owe nothing to the autoencoder, the controls are other images.
         others: What the other methods bring back beyond the baselines.
         certified: What the audited method certifies.
-        plain_loss: How well the autoencoder's own error tells members: the area under the ROC curve; None with too
-            few images.
+        memberships: From each number that was measured, by the names of
+            :data:`~lightning_memaudit.results.membership.MEASURES`.
         doubts: Why what the autoencoder makes of the intact members is no reconstruction.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "position": 0, "recovered": True}
@@ -178,8 +181,8 @@ class Judgement:
     group_differences: tuple[GroupDifference, ...] = ()
     others: tuple[GroupCounts, ...] = ()
     certified: GroupCounts | None = None
-    plain_loss: Estimate | None = None
     doubts: tuple[Doubt, ...] = ()
+    memberships: dict[str, Membership] = field(default_factory=dict)
 
     @property
     def num_memorized(self) -> int | None:
@@ -191,13 +194,13 @@ class Judgement:
         """How well members are told from controls: areas under ROC curves by the name of the score, as far as measured.
 
         ``recovery_gain``: closer than any baseline; ``plain_loss``: the autoencoder's own error of intact images;
-        ``blind_score``: fit of the recovered image, which needs no truth.
+        ``blind_score``: fit of the recovered image, which needs no truth; ``reference``: the own error, less that of
+        the reference models.
         """
         gain = self.gain
         found = {
             "recovery_gain": gain.overall.auroc if gain is not None and gain.overall.enough else None,
-            "plain_loss": self.plain_loss,
-            "blind_score": self.membership.auroc,
+            **{name: self.memberships[name].auroc for name in NAMED if name in self.memberships},
         }
         return {name: estimate for name, estimate in found.items() if estimate is not None}
 
@@ -278,11 +281,11 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         membership=infer_membership(*(scores_of(images, group, patterns, method) for group in GROUPS)),
         evidence=evidence,
         gain=gain,
-        group_differences=_differences(images, patterns, method) if "controls" in groups else (),
+        group_differences=differences(images, patterns, method),
         others=tuple(_counts(images, groups, patterns, other, inpainter) for other in _others(images, method)),
         certified=_certified(images, groups, patterns, method),
-        plain_loss=_plain_loss(images, patterns[0], method) if "controls" in groups else None,
         doubts=tuple(Doubt(doubt["code"], doubt["text"]) for doubt in first.get("doubts") or ()),
+        memberships=_memberships(images, patterns, method),
     )
 
 
@@ -313,26 +316,12 @@ def _certified(images: ImageColumns, groups: Sequence[str], patterns: Sequence[s
     return GroupCounts("certified", found["members"], found.get("controls"))
 
 
-def _differences(images: ImageColumns, patterns: Sequence[str], method: str) -> tuple[GroupDifference, ...]:
-    """Members against controls in what owes nothing to the autoencoder."""
-    first = [images[group, patterns[0], method] for group in GROUPS]
-    compared = {name: (first[0][name], first[1][name]) for name in ("brightness", "contrast", "roughness")}
-    for name, filler, label in (
-        ("baseline_psnr", method, "quality of the best filling without the autoencoder"),
-        ("hidden_psnr", INPAINTER, "quality of inpainting"),
-    ):
-        if all((group, pattern, filler) in images for group in GROUPS for pattern in patterns):
-            means = [
-                np.mean([images[group, pattern, filler][name] for pattern in patterns], axis=0) for group in GROUPS
-            ]
-            compared[label] = (means[0], means[1])
-    return compare_groups(compared)
-
-
-def _plain_loss(images: ImageColumns, pattern: str, method: str) -> Estimate | None:
-    """Of the autoencoder's own PSNR, which falls as the loss rises."""
-    own = [drop_missing(images[group, pattern, method]["reconstruction_psnr"]) for group in GROUPS]
-    return auroc(-own[0], -own[1]) if min(map(len, own)) >= MIN_FOR_AUROC else None
+def _memberships(images: ImageColumns, patterns: Sequence[str], method: str) -> dict[str, Membership]:
+    """From every number that was measured."""
+    members, controls = (membership_scores(images, group, patterns, method) for group in GROUPS)
+    keys = [(group, patterns[0], method) for group in GROUPS]
+    one, other = (images[key]["reference_psnr"] if key in images else np.zeros(0) for key in keys)
+    return infer_memberships(members, controls, reference_caution(one, other))
 
 
 def scores_of(images: ImageColumns, group: str, patterns: Sequence[str], method: str) -> NDArray[np.float64]:

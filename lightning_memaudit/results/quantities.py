@@ -62,6 +62,7 @@ QUANTITIES = (
     Quantity("brightness", "mean of the image's values"),
     Quantity("contrast", "standard deviation of the image's values"),
     Quantity("roughness", "root mean square difference of neighbouring pixels"),
+    Quantity("value_range", "largest less smallest of the image's values"),
     Quantity("certified", failed=False, in_tables=("images",)),
     Quantity("diverged", failed=False, in_tables=("images",)),
     Quantity("failed", failed=True),
@@ -69,7 +70,10 @@ QUANTITIES = (
     Quantity("expected_error", "mean squared error", saved=False),
     Quantity("gain", "share", saved=False),
 )
-NUMBERS = tuple(one.name for one in QUANTITIES if one.kind is float and one.saved)
+REFERENCE = ("reference_psnr", "reference_score")
+"""Numbers that only an audit with reference models has: their own PSNR of the intact image, in dB, and their blind
+score of the same degraded image by the audited method; means over the models, of the latter the geometric one."""
+NUMBERS = (*(one.name for one in QUANTITIES if one.kind is float and one.saved), *REFERENCE)
 """Real numbers in ``images.jsonl``; null where there is none."""
 COUNTS = tuple(one.name for one in QUANTITIES if one.kind is int and one.saved)
 FLAGS = tuple(one.name for one in QUANTITIES if one.kind is bool and one.saved)

@@ -254,7 +254,7 @@ def own_error_gap(judgement: Judgement) -> float | None:
     members, controls = own.get("members"), own.get("controls")
     if members is None or controls is None or members - controls <= MAX_RECONSTRUCTION_GAP_DB:
         return None
-    told = judgement.plain_loss
+    told = judgement.membership_estimates.get("plain_loss")
     return members - controls if told is None or told.low > 0.5 else None
 
 

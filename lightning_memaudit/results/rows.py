@@ -16,6 +16,8 @@ from lightning_memaudit.results.own_output import Doubt
 from lightning_memaudit.results.quantities import COUNTS, FLAGS, NUMBERS, QUANTITIES
 
 Row = dict[str, Any]
+CERTIFIED_DB = 25.0
+"""PSNR in dB that a certificate claims; ``num_certified_true`` counts the certificates for which that is so."""
 THRESHOLDS_DB = (20.0, 25.0, 30.0, 35.0)
 """PSNR thresholds at which every rate is reported, beside the main one."""
 
@@ -52,7 +54,7 @@ def audit_rows(
     occasion: Occasion,
     train_loss: float,
     threshold_db: float,
-    certifications: Mapping[str, Row] | None = None,
+    certifications: Mapping[tuple[str, str], Row] | None = None,
     doubts: Sequence[Doubt] = (),
 ) -> list[Row]:
     """One row per group, pattern and method: counts, rates with 95% Clopper-Pearson intervals, means.
@@ -62,8 +64,8 @@ def audit_rows(
         occasion: When and why it ran.
         train_loss: Mean squared error over the audited members.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
-        certifications: For methods that certify, by name: how often their certificates are false, or why there are
-            none. Goes into their rows as ``certification``.
+        certifications: For methods that certify, by pattern and method: how often their certificates are false, or why
+            there are none. Goes into their rows as ``certification``.
         doubts: Why what the autoencoder makes of the intact members is no reconstruction; like the train loss, in every
             row, as ``doubts``.
     """
@@ -72,7 +74,7 @@ def audit_rows(
     return [
         {
             **_audit_row(cell, inpainted.get((cell.group, cell.pattern)), occasion, train_loss, threshold_db),
-            "certification": certifications.get(cell.method),
+            "certification": certifications.get((cell.pattern, cell.method)),
             "doubts": [doubt._asdict() for doubt in doubts],
         }
         for cell in cells
@@ -101,6 +103,7 @@ def _audit_row(cell: Cell, inpainted: Cell | None, occasion: Occasion, train_los
         "num_images": count,
         "num_recovered": successes,
         "num_certified": int(certified.sum()) if claims else None,
+        "num_certified_true": int((certified & is_recovered(cell, CERTIFIED_DB)).sum()) if claims else None,
         "num_certified_recovered": int((certified & recovered).sum()) if claims else None,
         "num_diverged": int(columns["diverged"].sum()),
         "num_failed": int(columns["failed"].sum()),
@@ -147,7 +150,7 @@ def image_rows(cells: Sequence[Cell], occasion: Occasion, threshold_db: float) -
                 "position": int(columns["position"][position]),
                 "pattern": cell.pattern,
                 "method": cell.method,
-                **{name: _number(columns[name][position]) for name in NUMBERS},
+                **{name: _number(columns[name][position]) for name in NUMBERS if name in columns},
                 **{name: bool(columns[name][position]) for name in FLAGS},
                 "recovered": bool(recovered[position]),
                 **{name: int(columns[name][position]) for name in COUNTS},

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from lightning_memaudit.results.gain import MARGIN_DB, MEAN, PatternGain
 from lightning_memaudit.results.judgement import Judgement
+from lightning_memaudit.results.membership import membership_sentences, telling
 from lightning_memaudit.results.proportions import Proportion
 from lightning_memaudit.results.reasons import (
     MIN_CONTROLS,
@@ -224,13 +225,7 @@ def _certainty(judgement: Judgement) -> str:
             f"autoencoder, than a control does with an AUROC of {area.value:.2f} ({area.low:.2f} to "
             f"{area.high:.2f}{allowing}): median {strongest.members:+.1f} against {strongest.controls:+.1f} dB."
         )
-    membership = judgement.membership
-    if membership.auroc is not None:
-        area = membership.auroc
-        sentences.append(
-            f"From the blind score alone a member is told from a control with an AUROC of {area.value:.2f} "
-            f"({area.low:.2f} to {area.high:.2f})."
-        )
+    sentences += membership_sentences(judgement.memberships)
     return " ".join(sentences)
 
 
@@ -262,12 +257,9 @@ def _cautions(
     judgement: Judgement, untrained: Judgement | None, near_duplicates: Mapping[str, Sequence[int]] | None
 ) -> tuple[str, ...]:
     cautions = []
-    area = judgement.membership.auroc
     none_back = not (judgement.overall.members.memorized or judgement.overall.members.recovered).count
-    if none_back and area is not None and area.low > 0.5:
-        cautions.append(
-            "No image came back, but members can be told from other images by the blind score: that leaks too."
-        )
+    if none_back and (tells := telling(judgement.memberships)):
+        cautions.append(f"No image came back, but members can be told from other images by {tells}: that leaks too.")
     if passes_images_through(judgement) and not none_back:
         cautions.append(
             "The autoencoder also reproduces images it has never seen, as networks with skip connections do."

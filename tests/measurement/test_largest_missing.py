@@ -5,9 +5,11 @@ from itertools import pairwise
 import pytest
 import torch
 from autoencoders import memory
+from observations import smooth_images
 
+from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.largest_missing import largest_missing
-from lightning_memaudit.measurement.plan import Group
+from lightning_memaudit.measurement.plan import Group, Plan
 from lightning_memaudit.recovery import KnownMaskRecovery, Recovery
 
 
@@ -67,6 +69,30 @@ def test_a_memory_gives_back_more_than_an_identity():
     assert [row["position"] for row in rows] == [0, 1, 2, 3, 4]
     rows = largest_missing(lambda x: x, Group.whole("members", stored), KnownMaskRecovery(), num_rounds=4)
     assert max(row["largest_missing"] for row in rows) == 0.0
+
+
+def test_the_inpainter_has_the_same_masks_and_the_difference_is_that_of_each_image():
+    truth = images(3)
+    method, inpainter = ComesBackUpTo(truth, [0.9, 0.5, 0.2]), ComesBackUpTo(truth, [0.5, 0.5, 0.6])
+    group = Group.whole("members", truth)
+    rows = largest_missing(lambda x: x, group, method, num_rounds=6, inpainter=inpainter)
+    alone = largest_missing(lambda x: x, group, ComesBackUpTo(truth, [0.5, 0.5, 0.6]), num_rounds=6)
+    assert torch.equal(method.seen[0], inpainter.seen[0])
+    assert [row["inpainted_missing"] for row in rows] == [row["largest_missing"] for row in alone]
+    assert [row["beyond_inpainting"] for row in rows] == pytest.approx([0.4, 0.0, -0.4], abs=0.02)
+
+
+def test_of_the_identity_on_smooth_images_nothing_is_left_beyond_the_inpainter():
+    smooth = smooth_images(6, channels=1)
+    plan = Plan.of(["half"], ["known_mask"], find_largest_missing=True)
+    (extra,) = extra_measurements(plan)
+    rows = extra.measure_all(lambda x: x, [Group.whole("members", smooth)])
+    assert extra.settings["inpainter"] == "biharmonic"
+    assert min(row["inpainted_missing"] for row in rows) > 0.6, "an inpainter alone brings them back from little"
+    assert max(row["beyond_inpainting"] for row in rows) <= 0
+    stored = images(4)
+    rows = extra.measure_all(memory(stored), [Group.whole("members", stored)])
+    assert min(row["beyond_inpainting"] for row in rows) > 0.7
 
 
 @pytest.mark.parametrize("argument", ["num_rounds", "block_size"])

@@ -168,3 +168,17 @@ def test_bad_input_is_one_line(arguments, message):
     given = {"autoencoder": lambda x: x, "images": torch.rand(1, *SHAPE)} | arguments
     with pytest.raises(ValueError, match=message):
         proximal_diagnostic(**given)
+
+
+def test_whether_a_fixed_point_attracts_is_not_decided_by_rounding():
+    """Of a projection and a rotation the spectral radius is 1 exactly; which side of it is found is chance."""
+    orthogonal, _ = torch.linalg.qr(torch.randn(64, 64))
+    projection = orthogonal[:, :20] @ orthogonal[:, :20].T
+    images = torch.rand(8, *SHAPE)
+    for matrix in (projection, orthogonal, torch.eye(64)):
+        report = proximal_diagnostic(linear(matrix), images, num_steps=64)
+        assert report.spectral_radius == pytest.approx([1.0] * 8, abs=1e-4)
+        assert report.attractor == [None] * 8
+        assert report.rows[0]["attractor"] is None
+    for factor, expected in ((0.99, True), (1.01, False)):
+        assert proximal_diagnostic(linear(factor * projection), images).attractor == [expected] * 8

@@ -99,7 +99,8 @@ def test_page_says_the_verdict(finished, comparison):
 
 def test_extra_measurements_are_shown(run, capsys):
     rows = [
-        {"group": g, "image": i, "position": i, "largest_missing": i / 24}
+        {"group": g, "image": i, "position": i, "largest_missing": i / 24, "inpainted_missing": 0.25}
+        | {"beyond_inpainting": i / 24 - 0.25}
         for g in ("members", "controls")
         for i in range(24)
     ]
@@ -110,10 +111,18 @@ def test_extra_measurements_are_shown(run, capsys):
     assert main(["report", str(run.path), "--no_figures"]) == 0
     text = (run.path / "report.html").read_text()
     assert "half of the members still come back with 50% missing" in text
-    assert "Members: median 48% missing, from 0% to 96%." in text
+    assert "half of the members still come back with 25% missing by inpainting" in text
+    cells = {"by blind": (0, 48, 96), "by inpainting alone": (25, 25, 25), "difference, image by image": (-25, 23, 71)}
+    for what, numbers in cells.items():
+        values = "".join(f"<td>{number}%</td>" for number in numbers)
+        assert f'<th scope="row">members: {what}</th>{values}' in text
     assert "<button>largest missing</button>" in text
-    shares = {float(value) for value in re.findall(r'<td data-value="([0-9.]+)">\d+%</td>', text)}
-    assert shares == {i / 24 for i in range(24)}, "each image's own in the table of images"
+    three = (
+        r'<td data-value="([0-9.]+)">\d+%</td><td data-value="0.25">25%</td><td data-value="(-?[0-9.]+)">-?\d+%</td>'
+    )
+    found = [(float(own), float(beyond)) for own, beyond in re.findall(three, text)]
+    assert {own for own, _ in found} == {i / 24 for i in range(24)}, "each image's own in the table of images"
+    assert all(beyond == pytest.approx(own - 0.25) for own, beyond in found)
     assert "members: asymmetry</th><td>0.25</td>" in text
     assert "So it is at 0 of 1 images." in text
     assert is_true(verify(run))

@@ -1,12 +1,9 @@
 """Exact tests, bounds and false discovery rates against scipy, enumeration and simulation."""
 
-import itertools
-
 import numpy as np
 import pytest
-from scipy.stats import false_discovery_control, fisher_exact, ks_2samp, mannwhitneyu
+from scipy.stats import false_discovery_control, fisher_exact, mannwhitneyu
 
-from lightning_memaudit.results.comparability import compare_groups
 from lightning_memaudit.results.evidence import (
     SIGNIFICANCE,
     at_least,
@@ -134,22 +131,3 @@ def test_a_missing_gain_counts_against_a_difference():
     gain = Gain.of(["a", "b"], np.ones((2, 12)), np.zeros((2, 12)))
     assert [part.pattern for part in gain.patterns] == [MEAN, "a", "b"]
     assert not Gain.of(["a"], np.ones((1, 9)), np.zeros((1, 30))).tells, "too few members for an interval"
-
-
-def test_groups_are_compared_by_kolmogorovs_distance():
-    rng = np.random.default_rng(6)
-    members, controls = rng.normal(0, 1, 60), rng.normal(2.5, 1, 50)
-    [found] = compare_groups({"contrast": (members, controls), "same": (members, rng.normal(0, 1, 50))})
-    assert found.name == "contrast"
-    assert found.distance == pytest.approx(ks_2samp(members, controls).statistic)
-    assert compare_groups({"few": (np.zeros(9), np.ones(50))}) == ()
-    assert compare_groups({"missing": (np.full(50, np.nan), np.ones(50))}) == ()
-    wide = compare_groups({"spread": (rng.normal(0, 0.02, 200), rng.normal(0, 3, 200))})
-    assert len(wide) == 1, "medians alone would not tell"
-
-
-def test_random_halves_of_one_source_hardly_ever_differ():
-    rng = np.random.default_rng(7)
-    sizes = itertools.cycle([(20, 20), (100, 20), (50, 200)])
-    draws = [compare_groups({"x": (rng.normal(size=n), rng.normal(size=m))}) for n, m in itertools.islice(sizes, 600)]
-    assert sum(map(bool, draws)) == 0
