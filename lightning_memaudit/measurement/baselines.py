@@ -12,7 +12,8 @@ from lightning_memaudit.measurement.degradations import Degraded
 from lightning_memaudit.measurement.metrics import hidden_psnr
 from lightning_memaudit.recovery import BlindRecovery, Recovery
 from lightning_memaudit.recovery.interpolation import interpolate
-from lightning_memaudit.recovery.methods.registry import Method, recover, uses_autoencoder
+from lightning_memaudit.recovery.methods.registry import METHODS, Method, recover, uses_autoencoder
+from lightning_memaudit.results.names import INPAINTER
 
 
 def baseline_psnr(degraded: Degraded, images: Tensor, method: Method, inpainted: Recovery | None) -> Tensor:
@@ -44,3 +45,25 @@ def baseline_psnr(degraded: Degraded, images: Tensor, method: Method, inpainted:
     if inpainted is not None:
         fillings.append(inpainted.image)
     return torch.stack([hidden_psnr(filling, images, degraded.mask) for filling in fillings]).amax(0)
+
+
+def baselines_again(degraded: Degraded, images: Tensor, inpainted: Recovery | None, method: Method | None) -> Tensor:
+    """The same from saved arrays; without the method the best of the other fillings, which the baseline is not below.
+
+    Args:
+        degraded: The observations and their true masks.
+        images: The truth, (B, C, H, W).
+        inpainted: What the inpainter made of the observations; None where it did not run.
+        method: The audited one, or None where it cannot be made again.
+    """
+    return baseline_psnr(degraded, images, METHODS[INPAINTER]() if method is None else method, inpainted)
+
+
+def method_as_it_comes(name: str, described: str | None) -> Method | None:
+    """The package's method of a name, if that is how a run describes the one that it audited with; else None.
+
+    >>> method_as_it_comes("blind", "BlindRecovery(max_evaluations=17)") is None
+    True
+    """
+    method = METHODS[name]() if name in METHODS else None
+    return method if repr(method) == described else None

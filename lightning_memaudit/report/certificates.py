@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_memaudit.report.labels import printable
+
 
 def certificate_sentence(certification: Mapping[str, Any]) -> str:
     """What a certificate claims, or why none was given, as a clause that begins in lower case.
@@ -14,7 +16,7 @@ def certificate_sentence(certification: Mapping[str, Any]) -> str:
     'nothing is certified: members and controls differ in contrast'
     """
     source = certification.get("source") or ("none" if certification["threshold"] is None else "controls")
-    reason = str(certification.get("reason") or "").removesuffix(", so nothing is certified")
+    reason = printable(str(certification.get("reason") or "")).removesuffix(", so nothing is certified")
     if source == "none":
         return f"nothing is certified: {reason}" if reason else "nothing is certified"
     if source == "the method itself":

@@ -179,8 +179,8 @@ def _gains(rows: Sequence[Row]) -> str:
             gains.setdefault(row["pattern"], {})[row["group"]] = f"{row['recovery_gain_median']:+.1f}"
     if not gains:
         return ""
-    words = ", ".join(f"{pattern} {' against '.join(groups.values())}" for pattern, groups in gains.items())
-    return f"; {primary}'s median dB over the best filling without the autoencoder, members against controls: {words}"
+    words = ", ".join(f"{printable(name)} {' against '.join(groups.values())}" for name, groups in gains.items())
+    return f"; {printable(primary)}'s median dB over the best filling without the autoencoder, members against controls: {words}"
 
 
 def _certified(row: Row) -> str:
@@ -202,7 +202,7 @@ def _certificates(rows: Sequence[Row]) -> str:
         text += f" : of these at 25 dB : of these at {threshold}"
     sentences: dict[str, list[str]] = {}
     for row in claiming:
-        which = f"{row['method']}, {row['pattern']}"
+        which = printable(f"{row['method']}, {row['pattern']}")
         sentences.setdefault(certificate_sentence(row["certification"]), []).append(which)
     if len(sentences) == 1:
         return f"{text}; {next(iter(sentences))}"

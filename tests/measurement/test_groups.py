@@ -14,7 +14,7 @@ from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import proximal_extra
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.largest_missing import largest_missing
-from lightning_memaudit.measurement.measure import measure
+from lightning_memaudit.measurement.measure import InpaintingCache, measure
 from lightning_memaudit.measurement.plan import Plan, resolve_methods
 from lightning_memaudit.recovery import KnownMaskRecovery
 from lightning_memaudit.results.cells import Measurement
@@ -141,10 +141,10 @@ def test_processes_share_names_and_conditions(stored, conditions, num_shares):
 
 def test_what_needs_no_autoencoder_is_taken_from_the_right_block_again(stored):
     group = Group.whole("members", stored, conditions=LABELS)
-    cache = {}
+    cache = InpaintingCache()
     first, again = (measure(LabelledMemory(stored, LABELS), group, plan(), cache) for _ in range(2))
-    assert {key[2] for key in cache} == {"biharmonic"}
-    assert len(cache) == 2 * 4, "two patterns of four blocks"
+    assert {key[2] for key in cache.recoveries} == {"biharmonic"}
+    assert len(cache.recoveries) == len(cache.baselines) == 2 * 4, "two patterns of four blocks"
     assert_same(by_position(first), by_position(again))
     # Other blocks over the same images, from the same cache.
     assert_same(

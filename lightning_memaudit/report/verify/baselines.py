@@ -19,13 +19,14 @@ def same_baselines(name: str, folder: RunFolder, saved: SavedRecoveries | None) 
     Where the audited method is not one of the package's as it comes, ``run.json`` cannot make it: then only the other
     fillings are computed again, and no baseline may be below them.
     """
-    from lightning_memaudit.recovery.methods.registry import METHODS
+    from lightning_memaudit.measurement.baselines import method_as_it_comes
 
     if saved is None:
         return Check(name, None, "no recoveries were saved")
     settings = folder.run().get("settings") or {}
-    primary, made = str(settings.get("primary_method")), settings.get("method_settings") or {}
-    known = primary in METHODS and made.get(primary) == repr(METHODS[primary]())
+    primary = str(settings.get("primary_method"))
+    method = method_as_it_comes(primary, (settings.get("method_settings") or {}).get(primary))
+    known = method is not None
     rows = {
         (row["group"], row["pattern"], row["position"], row["method"]): row
         for row in folder.iterate_images(saved.audit)
@@ -38,7 +39,7 @@ def same_baselines(name: str, folder: RunFolder, saved: SavedRecoveries | None) 
         group, pattern, *what = key.split("/")
         if what != ["observed"]:
             continue
-        again = _baselines(saved.arrays, group, pattern, primary if known else INPAINTER)
+        again = _baselines(saved.arrays, group, pattern, method)
         for position, value in enumerate(again):
             row = rows[group, pattern, position, primary]
             if row["failed"] or rows.get((group, pattern, position, INPAINTER), {}).get("failed"):
@@ -57,13 +58,12 @@ def same_baselines(name: str, folder: RunFolder, saved: SavedRecoveries | None) 
     return Check(name, True if checked else None, f"{checked} images filled in again")
 
 
-def _baselines(arrays: Arrays, group: str, pattern: str, primary: str) -> "np.ndarray[Any, Any]":
+def _baselines(arrays: Arrays, group: str, pattern: str, method: Any) -> "np.ndarray[Any, Any]":
     import torch
 
-    from lightning_memaudit.measurement.baselines import baseline_psnr
+    from lightning_memaudit.measurement.baselines import baselines_again
     from lightning_memaudit.measurement.degradations import Degraded
     from lightning_memaudit.recovery import Recovery
-    from lightning_memaudit.recovery.methods.registry import METHODS
 
     tensors: Mapping[str, torch.Tensor] = {
         what: torch.from_numpy(arrays[f"{group}/{pattern}/{what}"]).float() for what in ("observed", "mask")
@@ -75,4 +75,4 @@ def _baselines(arrays: Arrays, group: str, pattern: str, primary: str) -> "np.nd
         inpainted = Recovery(torch.from_numpy(filled), tensors["mask"], nothing, nothing > 0, nothing)
     degraded = Degraded(tensors["observed"], tensors["mask"])
     truth = torch.from_numpy(arrays[f"{group}/truth"])
-    return baseline_psnr(degraded, truth, METHODS[primary](), inpainted).double().numpy()
+    return baselines_again(degraded, truth, inpainted, method).double().numpy()
