@@ -180,7 +180,8 @@ def _gains(rows: Sequence[Row]) -> str:
     if not gains:
         return ""
     words = ", ".join(f"{printable(name)} {' against '.join(groups.values())}" for name, groups in gains.items())
-    return f"; {printable(primary)}'s median dB over the best filling without the autoencoder, members against controls: {words}"
+    whose = f"{printable(primary)}'s median dB over the best filling without the autoencoder"
+    return f"; {whose}, members against controls: {words}"
 
 
 def _certified(row: Row) -> str:
