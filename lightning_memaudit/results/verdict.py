@@ -221,8 +221,8 @@ def _certainty(judgement: Judgement) -> str:
         area, tried = strongest.auroc, len(judgement.gain.patterns)
         allowing = f", allowing for the choice among {tried}" if tried > 1 else ""
         sentences.append(
-            f"From {_place(strongest)}, a member comes back closer to the truth, against the best filling without the "
-            f"autoencoder, than a control does with an AUROC of {area.value:.2f} ({area.low:.2f} to "
+            f"By the recovery gain from {_place(strongest)}, dB beyond the best filling without the autoencoder, a "
+            f"member is told from a control with an AUROC of {area.value:.2f} ({area.low:.2f} to "
             f"{area.high:.2f}{allowing}): median {strongest.members:+.1f} against {strongest.controls:+.1f} dB."
         )
     sentences += membership_sentences(judgement.memberships)
