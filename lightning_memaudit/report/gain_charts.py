@@ -64,7 +64,7 @@ def gain_loss_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
     losses = [max(one["train_loss"], 1e-12) for one in moments]
     areas = [one["gain_auroc"] for one in moments]
     with figure_style():
-        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+        figure = Figure(figsize=(6.2, 2.9), layout="constrained")
         panel = figure.subplots()
         panel.plot(losses, [area["value"] for area in areas], "o-", color=MEMBERS, clip_on=False)
         low, high = ([area[end] for area in areas] for end in ("low", "high"))

@@ -23,6 +23,9 @@ MAX_RECONSTRUCTION_GAP_DB = 6.0
 UNTRAINED_PSNR = 15.0
 """Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
 
+LOWEST_THRESHOLD_DB = 20.0
+"""A threshold below this is no advice: such an image resembles the truth as many others do."""
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -166,7 +169,7 @@ def about_absence(judgement: Judgement) -> list[Reason]:
                 f"Even given a training image intact, it reaches {level} on only {members.reaching.count} of "
                 f"{members.reaching.num} (median {decibels(members.median_psnr)}, members' MSE {loss(judgement)}), "
                 "so that hardly anything could count as recovered.",
-                f"Train further, or set threshold_db below {members.median_psnr:.0f} and audit again.",
+                _lower_threshold(members.median_psnr),
             )
         )
     elif passes_images_through(judgement):
@@ -195,6 +198,13 @@ def about_absence(judgement: Judgement) -> list[Reason]:
             )
         )
     return doubts + contradictions(judgement)
+
+
+def _lower_threshold(median_psnr: float) -> str:
+    """What helps where the autoencoder does not reach the threshold."""
+    if median_psnr < LOWEST_THRESHOLD_DB:
+        return "Train further; until then the recovery gain says more, which needs no threshold: add random-0.9."
+    return f"Train further, or set threshold_db below {median_psnr:.0f} and audit again."
 
 
 def contradictions(judgement: Judgement) -> list[Reason]:

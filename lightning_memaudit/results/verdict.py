@@ -155,7 +155,7 @@ def _traces(judgement: Judgement, found: str, certainty: str, cautions: tuple[st
         found,
         certainty,
         (
-            "Take these weights for telling who was trained on; images may come back whole by a stronger attack, or "
+            "Assume that these weights tell who was trained on; images may come back whole by a stronger attack, or "
             "after more training.",
             "See in the table of images which ones come back much closer than the baseline.",
         ),
