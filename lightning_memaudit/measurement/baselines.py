@@ -59,6 +59,11 @@ def baselines_again(degraded: Degraded, images: Tensor, inpainted: Recovery | No
     return baseline_psnr(degraded, images, METHODS[INPAINTER]() if method is None else method, inpainted)
 
 
+def inpainted_again(degraded: Degraded) -> Recovery:
+    """What the inpainter makes of observations and true masks."""
+    return recover(METHODS[INPAINTER](), torch.clone, degraded.observed, degraded.mask)
+
+
 def method_as_it_comes(name: str, described: str | None) -> Method | None:
     """The package's method of a name, if that is how a run describes the one that it audited with; else None.
 

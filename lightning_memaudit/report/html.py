@@ -47,20 +47,23 @@ OUTCOMES = {
 }
 
 
-def render(folders: Sequence[RunFolder], documents: Sequence[Document], pictures: bool = True) -> str:
+def render(
+    folders: Sequence[RunFolder], documents: Sequence[Document], pictures: bool = True, names: Sequence[str] = ()
+) -> str:
     """The report as HTML.
 
     Args:
         folders: Of the runs, which hold the pictures and the history of rates.
         documents: Their ``report.json``, in the same order.
         pictures: Show images; they are training data, and a report without them may go further.
+        names: What the runs are called; default by their folders.
 
     Raises:
         ValueError: There is no run.
     """
     if not documents:
         raise ValueError("documents=[]: give at least one run")
-    names = unique_names([printable(run_name(folder)) for folder in folders])
+    names = names or unique_names([printable(run_name(folder)) for folder in folders])
     runs = [
         _run(folder, document, name, f"r{number}", pictures)
         for number, (folder, document, name) in enumerate(zip(folders, documents, names, strict=True))

@@ -80,6 +80,29 @@ def exact_test(members: int, num_members: int, controls: int, num_controls: int)
     return float(hypergeom.sf(members - 1, num_members + num_controls, members + controls, num_members))
 
 
+def controls_needed(members: int, num_members: int) -> int:
+    """Fewest controls, of which none comes back, against which so many members are more than chance.
+
+    Args:
+        members: Members that came back, at least 1.
+        num_members: Number of members.
+
+    >>> needed = controls_needed(4, 200)
+    >>> needed, exact_test(4, 200, 0, needed) <= SIGNIFICANCE < exact_test(4, 200, 0, needed - 1)
+    (301, True)
+    """
+    low, high = 0, 1
+    while exact_test(members, num_members, 0, high) > SIGNIFICANCE:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if exact_test(members, num_members, 0, middle) > SIGNIFICANCE:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 def at_least(
     members: int, num_members: int, controls: int, num_controls: int, significance: float = SIGNIFICANCE
 ) -> int:

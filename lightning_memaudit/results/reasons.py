@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_memaudit.results.evidence import SIGNIFICANCE, exact_test
+from lightning_memaudit.results.evidence import SIGNIFICANCE, controls_needed, exact_test
 from lightning_memaudit.results.judgement import GroupCounts, Judgement
 from lightning_memaudit.results.own_output import REMEDIES
 from lightning_memaudit.results.proportions import Proportion
@@ -58,19 +58,26 @@ def above_controls(judgement: Judgement) -> bool:
 
 def not_above_controls(judgement: Judgement) -> Reason:
     """That as much may have come back by chance."""
-    controls = judgement.overall.controls
+    members, controls = judgement.overall.members, judgement.overall.controls
     assert controls is not None  # too few controls is a doubt of its own
-    count = (controls.memorized or controls.recovered).count
+    came_back, others = members.memorized or members.recovered, controls.memorized or controls.recovered
+    look = "Look at the images that came back: each may still be a leak."
+    if others.count:
+        return Reason(
+            "not_above_controls",
+            f"so did {of(others)} that it was not trained on",
+            "Controls come back too, so that coming back proves little.",
+            f"{look} Audit more members and controls.",
+        )
+    needed = controls_needed(came_back.count, came_back.num)
     return Reason(
         "not_above_controls",
-        f"so did {count} of {controls.recovered.num} that it was not trained on"
-        if count
-        else "that is too few to tell from chance",
-        "Controls come back too, so that coming back proves little."
-        if count
-        else f"If none was memorized, so many of those that came back are members in {_chance(judgement)} of cases: "
-        f"with {controls.recovered.num} controls that is not rare enough.",
-        "Audit more members and controls, and look at the images that came back: each may still be a leak.",
+        f"with {others.num} controls that is too few to tell from chance",
+        f"If none was memorized, so many of those that came back are members in {_chance(judgement)} of cases: with "
+        f"{others.num} controls that is not rare enough.",
+        f"{look} Audit at least {needed} controls: if none of them comes back, these {came_back.count} are evidence."
+        if came_back.count
+        else f"{look} Audit more members and controls.",
     )
 
 

@@ -144,20 +144,25 @@ def _traces(judgement: Judgement, found: str, certainty: str, cautions: tuple[st
     assert one is not None
     assert one.shift is not None
     back = judgement.overall.members.memorized or judgement.overall.members.recovered
-    what = "no image came back whole" if not back.count else f"{of(back)} came back, which proves nothing"
+    few = not_above_controls(judgement) if back.count else None
+    what = (
+        "no image came back whole, but" if few is None else f"{of(back)} came back, but {few.clause}; taken together,"
+    )
     gap = own_error_gap(judgement)
     if gap is not None:
         cautions = (f"The autoencoder reproduces training images {gap:.0f} dB better than unseen ones.", *cautions)
     return Verdict(
         "traces",
-        f"Traces: {what}, but training images come back {one.shift.value:.1f} dB closer than others "
+        f"Traces: {what} training images come back {one.shift.value:.1f} dB closer than others "
         f"({one.shift.low:.1f} to {one.shift.high:.1f}, {_short_place(one)}).",
         found,
         certainty,
         (
             "Assume that these weights tell who was trained on; images may come back whole by a stronger attack, or "
             "after more training.",
-            "See in the table of images which ones come back much closer than the baseline.",
+            few.remedy
+            if few is not None
+            else "See in the table of images which ones come back much closer than the baseline.",
         ),
         cautions=cautions,
     )

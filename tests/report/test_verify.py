@@ -15,11 +15,15 @@ from lightning_memaudit.results.run_folder import RunFolder
 
 ALWAYS_UNCHECKED = [
     # The run was written before there were baselines.
+    "inpainting fills in what the results say",
     "baselines are what they fill in",
     "all columns of the results are known",
+    "that the recoveries came out of the autoencoder",
+    "which images were trained on",
     "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts)",
     "recoveries without saved arrays",
     "weights",
+    "what the figures show",
     "threshold, model, machine, versions, sources and times",
     "whether someone made all hashes anew",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_memaudit.report.document import check_schema, read_document
-from lightning_memaudit.report.verify import arrays, baselines, described, rows, written
+from lightning_memaudit.report.verify import arrays, baselines, described, page, rows, written
 from lightning_memaudit.report.verify.check import NOT_TRUE, Check, guarded
 from lightning_memaudit.report.verify.unchecked import unchecked
 from lightning_memaudit.results.run_folder import RunFolder
@@ -48,6 +48,7 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
         guarded("rates and intervals follow from the images", rows.same_counts, folder),
         guarded("every saved recovery has its row and its arrays", arrays.same_arrays, folder, saved),
         guarded("recoveries score as the results say", arrays.same_scores, folder, saved),
+        guarded("inpainting fills in what the results say", baselines.same_inpainting, folder, saved),
         guarded("baselines are what they fill in", baselines.same_baselines, folder, saved),
         guarded("patterns and seed make these masks and observations", arrays.same_observations, folder, saved),
         guarded("the saved images are those that were audited", arrays.same_images, folder, saved),
@@ -60,6 +61,8 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
         guarded("all columns of the results are known", rows.not_recorded, folder),
         guarded("the words are those of this version", written.own_words, document),
     ]
+    if is_true(checks):  # drawing the page of results that are not true takes long, and shows nothing
+        checks.append(guarded("the page says what the report says", page.same_page, folder, document))
     checks += unchecked(folder, saved, checkpoint is not None)
     return sorted(checks, key=lambda check: check.passed is None)
 

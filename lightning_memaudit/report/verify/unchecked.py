@@ -21,6 +21,8 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
     """
     again = computed_again()
     columns = [one.name for one in QUANTITIES if one.saved and one.name not in again]
+    yield Check("that the recoveries came out of the autoencoder", None, "audit the weights again")
+    yield Check("which images were trained on", None, "members and controls are as the run named them")
     name = f"what takes the autoencoder ({', '.join([*columns, 'doubts'])})"
     yield Check(name, None, "it is as it was written: audit the weights again")
     audits = folder.chained_audits()
@@ -37,6 +39,7 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
         yield Check("recorded iterations", None, "only their ends are recoveries")
     if not with_weights:
         yield Check("weights", None, "give the checkpoint as --ckpt_path to compare their hash")
+    yield Check("what the figures show", None, "`report` draws them again")
     yield Check("threshold, model, machine, versions, sources and times", None, "as they are written")
     missing = sorted(set(range(newest[0]["audit"])) - {row["audit"] for row in audits})
     if missing:

@@ -1,0 +1,54 @@
+"""The page, drawn again: its hash alone would only show that someone wrote it down."""
+
+import html
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_memaudit import __version__
+from lightning_memaudit.report.html import render
+from lightning_memaudit.report.verify.check import Check
+from lightning_memaudit.report.write import HTML
+from lightning_memaudit.results.files import is_own
+from lightning_memaudit.results.run_folder import RunFolder
+
+_RUN = re.compile(r'<meta name="memaudit-run" content="([^"]*)">')
+_DRAWN = re.compile(r'<svg.*?</svg>|src="data:[^"]*"', re.DOTALL)
+
+
+def same_page(name: str, folder: RunFolder, document: Mapping[str, Any]) -> Check:
+    """The page is what ``report.json`` and the saved recoveries make, with its pictures or without any.
+
+    Charts and pictures come from libraries, whose other versions may draw them otherwise: where all else is the same,
+    they are said not to be checked.
+    """
+    path = folder.path / HTML
+    if not is_own(path):
+        return Check(name, None, f"there is no {HTML}")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    called = _RUN.search(text)
+    version = document["tool"]["version"]
+    if called is None or version != __version__:
+        return Check(name, None, "another version wrote it: make it again with `report`")
+    names = [html.unescape(called[1])]
+    every = [render([folder], [dict(document)], pictures, names) for pictures in (True, False)]
+    if text in every:
+        return Check(name, True, "to the last byte")
+    different = [_first_difference(_DRAWN.sub("", text), _DRAWN.sub("", again)) for again in every]
+    if None in different:
+        return Check(name, None, "all but its charts and pictures is; those would be drawn otherwise here")
+    return Check(name, False, f"{HTML} says {different[0]}")
+
+
+def _first_difference(text: str, again: str) -> str | None:
+    """The first line that the page has, and what it should be; None where there is none."""
+    one, other = text.splitlines(), again.splitlines()
+    for line, should_be in zip(one, other, strict=False):
+        if line != should_be:
+            return f"{_short(line)}, and should say {_short(should_be)}"
+    return None if len(one) == len(other) else f"{len(one)} lines, and should have {len(other)}"
+
+
+def _short(line: str) -> str:
+    text = " ".join(re.sub(r"<[^>]*>", " ", line).split())
+    return repr(text if len(text) < 80 else text[:77] + "...")
