@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from lightning_memaudit.callback.reading.reader import ReadBatch, Source, places
 from lightning_memaudit.callback.reading.training_images import Compared, compare_with_training
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
+from lightning_memaudit.measurement.near_duplicates import repeats
 from lightning_memaudit.measurement.processes import Processes
 
 MOST_READ_AGAIN = 8
@@ -102,6 +103,11 @@ class Inspection:
     trained: set[str] = field(default_factory=set)
     problems: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def repeated(self) -> dict[str, list[int]]:
+        """Positions by group of images that show what was counted before; they are not judged."""
+        return repeats(*(group.images for group in self.groups))
 
     def check_controls(self, trained: Set[str]) -> None:
         """Note the controls whose content is among the hashes of what is trained on."""

@@ -306,7 +306,7 @@ class Session:
                 bar.advance(description, count)
 
             self._references = self._references or reference_models(self.how, self.pl_module, self.trainer, self._seen)
-            how = (processes, self._cache, advance, self._references)
+            how = (processes, self._cache, advance, self._references, self._found.repeated)
             report = run_audit(autoencoder, self.groups, self.what, occasion, *how)
         self._seconds = time.monotonic() - began
         return report

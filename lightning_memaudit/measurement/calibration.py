@@ -77,7 +77,7 @@ def certify_from_controls(cells: Sequence[Cell], plan: Plan) -> dict[tuple[str, 
                 continue
             for cell in mine:
                 cell.columns["claims"] = np.ones_like(cell.columns["claims"])
-            controls = [cell.columns["score"].astype(np.float64) for cell in mine if cell.group == "controls"]
+            controls = [_distinct_scores(cell) for cell in mine if cell.group == "controls"]
             scores = np.concatenate(controls) if controls else np.zeros(0)
             if len(scores) < NEEDED:
                 described[pattern, name] = _own(method, len(scores))
@@ -98,6 +98,13 @@ def _calibration(scores: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", di
         "another source set no threshold, so nothing is certified"
     )
     return replace(calibration, threshold=None, reason=reason)
+
+
+def _distinct_scores(cell: Cell) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    """Scores of the controls that show no member, each picture once: others are no images that were not trained on."""
+    scores = cell.columns["score"].astype(np.float64)
+    repeated = cell.columns.get("repeated")
+    return scores if repeated is None else scores[~repeated.astype(bool)]
 
 
 def _certify(cells: Sequence[Cell], calibration: Calibration) -> None:

@@ -1,7 +1,9 @@
 """The audit: members and controls × patterns × methods, measured and summed up. Callback and CLI run this engine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+
+import numpy as np
 
 from lightning_memaudit.measurement.arguments import GivenAutoencoder, check_module, given_images, module_of
 from lightning_memaudit.measurement.calibration import certify_from_controls, without_own_certificates
@@ -9,6 +11,7 @@ from lightning_memaudit.measurement.checks import FUNCTION_MENDS, check_group
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group, ImageSource
 from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
 from lightning_memaudit.measurement.measure import InpaintingCache, Progress, measure
+from lightning_memaudit.measurement.near_duplicates import repeats
 from lightning_memaudit.measurement.plan import (
     DEFAULT_METHODS,
     DEFAULT_PATTERNS,
@@ -92,7 +95,8 @@ def audit(
     weights = None if module is None else tensors_sha256(module.state_dict())
     occasion = Occasion(0, "audit", None, None, now(), weights)
     given = GivenAutoencoder(autoencoder)
-    return run_audit(given, groups, plan, occasion, progress=progress, references=references)
+    again = repeats(*(group.images for group in groups))
+    return run_audit(given, groups, plan, occasion, progress=progress, references=references, repeated=again)
 
 
 def _given_groups(
@@ -126,6 +130,7 @@ def run_audit(
     cache: InpaintingCache | None = None,
     progress: Progress | None = None,
     references: ReferenceModels | None = None,
+    repeated: Mapping[str, Sequence[int]] | None = None,
 ) -> AuditReport:
     """Measure every group, join what the processes measured, sum up. Every process returns the same report.
 
@@ -138,6 +143,8 @@ def run_audit(
         cache: Keeps what does not depend on the autoencoder for the next audit of the same images.
         progress: Called with a description and a number of images after every piece of work.
         references: Models that were trained on other images, measured on the same ones.
+        repeated: Positions by group of images that show what was counted before, see
+            :func:`~lightning_memaudit.measurement.near_duplicates.repeats`; they are measured, and not judged.
 
     Raises:
         Exception: As :meth:`~lightning_memaudit.measurement.processes.Processes.share` does, when a method fails or the
@@ -161,6 +168,8 @@ def run_audit(
         if group.name == "members":
             train_loss = joined.error_sum / max(1, joined.num_images)
             doubts = doubts_about(joined.outputs)
+        for cell in joined.cells:
+            cell.columns["repeated"] = np.isin(cell.columns["position"], (repeated or {}).get(group.name, ()))
         cells += joined.cells
         recoveries |= joined.recoveries
     certifications = certify_from_controls(cells, plan)

@@ -125,6 +125,7 @@ def measure(
                     "image": indices,
                     "name": names,
                     "reconstruction_psnr": reconstruction_psnr,
+                    "repeated": np.zeros(len(images), dtype=bool),
                     **appearance,
                 }
                 cells.append(Cell(group.name, pattern.name, name, columns, seconds))

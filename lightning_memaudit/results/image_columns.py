@@ -63,7 +63,9 @@ class ImageColumns:
             for name in columns:
                 if name != "score":
                     columns[name][~np.isfinite(columns[name])] = np.nan
-            columns |= {name: np.asarray(cell.columns[name]).astype(bool)[order] for name in FLAGS}
+            columns |= {
+                name: np.asarray(cell.columns[name]).astype(bool)[order] for name in FLAGS if name in cell.columns
+            }
             columns["recovered"] = is_recovered(cell, threshold_db)[order]
             found[cell.group, cell.pattern, cell.method] = columns
         return cls.of_columns(found)
@@ -78,6 +80,15 @@ class ImageColumns:
             absent |= {name: np.zeros(count, dtype=bool) for name in _FLAGS if name not in some}
             made._columns[key] = {**some, **absent}
         return made
+
+    def distinct(self) -> "ImageColumns":
+        """Without the images that show what was counted before."""
+        return self.of_columns(
+            {
+                key: {name: values[~columns["repeated"]] for name, values in columns.items()}
+                for key, columns in self._columns.items()
+            }
+        )
 
     def __getitem__(self, key: tuple[str, str, str]) -> dict[str, NDArray[Any]]:
         return self._columns[key]

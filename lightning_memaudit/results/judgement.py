@@ -33,6 +33,8 @@ from lightning_memaudit.results.proportions import Difference, Proportion
 
 Row = Mapping[str, Any]
 GROUPS = ("members", "controls")
+CLEARLY_BETTER_DB = 6.0
+"""Images reproduced better than others by more than this, a quarter of the squared error, are worth a word."""
 NAMED = ("plain_loss", "blind_score", "reference")
 """Of :data:`~lightning_memaudit.results.membership.MEASURES`, those that a report names beside the recovery gain."""
 
@@ -152,6 +154,9 @@ class Judgement:
         certified: What the audited method certifies.
         memberships: From each number that was measured, by the names of
             :data:`~lightning_memaudit.results.membership.MEASURES`.
+        reproduced_beyond: Members that the autoencoder itself reproduces better than any control, by more than
+            :data:`CLEARLY_BETTER_DB`; None without controls.
+        num_repeated: Images by group that show what was counted before: they are left out of all else.
         doubts: Why what the autoencoder makes of the intact members is no reconstruction.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "position": 0, "recovered": True}
@@ -181,6 +186,8 @@ class Judgement:
     group_differences: tuple[GroupDifference, ...] = ()
     others: tuple[GroupCounts, ...] = ()
     certified: GroupCounts | None = None
+    reproduced_beyond: Proportion | None = None
+    num_repeated: dict[str, int] = field(default_factory=dict)
     doubts: tuple[Doubt, ...] = ()
     memberships: dict[str, Membership] = field(default_factory=dict)
 
@@ -227,7 +234,8 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
     """
     if not rows:
         raise ValueError("rows=[]: pass the rows of one audit")
-    first = rows[0]
+    first, every = rows[0], images
+    images = images.distinct()
     method = primary or primary_method(images.methods())
     patterns = [pattern for pattern in images.patterns() if ("members", pattern, method) in images]
     if not patterns:
@@ -236,6 +244,8 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
     patterns = [pattern for pattern in patterns if ("members", pattern, INPAINTER) in images] or patterns
     groups = [group for group in GROUPS if (group, patterns[0], method) in images]
     inpainter = INPAINTER if method != INPAINTER and _answered(images, INPAINTER, patterns) else None
+    places = [images[group, patterns[0], method]["position"] for group in groups]
+    aligned = all(np.array_equal(places[0], one) for one in places)
     back = {group: came_back(images, group, patterns, method, inpainter) for group in groups}
 
     def finding(name: str, chosen: slice) -> Finding:
@@ -250,7 +260,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
             )
             for group, one in back.items()
         }
-        difference = Difference.of(counted["members"], counted["controls"]) if "controls" in groups else None
+        difference = Difference.of(counted["members"], counted["controls"], aligned) if "controls" in groups else None
         return Finding(name, found["members"], found.get("controls"), difference)
 
     evidence = gain = None
@@ -284,6 +294,8 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         group_differences=differences(images, patterns, method),
         others=tuple(_counts(images, groups, patterns, other, inpainter) for other in _others(images, method)),
         certified=_certified(images, groups, patterns, method),
+        reproduced_beyond=_reproduced_beyond(*(images[group, patterns[0], method] for group in groups)),
+        num_repeated={group: int(every[group, patterns[0], method]["repeated"].sum()) for group in groups},
         doubts=tuple(Doubt(doubt["code"], doubt["text"]) for doubt in first.get("doubts") or ()),
         memberships=_memberships(images, patterns, method),
     )
@@ -329,6 +341,15 @@ def scores_of(images: ImageColumns, group: str, patterns: Sequence[str], method:
     if (group, patterns[0], method) not in images:
         return np.zeros(0)
     return combine_scores([images[group, pattern, method]["score"] for pattern in patterns])
+
+
+def _reproduced_beyond(
+    members: Mapping[str, NDArray[Any]], controls: Mapping[str, NDArray[Any]] | None = None
+) -> Proportion | None:
+    if controls is None or not np.isfinite(controls["reconstruction_psnr"]).any():
+        return None
+    best = np.nanmax(controls["reconstruction_psnr"])
+    return Proportion.of(members["reconstruction_psnr"] > best + CLEARLY_BETTER_DB)
 
 
 def _reconstruction(columns: Mapping[str, NDArray[Any]], threshold_db: float) -> Reconstruction:

@@ -63,13 +63,19 @@ class Difference:
     paired: Estimate | None
 
     @classmethod
-    def of(cls, members: NDArray[np.bool_], controls: NDArray[np.bool_]) -> "Difference | None":
-        """Of two vectors of successes; None where one of them is empty."""
+    def of(cls, members: NDArray[np.bool_], controls: NDArray[np.bool_], aligned: bool = True) -> "Difference | None":
+        """Of two vectors of successes; None where one of them is empty.
+
+        Args:
+            members: (n,).
+            controls: (m,).
+            aligned: Whether the i-th of both have the same masks, so that they are pairs where n is m.
+        """
         if not len(members) or not len(controls):
             return None
         counts = int(members.sum()), len(members), int(controls.sum()), len(controls)
         paired = None
-        if len(members) == len(controls):
+        if aligned and len(members) == len(controls):
             table = (members & controls, members & ~controls, ~members & controls, ~members & ~controls)
             paired = paired_difference(*(int(cell.sum()) for cell in table))
         return cls(*unpaired_difference(*counts), exact_test(*counts), paired)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_memaudit.results.evidence import SIGNIFICANCE, controls_needed, exact_test
-from lightning_memaudit.results.judgement import GroupCounts, Judgement
+from lightning_memaudit.results.judgement import CLEARLY_BETTER_DB, GroupCounts, Judgement
 from lightning_memaudit.results.own_output import REMEDIES
 from lightning_memaudit.results.proportions import Proportion
 
@@ -17,8 +17,8 @@ MAX_UNDETECTED = 0.25
 MAX_CONTROL_SHARE = 0.2
 """Controls may come back at up to this share of the members' rate; beyond it, too much would have come back anyway."""
 
-MAX_RECONSTRUCTION_GAP_DB = 6.0
-"""Members reproduced better than controls by more than this (a quarter of the squared error) are worth a word."""
+NEARLY_ALWAYS = 0.9
+"""Lower end of an area under the ROC curve above which a number tells nearly every member from nearly every control."""
 
 UNTRAINED_PSNR = 15.0
 """Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
@@ -112,7 +112,8 @@ def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[
                 f"there {'was' if num_controls == 1 else 'were'} too few controls ({num_controls})"
                 if num_controls
                 else "there were no controls",
-                f"It takes at least {MIN_CONTROLS} images that were not trained on to say what comes back anyway.",
+                f"It takes at least {MIN_CONTROLS} images that were not trained on, and differ, to say what comes back "
+                "anyway.",
                 f"Give the audit at least {MIN_CONTROLS} controls; 100 resolve a false positive rate of 1%.",
             )
         )
@@ -244,14 +245,13 @@ def contradictions(judgement: Judgement) -> list[Reason]:
                     "Look at the certified images, and audit again with a lower threshold_db.",
                 )
             )
-    gap = own_error_gap(judgement)
-    if gap is not None:
+    told = own_error_tells(judgement)
+    if told is not None:
         doubts.append(
             Reason(
                 "own_error_gap",
                 "its own output tells them from other images",
-                f"The autoencoder reproduces training images {gap:.0f} dB better than unseen ones: who was trained on "
-                "shows in its error, though no image came back.",
+                f"{told} Who was trained on shows in its error, though no image came back.",
                 "Audit with patterns that hide less, and with other methods: something keeps what is stored from "
                 "coming back.",
             )
@@ -265,14 +265,28 @@ def _mostly_members(counts: GroupCounts) -> bool:
     return counts.members.count > 0 and controls <= MAX_CONTROL_SHARE * (counts.members.rate or 0.0)
 
 
-def own_error_gap(judgement: Judgement) -> float | None:
-    """By how many dB members are reproduced better than controls, where that is much and no accident; else None."""
+def own_error_tells(judgement: Judgement) -> str | None:
+    """In a sentence, how the autoencoder's own error tells members from controls, where it does so clearly; else None.
+
+    Every network reproduces what it was trained on a little better. Clear is a median gap of more than 6 dB, or more
+    members that far beyond every control than chance explains, or an error that nearly always is lower.
+    """
     own = {group: one.median_psnr for group, one in judgement.reconstruction.items()}
     members, controls = own.get("members"), own.get("controls")
-    if members is None or controls is None or members - controls <= MAX_RECONSTRUCTION_GAP_DB:
+    area, beyond = judgement.membership_estimates.get("plain_loss"), judgement.reproduced_beyond
+    if members is None or controls is None or (area is not None and area.low <= 0.5):
         return None
-    told = judgement.membership_estimates.get("plain_loss")
-    return members - controls if told is None or told.low > 0.5 else None
+    if members - controls > CLEARLY_BETTER_DB:
+        return f"The autoencoder reproduces training images {members - controls:.0f} dB better than unseen ones."
+    num_controls = judgement.reconstruction["controls"].reaching.num
+    if beyond is not None and exact_test(beyond.count, beyond.num, 0, num_controls) <= SIGNIFICANCE:
+        return (
+            f"The autoencoder reproduces {of(beyond)} training images more than {CLEARLY_BETTER_DB:g} dB better than "
+            "any unseen one."
+        )
+    if area is not None and area.low > NEARLY_ALWAYS:
+        return f"Its own error is lower for a training image than for an unseen one in {area.value:.0%} of cases."
+    return None
 
 
 def passes_images_through(judgement: Judgement) -> bool:

@@ -20,7 +20,7 @@ from lightning_memaudit.results.reasons import (
     identity_like,
     not_above_controls,
     of,
-    own_error_gap,
+    own_error_tells,
     passes_images_through,
     words,
 )
@@ -148,9 +148,9 @@ def _traces(judgement: Judgement, found: str, certainty: str, cautions: tuple[st
     what = (
         "no image came back whole, but" if few is None else f"{of(back)} came back, but {few.clause}; taken together,"
     )
-    gap = own_error_gap(judgement)
-    if gap is not None:
-        cautions = (f"The autoencoder reproduces training images {gap:.0f} dB better than unseen ones.", *cautions)
+    told = own_error_tells(judgement)
+    if told is not None:
+        cautions = (told, *cautions)
     return Verdict(
         "traces",
         f"Traces: {what} training images come back {one.shift.value:.1f} dB closer than others "
@@ -269,6 +269,7 @@ def _cautions(
         cautions.append(
             "The autoencoder also reproduces images it has never seen, as networks with skip connections do."
         )
+    cautions += _repeats(judgement)
     twins = near_duplicates or {}
     if twins.get("members"):
         count = len(twins["members"])
@@ -285,6 +286,19 @@ def _cautions(
     if untrained is None and judgement.epoch != 0:
         cautions.append("No negative control: audit the untrained weights too, with at_epochs: [0].")
     return tuple(cautions)
+
+
+def _repeats(judgement: Judgement) -> list[str]:
+    """What was left out, since it was counted before."""
+    members, controls = (judgement.num_repeated.get(group, 0) for group in ("members", "controls"))
+    sentences = []
+    if members:
+        are = "members show" if members > 1 else "member shows"
+        sentences.append(f"{members} audited {are} another one again: each picture counts once.")
+    if controls:
+        are = "controls show a member or another control" if controls > 1 else "control shows a member or another one"
+        sentences.append(f"{controls} {are} again: left out, as they say nothing of images that were not trained on.")
+    return sentences
 
 
 def _share(share: Proportion, of_what: str) -> str:

@@ -226,3 +226,25 @@ def test_memorized_is_rarely_said_where_nothing_was(num_controls, num_patterns):
 def test_a_tenth_memorized_is_found():
     rng = np.random.default_rng(0)
     assert outcome_shares(rng, 20, 100, 100, 2, share=0.1, by_chance=0.0)["memorized"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        (np.r_[np.full(40, 100.0), np.linspace(26, 32, 60)], "reproduces 40 of 100 training images more than 6 dB"),
+        (np.full(100, 32.5), "lower for a training image than for an unseen one in 100% of cases"),
+        (np.linspace(27, 33, 100), None),
+    ],
+)
+def test_no_memorization_found_is_not_said_where_the_own_error_tells_some_or_all(members, told):
+    own = {"members": members, "controls": np.linspace(26, 32, 100)}
+    rows = [
+        {"group": group, "pattern": "half", "method": method, "position": i, "recovered": False}
+        | {"reconstruction_psnr": own[group][i] + 3, "psnr": 20.0, "score": 1e-3}
+        for group in own
+        for i in range(100)
+        for method in ("blind", "biharmonic")
+    ]
+    verdict = conclude(judge(HEAD, ImageColumns(rows)))
+    assert (verdict.outcome == "inconclusive") is (told is not None)
+    assert told is None or (verdict.reasons == ("own_error_gap",) and told in verdict.why[0])

@@ -104,7 +104,7 @@ def computed_again() -> set[str]:
     """Columns of ``images.jsonl`` that arrays are enough for."""
     from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS
 
-    return {*METRICS, *APPEARANCE, "baseline_psnr", "recovery_gain", "failed", "diverged"}
+    return {*METRICS, *APPEARANCE, "baseline_psnr", "recovery_gain", "repeated", "failed", "diverged"}
 
 
 def _measured(arrays: Arrays, group: str, pattern: str, method: str) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def same_duplicates(name: str, folder: RunFolder, saved: SavedRecoveries | None)
     """The near-duplicates that ``run.json`` names, where all images were saved."""
     import torch
 
-    from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
+    from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates, repeats
 
     stated, arrays = folder.run().get("near_duplicates"), saved.arrays if saved else {}
     if not isinstance(stated, Mapping) or stated.get("psnr_db") != NEAR_DUPLICATE_PSNR:
@@ -217,4 +217,9 @@ def same_duplicates(name: str, folder: RunFolder, saved: SavedRecoveries | None)
         found = near.nonzero().flatten().tolist()
         if stated.get(group) != found:
             return Check(name, False, f"{group}: run.json names {stated.get(group)}, now {found}")
+    truths = [torch.from_numpy(arrays[f"{group}/truth"]) for group in GROUPS if group in counts]
+    again = {group: set(positions) for group, positions in repeats(*truths).items()}
+    for row in folder.iterate_images(saved.audit if saved else None):
+        if "repeated" in row and row["repeated"] != (row["position"] in again[row["group"]]):
+            return Check(name, False, f"{row['group']}: image {row['image']} is called repeated={row['repeated']}")
     return Check(name, True, f"those of {sum(counts.values())} images compared again")
