@@ -81,7 +81,7 @@ def build_document(folder: RunFolder) -> Document:
 
 def numbers(judgement: Judgement) -> Document:
     """What is known by these names everywhere: in Python, in ``report.json``, and as metrics of loggers."""
-    memorized = judgement.overall.members.memorized
+    memorized = judgement.counted.members.memorized
     return {
         "num_memorized": judgement.num_memorized,
         "memorized_rate": None if memorized is None else asdict(memorized),
@@ -210,12 +210,12 @@ def run_name(folder: RunFolder) -> str:
 
 
 def _negative_control(untrained: Judgement) -> dict[str, Any]:
-    memorized = untrained.overall.members.memorized
+    memorized = untrained.counted.members.memorized
     return {
         "audit": untrained.audit,
         "train_loss": untrained.train_loss,
         "num_memorized": None if memorized is None else memorized.count,
-        "num_images": untrained.overall.members.recovered.num,
+        "num_images": untrained.counted.members.recovered.num,
         "passed": None if memorized is None else memorized.count == 0,
     }
 
@@ -224,7 +224,7 @@ def _moment(judgement: Judgement, untrained: Judgement | None, duplicates: Any) 
     """One audit of the run in short."""
     verdict = conclude(judgement, untrained if judgement is not untrained else None, duplicates)
     plain = judgement.to_dict()
-    overall, overall_gain = plain["overall"], (plain["gain"] or {}).get("overall") or {}
+    overall, overall_gain = plain["counted"], (plain["gain"] or {}).get("overall") or {}
     return {
         **{key: plain[key] for key in ("audit", "trigger", "epoch", "step", "time", "train_loss", "weights_sha256")},
         "outcome": verdict.outcome,

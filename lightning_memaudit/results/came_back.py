@@ -18,7 +18,8 @@ class CameBack(NamedTuple):
 
     Attributes:
         recovered: Reaches the threshold.
-        beyond: Recovered where the inpainter fails, and closer than the best baseline by the margin.
+        beyond: Recovered, and closer than the best baseline, the inpainter among them, by the margin; where no gain was
+            measured, recovered where the inpainter fails.
         gains: In dB over the best baseline; NaN where that was not measured.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "recovered": True, "baseline_psnr": 28.0}
@@ -39,9 +40,8 @@ def came_back(
 ) -> CameBack:
     """What a method brought back of a group.
 
-    Where the inpainter crashed, or a baseline was not measured that was elsewhere, nobody knows: a member does not
-    count then, and a control, which speaks against a finding, does. In results of older versions, which have no
-    baselines, failing inpainting is all there is to go by.
+    Where a baseline was not measured that was elsewhere, nobody knows: a member does not count then, and a control,
+    which speaks against a finding, does. Without any gain, failing inpainting is all there is to go by.
 
     Args:
         images: Of one audit.
@@ -55,7 +55,7 @@ def came_back(
     for row, pattern in enumerate(patterns):
         if any_gain(images, pattern, method):
             unknown = np.isnan(gains[row]) & (group != "members")
-            beyond[row] &= (gains[row] >= MARGIN_DB) | unknown
+            beyond[row] = recovered[row] & ((gains[row] >= MARGIN_DB) | unknown)
     return CameBack(recovered, beyond, gains)
 
 

@@ -4,7 +4,9 @@ One assumption carries all of it: an image that was not memorized is exchangeabl
 any order by what came back is as likely as any other, whatever the autoencoder, the masks and the measure are.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,50 +19,124 @@ FALSE_DISCOVERY_RATE = 0.1
 """Of the images that are said to be told one by one, this share at most is wrong in expectation."""
 
 
+MAX_CONTROL_SHARE = 0.2
+"""Controls may come back at up to this share of the members' rate; beyond it, too much would have come back anyway."""
+
+ANY = "any"
+"""Stands for a pattern where an image may have come back from any of them."""
+
+ANY_SHARE = 0.5
+"""Of the significance, where there are several patterns: the rest is for the patterns one by one."""
+
+_ROUNDING = 1e-9
+"""A chance of 1 in 40 is 2.5%, however the digits of its quotient end."""
+
+
+class Flags(NamedTuple):
+    """What came back beyond every baseline, and by how much, of members and of controls.
+
+    Attributes:
+        members: (n,) bool.
+        controls: (m,) bool.
+        member_gains: (n,), in dB.
+        control_gains: (m,).
+
+    >>> Flags(np.ones(2, bool), np.zeros(3, bool), np.full(2, 9.0), np.zeros(3)).counts
+    (2, 2, 0, 3)
+    """
+
+    members: NDArray[np.bool_]
+    controls: NDArray[np.bool_]
+    member_gains: NDArray[np.float64]
+    control_gains: NDArray[np.float64]
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Successes and number of members, then of controls."""
+        return int(self.members.sum()), len(self.members), int(self.controls.sum()), len(self.controls)
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What speaks for the images that came back, against chance.
 
     Attributes:
-        p_value: Chance that so many of those that came back are members if none was memorized: Fisher's exact test.
+        pattern: From which the images that count came back: :data:`ANY`, or the one that tells where from all together
+            controls come back too.
+        p_value: Chance that so many of those that came back are members if none was memorized: Fisher's exact test,
+            allowing for the patterns that were tried.
+        enough: Whether controls come back at no more than a fifth of the members' rate.
         at_least: So many of the images were memorized at least, with 97.5% confidence.
         num_discoveries: Images whose own rank among the controls tells them, at the false discovery rate below.
         false_discovery_rate: Largest expected share of wrong ones among those.
         num_patterns: How many patterns an image had to come back from; the controls had as many.
 
     >>> members, controls = np.arange(67) < 4, np.zeros(200, dtype=bool)
-    >>> found = weigh(members, controls, np.where(members, 12.0, -1), np.full(200, -2.0) + np.arange(200) / 100, 1)
-    >>> round(found.p_value, 4), found.at_least, found.num_discoveries
-    (0.0037, 2, 4)
+    >>> gains = np.where(members, 12.0, -1), np.full(200, -2.0) + np.arange(200) / 100
+    >>> found = weigh({"random-0.9": Flags(members, controls, *gains)})
+    >>> found.pattern, round(found.p_value, 4), found.at_least, found.num_discoveries, found.tells
+    ('random-0.9', 0.0037, 2, 4, True)
     """
 
+    pattern: str
     p_value: float
+    enough: bool
     at_least: int
     num_discoveries: int
     false_discovery_rate: float
     num_patterns: int
 
+    @property
+    def tells(self) -> bool:
+        """Whether more members come back than chance explains, and so many more that each recovery says something."""
+        return self.enough and is_significant(self.p_value)
 
-def weigh(
-    members: NDArray[np.bool_],
-    controls: NDArray[np.bool_],
-    member_gains: NDArray[np.float64],
-    control_gains: NDArray[np.float64],
-    num_patterns: int,
-) -> Evidence:
-    """Weigh what came back.
+
+def weigh(found: Mapping[str, Flags]) -> Evidence:
+    """Weigh what came back: from any pattern, and from each.
+
+    With one pattern there is one test. With P of them the test of :data:`ANY` has half of the significance, and each
+    pattern's an equal part of the other half (Bonferroni): a pattern from which everything comes back hides nothing
+    then that others show.
 
     Args:
-        members: Which members came back beyond every baseline, in any pattern, (n,).
-        controls: Which controls did, (m,).
-        member_gains: Best gain over the patterns in dB, (n,).
-        control_gains: Likewise, (m,).
-        num_patterns: How many patterns there were.
+        found: By the name of a pattern; with several, :data:`ANY` is the first.
     """
-    counts = int(members.sum()), len(members), int(controls.sum()), len(controls)
-    q_values = false_discovery_rates(conformal_p_values(member_gains, control_gains))
-    told = int((members & (q_values <= FALSE_DISCOVERY_RATE)).sum())
-    return Evidence(exact_test(*counts), at_least(*counts), told, FALSE_DISCOVERY_RATE, num_patterns)
+    names = list(found)
+    shares = dict.fromkeys(names, 1.0)
+    if len(names) > 1:
+        shares = {name: ANY_SHARE if name == ANY else (1 - ANY_SHARE) / (len(names) - 1) for name in names}
+    every = [_weigh_one(name, flags, shares[name], max(1, len(names) - 1)) for name, flags in found.items()]
+    telling = [one for one in every if one.tells]
+    if not telling or every[0].tells:
+        return every[0]
+    return min(telling, key=lambda one: one.p_value)
+
+
+def _weigh_one(name: str, flags: Flags, share: float, num_patterns: int) -> Evidence:
+    counts = flags.counts
+    came_back, num_members, others, num_controls = counts
+    enough = others * num_members <= MAX_CONTROL_SHARE * came_back * num_controls
+    # Only what came back can be told, of controls too: else the rate of false ones among those told would not hold.
+    ranked = (
+        np.where(came, gains, -np.inf)
+        for came, gains in ((flags.members, flags.member_gains), (flags.controls, flags.control_gains))
+    )
+    q_values = false_discovery_rates(conformal_p_values(*ranked))
+    return Evidence(
+        name,
+        min(1.0, exact_test(*counts) / share),
+        bool(enough),
+        at_least(*counts, SIGNIFICANCE * share),
+        int((flags.members & (q_values <= FALSE_DISCOVERY_RATE)).sum()),
+        FALSE_DISCOVERY_RATE,
+        num_patterns,
+    )
+
+
+def is_significant(p_value: float) -> bool:
+    """Whether chance is no explanation."""
+    return p_value <= SIGNIFICANCE * (1 + _ROUNDING)
 
 
 def exact_test(members: int, num_members: int, controls: int, num_controls: int) -> float:
@@ -80,23 +156,25 @@ def exact_test(members: int, num_members: int, controls: int, num_controls: int)
     return float(hypergeom.sf(members - 1, num_members + num_controls, members + controls, num_members))
 
 
-def controls_needed(members: int, num_members: int) -> int:
+def controls_needed(members: int, num_members: int, num_patterns: int = 1) -> int:
     """Fewest controls, of which none comes back, against which so many members are more than chance.
 
     Args:
-        members: Members that came back, at least 1.
+        members: Members that came back, at least 1, from any pattern.
         num_members: Number of members.
+        num_patterns: How many were tried.
 
     >>> needed = controls_needed(4, 200)
     >>> needed, exact_test(4, 200, 0, needed) <= SIGNIFICANCE < exact_test(4, 200, 0, needed - 1)
     (301, True)
     """
+    share = 1.0 if num_patterns == 1 else ANY_SHARE
     low, high = 0, 1
-    while exact_test(members, num_members, 0, high) > SIGNIFICANCE:
+    while not is_significant(exact_test(members, num_members, 0, high) / share):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if exact_test(members, num_members, 0, middle) > SIGNIFICANCE:
+        if not is_significant(exact_test(members, num_members, 0, middle) / share):
             low = middle
         else:
             high = middle
@@ -125,7 +203,7 @@ def at_least(
     taken = np.arange(members)
     total = num_members - taken + num_controls
     chance = hypergeom.sf(members - taken - 1, total, members - taken + controls, num_members - taken)
-    kept = np.flatnonzero(~(chance <= significance))
+    kept = np.flatnonzero(~(chance <= significance * (1 + _ROUNDING)))
     return int(kept[0]) if len(kept) else members
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_memaudit.results.evidence import exact_test
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.intervals import Estimate, auroc, location_shift
 from lightning_memaudit.results.membership import MIN_FOR_AUROC
@@ -19,6 +20,9 @@ from lightning_memaudit.results.names import INPAINTER
 MARGIN_DB = 6.0
 """An image counts as memorized only where its missing pixels come back closer than the best baseline's by this: a
 quarter of the squared error. It takes away what smooth interpolation returns to within a hair, by chance."""
+
+MAX_FALSE_EXCEPTIONS = 0.01
+"""Chance at most that members are said to be closer than any control where nothing was memorized."""
 
 MEAN = "mean of all patterns"
 """Stands for a pattern where the gains of an image are averaged."""
@@ -39,6 +43,7 @@ class PatternGain:
         auroc: The chance that a member's gain is above a control's; None without both groups, and so is the next.
         shift: By how many dB the members' gains lie above the controls'.
         confidence: Coverage of these two intervals.
+        num_beyond: Members more than :data:`MARGIN_DB` closer than any control; 0 without controls.
 
     >>> one = PatternGain.of("half", np.arange(20.0) + 3, np.arange(20.0), confidence=0.95)
     >>> one.members, one.controls, one.shift.value, round(one.auroc.value, 2)
@@ -53,6 +58,7 @@ class PatternGain:
     auroc: Estimate | None
     shift: Estimate | None
     confidence: float
+    num_beyond: int = 0
 
     @classmethod
     def of(cls, pattern: str, members: Gains, controls: Gains, confidence: float) -> "PatternGain":
@@ -64,7 +70,9 @@ class PatternGain:
             worst = [np.where(np.isnan(one), end, one) for one, end in ((members, -np.inf), (controls, np.inf))]
             area = auroc(-worst[0], -worst[1], confidence)
             shift = location_shift(told[0], told[1], confidence)
-        return cls(pattern, len(told[0]), len(told[1]), medians[0], medians[1], area, shift, confidence)
+        highest = np.inf if np.isnan(controls).any() or not len(controls) else controls.max()
+        beyond = int((told[0] > highest + MARGIN_DB).sum())
+        return cls(pattern, len(told[0]), len(told[1]), medians[0], medians[1], area, shift, confidence, beyond)
 
     @property
     def enough(self) -> bool:
@@ -129,6 +137,17 @@ class Gain:
         if one is None or one.auroc is None or one.shift is None:
             return False
         return one.auroc.low > 0.5 and one.shift.low > 0
+
+    @property
+    def exceptional(self) -> PatternGain | None:
+        """Where more members than chance explains are closer than any control by :data:`MARGIN_DB`; None where nowhere.
+
+        If none was memorized, the k highest gains are all members' by the chance of an exact test. It is asked for at
+        1%, all patterns together.
+        """
+        chance = {one: exact_test(one.num_beyond, one.num_members, 0, one.num_controls) for one in self.patterns}
+        least = min(chance, key=lambda one: chance[one], default=None)
+        return least if least is not None and chance[least] * len(chance) <= MAX_FALSE_EXCEPTIONS else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python, for JSON."""

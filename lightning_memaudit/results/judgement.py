@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_memaudit.results.came_back import any_gain, came_back, flags, in_any, inpainter_fails
+from lightning_memaudit.results.came_back import CameBack, any_gain, came_back, flags, in_any, inpainter_fails
 from lightning_memaudit.results.comparability import GroupDifference, differences
-from lightning_memaudit.results.evidence import Evidence, weigh
+from lightning_memaudit.results.evidence import ANY, Evidence, Flags, weigh
 from lightning_memaudit.results.gain import Gain, best_gains
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.intervals import Estimate
@@ -46,8 +46,8 @@ class GroupFinding:
     Attributes:
         recovered: By the audited method.
         inpainted: Recovered by the inpainter; None where it did not run.
-        memorized: Recovered where the inpainter fails, and closer than the best baseline by 6 dB; None where the
-            inpainter did not run.
+        memorized: Recovered, and closer than the best baseline by 6 dB; where no gain was measured, where the inpainter
+            fails. None where the inpainter did not run.
 
     >>> row = {"group": "members", "pattern": "half"}
     >>> rows = [row | {"method": "blind", "position": i, "recovered": True} for i in range(3)]
@@ -192,9 +192,15 @@ class Judgement:
     memberships: dict[str, Membership] = field(default_factory=dict)
 
     @property
+    def counted(self) -> Finding:
+        """What the verdict counts: what came back from any pattern, or from the one that the evidence is from."""
+        told = None if self.evidence is None else self.evidence.pattern
+        return next((one for one in self.patterns if one.pattern == told), self.overall)
+
+    @property
     def num_memorized(self) -> int | None:
-        """Members memorized in any pattern; None where no inpainter ran."""
-        return None if self.overall.members.memorized is None else self.overall.members.memorized.count
+        """Members memorized in any pattern, or in the one that is counted; None where no inpainter ran."""
+        return None if self.counted.members.memorized is None else self.counted.members.memorized.count
 
     @property
     def membership_estimates(self) -> dict[str, Estimate]:
@@ -215,6 +221,7 @@ class Judgement:
         """Plain Python, for JSON."""
         plain: dict[str, Any] = _plain(asdict(self))
         del plain["doubts"]
+        plain["counted"] = _plain(asdict(self.counted))
         plain["gain"] = None if self.gain is None else self.gain.to_dict()
         # Only where there are any: a report without them is what it was before they were known of.
         plain |= {"doubts": [doubt._asdict() for doubt in self.doubts]} if self.doubts else {}
@@ -266,8 +273,9 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
     evidence = gain = None
     if "controls" in groups:
         members, controls = (back[group] for group in GROUPS)
-        best = (best_gains(members.gains), best_gains(controls.gains))
-        evidence = weigh(in_any(members.beyond), in_any(controls.beyond), *best, num_patterns=len(patterns))
+        tested = {ANY: slice(None)} if len(patterns) > 1 else {}
+        tested |= {pattern: slice(i, i + 1) for i, pattern in enumerate(patterns)}
+        evidence = weigh({name: _flags(members, controls, chosen) for name, chosen in tested.items()})
     if any(any_gain(images, pattern, method) for pattern in patterns):
         none = np.full((len(patterns), 0), np.nan)
         gain = Gain.of(patterns, back["members"].gains, back["controls"].gains if "controls" in groups else none)
@@ -282,7 +290,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         threshold_db=float(first["threshold_db"]),
         method=method,
         inpainter=inpainter,
-        overall=finding("any", slice(None)),
+        overall=finding(ANY, slice(None)),
         patterns=tuple(finding(pattern, slice(i, i + 1)) for i, pattern in enumerate(patterns)),
         testable=Proportion.of(in_any(inpainter_fails(images, "members", patterns))) if inpainter else None,
         reconstruction={
@@ -299,6 +307,15 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         doubts=tuple(Doubt(doubt["code"], doubt["text"]) for doubt in first.get("doubts") or ()),
         memberships=_memberships(images, patterns, method),
     )
+
+
+def _flags(members: CameBack, controls: CameBack, chosen: slice) -> Flags:
+    """What came back from some patterns, with the best gain of each image among those that it came back from."""
+    both = [
+        (in_any(one.beyond[chosen]), best_gains(np.where(one.beyond[chosen], one.gains[chosen], -np.inf)))
+        for one in (members, controls)
+    ]
+    return Flags(both[0][0], both[1][0], both[0][1], both[1][1])
 
 
 def _answered(images: ImageColumns, method: str, patterns: Sequence[str]) -> bool:

@@ -163,7 +163,7 @@ def membership_scores(
         }
 
 
-def reference_caution(members: ArrayLike, controls: ArrayLike, confidence: float = 0.999) -> str | None:
+def reference_caution(members: ArrayLike, controls: ArrayLike, confidence: float = 0.95) -> str | None:
     """What speaks against a reference: that it was trained on images of one group, as its own error of them shows.
 
     Args:

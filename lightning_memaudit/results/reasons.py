@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_memaudit.results.evidence import SIGNIFICANCE, controls_needed, exact_test
+from lightning_memaudit.results.evidence import MAX_CONTROL_SHARE, controls_needed, exact_test, is_significant
 from lightning_memaudit.results.judgement import CLEARLY_BETTER_DB, GroupCounts, Judgement
 from lightning_memaudit.results.own_output import REMEDIES
 from lightning_memaudit.results.proportions import Proportion
@@ -13,9 +13,6 @@ MIN_CONTROLS = 20
 
 MAX_UNDETECTED = 0.25
 """*No memorization found* is said when at most this share of members could be memorized and missed by chance (95%)."""
-
-MAX_CONTROL_SHARE = 0.2
-"""Controls may come back at up to this share of the members' rate; beyond it, too much would have come back anyway."""
 
 NEARLY_ALWAYS = 0.9
 """Lower end of an area under the ROC curve above which a number tells nearly every member from nearly every control."""
@@ -49,16 +46,12 @@ class Reason:
 
 def above_controls(judgement: Judgement) -> bool:
     """Whether more members come back than chance explains, and so many more that each recovery says something."""
-    members, controls = judgement.overall.members.memorized, judgement.overall.controls
-    if members is None or controls is None or controls.memorized is None or judgement.evidence is None:
-        return False
-    enough = (controls.memorized.rate or 0.0) <= MAX_CONTROL_SHARE * (members.rate or 0.0)
-    return judgement.evidence.p_value <= SIGNIFICANCE and enough
+    return judgement.inpainter is not None and judgement.evidence is not None and judgement.evidence.tells
 
 
 def not_above_controls(judgement: Judgement) -> Reason:
     """That as much may have come back by chance."""
-    members, controls = judgement.overall.members, judgement.overall.controls
+    members, controls = judgement.counted.members, judgement.counted.controls
     assert controls is not None  # too few controls is a doubt of its own
     came_back, others = members.memorized or members.recovered, controls.memorized or controls.recovered
     look = "Look at the images that came back: each may still be a leak."
@@ -69,7 +62,8 @@ def not_above_controls(judgement: Judgement) -> Reason:
             "Controls come back too, so that coming back proves little.",
             f"{look} Audit more members and controls.",
         )
-    needed = controls_needed(came_back.count, came_back.num)
+    tried = 1 if judgement.evidence is None else judgement.evidence.num_patterns
+    needed = controls_needed(max(1, came_back.count), came_back.num, tried)
     return Reason(
         "not_above_controls",
         f"with {others.num} controls that is too few to tell from chance",
@@ -84,7 +78,7 @@ def not_above_controls(judgement: Judgement) -> Reason:
 def about_finding(judgement: Judgement, untrained: Judgement | None) -> list[Reason]:
     """Why a recovered image would prove nothing."""
     doubts = []
-    back = judgement.overall.members.memorized or judgement.overall.members.recovered
+    back = judgement.counted.members.memorized or judgement.counted.members.recovered
     # Blind recovery starts from an interpolation, which may beat the inpainter by a hair; gains allow for that.
     if back.count and judgement.gain is None and passes_images_through(judgement):
         doubts.append(identity_like(judgement))
@@ -103,7 +97,7 @@ def about_finding(judgement: Judgement, untrained: Judgement | None) -> list[Rea
 def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[Reason]:
     """Why members and controls cannot be compared: then nothing that tells them apart speaks of memory."""
     doubts = []
-    controls = judgement.overall.controls
+    controls = judgement.counted.controls
     num_controls = 0 if controls is None else controls.recovered.num
     if num_controls < MIN_CONTROLS:
         doubts.append(
@@ -143,6 +137,26 @@ def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[
     return doubts
 
 
+def leaves_traces(judgement: Judgement) -> bool:
+    """Whether members come back closer than controls, all together or some of them."""
+    return judgement.gain is not None and (judgement.gain.tells or judgement.gain.exceptional is not None)
+
+
+def about_traces(untrained: Judgement | None) -> list[Reason]:
+    """Why members that come back closer than others prove nothing: they did so before the training."""
+    if untrained is None or not leaves_traces(untrained):
+        return []
+    return [
+        Reason(
+            "negative_control_failed",
+            "they did so before the training",
+            "In the weights that the run started from, members come back closer than controls as well.",
+            "If those were trained on the same images before, audit truly untrained weights instead; if not, members "
+            "and controls are of different kinds, or chance is at work: audit more of both.",
+        )
+    ]
+
+
 def about_output(judgement: Judgement) -> list[Reason]:
     """Why what the autoencoder returns is no reconstruction, so that no rate says anything."""
     doubts = []
@@ -163,8 +177,8 @@ def about_absence(judgement: Judgement) -> list[Reason]:
                 "train_loss_too_high",
                 f"the members' mean squared error is too high ({loss(judgement)})",
                 "Even given a training image intact, the autoencoder returns something else (median PSNR "
-                f"{decibels(members.median_psnr)}). These weights give nothing back; what training will make of them "
-                "is not tested.",
+                f"{decibels(members.median_psnr)}). So these weights return no image like those; what they hold in "
+                "another form, or what training will make of them, is not tested.",
                 "Train, and audit again; as the negative control of a run this is the expected result.",
             )
         ]
@@ -193,14 +207,14 @@ def about_absence(judgement: Judgement) -> list[Reason]:
                 "Audit with more missing pixels or larger blocks.",
             )
         )
-    back = judgement.overall.members.memorized or judgement.overall.members.recovered
+    back = judgement.counted.members.memorized or judgement.counted.members.recovered
     high = back.high
     if high is not None and high > MAX_UNDETECTED:
         doubts.append(
             Reason(
                 "too_few_members",
                 "too few were audited",
-                f"With {judgement.overall.members.recovered.num} training images audited, up to {high:.0%} could be "
+                f"With {judgement.counted.members.recovered.num} training images audited, up to {high:.0%} could be "
                 "memorized and missed by chance.",
                 "Audit more members (raise num_members).",
             )
@@ -218,7 +232,8 @@ def _lower_threshold(median_psnr: float) -> str:
 def contradictions(judgement: Judgement) -> list[Reason]:
     """What else the audit saw that speaks for memory, though blind recovery brought nothing back, or too little."""
     doubts = []
-    found = [one for one in judgement.others if _mostly_members(one)]
+    back = judgement.counted.members.memorized or judgement.counted.members.recovered
+    found = [one for one in judgement.others if _mostly_members(one) and one.members.count > back.count]
     if found:
         most = max(found, key=lambda one: one.members.count)
         others = "" if most.controls is None else f" and {of(most.controls)} others"
@@ -235,7 +250,7 @@ def contradictions(judgement: Judgement) -> list[Reason]:
     certified = judgement.certified
     if certified is not None and certified.controls is not None and certified.controls.num:
         members, controls = certified.members, certified.controls
-        if exact_test(members.count, members.num, controls.count, controls.num) <= SIGNIFICANCE:
+        if is_significant(exact_test(members.count, members.num, controls.count, controls.num)):
             doubts.append(
                 Reason(
                     "certified_unrecovered",
@@ -279,7 +294,7 @@ def own_error_tells(judgement: Judgement) -> str | None:
     if members - controls > CLEARLY_BETTER_DB:
         return f"The autoencoder reproduces training images {members - controls:.0f} dB better than unseen ones."
     num_controls = judgement.reconstruction["controls"].reaching.num
-    if beyond is not None and exact_test(beyond.count, beyond.num, 0, num_controls) <= SIGNIFICANCE:
+    if beyond is not None and is_significant(exact_test(beyond.count, beyond.num, 0, num_controls)):
         return (
             f"The autoencoder reproduces {of(beyond)} training images more than {CLEARLY_BETTER_DB:g} dB better than "
             "any unseen one."

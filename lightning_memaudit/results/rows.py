@@ -204,7 +204,7 @@ _JUDGED = (
 
 def _judged(judgement: Judgement) -> dict[str, float | None]:
     """Numbers that count images, as the report does."""
-    members, controls, gain = judgement.overall.members, judgement.overall.controls, judgement.gain
+    members, controls, gain = judgement.counted.members, judgement.counted.controls, judgement.gain
     memorized = members.memorized
     area = None if gain is None else gain.overall.auroc
     values = (

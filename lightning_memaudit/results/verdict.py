@@ -15,9 +15,11 @@ from lightning_memaudit.results.reasons import (
     about_comparison,
     about_finding,
     about_output,
+    about_traces,
     above_controls,
     contradictions,
     identity_like,
+    leaves_traces,
     not_above_controls,
     of,
     own_error_tells,
@@ -74,10 +76,11 @@ def conclude(
 ) -> Verdict:
     """The verdict on one audit.
 
-    *Memorized* takes images that came back: at the threshold, where the inpainter fails, with 6 dB over the best
-    baseline; so many more of the members than of the controls that chance explains it in at most 2.5% of cases, by an
-    exact test over all images. *Traces* takes gains of the members above those of the controls, with an interval that
-    allows for all patterns. Both take controls that are images like the members. *No memorization found* takes an
+    *Memorized* takes images that came back: at the threshold, with 6 dB over the best baseline, the inpainter among
+    them; so many more of the members than of the controls that chance explains it in at most 2.5% of cases, by an
+    exact test over all images, of what came back from any pattern or from one. *Traces* takes gains of the members
+    above those of the controls, with an interval that allows for all patterns, or some gains far above all of them.
+    Both take controls that are images like the members. *No memorization found* takes an
     audit that could have found something, and nothing else in it that speaks for memory. All else is inconclusive,
     with its reasons.
 
@@ -87,13 +90,13 @@ def conclude(
         near_duplicates: Positions of members, and of controls, that nearly equal another member.
     """
     output, doubts = about_output(judgement), about_finding(judgement, untrained)
-    back = judgement.overall.members.memorized or judgement.overall.members.recovered
+    back = judgement.counted.members.memorized or judgement.counted.members.recovered
     found, certainty = _found(judgement), _certainty(judgement)
     cautions = _cautions(judgement, untrained, near_duplicates)
     if back.count and not doubts and above_controls(judgement):
         return Verdict(
             "memorized",
-            f"Memorized: {of(back)} training images came back.",
+            f"Memorized: {of(back)} training images came back{_from(judgement)}.",
             found,
             f"{_how_many(judgement)} {certainty}",
             (
@@ -103,8 +106,13 @@ def conclude(
             ),
             cautions=(*(f"{doubt.explanation} More may be memorized than came back." for doubt in output), *cautions),
         )
-    what = f"{of(back)} training images came back" if back.count else "no training image came back"
-    if not output and not about_comparison(judgement, untrained) and _leaves_traces(judgement, untrained):
+    filled_in = judgement.counted.members.recovered.count - back.count
+    beyond = " beyond what anyone could fill in" if filled_in else ""
+    what = f"{of(back)} training images came back" if back.count else f"no training image came back{beyond}"
+    if not output and not about_comparison(judgement, untrained) and leaves_traces(judgement):
+        before = about_traces(untrained)
+        if before:
+            return _inconclusive("training images come back closer than others", before, found, certainty, cautions)
         return _traces(judgement, found, certainty, cautions)
     if back.count:
         if not doubts:
@@ -120,7 +128,7 @@ def conclude(
         return _inconclusive(what, doubts, found, certainty, cautions)
     return Verdict(
         "not_memorized",
-        f"No memorization found: none of {judgement.overall.members.recovered.num} training images came back.",
+        f"No memorization found: none of {judgement.counted.members.recovered.num} training images came back{beyond}.",
         found,
         certainty,
         (
@@ -132,36 +140,51 @@ def conclude(
     )
 
 
-def _leaves_traces(judgement: Judgement, untrained: Judgement | None) -> bool:
-    """Whether members come back closer than controls, and did not do so before the training."""
-    before = untrained is not None and untrained.gain is not None and untrained.gain.tells
-    return judgement.gain is not None and judgement.gain.tells and not before
+def _from(judgement: Judgement) -> str:
+    """Where it is one of several patterns that counts, which."""
+    return (
+        ""
+        if judgement.counted is judgement.overall or len(judgement.patterns) == 1
+        else (f" from {judgement.counted.pattern}")
+    )
 
 
 def _traces(judgement: Judgement, found: str, certainty: str, cautions: tuple[str, ...]) -> Verdict:
     assert judgement.gain is not None
-    one = judgement.gain.strongest
-    assert one is not None
-    assert one.shift is not None
-    back = judgement.overall.members.memorized or judgement.overall.members.recovered
-    few = not_above_controls(judgement) if back.count else None
-    what = (
-        "no image came back whole, but" if few is None else f"{of(back)} came back, but {few.clause}; taken together,"
-    )
+    one, few = judgement.gain.strongest, judgement.gain.exceptional
+    members = judgement.counted.members
+    back = members.memorized or members.recovered
+    chance = not_above_controls(judgement) if back.count else None
+    if chance is not None:
+        what = f"{of(back)} came back, but {chance.clause}; taken together,"
+    elif members.recovered.count:
+        what = f"{of(members.recovered)} came back as anyone could have filled them in, but"
+    else:
+        what = "no image came back whole, but"
+    if judgement.gain.tells and one is not None and one.shift is not None:
+        traces = (
+            f"training images come back {one.shift.value:.1f} dB closer than others ({one.shift.low:.1f} to "
+            f"{one.shift.high:.1f}, {_short_place(one)})"
+        )
+    else:
+        assert few is not None
+        traces = (
+            f"{few.num_beyond} of {few.num_members} training images come back more than {MARGIN_DB:g} dB closer than "
+            f"any other ({_short_place(few)})"
+        )
     told = own_error_tells(judgement)
     if told is not None:
         cautions = (told, *cautions)
     return Verdict(
         "traces",
-        f"Traces: {what} training images come back {one.shift.value:.1f} dB closer than others "
-        f"({one.shift.low:.1f} to {one.shift.high:.1f}, {_short_place(one)}).",
+        f"Traces: {what} {traces}.",
         found,
-        certainty,
+        f"{certainty} Controls of another kind than the members would show the same, in more than how they look.",
         (
             "Assume that these weights tell who was trained on; images may come back whole by a stronger attack, or "
             "after more training.",
-            few.remedy
-            if few is not None
+            chance.remedy
+            if chance is not None
             else "See in the table of images which ones come back much closer than the baseline.",
         ),
         cautions=cautions,
@@ -186,7 +209,7 @@ def _inconclusive(
 
 def _found(judgement: Judgement) -> str:
     """What came back, and how it was counted."""
-    overall = judgement.overall
+    overall = judgement.counted
     members = overall.members.memorized or overall.members.recovered
     controls = None if overall.controls is None else overall.controls.memorized or overall.controls.recovered
     against = (
@@ -198,13 +221,16 @@ def _found(judgement: Judgement) -> str:
     tried = f"{len(patterns)} patterns tried"
     where = patterns[0] if len(patterns) == 1 else f"{tried} ({', '.join(patterns)})" if len(patterns) < 5 else tried
     counted = f"Counted are images that reach {judgement.threshold_db:g} dB"
-    if judgement.inpainter is not None:
-        counted += f" where {judgement.inpainter} inpainting, which does not know the autoencoder, fails"
     if judgement.gain is not None:
         counted += (
             f", their missing pixels at least {MARGIN_DB:g} dB closer than the best filling without the autoencoder"
         )
-    counted += f", from {where}" if len(patterns) == 1 else f", once each, from any of {where}"
+    elif judgement.inpainter is not None:
+        counted += f" where {judgement.inpainter} inpainting, which does not know the autoencoder, fails"
+    if judgement.counted is not judgement.overall:
+        counted += f", from {judgement.counted.pattern} alone: from all of {where} together, controls come back too"
+    else:
+        counted += f", from {where}" if len(patterns) == 1 else f", once each, from any of {where}"
     method = words(judgement.method)
     back = f"{method[0].upper()}{method[1:]} recovery brought back {_share(members, 'training images')}{against}"
     return f"{back}. {counted}."
@@ -212,14 +238,15 @@ def _found(judgement: Judgement) -> str:
 
 def _certainty(judgement: Judgement) -> str:
     sentences = []
-    difference = judgement.overall.difference
-    if difference is not None:
-        chance = f"; by chance in {_chance(difference.p_value)} of cases" if difference.value > 0 else ""
+    difference, evidence = judgement.counted.difference, judgement.evidence
+    if difference is not None and evidence is not None:
+        allowing = ", allowing for the patterns tried" if evidence.num_patterns > 1 else ""
+        chance = f"; by chance in {_chance(evidence.p_value)} of cases{allowing}" if difference.value > 0 else ""
         sentences.append(
             f"Members minus controls, over all images: {100 * difference.value:.0f} percentage points (95% interval "
             f"{100 * difference.low:.0f} to {100 * difference.high:.0f}{chance})."
         )
-    elif judgement.overall.members.recovered.high is not None:
+    elif judgement.counted.members.recovered.high is not None:
         sentences.append("Without controls nothing bounds what would come back anyway.")
     strongest = None if judgement.gain is None else judgement.gain.strongest
     if judgement.gain is not None and strongest is not None and strongest.auroc is not None:
@@ -262,7 +289,7 @@ def _cautions(
     judgement: Judgement, untrained: Judgement | None, near_duplicates: Mapping[str, Sequence[int]] | None
 ) -> tuple[str, ...]:
     cautions = []
-    none_back = not (judgement.overall.members.memorized or judgement.overall.members.recovered).count
+    none_back = not (judgement.counted.members.memorized or judgement.counted.members.recovered).count
     if none_back and (tells := telling(judgement.memberships)):
         cautions.append(f"No image came back, but members can be told from other images by {tells}: that leaks too.")
     if passes_images_through(judgement) and not none_back:

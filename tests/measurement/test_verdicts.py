@@ -105,10 +105,11 @@ def test_masks_that_blind_recovery_cannot_read_are_said_to_be_too_hard(faces):
 
 def test_controls_of_another_kind_allow_no_conclusion(faces):
     members, controls = faces
-    smooth = torch.rand(24, 1, 1, 1, generator=torch.Generator().manual_seed(1)) * 0.5 + torch.linspace(0.1, 0.4, 25)
-    for others in (smooth.expand(24, 1, 25, 25).contiguous(), 0.35 * controls + 0.3):
+    smooth = torch.rand(60, 1, 1, 1, generator=torch.Generator().manual_seed(1)) * 0.5 + torch.linspace(0.1, 0.4, 25)
+    for others in (smooth.expand(60, 1, 25, 25).contiguous(), 0.35 * controls + 0.3):
         report = audited(nearest(members), members, others, ["random-0.5"], ("blind", "biharmonic"))
-        assert (report.verdict.outcome, report.verdict.reasons) == ("inconclusive", ("groups_differ",))
+        assert report.verdict.outcome == "inconclusive"
+        assert "groups_differ" in report.verdict.reasons
 
 
 def test_traces_are_found_long_before_anything_comes_back_whole(faces):

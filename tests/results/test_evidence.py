@@ -5,11 +5,15 @@ import pytest
 from scipy.stats import false_discovery_control, fisher_exact, mannwhitneyu
 
 from lightning_memaudit.results.evidence import (
+    ANY,
     SIGNIFICANCE,
+    Flags,
     at_least,
     conformal_p_values,
+    controls_needed,
     exact_test,
     false_discovery_rates,
+    is_significant,
     weigh,
 )
 from lightning_memaudit.results.gain import MEAN, Gain, PatternGain
@@ -79,8 +83,59 @@ def test_the_false_discovery_rate_holds_for_ranks_among_the_same_controls():
 
 def test_a_few_among_many_are_told_one_by_one():
     members, controls = np.arange(67) < 4, np.zeros(200, dtype=bool)
-    found = weigh(members, controls, np.where(members, 15.0, -2.0), np.full(200, -1.0), num_patterns=2)
-    assert (found.num_discoveries, found.at_least, found.num_patterns) == (4, 2, 2)
+    found = weigh({"half": Flags(members, controls, np.where(members, 15.0, -2.0), np.full(200, -1.0))})
+    assert (found.num_discoveries, found.at_least, found.num_patterns) == (4, 2, 1)
+
+
+def test_the_false_discovery_rate_holds_where_only_what_came_back_is_told():
+    """A tenth is memorized, and some of it and of all others came back."""
+    rng = np.random.default_rng(8)
+    shares = []
+    for _ in range(200):
+        gains, others = np.concatenate([rng.normal(8, 1, 20), rng.normal(0, 1, 180)]), rng.normal(0, 1, 200)
+        back = np.where(np.arange(200) < 20, np.arange(200) < 3, gains > 2)
+        told = weigh({"half": Flags(back, others > 2, gains, others)})
+        ranked = false_discovery_rates(
+            conformal_p_values(np.where(back, gains, -np.inf), np.where(others > 2, others, -np.inf))
+        )
+        chosen = ranked <= told.false_discovery_rate
+        assert (chosen & back).sum() == told.num_discoveries
+        shares.append(chosen[20:].sum() / max(1, chosen.sum()))
+    assert np.mean(shares) <= 0.12
+
+
+def test_a_pattern_from_which_all_comes_back_hides_no_other():
+    everything, some = np.ones(60, dtype=bool), np.arange(60) < 11
+    nothing = np.zeros(60, dtype=bool)
+    easy, hard = (
+        Flags(everything, everything, 9.0 * everything, 9.0 * everything),
+        Flags(some, nothing, np.where(some, 9.0, -1.0), np.full(60, -1.0)),
+    )
+    found = weigh({ANY: easy, "random-0.1": easy, "random-0.9": hard})
+    assert (found.pattern, found.tells, found.num_patterns) == ("random-0.9", True, 2)
+    assert found.p_value == pytest.approx(4 * exact_test(11, 60, 0, 60))
+    alone = weigh({ANY: hard, "random-0.1": easy, "random-0.9": hard})
+    assert (alone.pattern, alone.p_value) == (ANY, pytest.approx(2 * exact_test(11, 60, 0, 60)))
+
+
+def test_one_in_forty_is_two_and_a_half_percent():
+    assert is_significant(exact_test(1, 1, 0, 39))
+    assert not is_significant(exact_test(1, 1, 0, 38))
+    assert controls_needed(1, 1) == 39
+
+
+def test_gains_far_above_all_controls_are_exceptional_and_seldom_by_chance():
+    rng = np.random.default_rng(9)
+    members, controls = rng.normal(-2, 1, (2, 200)), rng.normal(-2, 1, (2, 200))
+    assert Gain.of(["a", "b"], members, controls).exceptional is None
+    members[1, :24] += 15
+    one = Gain.of(["a", "b"], members, controls).exceptional
+    assert (one.pattern, one.num_beyond) == ("b", 24)
+    alarms = 0
+    for _ in range(500):  # gains that are far apart by themselves
+        wide = 20 * rng.standard_normal((2, 90))
+        alarms += Gain.of(["a", "b"], wide[:, :50], wide[:, 50:]).exceptional is not None
+    assert alarms <= 10
 
 
 def test_unpaired_difference_is_the_published_one():
