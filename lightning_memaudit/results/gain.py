@@ -43,7 +43,8 @@ class PatternGain:
         auroc: The chance that a member's gain is above a control's; None without both groups, and so is the next.
         shift: By how many dB the members' gains lie above the controls'.
         confidence: Coverage of these two intervals.
-        num_beyond: Members more than :data:`MARGIN_DB` closer than any control; 0 without controls.
+        num_beyond: Members that came back more than :data:`MARGIN_DB` closer than any control, and than the best
+            baseline; 0 without controls.
 
     >>> one = PatternGain.of("half", np.arange(20.0) + 3, np.arange(20.0), confidence=0.95)
     >>> one.members, one.controls, one.shift.value, round(one.auroc.value, 2)
@@ -71,7 +72,7 @@ class PatternGain:
             area = auroc(-worst[0], -worst[1], confidence)
             shift = location_shift(told[0], told[1], confidence)
         highest = np.inf if np.isnan(controls).any() or not len(controls) else controls.max()
-        beyond = int((told[0] > highest + MARGIN_DB).sum())
+        beyond = int((told[0] > max(0.0, highest) + MARGIN_DB).sum())
         return cls(pattern, len(told[0]), len(told[1]), medians[0], medians[1], area, shift, confidence, beyond)
 
     @property

@@ -194,7 +194,7 @@ class Judgement:
     @property
     def counted(self) -> Finding:
         """What the verdict counts: what came back from any pattern, or from the one that the evidence is from."""
-        told = None if self.evidence is None else self.evidence.pattern
+        told = None if self.evidence is None or len(self.patterns) == 1 else self.evidence.pattern
         return next((one for one in self.patterns if one.pattern == told), self.overall)
 
     @property

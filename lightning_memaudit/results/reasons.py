@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_memaudit.results.evidence import MAX_CONTROL_SHARE, controls_needed, exact_test, is_significant
+from lightning_memaudit.results.gain import MARGIN_DB
 from lightning_memaudit.results.judgement import CLEARLY_BETTER_DB, GroupCounts, Judgement
 from lightning_memaudit.results.own_output import REMEDIES
 from lightning_memaudit.results.proportions import Proportion
@@ -260,6 +261,18 @@ def contradictions(judgement: Judgement) -> list[Reason]:
                     "Look at the certified images, and audit again with a lower threshold_db.",
                 )
             )
+    some = max(() if judgement.gain is None else judgement.gain.patterns, key=lambda one: one.num_beyond, default=None)
+    if some is not None and some.num_beyond:
+        doubts.append(
+            Reason(
+                "some_much_closer",
+                f"{some.num_beyond} came back much closer than any other",
+                f"From {some.pattern}, {some.num_beyond} of {some.num_members} training images come back more than "
+                f"{MARGIN_DB:g} dB closer than any of {some.num_controls} controls, and than the best filling without "
+                f"the autoencoder, though none reaches {judgement.threshold_db:g} dB. So few may do so by chance.",
+                "Look at them, audit more controls, and with a lower threshold_db.",
+            )
+        )
     told = own_error_tells(judgement)
     if told is not None:
         doubts.append(

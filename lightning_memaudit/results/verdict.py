@@ -142,11 +142,7 @@ def conclude(
 
 def _from(judgement: Judgement) -> str:
     """Where it is one of several patterns that counts, which."""
-    return (
-        ""
-        if judgement.counted is judgement.overall or len(judgement.patterns) == 1
-        else (f" from {judgement.counted.pattern}")
-    )
+    return "" if judgement.counted is judgement.overall else f" from {judgement.counted.pattern}"
 
 
 def _traces(judgement: Judgement, found: str, certainty: str, cautions: tuple[str, ...]) -> Verdict:

@@ -248,3 +248,34 @@ def test_no_memorization_found_is_not_said_where_the_own_error_tells_some_or_all
     verdict = conclude(judge(HEAD, ImageColumns(rows)))
     assert (verdict.outcome == "inconclusive") is (told is not None)
     assert told is None or (verdict.reasons == ("own_error_gap",) and told in verdict.why[0])
+
+
+def test_no_memorization_found_is_not_said_where_a_few_come_back_much_closer_than_any_other():
+    """Just below the threshold, too few to tell from chance: neither traces nor nothing."""
+    members, controls = gains(120, 0, low=-12), gains(120, 0, low=-12)
+    members[0, :4] = 14.5
+
+    def below(columns):
+        for key in [("members", "pattern-0", "blind")]:
+            columns[key]["recovered"][:4] = False
+
+    verdict, judgement = verdict_of(members, controls, below)
+    assert judgement.gain.exceptional is None
+    assert (verdict.outcome, verdict.reasons) == ("inconclusive", ("some_much_closer",))
+    members[0, :24] = 14.5
+
+    def all_below(columns):
+        columns["members", "pattern-0", "blind"]["recovered"][:] = False
+
+    verdict, _ = verdict_of(members, controls, all_below)
+    assert verdict.outcome == "traces"
+
+
+def test_what_counts_is_said_of_one_pattern():
+    verdict, _ = verdict_of(gains(60, 11), gains(60, 0))
+    assert "controls come back too" not in verdict.found
+    easy = np.stack([gains(60, 11)[0], np.full(60, 9.0)])
+    verdict, judgement = verdict_of(easy, np.stack([gains(60, 0)[0], np.full(60, 9.0)]))
+    assert verdict.headline == "Memorized: 11 of 60 training images came back from pattern-0."
+    assert judgement.num_memorized == 11
+    assert "from pattern-0 alone" in verdict.found
