@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from lightning_memaudit.measurement.arguments import GivenAutoencoder, check_module, given_images, module_of
 from lightning_memaudit.measurement.calibration import certify_from_controls, describe, without_own_certificates
 from lightning_memaudit.measurement.checks import FUNCTION_MENDS, check_group
+from lightning_memaudit.measurement.extraction import extract
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group, ImageSource
 from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
 from lightning_memaudit.measurement.measure import InpaintingCache, Progress, measure
@@ -36,6 +37,7 @@ def audit(
     block_size: int = 512,
     save_recoveries: int = 64,
     progress: Progress | None = None,
+    extraction: int = 0,
 ) -> AuditReport:
     """Degrade images, recover them with the autoencoder, and report how many come back: members next to controls.
 
@@ -55,6 +57,8 @@ def audit(
         block_size: Images that are degraded and recovered together; bounds the memory.
         save_recoveries: Images per group whose recoveries are kept in the report.
         progress: Called with a description and a number of images after every piece of work.
+        extraction: Also look for images that come out by themselves, from at most so many starts that know none;
+            ``report.extraction`` is what did.
 
     Returns:
         The report: rates by method, pattern and group, measurements of every image, and the recoveries kept.
@@ -80,6 +84,7 @@ def audit(
         seed=seed,
         block_size=block_size,
         save_recoveries=save_recoveries,
+        extraction=extraction,
     )
     groups = _given_groups(autoencoder, members, controls, plan)
     module = module_of(autoencoder)
@@ -154,7 +159,12 @@ def run_audit(
     certifications = {name: describe(one) for name, one in certify_from_controls(cells, plan).items()}
     rows = audit_rows(cells, occasion, train_loss, plan.threshold_db, certifications, doubts)
     numbers = {**headline(rows, cells, plan.primary), "train_loss": train_loss}
-    return AuditReport(rows, cells, numbers, recoveries, occasion, plan.threshold_db, plan.primary)
+    extraction = extract(autoencoder, groups, plan, processes) if plan.extraction else None
+    if extraction is not None:
+        rows = [{**row, "extraction": extraction.to_dict()} for row in rows]
+        recoveries |= extraction.pictures
+        numbers["extracted"] = float(extraction.num_extracted)
+    return AuditReport(rows, cells, numbers, recoveries, occasion, plan.threshold_db, plan.primary, extraction)
 
 
 def now() -> str:

@@ -1,13 +1,17 @@
 """Match the fixed points of an autoencoder with members and controls. The search itself sees neither."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_memaudit.measurement.groups import Group
+from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
+from lightning_memaudit.measurement.plan import Plan
+from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.recovery.batches import per_image_mean
 from lightning_memaudit.recovery.extraction import Extraction, FixedPointSearch
@@ -16,6 +20,40 @@ from lightning_memaudit.results.quantities import MAX_PSNR
 
 COARSE = 4
 """A trivial copy of an image is its mean color, or means over so many patches a side, interpolated."""
+
+
+def extract(
+    autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence[Group], plan: Plan, processes: Processes
+) -> ExtractionReport:
+    """Which members and controls come out of f by themselves. Every process makes the same search, and matches its own.
+
+    Args:
+        autoencoder: f, images (B, C, H, W) to the same shape.
+        groups: Of each this process's share.
+        plan: Its number of starts, threshold, seed and number of pictures are used.
+        processes: Those that share the audit.
+
+    Raises:
+        ValueError: f is given something else with each image: there is none to give it with noise.
+    """
+    check_extraction(groups, plan)
+    search = FixedPointSearch(plan.extraction, seed=int(plan.seed))
+    f = cast(Autoencoder, autoencoder)
+    parts = processes.share(partial(search_and_match, f, groups, search, plan.threshold_db))
+    return extraction_report(search, parts, plan.threshold_db, plan.save_recoveries)
+
+
+def check_extraction(groups: Sequence[Group], plan: Plan) -> None:
+    """Refuse an extraction from an autoencoder that needs more than the image.
+
+    Raises:
+        ValueError: It is asked for, and images have conditions.
+    """
+    if plan.extraction and any(group.conditions is not None for group in groups):
+        raise ValueError(
+            f"extraction={plan.extraction}: the model takes more than the image, and noise has no label to go with it: "
+            "pass extraction=0, or a reconstruct that takes images alone"
+        )
 
 
 def nearest_images(points: Tensor, group: Group, threshold_db: float, block_size: int = 512) -> Nearest:
@@ -70,7 +108,7 @@ def trivial_error(images: Tensor) -> Tensor:
 
 
 def search_and_match(
-    autoencoder: Autoencoder, groups: list[Group], search: FixedPointSearch, threshold_db: float
+    autoencoder: Autoencoder, groups: Sequence[Group], search: FixedPointSearch, threshold_db: float
 ) -> tuple[Extraction, list[Nearest]]:
     """Search the fixed points of f, then compare them with this process's part of every group."""
     images = groups[0].images[slice(0, 1)]

@@ -12,6 +12,9 @@ from lightning_memaudit.results.unseen import chao
 MARGIN_DB = 6.0
 """By so much a fixed point must be nearer to an image than a trivial copy of the image is."""
 
+MAX_LISTED = 1000
+"""Images that the results files list."""
+
 
 class Nearest(NamedTuple):
     """To each of K fixed points the nearest image of some group, or of a process's part of it.
@@ -62,6 +65,11 @@ class ExtractionReport:
     def num_extracted(self) -> int:
         """Members that came out."""
         return int(self.summary["num_extracted"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the rows of the audit hold: the summary, and the first :data:`MAX_LISTED` of the images."""
+        listed = [{key: row[key] for key in ("group", "image", "position", "psnr", "basin")} for row in self.images]
+        return {**self.summary, "images": listed[:MAX_LISTED]}
 
     @staticmethod
     def of(
