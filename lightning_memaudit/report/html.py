@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from lightning_memaudit.report import charts
 from lightning_memaudit.report.document import Document, run_name
+from lightning_memaudit.report.extraction import gallery
 from lightning_memaudit.report.labels import (
     MEMBERS_MSE,
     TRAIN_LOSS,
@@ -150,6 +151,7 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
         "roc_chart": charts.roc_chart(document, f"{prefix}-roc"),
         "rates": _rates(document),
         "strips": _strips(folder, document) if pictures else [],
+        "extraction": _extraction(folder, document, pictures),
         "images": images,
         "num_hidden_images": len(document["images"]) - len(images),
         "reading": reading_sentences(document["setup"]),
@@ -246,6 +248,15 @@ def _strip_row(example: Example, pattern: str, methods: Sequence[str]) -> dict[s
             }
         )
     return {"why": example.why, "kind": example.kind, "name": example.name, "cells": cells}
+
+
+def _extraction(folder: RunFolder, document: Document, pictures: bool) -> list[dict[str, Any]]:
+    """Images that came out by themselves, beside the truth."""
+    shown = gallery(folder, document["extraction"], document["judgement"]["audit"]) if pictures else []
+    return [
+        {"row": one.row, "truth": picture(one.truth), "image": picture(one.image), "caption": one.caption}
+        for one in shown
+    ]
 
 
 def picture(image: "np.ndarray[Any, Any]") -> str:

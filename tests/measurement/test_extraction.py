@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_memaudit import audit
 from lightning_memaudit.measurement.extraction import (
+    check_extraction,
     extraction_report,
     nearest_images,
     search_and_match,
     trivial_error,
 )
 from lightning_memaudit.measurement.groups import Group
+from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.recovery.extraction import Extraction, FixedPointSearch
 from lightning_memaudit.results.extraction import MARGIN_DB, ExtractionReport, in_words
 
@@ -156,3 +159,16 @@ def test_the_margin_is_that_which_is_reported():
     settings = {"threshold_db": 30.0, "num_starts": 1}
     found = [ExtractionReport.of(settings, [one], [1], np.zeros((1, *SHAPE)), 0) for one in (clear, close)]
     assert [one.num_extracted for one in found] == [1, 0]
+
+
+def test_a_negative_number_of_starts_is_named(images):
+    with pytest.raises(ValueError, match="extraction=-1"):
+        audit(memory(images[:3]), images[:3], extraction=-1)
+
+
+def test_a_model_that_takes_labels_is_refused(images):
+    plan = Plan.of(["half"], ["biharmonic"], extraction=10)
+    group = Group.whole("members", images[:2], conditions=["a", "b"])
+    with pytest.raises(ValueError, match="extraction=10: the model takes more than the image"):
+        check_extraction([group], plan)
+    check_extraction([group], Plan.of(["half"], ["biharmonic"]))
