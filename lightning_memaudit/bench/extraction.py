@@ -69,7 +69,7 @@ def extraction(
         rows += _rows(network, members, controls, f"{state.loss:.1e}", num_starts, threshold_db, seed)
         content = {"machine": machine(torch.device("cpu")), "rows": rows}
         write_json(Path(output), content)
-    write_and_show(content, _table(rows), output, width=120)
+    write_and_show(content, _table(rows), output, width=130)
 
 
 def _rows(

@@ -28,6 +28,10 @@ class Nearest(NamedTuple):
         name: (K,) what a person calls it there.
         truth: The image itself, by K; only where the fixed point comes near enough to count.
         num_images: Images that were compared.
+
+    >>> none = np.zeros(0)
+    >>> Nearest("controls", none, none, none, none, [], truth={}, num_images=5).num_images  # no fixed points
+    5
     """
 
     group: str
@@ -166,8 +170,8 @@ def in_words(summary: dict[str, Any]) -> str:
         text += f"; controls {summary['num_controls_extracted']} of {summary['num_controls']}"
     if extracted and extracted < members:
         text += (
-            f"; about {summary['unseen']:.0f} more unseen (95% CI {summary['unseen_low']:.0f} to "
-            f"{summary['unseen_high']:.0f})"
+            f"; about {summary['unseen']:.0f} more unseen that such starts would bring (95% CI "
+            f"{summary['unseen_low']:.0f} to {summary['unseen_high']:.0f})"
         )
     if summary["num_too_smooth"]:
         text += f"; {summary['num_too_smooth']} left out, too smooth to tell"
