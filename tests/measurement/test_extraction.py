@@ -58,9 +58,9 @@ def decibels(first, second):
 def test_matches_are_those_of_brute_force(images, parts):
     generator = torch.Generator().manual_seed(1)
     groups = [Group.whole("members", images[:12]), Group.whole("controls", images[12:])]
-    noise = 10 ** -torch.linspace(0.5, 3, 40).view(-1, 1, 1, 1) * torch.randn(40, *SHAPE, generator=generator)
-    points = images[torch.arange(40) % 30] + noise
-    basin = list(range(1, 41))
+    noise = 10 ** -torch.linspace(0.5, 3, 80).view(-1, 1, 1, 1) * torch.randn(80, *SHAPE, generator=generator)
+    points = images[torch.arange(80) % 30] + noise
+    basin = list(range(1, 81))
     report = report_of(points, groups, basin, parts=parts)
     expected: dict[tuple[str, int], list[tuple[float, int]]] = {}
     for point, size in zip(points, basin, strict=True):
@@ -70,6 +70,7 @@ def test_matches_are_those_of_brute_force(images, parts):
             place = ("members", nearest) if nearest < 12 else ("controls", nearest - 12)
             expected.setdefault(place, []).append((quality[nearest], size))
     assert {(row["group"], row["position"]) for row in report.images} == set(expected)
+    assert max(map(len, expected.values())) > 1
     for row in report.images:
         hits = expected[row["group"], row["position"]]
         assert row["psnr"] == pytest.approx(max(quality for quality, _ in hits), abs=1e-3)

@@ -118,9 +118,16 @@ def test_the_same_seed_gives_the_same_and_the_batch_does_not_matter(stored):
 
 
 def test_the_input_of_f_is_not_overwritten_and_no_graph_is_kept(stored):
-    layer = torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Conv2d(1, 1, 3, padding=1))
-    found = FixedPointSearch(num_starts=10)(layer, SHAPE)
-    copied = FixedPointSearch(num_starts=10)(lambda images: layer(images.clone()), SHAPE)
+    layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def writing(images):
+        output = layer(images)
+        images.zero_()
+        return output
+
+    found = FixedPointSearch(num_starts=10)(writing, SHAPE)
+    copied = FixedPointSearch(num_starts=10)(layer, SHAPE)
+    assert found.num_settled == copied.num_settled > 0
     assert torch.equal(found.images, copied.images)
     assert not found.images.requires_grad
     assert all(weight.grad is None for weight in layer.parameters())
