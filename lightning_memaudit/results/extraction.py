@@ -168,6 +168,8 @@ def in_words(summary: dict[str, Any]) -> str:
     text += f"{summary['num_starts']} starts that know no image"
     if summary["num_controls"] is not None:
         text += f"; controls {summary['num_controls_extracted']} of {summary['num_controls']}"
+    if summary["num_settled"] < summary["num_starts"] / 2:
+        text += f"; only {summary['num_settled']} of the starts came to rest"
     if extracted and extracted < members:
         text += (
             f"; about {summary['unseen']:.0f} more unseen that such starts would bring (95% CI "

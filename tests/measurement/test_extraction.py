@@ -173,3 +173,10 @@ def test_a_model_that_takes_labels_is_refused(images):
     with pytest.raises(ValueError, match="extraction=10: the model takes more than the image"):
         check_extraction([group], plan)
     check_extraction([group], Plan.of(["half"], ["biharmonic"]))
+
+
+def test_it_is_said_when_most_starts_never_came_to_rest(images):
+    groups = [Group.whole("members", images[:3])]
+    search = FixedPointSearch(num_starts=20)
+    report = extraction_report(search, [search_and_match(lambda x: 1 - x.round(), groups, search, 30.0)], 30.0, 0)
+    assert "only 0 of the starts came to rest" in in_words(report.summary)
