@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rich
+import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_memaudit.results.files import write_json
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder, UNetAutoencoder
@@ -41,6 +43,38 @@ def make_autoencoder(
     if name == "U-Net":
         return UNetAutoencoder(image_shape[0], base_channels, activation=activation)
     return FullyConnectedAutoencoder(image_shape, int(name.removeprefix("FC-")), width, activation)
+
+
+def load_images(path: str | None, side: int | None = None) -> Tensor:
+    """Images to measure on, (n, C, H, W) in [0, 1].
+
+    Args:
+        path: An .npz file with uint8 ``images`` (n, H, W, C); None takes the 100 faces that scikit-image ships.
+        side: Cut a square of so many pixels from the middle of every image; None takes all of it.
+
+    Raises:
+        ValueError: The file does not hold images, or they are smaller than the square.
+    """
+    if path is None:
+        from skimage.data import lfw_subset  # slow to import
+
+        faces = lfw_subset()[:100]  # type: ignore[no-untyped-call]
+        images = torch.from_numpy(np.asarray(faces, dtype=np.float32)).unsqueeze(1)
+    else:
+        with np.load(path) as file:
+            if "images" not in file:
+                raise ValueError(f"data={path!r} holds {', '.join(file)}: save the images under the name images")
+            array = file["images"]
+        if array.ndim != 4 or array.dtype != np.uint8:
+            raise ValueError(f"data={path!r} holds {array.dtype} {array.shape}: save uint8 images (n, H, W, C)")
+        images = torch.from_numpy(array).permute(0, 3, 1, 2).float().div(255)
+    if side is None:
+        return images
+    height, width = images.shape[2:]
+    if not 1 <= side <= min(height, width):
+        raise ValueError(f"side={side}: must be from 1 to {min(height, width)}, the images are {height}x{width}")
+    top, left = (height - side) // 2, (width - side) // 2
+    return images[:, :, top : top + side, left : left + side].contiguous()
 
 
 def write_and_show(content: Mapping[str, Any], table: Table, output: str, width: int = 100) -> None:

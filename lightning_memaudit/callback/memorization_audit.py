@@ -78,6 +78,8 @@ class MemorizationAuditCallback(Callback):
         print_table: Print a table after every audit.
         num_proximal: At the end, also say how far the model is from a proximal map at so many images per group.
         largest_missing: At the end, also find the largest missing fraction from which each image still comes back.
+        extraction: At every audit, also look for images that come out of the model by themselves, from at most so many
+            starts that know no image, such as 1000; 0 does not.
         log_images: Recovered training images per group and pattern to send to the loggers; they are training data.
         save_recoveries: Images per group whose recoveries the newest audit keeps on disk.
         on_error: What a failing audit does to the training: ``warn`` and go on, or ``raise``. What can be known to be
@@ -130,6 +132,7 @@ class MemorizationAuditCallback(Callback):
         print_table: bool = True,
         num_proximal: int = 0,
         largest_missing: bool = False,
+        extraction: int = 0,
         log_images: int = 0,
         save_recoveries: int = 64,
         on_error: Literal["warn", "raise"] = "warn",
@@ -153,6 +156,7 @@ class MemorizationAuditCallback(Callback):
             raise_errors=on_error == "raise",
             num_proximal=num_proximal,
             find_largest_missing=largest_missing,
+            extraction=extraction,
         )
         self.where = Outputs(name, dirpath, figures, print_table, log_images)
         self.process_timeout = process_timeout
@@ -237,7 +241,7 @@ class MemorizationAuditCallback(Callback):
         """Check the images and the model with one small batch, before the first step; audit if epoch 0 is due."""
         history = self._history
         if not trainer.fast_dev_run and not history.headline:  # type: ignore[attr-defined]
-            check_monitors(trainer, headline_names(self.what.cells), self.when, self.where.name)
+            check_monitors(trainer, headline_names(self.what.cells, self.what.extraction), self.when, self.where.name)
         history.trained_on = self._opened.inspect(None, history.num_audits, history.run_id)
         trigger = self.when.due_at_start()
         if trigger is not None and trainer.global_step == 0 and history.num_audits == 0:

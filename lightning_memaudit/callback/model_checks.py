@@ -14,6 +14,7 @@ from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.reading.group_reading import ReadGroup
 from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.checks import check_group
+from lightning_memaudit.measurement.extraction import check_extraction
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.plan import Plan, check_degradations
 from lightning_memaudit.measurement.processes import AuditStopped
@@ -38,6 +39,8 @@ def check_model(found: Inspection, plan: Plan, autoencoder: Callable[[Tensor], T
             check_group(few, autoencoder)
         with found.problems.caught():
             check_degradations(plan, few)
+    with found.problems.caught():
+        check_extraction(found.groups, plan)
     found.problems.raise_all()
 
 

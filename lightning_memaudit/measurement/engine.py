@@ -8,6 +8,7 @@ import numpy as np
 from lightning_memaudit.measurement.arguments import GivenAutoencoder, check_module, given_images, module_of
 from lightning_memaudit.measurement.calibration import certify_from_controls, without_own_certificates
 from lightning_memaudit.measurement.checks import FUNCTION_MENDS, check_group
+from lightning_memaudit.measurement.extraction import extract
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group, ImageSource
 from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
 from lightning_memaudit.measurement.measure import InpaintingCache, Progress, measure
@@ -41,6 +42,7 @@ def audit(
     save_recoveries: int = 64,
     progress: Progress | None = None,
     reference: Autoencoder | Sequence[Autoencoder] | None = None,
+    extraction: int = 0,
 ) -> AuditReport:
     """Degrade images, recover them with the autoencoder, and report how many come back: members next to controls.
 
@@ -63,6 +65,8 @@ def audit(
         reference: One model or several, of the same architecture, that were trained on other images of the same source,
             neither on members nor on controls. Their errors say how hard each image is: members are then told from
             controls by what the autoencoder knows beyond that, see :mod:`lightning_memaudit.results.membership`.
+        extraction: Also look for images that come out by themselves, from at most so many starts that know none;
+            ``report.extraction`` is what did.
 
     Returns:
         The report: rates by method, pattern and group, measurements of every image, and the recoveries kept.
@@ -88,6 +92,7 @@ def audit(
         seed=seed,
         block_size=block_size,
         save_recoveries=save_recoveries,
+        extraction=extraction,
     )
     groups = _given_groups(autoencoder, members, controls, plan)
     references = given_references(reference, autoencoder, groups)
@@ -175,7 +180,12 @@ def run_audit(
     certifications = certify_from_controls(cells, plan)
     rows = audit_rows(cells, occasion, train_loss, plan.threshold_db, certifications, doubts)
     numbers = {**headline(rows, cells, plan.primary), "train_loss": train_loss}
-    return AuditReport(rows, cells, numbers, recoveries, occasion, plan.threshold_db, plan.primary)
+    extraction = extract(autoencoder, groups, plan, processes) if plan.extraction else None
+    if extraction is not None:
+        rows = [{**row, "extraction": extraction.to_dict()} for row in rows]
+        recoveries |= extraction.pictures
+        numbers["extracted"] = float(extraction.num_extracted)
+    return AuditReport(rows, cells, numbers, recoveries, occasion, plan.threshold_db, plan.primary, extraction)
 
 
 def now() -> str:

@@ -35,6 +35,7 @@ class Plan:
         raise_errors: Raise when a method fails on a block, instead of counting its images as failed.
         num_proximal: At the end, also say how far f is from a proximal map at so many images per group.
         find_largest_missing: At the end, also find the largest missing fraction from which each image comes back.
+        extraction: Also look for images that come out by themselves, from at most so many starts; 0 does not.
 
     Raises:
         ValueError: An attribute is out of its range; the message names it, its value and the mend.
@@ -53,6 +54,7 @@ class Plan:
     raise_errors: bool = True
     num_proximal: int = 0
     find_largest_missing: bool = False
+    extraction: int = 0
 
     def __post_init__(self) -> None:
         if not self.patterns:
@@ -66,7 +68,7 @@ class Plan:
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**63:
             raise ValueError(f"seed={seed!r}: must be an integer from 0 to 2**63 - 1")
         check_counts(block_size=self.block_size)
-        for argument in ("num_proximal", "save_recoveries"):
+        for argument in ("num_proximal", "save_recoveries", "extraction"):
             if getattr(self, argument) < 0:
                 raise ValueError(f"{argument}={getattr(self, argument)}: must be 0 or more")
         self._check_fit(names)

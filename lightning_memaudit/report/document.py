@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_memaudit import __version__
+from lightning_memaudit.report.extraction import read_extraction
 from lightning_memaudit.report.labels import well_formed
 from lightning_memaudit.report.reading import identity_gap
 from lightning_memaudit.results.files import is_own, plain, write_json
@@ -69,6 +70,7 @@ def build_document(folder: RunFolder) -> Document:
         "near_duplicates": duplicates,
         "largest_missing": _read_extra(folder, "largest_missing.json", names),
         "proximal": _read_extra(folder, "proximal.json", names),
+        "extraction": read_extraction([row for row in rows if row["audit"] == final.audit], names),
         "setup": {
             key: run.get(key)
             for key in ("settings", "model", "image_shape", "members", "controls", "machine", "versions", "notes")

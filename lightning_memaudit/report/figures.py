@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lightning_memaudit.report.extraction import extraction_figure
 from lightning_memaudit.report.labels import MEMBERS_MSE, TRAIN_LOSS
 from lightning_memaudit.report.paper_figures import write_paper_figures
 from lightning_memaudit.report.rates import draw_rates, rate_legend
@@ -35,7 +36,12 @@ def write_figures(folder: RunFolder) -> list[Path]:
     Raises:
         FileNotFoundError: The run has no audit.
     """
-    return [recovery_against_loss(folder), *strips(folder), *write_paper_figures(folder, folder.path / FIGURES)]
+    return [
+        recovery_against_loss(folder),
+        *strips(folder),
+        *extraction_figure(folder),
+        *write_paper_figures(folder, folder.path / FIGURES),
+    ]
 
 
 # Recovery rate against train loss

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from lightning_memaudit.report import charts
 from lightning_memaudit.report.certificates import certificate_rows
 from lightning_memaudit.report.document import Document, run_name
+from lightning_memaudit.report.extraction import gallery
 from lightning_memaudit.report.gain_charts import gain_chart, gain_loss_chart
 from lightning_memaudit.report.labels import (
     MEMBERS_MSE,
@@ -165,6 +166,7 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
             told["caution"] for told in judgement["memberships"].values() if told["caution"]
         ),
         "strips": _strips(folder, document) if pictures else [],
+        "extraction": _extraction(folder, document, pictures),
         "images": images,
         "num_hidden_images": len(document["images"]) - len(images),
         "reading": reading_sentences(document["setup"]),
@@ -268,6 +270,15 @@ def _strip_row(example: Example, pattern: str, methods: Sequence[str]) -> dict[s
             }
         )
     return {"why": example.why, "kind": example.kind, "name": example.name, "cells": cells}
+
+
+def _extraction(folder: RunFolder, document: Document, pictures: bool) -> list[dict[str, Any]]:
+    """Images that came out by themselves, beside the truth."""
+    shown = gallery(folder, document["extraction"], document["judgement"]["audit"]) if pictures else []
+    return [
+        {"row": one.row, "truth": picture(one.truth), "image": picture(one.image), "caption": one.caption}
+        for one in shown
+    ]
 
 
 def picture(image: "np.ndarray[Any, Any]") -> str:

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lightning_memaudit.results.cells import Cell, Columns
+from lightning_memaudit.results.extraction import ExtractionReport
 from lightning_memaudit.results.files import write_json
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.intervals import Estimate
@@ -26,6 +27,7 @@ class AuditReport:
         occasion: When and why the audit ran.
         threshold_db: PSNR in dB at which an image counts as recovered.
         primary: The audited method: the one that the headline speaks of.
+        extraction: What came out by itself; None where that was not asked for.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "recovery_rate": 0.75}
     >>> report = AuditReport([row], [], {}, {}, Occasion(0, "audit", None, None, "2024-01-01"), 30.0, primary="blind")
@@ -40,6 +42,7 @@ class AuditReport:
     occasion: Occasion
     threshold_db: float
     primary: str
+    extraction: ExtractionReport | None = None
 
     @cached_property
     def judgement(self) -> Judgement:

@@ -154,6 +154,7 @@ class Judgement:
         certified: What the audited method certifies.
         memberships: From each number that was measured, by the names of
             :data:`~lightning_memaudit.results.membership.MEASURES`.
+        extracted: What came out of the weights by itself; None where that was not looked for.
         reproduced_beyond: Members that the autoencoder itself reproduces better than any control, by more than
             :data:`CLEARLY_BETTER_DB`; None without controls.
         num_repeated: Images by group that show what was counted before: they are left out of all else.
@@ -186,6 +187,7 @@ class Judgement:
     group_differences: tuple[GroupDifference, ...] = ()
     others: tuple[GroupCounts, ...] = ()
     certified: GroupCounts | None = None
+    extracted: GroupCounts | None = None
     reproduced_beyond: Proportion | None = None
     num_repeated: dict[str, int] = field(default_factory=dict)
     doubts: tuple[Doubt, ...] = ()
@@ -302,6 +304,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         group_differences=differences(images, patterns, method),
         others=tuple(_counts(images, groups, patterns, other, inpainter) for other in _others(images, method)),
         certified=_certified(images, groups, patterns, method),
+        extracted=_extracted(first.get("extraction")),
         reproduced_beyond=_reproduced_beyond(*(images[group, patterns[0], method] for group in groups)),
         num_repeated={group: int(every[group, patterns[0], method]["repeated"].sum()) for group in groups},
         doubts=tuple(Doubt(doubt["code"], doubt["text"]) for doubt in first.get("doubts") or ()),
@@ -358,6 +361,17 @@ def scores_of(images: ImageColumns, group: str, patterns: Sequence[str], method:
     if (group, patterns[0], method) not in images:
         return np.zeros(0)
     return combine_scores([images[group, pattern, method]["score"] for pattern in patterns])
+
+
+def _extracted(summary: Mapping[str, Any] | None) -> GroupCounts | None:
+    if summary is None:
+        return None
+    members, controls = (
+        None if summary[num] is None else Proportion.of(np.arange(int(summary[num])) < int(summary[count]))
+        for num, count in (("num_members", "num_extracted"), ("num_controls", "num_controls_extracted"))
+    )
+    assert members is not None
+    return GroupCounts("extracted", members, controls)
 
 
 def _reproduced_beyond(

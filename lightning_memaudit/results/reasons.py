@@ -248,6 +248,17 @@ def contradictions(judgement: Judgement) -> list[Reason]:
                 "and audit again.",
             )
         )
+    extracted = judgement.extracted
+    if extracted is not None and _mostly_members(extracted):
+        doubts.append(
+            Reason(
+                "extracted",
+                "some come out of the weights by themselves",
+                f"From starts that know no image, {of(extracted.members)} training images come out: these the "
+                "autoencoder has stored.",
+                "Handle these weights like the images themselves, and add patterns that hide more or less.",
+            )
+        )
     certified = judgement.certified
     if certified is not None and certified.controls is not None and certified.controls.num:
         members, controls = certified.members, certified.controls

@@ -216,12 +216,18 @@ def _judged(judgement: Judgement) -> dict[str, float | None]:
     return dict(zip(_JUDGED, values, strict=True))
 
 
-def headline_names(cells: Iterable[tuple[str, str]]) -> list[str]:
-    """Names that :func:`headline` may give of these patterns and methods, and ``train_loss``: what monitors watch."""
+def headline_names(cells: Iterable[tuple[str, str]], extraction: int = 0) -> list[str]:
+    """Names that :func:`headline` may give of these patterns and methods, and ``train_loss``: what monitors watch.
+
+    Args:
+        cells: Patterns and methods.
+        extraction: Starts of which an audit looks for what comes out by itself; ``extracted`` takes some.
+    """
     known = list(cells)
     pooled = ["recovery_rate", "control_recovery_rate", "certified_rate", "membership_auroc", "train_loss"]
     # What is memorized takes an inpainter to tell.
     inpainter = any(method == INPAINTER for _, method in known)
+    pooled += ["extracted"] * (extraction > 0)
     pooled += [name for name in _JUDGED if inpainter or "memorized" not in name]
     return pooled + [f"{pattern}/{method}/recovery_rate" for pattern, method in known]
 

@@ -279,3 +279,16 @@ def test_what_counts_is_said_of_one_pattern():
     assert verdict.headline == "Memorized: 11 of 60 training images came back from pattern-0."
     assert judgement.num_memorized == 11
     assert "from pattern-0 alone" in verdict.found
+
+
+def test_no_memorization_found_is_not_said_where_images_come_out_by_themselves():
+    def extraction(found, others):
+        counts = {"num_members": 48, "num_extracted": found, "num_controls": 48, "num_controls_extracted": others}
+        return [HEAD[0] | {"extraction": counts}]
+
+    images = ImageColumns(image_rows(flags_of(yes(0, 48), yes(0, 48))))
+    verdict = conclude(judge(extraction(3, 0), images))
+    assert (verdict.outcome, verdict.reasons) == ("inconclusive", ("extracted",))
+    assert "3 of 48 training images come out" in verdict.why[0]
+    for found, others in ((0, 0), (2, 2)):
+        assert conclude(judge(extraction(found, others), images)).outcome == "not_memorized"

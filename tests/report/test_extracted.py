@@ -1,0 +1,103 @@
+"""What came out by itself, from the audit to report.json, the page, the figure and the terminal."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from lightning_memaudit import audit
+from lightning_memaudit.report.document import build_document, check_schema
+from lightning_memaudit.report.terminal import print_audit
+from lightning_memaudit.report.verify import is_true, verify
+from lightning_memaudit.report.write import write_report
+from lightning_memaudit.results.run_folder import RunFolder
+
+STARTS = 200
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(12, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def make(images, folder, **settings):
+    members, controls = images[:6], images[6:]
+
+    def memory(x):
+        return members[torch.cdist(x.flatten(1), members.flatten(1)).argmin(1)]
+
+    report = audit(memory, members, controls, ["half"], ["biharmonic"], **settings)
+    run = RunFolder(folder)
+    report.append_to(run)
+    run.write_run({"model": {"class": "memory"}, "settings": {"primary_method": "biharmonic"}})
+    return report, run
+
+
+def test_the_report_says_what_the_audit_found(images, tmp_path):
+    report, run = make(images, tmp_path / "memaudit", extraction=STARTS)
+    written = write_report(run)
+    check_schema(written.document)
+    found = written.document["extraction"]
+    assert found["num_extracted"] == report.extraction.num_extracted == report.headline["extracted"] > 3
+    assert found["num_controls_extracted"] == 0
+    assert found["num_starts"] == STARTS
+    assert [row["position"] for row in found["images"]] == [row["position"] for row in report.extraction.images]
+    assert [row["name"] for row in found["images"]] == [row["name"] for row in report.extraction.images]
+    assert sum(row["basin"] for row in found["images"]) == STARTS
+    assert found["sentence"].startswith(f"{found['num_extracted']} of 6 training images come out of these weights")
+    assert is_true(verify(run))
+    # The figure, and the pictures in the page: the truth and what came out of each image.
+    assert tmp_path / "memaudit/figures/extraction.png" in written.figures
+    page = written.html.read_text()
+    assert found["sentence"] in page
+    section = re.search(r'<div class="gallery">(.*?)</div>', page, re.DOTALL).group(1)
+    assert section.count("<figure>") == found["num_extracted"]
+    assert section.count("data:image/png") == 2 * found["num_extracted"]
+    assert f"{found['images'][0]['basin'] / STARTS:.1%}, 120.0 dB" in section
+
+
+def test_the_saved_pictures_are_those_of_the_images_listed(images, tmp_path):
+    _, run = make(images, tmp_path / "memaudit", extraction=STARTS, save_recoveries=2)
+    arrays = run.newest_recoveries().arrays
+    listed = build_document(run)["extraction"]["images"]
+    assert len(arrays["extraction/truth"]) == 2 < len(listed)
+    for row, truth, image in zip(listed, arrays["extraction/truth"], arrays["extraction/image"], strict=False):
+        assert np.array_equal(truth, images[row["position"]].numpy())
+        assert row["psnr"] == pytest.approx(min(120, -10 * np.log10(max(1e-12, ((truth - image) ** 2).mean()))))
+
+
+def test_a_report_without_pictures_has_none_and_one_without_extraction_does_not_speak_of_it(images, tmp_path):
+    _, run = make(images, tmp_path / "a" / "memaudit", extraction=STARTS, save_recoveries=0)
+    written = write_report(run)
+    assert "extraction.png" not in [path.name for path in written.figures]
+    assert "come out of these weights" in written.html.read_text()
+    assert '<div class="gallery">' not in written.html.read_text()
+    _, run = make(images, tmp_path / "b" / "memaudit", extraction=STARTS)
+    page = write_report(run, pictures=False).html.read_text()
+    assert '<div class="gallery">' not in page
+    report, run = make(images, tmp_path / "c" / "memaudit")
+    assert report.extraction is None
+    assert "extracted" not in report.headline
+    assert all("extraction" not in row for row in report.rows)
+    written = write_report(run)
+    assert written.document["extraction"] is None
+    assert "by itself" not in written.html.read_text()
+
+
+def test_the_terminal_says_it_in_one_line(images, tmp_path):
+    report, _ = make(images, tmp_path / "memaudit", extraction=STARTS)
+    out = io.StringIO()
+    print_audit(report.rows, Console(file=out, width=400))
+    assert f"{report.extraction.num_extracted} of 6 training images come out" in out.getvalue()
+    assert "controls 0 of 6" in out.getvalue()
+
+
+def test_the_json_holds_it(images, tmp_path):
+    report, _ = make(images, tmp_path / "memaudit", extraction=STARTS)
+    report.to_json(tmp_path / "report.json")
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert rows[0]["extraction"]["num_extracted"] == report.extraction.num_extracted
