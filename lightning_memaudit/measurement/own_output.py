@@ -55,10 +55,16 @@ def in_other_batches(autoencoder: Autoencoder, images: Tensor, output: Tensor) -
 
 
 def _halves(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of the darker half and of the brighter one, which one image alone does not have."""
+    """Rows of the darker half and of the brighter one, which one image alone does not have.
+
+    A half of one image holds it twice: not every function that takes batches takes one image.
+    """
     order = images.flatten(1).mean(1).argsort(stable=True)
     middle = (len(order) + 1) // 2
-    return order[:middle].sort().values, order[middle:].sort().values
+    darker, brighter = (
+        half.repeat(2) if len(half) == 1 < len(order) else half for half in order.tensor_split([middle])
+    )
+    return darker.sort().values, brighter.sort().values
 
 
 def _finite(output: Tensor) -> Tensor:

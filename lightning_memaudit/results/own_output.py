@@ -18,9 +18,9 @@ one layer make up to 5e-4 in bfloat16, and 1e-4 in float16; and what is smaller,
 recovery."""
 
 LARGEST_ROUNDING = 0.05
-"""So much may be the rounding of another batch size: 2e-3 behind twenty layers in bfloat16 whose sums have another order,
-4e-3 where parts of the sums are rounded too, 0.04 where large activations cancel out; in float16 an eighth of that. So
-beyond :data:`MAX_DIFFERENCE` and up to this, batches of one size are compared instead, which round alike."""
+"""So much may be the rounding of another batch size: 2e-3 behind twenty layers in bfloat16 whose sums have another
+order, 4e-3 where parts of the sums are rounded too, 0.04 where large activations cancel out; in float16 an eighth of
+that. So beyond :data:`MAX_DIFFERENCE` and up to this, batches of one size are compared instead, which round alike."""
 
 SMALL_ERROR = 0.01
 """Below this mean squared error (20 dB) the outputs resemble the images as they are."""
