@@ -65,7 +65,7 @@ class Outputs:
         if self.print_table:
             from lightning_memaudit.report.terminal import print_audit
 
-            print_audit(report.rows)
+            print_audit(report.rows, primary=report.primary)
         self._log(trainer.loggers, report, raise_errors)
 
     def _log(self, loggers: Sequence[Any], report: AuditReport, raise_errors: bool) -> None:

@@ -153,6 +153,7 @@ def describe_plan(plan: Plan, references: ReferenceModels | None = None) -> dict
         "patterns": [pattern.name for pattern in plan.patterns],
         "methods": list(plan.methods),
         "primary_method": plan.primary,
+        "without_autoencoder": plan.without_autoencoder,
         "method_settings": {name: repr(method) for name, method in plan.methods.items()},
         "threshold_db": plan.threshold_db,
         "seed": plan.seed,

@@ -59,7 +59,7 @@ def run_report(arguments: Sequence[str]) -> int:
         written.append(report)
         if len(folders) > 1:
             rich.get_console().rule(Text(printable(str(folder.path))))
-        print_audit(report.document["rates"])
+        print_audit(report.document["rates"], primary=report.document["judgement"]["method"])
         print_verdict(report.document)
         print(printable(str(report.json)), printable(str(report.html)), sep="\n")
     if len(folders) > 1 or options.output:

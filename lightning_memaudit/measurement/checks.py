@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
-from lightning_memaudit.measurement.own_output import output_sums, repeated
+from lightning_memaudit.measurement.own_output import in_other_batches, output_sums
 from lightning_memaudit.measurement.processes import AuditStopped
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.recovery.checks import check_images
 from lightning_memaudit.results.own_output import (
+    DEPENDS_ON_BATCH,
     NOT_DETERMINISTIC,
     OUTPUT_LOGITS,
     OUTPUT_RANGE,
@@ -55,6 +56,7 @@ class Mends:
         default_factory=lambda: MappingProxyType(
             {
                 NOT_DETERMINISTIC: "pass reconstruct=<a function (module, images) that decodes the mean>",
+                DEPENDS_ON_BATCH: "pass reconstruct=<a function (module, images) that answers each image by itself>",
                 OUTPUT_RANGE: "pass reconstruct=<a function (module, images) that maps the output to [0, 1]>",
                 OUTPUT_LOGITS: "pass reconstruct=<a function (module, images) that applies the sigmoid>",
             }
@@ -77,6 +79,7 @@ FUNCTION_MENDS = Mends(
     outputs=MappingProxyType(
         {
             NOT_DETERMINISTIC: "pass a function that draws no random numbers, such as one that decodes the mean",
+            DEPENDS_ON_BATCH: "call model.eval() first, or pass a function that answers each image by itself",
             OUTPUT_RANGE: "pass a function that maps the output to [0, 1]",
             OUTPUT_LOGITS: "pass a function that applies the sigmoid, such as lambda x: model(x).sigmoid()",
         }
@@ -113,8 +116,8 @@ def check_group(
 ) -> None:
     """Check what can be known before an audit with the first images: shapes, range, finite output.
 
-    It warns where the output can be no reconstruction of the members: it is another one at every call, or in another
-    range. Of a network that has learned nothing yet, the range cannot be told.
+    It warns where the output can be no reconstruction of the members: it is another one at every call or beside other
+    images, or in another range. Of a network that has learned nothing yet, the range cannot be told.
 
     Args:
         group: The images.
@@ -131,8 +134,20 @@ def check_group(
     check_values(group.name, first.images[slice(0, num_images)], mends)
     seen = []
     for block in first.blocks(autoencoder, num_images):
+        call = _checked(block.autoencoder, group.name, mends)
+        output = call(block.images)
+        if group.name == "members":
+            seen += [output_sums(output, block.images), in_other_batches(call, block.images, output)]
+    for doubt in doubts_about(OutputSums.join(seen)):
+        warnings.warn(f"{group.name}: {doubt.text}; {mends.outputs[doubt.code]}", stacklevel=3)
+
+
+def _checked(autoencoder: Autoencoder, name: str, mends: Mends) -> Autoencoder:
+    """The autoencoder, whose failures and results that are no images raise an error that says what to change."""
+
+    def call(images: Tensor) -> Tensor:
         try:
-            output = block.autoencoder(block.images)
+            output = autoencoder(images)
         except (AuditStopped, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -140,13 +155,12 @@ def check_group(
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
-                f"the autoencoder fails on {group.name} of shape {tuple(block.images.shape)} ({reason}): {mends.call}"
+                f"the autoencoder fails on {name} of shape {tuple(images.shape)} ({reason}): {mends.call}"
             ) from error
-        _check_output(output, block.images, group.name, mends)
-        if group.name == "members":
-            seen += [output_sums(output, block.images), repeated(block.autoencoder, block.images, output)]
-    for doubt in doubts_about(OutputSums.join(seen)):
-        warnings.warn(f"{group.name}: {doubt.text}; {mends.outputs[doubt.code]}", stacklevel=3)
+        _check_output(output, images, name, mends)
+        return output
+
+    return call
 
 
 def _check_output(output: object, images: Tensor, name: str, mends: Mends) -> None:

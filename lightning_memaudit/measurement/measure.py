@@ -17,7 +17,7 @@ from lightning_memaudit.measurement.baselines import baseline_psnr
 from lightning_memaudit.measurement.degradations import Degraded
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
 from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS, psnr
-from lightning_memaudit.measurement.own_output import output_sums, repeated
+from lightning_memaudit.measurement.own_output import in_other_batches, output_sums
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import AuditStopped
 from lightning_memaudit.recovery import Autoencoder, Recovery, Trace
@@ -97,9 +97,7 @@ def measure(
             reconstruction_psnr = _numpy(psnr(_finite(output), images))
             error_sum += float(per_image_mean((output - images).double().square()).sum())
             if group.name == "members":
-                outputs.append(output_sums(output, images))
-                if len(outputs) == 1:
-                    outputs.append(repeated(block.autoencoder, images[:2]))
+                outputs += [output_sums(output, images), in_other_batches(block.autoencoder, images, output)]
         if len(keep):
             _save(saved, f"{group.name}/indices", indices[keep])
             _save(saved, f"{group.name}/names", names[keep].astype(np.str_))

@@ -10,8 +10,8 @@ from lightning_memaudit.measurement.checks import check_group, check_values
 from lightning_memaudit.measurement.degradations import Degradation, parse_degradation
 from lightning_memaudit.measurement.groups import Group, ImageSource
 from lightning_memaudit.recovery.checks import check_counts
-from lightning_memaudit.recovery.methods.registry import METHODS, Method, recovers_from
-from lightning_memaudit.results.names import check_name, did_you_mean, primary_method
+from lightning_memaudit.recovery.methods.registry import METHODS, Method, recovers_from, uses_autoencoder
+from lightning_memaudit.results.names import INPAINTER, check_name, did_you_mean, primary_method
 
 DEFAULT_PATTERNS = ("random-0.5", "block-0.25")
 DEFAULT_METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
@@ -71,6 +71,13 @@ class Plan:
         for argument in ("num_proximal", "save_recoveries", "extraction"):
             if getattr(self, argument) < 0:
                 raise ValueError(f"{argument}={getattr(self, argument)}: must be 0 or more")
+        without = self.without_autoencoder
+        # The inpainter alone has its use: the autoencoder's own errors, at no other cost.
+        if len(without) == len(self.methods) and without != [INPAINTER]:
+            raise ValueError(
+                f"methods={list(self.methods)}: none of them calls the autoencoder, so what comes back says nothing of "
+                f"it; add {'blind' if 'blind' not in without else 'one that does, such as known_mask'}"
+            )
         self._check_fit(names)
 
     def _check_fit(self, patterns: Sequence[str]) -> None:
@@ -92,7 +99,12 @@ class Plan:
     @property
     def primary(self) -> str:
         """The audited method: the one that the headline and the verdict speak of."""
-        return primary_method(list(self.methods))
+        return primary_method(list(self.methods), self.without_autoencoder)
+
+    @property
+    def without_autoencoder(self) -> list[str]:
+        """The methods that never call the autoencoder, such as the inpainter: none of them is audited."""
+        return [name for name, method in self.methods.items() if not uses_autoencoder(method)]
 
     def methods_for(self, pattern: Degradation) -> dict[str, Method]:
         """The methods that are for images degraded in this way."""

@@ -29,17 +29,18 @@ _VERDICT_STYLES = {
 _HEADERS = ("members", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "controls", "beyond\ninp.")
 
 
-def print_audit(rows: Sequence[Row], console: Console | None = None) -> None:
+def print_audit(rows: Sequence[Row], console: Console | None = None, primary: str | None = None) -> None:
     """Print the table of one audit, above whatever progress bar is on the screen.
 
     Args:
         rows: All rows of one audit, as in ``audits.jsonl``.
         console: Where to; default: rich's own, which a live display of rich shares.
+        primary: The audited method; default: by the names of the methods.
     """
     console = console or rich.get_console()
     with _bars_out_of_the_way():
         console.print()
-        console.print(audit_table(rows, console.width))
+        console.print(audit_table(rows, console.width, primary))
         if rows[0].get("extraction"):
             console.print(_text(in_words(rows[0]["extraction"]), console))
 
@@ -85,12 +86,13 @@ def _text(text: str, console: Console) -> Text:
     return Text(printable(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
-def audit_table(rows: Sequence[Row], width: int = 100) -> Table:
+def audit_table(rows: Sequence[Row], width: int = 100, primary: str | None = None) -> Table:
     """Pattern by method: how many members came back, against controls and the inpainter.
 
     Args:
         rows: All rows of one audit, as in ``audits.jsonl``.
         width: Of the terminal; 80 columns are enough, from 100 on there is some air.
+        primary: The audited method; default: by the names of the methods.
 
     Raises:
         ValueError: There are none.
@@ -101,7 +103,7 @@ def audit_table(rows: Sequence[Row], width: int = 100) -> Table:
     others = {(row["pattern"], row["method"]): row for row in rows if row["group"] != "members"}
     table = Table(
         title=Text(_title(rows)),
-        caption=Text(_caption(rows)),
+        caption=Text(_caption(rows, primary)),
         title_style="bold",
         title_justify="left",
         caption_style="dim",
@@ -159,11 +161,11 @@ def _title(rows: Sequence[Row]) -> str:
     return " | ".join(parts) + "\n" + line
 
 
-def _caption(rows: Sequence[Row]) -> str:
+def _caption(rows: Sequence[Row], primary: str | None) -> str:
     text = f"members, controls: recovered, that is PSNR >= {rows[0]['threshold_db']:g} dB"
     if any(row.get("num_beyond_inpainting") is not None for row in rows):
         text += f"; beyond inp.: members recovered where {INPAINTER} inpainting of the same mask fails"
-    text += _gains(rows)
+    text += _gains(rows, primary or primary_method(list(dict.fromkeys(row["method"] for row in rows))))
     text += _certificates(rows)
     text += f"; {MEMBERS_MSE}: mean squared error of the autoencoder's own output for them, not training_step's loss"
     for name in ("diverged", "failed"):
@@ -173,9 +175,8 @@ def _caption(rows: Sequence[Row]) -> str:
     return text
 
 
-def _gains(rows: Sequence[Row]) -> str:
+def _gains(rows: Sequence[Row], primary: str) -> str:
     """Median gain of the audited method by pattern, members against controls."""
-    primary = primary_method(list(dict.fromkeys(row["method"] for row in rows)))
     gains: dict[str, dict[str, str]] = {}
     for row in rows:
         if row["method"] == primary and row.get("recovery_gain_median") is not None:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 INPAINTER = "biharmonic"
 """The generic inpainter: what it recovers without any autoencoder is no evidence of memorization."""
@@ -13,9 +13,18 @@ DEFAULT_NAME = "memaudit"
 _NAME = re.compile(r"[A-Za-z0-9_.+-]*[A-Za-z0-9_+-]")
 
 
-def primary_method(names: Sequence[str]) -> str:
-    """The method that the headline speaks of: ``blind`` if it runs, else the first that is not the inpainter."""
-    return "blind" if "blind" in names else next((name for name in names if name != INPAINTER), names[0])
+def primary_method(names: Sequence[str], without_autoencoder: Collection[str] = ()) -> str:
+    """The method that the headline speaks of: ``blind`` if it runs, else the first that is not the inpainter.
+
+    Args:
+        names: The methods that run, at least one.
+        without_autoencoder: Those among them that never call the autoencoder: what they bring back says nothing of it.
+
+    >>> primary_method(["diffusion", "known_mask", "biharmonic"], without_autoencoder=["diffusion", "biharmonic"])
+    'known_mask'
+    """
+    asked = [name for name in names if name != INPAINTER and name not in without_autoencoder]
+    return "blind" if "blind" in asked else next(iter(asked), names[0])
 
 
 def check_name(name: str, argument: str) -> None:

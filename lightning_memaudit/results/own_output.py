@@ -1,7 +1,8 @@
 """What the autoencoder itself makes of intact images, and whether that can be a reconstruction of them at all.
 
-An output in another range than the images, logits, or another answer at every call make every rate of recovery
-meaningless, while each of them looks like an autoencoder that has not learned its images. Numpy only.
+An output in another range than the images, logits, another answer at every call, or one that depends on the other
+images of the batch make every rate of recovery meaningless, while each of them looks like an autoencoder that has not
+learned its images, or like one that has. Numpy only.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_DIFFERENCE = 2e-3
-"""Two calls on the same images may differ by so much of the outputs' range (root mean square). Other orders of a sum in
-bfloat16 make up to 5e-4; and what is smaller, 54 dB below the range, spoils no recovery."""
+"""Two calls on the same image may differ by so much of its output's range (root mean square). Other orders of a sum in
+one layer make up to 5e-4 in bfloat16, and 1e-4 in float16; and what is smaller, 54 dB below the range, spoils no
+recovery."""
+
+LARGEST_ROUNDING = 0.05
+"""So much may be the rounding of another batch size: 2e-3 behind twenty layers in bfloat16 whose sums have another
+order, 4e-3 where parts of the sums are rounded too, 0.04 where large activations cancel out; in float16 an eighth of
+that. So beyond :data:`MAX_DIFFERENCE` and up to this, batches of one size are compared instead, which round alike."""
 
 SMALL_ERROR = 0.01
 """Below this mean squared error (20 dB) the outputs resemble the images as they are."""
@@ -22,7 +29,7 @@ CLOSER = 10.0
 """So many times the mean squared error must shrink for another reading of the outputs to be what was meant."""
 
 NOT_DETERMINISTIC, OUTPUT_RANGE, OUTPUT_LOGITS = "not_deterministic", "output_range", "output_logits"
-NOT_FINITE = "not_finite"
+NOT_FINITE, DEPENDS_ON_BATCH = "not_finite", "depends_on_batch"
 
 _VALUES_AT_ONCE = 2**20
 
@@ -32,6 +39,13 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "no iteration can settle on an image.",
         "Audit what does not draw random numbers: in a run, reconstruct=<a function (module, images)> that decodes the "
         "mean instead of a sample, with no masks or noise.",
+    ),
+    DEPENDS_ON_BATCH: (
+        "the autoencoder's output for an image depends on the images beside it",
+        "members and controls, which are never beside each other, come back differently for that alone.",
+        "Audit what answers every image by itself: evaluation mode (model.eval()), where batch statistics are those of "
+        "the training; in a run, reconstruct=<a function (module, images)> that calls a model with attention or "
+        "normalization over the batch image by image.",
     ),
     NOT_FINITE: (
         "the outputs are NaN or infinite",
@@ -68,7 +82,7 @@ class Doubt(NamedTuple):
     """Why the outputs are no reconstructions.
 
     Attributes:
-        code: ``not_deterministic``, ``output_range`` or ``output_logits``.
+        code: ``not_finite``, ``not_deterministic``, ``depends_on_batch``, ``output_range`` or ``output_logits``.
         text: What was seen, as a clause for people.
 
     >>> images = np.linspace(0, 1, 64).reshape(4, 1, 4, 4)
@@ -91,7 +105,10 @@ class OutputSums:
             the first image.
         low: Smallest output.
         high: Largest output.
-        difference: Between two calls on the same images: root mean square, as a share of the outputs' range.
+        difference: Between two calls on the same batch, of the image that differs most: root mean square, as a share of
+            its output's range.
+        batch_difference: The same between calls on batches of other images beside it, where two calls on the same batch
+            do not differ.
         num_not_finite: Images whose output holds NaN or infinite values; they are left out of all else.
 
     >>> images = np.random.default_rng(0).random((6, 3, 8, 8))
@@ -107,6 +124,7 @@ class OutputSums:
     high: float = float("-inf")
     difference: float = 0.0
     num_not_finite: int = 0
+    batch_difference: float = 0.0
 
     @classmethod
     def of(cls, outputs: "NDArray[np.floating]", images: "NDArray[np.floating]") -> "OutputSums":
@@ -137,18 +155,27 @@ class OutputSums:
             max((part.high for part in parts), default=float("-inf")),
             max((part.difference for part in parts), default=0.0),
             sum(part.num_not_finite for part in parts),
+            max((part.batch_difference for part in parts), default=0.0),
         )
 
 
-def difference_of_calls(first: "NDArray[np.floating]", second: "NDArray[np.floating]") -> float:
-    """How much two outputs (B, C, H, W) for the same images differ: root mean square, as a share of their range.
+def differences_of_calls(first: "NDArray[np.floating]", second: "NDArray[np.floating]") -> NDArray[np.float64]:
+    """How much two outputs (B, C, H, W) for the same images differ, (B,): root mean square, as a share of the range.
 
-    A range below that of images, 1, counts as 1. NaN counts as no difference: it is a fault of its own.
+    The range is that of the image's outputs and 0, and not below that of images, 1: rounding is relative to the values.
+    NaN counts as no difference: it is a fault of its own.
+
+    >>> ones = np.ones((2, 1, 4, 4))
+    >>> differences_of_calls(ones, ones + [[[[0.0]]], [[[1.0]]]]).tolist()
+    [0.0, 0.5]
     """
-    both = np.stack([first, second]).astype(np.float64)
-    if not both.size or not np.isfinite(both).all():
-        return 0.0
-    return float(np.sqrt(np.square(both[0] - both[1]).mean()) / max(1.0, np.ptp(both)))
+    found = np.zeros(len(first))
+    for row, pair in enumerate(zip(first, second, strict=True)):
+        both = np.stack(pair).astype(np.float64)
+        if both.size and np.isfinite(both).all():
+            spread = max(1.0, both.max(initial=0.0) - both.min(initial=0.0))
+            found[row] = np.sqrt(np.square(both[0] - both[1]).mean()) / spread
+    return found
 
 
 def doubts_about(outputs: OutputSums) -> list[Doubt]:
@@ -164,7 +191,15 @@ def doubts_about(outputs: OutputSums) -> list[Doubt]:
             Doubt(
                 NOT_DETERMINISTIC,
                 f"two calls on the same images differ by {outputs.difference:.1%} of the outputs' range (root mean "
-                "square)",
+                "square of the image that differs most)",
+            )
+        )
+    elif outputs.batch_difference > MAX_DIFFERENCE:
+        doubts.append(
+            Doubt(
+                DEPENDS_ON_BATCH,
+                f"outputs for an image beside other images differ by {outputs.batch_difference:.1%} of their range "
+                "(root mean square of the image that differs most)",
             )
         )
     if outputs.sums is None:

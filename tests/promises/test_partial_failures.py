@@ -118,7 +118,7 @@ def test_patterns_that_do_not_fit_the_images_are_refused_before_anything_runs():
     members = uniform((4, 1, 6, 6))
     with pytest.raises(ValueError, match="kernel of 7 pixels is larger than 6 x 6 images"):
         audit(autoencoder, members, None, ["half", "blur-1.5"], ["autoencoder_iterations", "blind_deblurring"])
-    assert calls == [2, 2], "the check of the first images, by two calls, and nothing after it"
+    assert calls == [2, 2, 2], "the check of the first images, together and apart, and nothing after it"
 
 
 def test_controls_count_for_the_patterns_that_a_method_runs_on():

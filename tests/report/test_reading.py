@@ -73,7 +73,9 @@ def test_what_a_run_did_not_record_is_not_said():
     assert "with 300 images" in identity_gap({"controls": {"identity_check": {"checked": 300, "of": None}}})
 
 
-@pytest.mark.parametrize("code", ["not_deterministic", "output_range", "output_logits", "a_reason_of_tomorrow"])
+@pytest.mark.parametrize(
+    "code", ["not_deterministic", "depends_on_batch", "output_range", "output_logits", "a_reason_of_tomorrow"]
+)
 def test_any_reason_is_shown(finished, code, tmp_path):
     folder, written = finished
     document = json.loads(json.dumps(written.document))

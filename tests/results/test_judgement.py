@@ -63,6 +63,13 @@ def test_the_inpainter_is_never_the_audited_method():
     assert primary_method(["biharmonic"]) == "biharmonic"
 
 
+def test_a_method_that_never_calls_the_autoencoder_is_not_the_audited_one():
+    names = ["diffusion", "biharmonic", "known_mask", "white_box"]
+    assert primary_method(names, ["diffusion", "biharmonic"]) == "known_mask"
+    assert primary_method(["diffusion", "blind"], ["diffusion"]) == "blind"
+    assert primary_method(["blind", "white_box"], ["blind"]) == "white_box"
+
+
 def test_an_inpainter_that_failed_on_every_image_did_not_run():
     """A crash is no answer: neither may what came back count, nor may the patterns be called too easy."""
     rows = list(image_rows({"members": {"blind": yes(24, 24), "biharmonic": yes(0, 24)}}))

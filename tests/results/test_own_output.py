@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_memaudit.results import own_output
-from lightning_memaudit.results.own_output import OutputSums, difference_of_calls, doubts_about
+from lightning_memaudit.results.own_output import OutputSums, differences_of_calls, doubts_about
 
 GENERATOR = np.random.default_rng(0)
 MEAN = np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1)
@@ -165,7 +165,7 @@ def test_images_without_a_finite_output_are_left_out():
 @pytest.mark.parametrize("noise", [0.005, 0.1, 1.0])
 def test_calls_that_differ_are_named(noise):
     images = PICTURES["any"]
-    difference = difference_of_calls(images, images + noise * GENERATOR.standard_normal(images.shape))
+    difference = differences_of_calls(images, images + noise * GENERATOR.standard_normal(images.shape)).max()
     (doubt,) = doubts_about(OutputSums(difference=difference))
     assert doubt.code == "not_deterministic"
     assert f"differ by {difference:.1%}" in doubt.text
@@ -177,9 +177,41 @@ def test_calls_that_differ_by_rounding_are_the_same(precision):
     images = PICTURES["any"]
     moved = images + precision * (GENERATOR.random(images.shape) < 0.1)
     for scale in (1, 20):
-        assert doubts_about(OutputSums(difference=difference_of_calls(scale * images, scale * moved))) == []
-    assert difference_of_calls(images * np.nan, images) == 0
-    assert difference_of_calls(images[:0], images[:0]) == 0
+        assert doubts_about(OutputSums(difference=differences_of_calls(scale * images, scale * moved).max())) == []
+    assert differences_of_calls(images * np.nan, images).tolist() == [0] * len(images)
+    assert differences_of_calls(images[:0], images[:0]).tolist() == []
+
+
+def test_one_image_of_many_that_differs_is_enough_in_any_order():
+    images = np.repeat(PICTURES["any"], 64, 0)
+    moved = images.copy()
+    moved[77] += 0.01
+    differences = differences_of_calls(images, moved)
+    assert differences[77] == pytest.approx(0.01)
+    assert np.flatnonzero(differences).tolist() == [77]
+    np.testing.assert_array_equal(differences_of_calls(images[::-1], moved[::-1]), differences[::-1])
+
+
+def test_differences_are_relative_to_large_values_even_of_an_image_of_one_gray():
+    """A step of bfloat16 is 1 from 128 to 255."""
+    white = np.full((1, 1, 8, 8), 255.0)
+    steps = (np.indices((8, 8)).sum(0) % 2)[None, None]
+    assert differences_of_calls(white, white - 0.5 * steps).max() < own_output.MAX_DIFFERENCE
+
+
+def test_random_answers_are_not_laid_to_the_batch():
+    """Of several processes one may see the one, and another the other."""
+    joined = OutputSums.join([OutputSums(difference=0.1), OutputSums(batch_difference=0.2)])
+    assert [one.code for one in doubts_about(joined)] == ["not_deterministic"]
+    (doubt,) = doubts_about(OutputSums.join([OutputSums(), OutputSums(batch_difference=0.2)]))
+    assert doubt.code == "depends_on_batch"
+    assert "20.0%" in doubt.text
+    assert doubts_about(OutputSums(batch_difference=own_output.MAX_DIFFERENCE)) == []
+
+
+def test_every_doubt_has_a_remedy():
+    codes = {value for name, value in vars(own_output).items() if name.isupper() and isinstance(value, str)}
+    assert codes == set(own_output.REMEDIES)
 
 
 def test_outputs_that_are_not_finite_are_a_doubt_of_their_own():
