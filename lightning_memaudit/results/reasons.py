@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_memaudit.results.evidence import MAX_CONTROL_SHARE, controls_needed, exact_test, is_significant
+from lightning_memaudit.results.findings import GroupCounts
 from lightning_memaudit.results.gain import MARGIN_DB
-from lightning_memaudit.results.judgement import CLEARLY_BETTER_DB, GroupCounts, Judgement
+from lightning_memaudit.results.judgement import CLEARLY_BETTER_DB, Judgement
 from lightning_memaudit.results.own_output import REMEDIES
 from lightning_memaudit.results.proportions import Proportion
 
