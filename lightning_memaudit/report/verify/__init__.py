@@ -11,7 +11,7 @@ from lightning_memaudit.report.document import check_schema, read_document
 from lightning_memaudit.report.verify import arrays, baselines, described, left_out, page, rows, written
 from lightning_memaudit.report.verify.check import NOT_TRUE, Check, guarded, guarded_all
 from lightning_memaudit.report.verify.unchecked import unchecked
-from lightning_memaudit.results.run_folder import RunFolder
+from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
 
 
 def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Sequence[str] = ()) -> list[Check]:
@@ -36,8 +36,9 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
     check_schema(document)
     if not folder.audits():
         raise ValueError(f"{folder.path} holds no complete audit: let one finish first")
-    saved = folder.newest_recoveries()
+    saved, unreadable = _recoveries(folder)
     checks = [
+        *unreadable,
         guarded("report.json is as it was written", written.same_hash, document),
         guarded("the report follows from the results files", written.same_document, folder, document),
         guarded("page and figures are as they were written", written.same_files, folder),
@@ -68,6 +69,14 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
         checks.append(guarded("the page says what the report says", page.same_page, folder, document))
     checks += guarded_all(unchecked, folder, saved, checkpoint is not None)
     return sorted(checks, key=lambda check: check.passed is None)
+
+
+def _recoveries(folder: RunFolder) -> tuple[SavedRecoveries | None, list[Check]]:
+    """The saved recoveries; where they cannot be read none, and that as a check that failed."""
+    try:
+        return folder.newest_recoveries(), []
+    except ValueError as error:
+        return None, [Check("the saved recoveries can be read", False, str(error))]
 
 
 def is_true(checks: Sequence[Check]) -> bool:

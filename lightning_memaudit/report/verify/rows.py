@@ -78,6 +78,8 @@ def _audit_problems(rows: Sequence[Row], images: Sequence[Row]) -> Iterator[str]
             yield f"{where} has {len(cell)} images, other cells of its group {sizes[key[0]]}"
         certification = next((row.get("certification") for row in rows if _key(row) == key), None)
         has_scores = any(image.get("score") is not None for image in cell)
+        counted = sum(1 for image in cells.get(("controls", *key[1:]), ()) if not image.get("failed"))
+        yield from (f"{where}: {problem}" for problem in _certification_problems(certification, counted))
         for image in cell:
             place = (image["image"], image.get("name"), image.get("reconstruction_psnr"))
             if places.setdefault((key[0], image["position"]), place) != place:
@@ -123,6 +125,17 @@ def _image_problems(image: Row, has_scores: bool, certification: Any) -> Iterato
         threshold = certification.get("threshold") if isinstance(certification, Mapping) else None
         if image.get("score") is None or (threshold is not None and image["score"] > threshold):
             yield "is certified with a score that certifies nothing"
+
+
+def _certification_problems(certification: Any, num_controls: int) -> Iterator[str]:
+    """What an audit's own controls cannot have shown: each gives one score, and the rate is 1 / (n + 1)."""
+    if not isinstance(certification, Mapping) or certification.get("source") != "controls":
+        return
+    number, rate = certification.get("num_control_scores"), certification.get("false_rate")
+    if type(number) is not int or not 0 < number <= num_controls:
+        yield f"{number} scores of controls are said to set the threshold, and there are {num_controls} controls"
+    elif type(rate) is not float or not np.isclose(rate, 1 / (number + 1)):
+        yield f"certificates of {number} controls are said to be false at a rate of {rate}"
 
 
 def same_counts(name: str, folder: RunFolder) -> Check:
