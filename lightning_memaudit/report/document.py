@@ -15,7 +15,8 @@ from lightning_memaudit import __version__
 from lightning_memaudit.report.extraction import read_extraction
 from lightning_memaudit.report.labels import well_formed
 from lightning_memaudit.report.reading import identity_gap
-from lightning_memaudit.results.files import is_own, plain, write_json
+from lightning_memaudit.results.chain import complete_sha256
+from lightning_memaudit.results.files import is_own, plain, read_json, write_json
 from lightning_memaudit.results.hashes import array_sha256, file_sha256, json_sha256
 from lightning_memaudit.results.image_table import image_table
 from lightning_memaudit.results.judgement import ImageColumns, Judgement, judge
@@ -113,7 +114,7 @@ def read_document(folder: RunFolder) -> Document:
     if not is_own(path):
         raise FileNotFoundError(f"{path} does not exist: make it with `python -m lightning_memaudit report RUN`")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): make it again from the results") from error
     if not isinstance(document, dict):
@@ -273,7 +274,7 @@ def _read_extra(folder: RunFolder, name: str, names: Names) -> dict[str, Any] | 
     if not is_own(path):
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_bytes())
         content["images"][0]["group"]
         content["images"] = _named(content["images"], names)
     except (ValueError, TypeError, KeyError, IndexError) as error:
@@ -286,7 +287,10 @@ def _hashes(folder: RunFolder, run: Mapping[str, Any], final: Judgement) -> dict
     saved = folder.newest_recoveries()
     arrays = saved.arrays if saved else {}
     config = folder.config()
-    files = [folder.path / RUN, folder.path / AUDITS, folder.path / IMAGES, *([saved.path] if saved else [])]
+    complete = {row["audit"] for row in folder.audits()}
+    files = [(folder.path / RUN, file_sha256)]
+    files += [(folder.path / name, lambda path: complete_sha256(path, complete)) for name in (AUDITS, IMAGES)]
+    files += [(saved.path, file_sha256)] if saved else []
     return {
         "members": (run.get("members") or {}).get("sha256"),
         "controls": (run.get("controls") or {}).get("sha256"),
@@ -294,7 +298,7 @@ def _hashes(folder: RunFolder, run: Mapping[str, Any], final: Judgement) -> dict
         "weights": final.weights_sha256,
         "settings": json_sha256(run.get("settings")),
         "config": file_sha256(config) if config else None,
-        "files": {file.relative_to(folder.path).as_posix(): file_sha256(file) for file in files if file.is_file()},
+        "files": {file.relative_to(folder.path).as_posix(): of(file) for file, of in files if file.is_file()},
     }
 
 

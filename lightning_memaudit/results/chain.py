@@ -7,7 +7,7 @@ config; and its own. No hash is secret: who makes all of them anew is not found 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,18 @@ def lines_sha256(path: Path) -> Iterator[tuple[Any, str]]:
             for _, line in same:
                 digest.update(line)
             yield audit, digest.hexdigest()
+
+
+def complete_sha256(path: Path, audits: Collection[Any]) -> str:
+    """SHA-256 of the lines of these audits in a file of lines.
+
+    With all complete audits it is that of the file, without what a kill has left or another audit is about to write.
+    """
+    digest = hashlib.sha256()
+    for row, line in read_lines(path):
+        if row["audit"] in audits:
+            digest.update(line)
+    return digest.hexdigest()
 
 
 def sealed(run: Mapping[str, Any], newest: Sequence[Row], config: str | None) -> Row:

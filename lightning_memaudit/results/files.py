@@ -10,6 +10,78 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+_DEEPEST = 64
+
+
+class AmbiguousJSON(ValueError):
+    """A text that readers of JSON may understand in different ways, or not at all: nothing here writes such.
+
+    >>> read_json('{"outcome": "memorized", "outcome": "not_memorized"}')
+    Traceback (most recent call last):
+    lightning_memaudit.results.files.AmbiguousJSON: the key 'outcome' is there twice
+    """
+
+
+def read_json(text: str | bytes) -> Any:
+    """The value of a JSON text that can be read in one way only.
+
+    Args:
+        text: As text, or as bytes in UTF-8, -16 or -32.
+
+    Raises:
+        AmbiguousJSON: A key is there twice, a number is beyond the range of double precision, or values lie too deep.
+        ValueError: It is no JSON, which knows no NaN and no infinity.
+
+    >>> read_json('{"psnr": [30.0, null]}')
+    {'psnr': [30.0, None]}
+    """
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text))
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise AmbiguousJSON(f"it is nested deeper than {_DEEPEST} levels") from None
+    if text.count("[") + text.count("{") > _DEEPEST and _is_deep(value):
+        raise AmbiguousJSON(f"it is nested deeper than {_DEEPEST} levels")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        inner = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [one for values in inner for one in values if isinstance(one, dict | list)]
+    return bool(level)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise AmbiguousJSON(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return values
+
+
+def _real(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise AmbiguousJSON(f"the number {digits[:30]} is beyond all range")
+    return number
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 300:
+        raise AmbiguousJSON(f"the number {digits[:30]}... is beyond all range")
+    return int(digits)
+
+
+def _refuse(constant: str) -> None:
+    """NaN and infinities are no JSON, and nothing here writes them."""
+    raise ValueError(constant)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=_real, parse_int=_whole, parse_constant=_refuse)
+
 
 def plain(value: Any, otherwise: Callable[[Any], Any] = lambda value: value) -> Any:
     """Plain Python for JSON: numpy scalars become numbers, tuples lists, paths text, NaN and infinities null.

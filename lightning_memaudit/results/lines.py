@@ -8,24 +8,33 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lightning_memaudit.results.files import plain, replacing
+from lightning_memaudit.results.files import AmbiguousJSON, plain, read_json, replacing
 
 Row = dict[str, Any]
 _ROWS_PER_WRITE = 2000
+_MOST_AUDITS = 10**9
+"""No run audits so often: a higher number is not one that was counted."""
 
 
 def read_lines(path: Path) -> Iterator[tuple[Row, bytes]]:
     """Yield every line as an object and as bytes; skip a torn last one.
 
     Raises:
-        ValueError: A line that is not the last is not an object with an audit number.
+        ValueError: A line that is not the last is not an object with an audit number, or any line is one that a kill
+            cannot have left.
     """
     with path.open("rb") as file:
         lines = enumerate(file, start=1)
         for number, line in lines:
             try:
-                row = json.loads(line, parse_constant=_refuse)
-                row["audit"]
+                row = read_json(line)
+                audit = row["audit"]
+                if type(audit) is not int or not 0 <= audit < _MOST_AUDITS:
+                    raise AmbiguousJSON(f"audit={audit!r:.40} is no number of an audit")
+            except AmbiguousJSON as error:
+                raise ValueError(
+                    f"{path} is corrupt at line {number}: {error}; restore the file from a copy"
+                ) from error
             except (ValueError, TypeError, KeyError) as error:
                 if next(lines, None) is None:
                     return
@@ -66,8 +75,3 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
                 view = view[file.write(view) :]
         os.fsync(file.fileno())
     return digest.hexdigest()
-
-
-def _refuse(constant: str) -> None:
-    """NaN and infinities are no JSON, and nothing here writes them."""
-    raise ValueError(constant)

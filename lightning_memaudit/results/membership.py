@@ -271,7 +271,7 @@ def _log10(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def telling(told: Mapping[str, Membership]) -> str | None:
     """What the first measure is called that tells members for sure; the blind score first, which needs no truth."""
-    for name in ("blind_score", "plain_loss", "reference", "reference_blind_score"):
+    for name in ("blind_score", "reference", "reference_blind_score", "plain_loss"):
         one = told.get(name)
         if one is not None and one.auroc is not None and one.auroc.low > 0.5 and one.caution is None:
             return MEASURES[name]

@@ -146,8 +146,8 @@ class RunFolder(RunReader):
             self.prepare()
         self._supersede(num_audits if self.belongs_to(run_id) else 0)
         discard(self.path / OWN_CONFIG)
-        config = self.config()
-        if config is not None:
+        config = self.path.parent / CONFIG
+        if config.is_file() and not config.is_symlink():
             with replacing(self.path / OWN_CONFIG) as file:
                 file.write(config.read_bytes())
 

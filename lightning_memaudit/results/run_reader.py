@@ -3,7 +3,6 @@
 A folder may come from elsewhere. Links in it are not followed, and names in its files are refused where they are none.
 """
 
-import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from lightning_memaudit.results.chain import CHAIN, SEAL
-from lightning_memaudit.results.files import is_own
+from lightning_memaudit.results.files import is_own, read_json
 from lightning_memaudit.results.lines import Row, read_lines
 from lightning_memaudit.results.names import DEFAULT_NAME, check_name
+from lightning_memaudit.results.shapes import check_arrays, check_row, check_run
 from lightning_memaudit.results.superseded import ASIDE
 
 Arrays = dict[str, "np.ndarray[tuple[int, ...], np.dtype[Any]]"]
@@ -50,6 +50,12 @@ class SavedRecoveries(NamedTuple):
     path: Path
     arrays: Arrays
 
+
+_NO_ARRAYS = (
+    *(ValueError, EOFError, AttributeError, KeyError, TypeError, NotImplementedError, MemoryError, OverflowError),
+    *(RecursionError, SyntaxError, BadZipFile, zlib.error),
+)
+"""What numpy raises of a file that is none of its own."""
 
 _Reader = TypeVar("_Reader", bound="RunReader")
 
@@ -111,11 +117,12 @@ class RunReader:
         if not is_own(path):
             raise FileNotFoundError(f"{path} does not exist: restore it, or run the audit again")
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path} is not JSON ({error}): restore it, or run the audit again") from error
         if not isinstance(content, dict):
             raise ValueError(f"{path} holds a {type(content).__name__}, not an object: run the audit again")
+        check_run(content, path)
         return content
 
     def audits(self) -> list[Row]:
@@ -175,10 +182,10 @@ class RunReader:
         path = max(saved, key=audit_number)
         is_own(path)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return SavedRecoveries(audit_number(path), path, {name: arrays[name] for name in arrays.files})
-        except (ValueError, EOFError, AttributeError, KeyError, NotImplementedError, BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} cannot be read ({error}): restore it, or run the audit again") from error
+            return SavedRecoveries(audit_number(path), path, _arrays(path))
+        except _NO_ARRAYS as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} cannot be read ({reason}): restore it, or run the audit again") from error
 
     def _saved(self) -> list[Path]:
         folder = self.path / RECOVERIES
@@ -191,11 +198,16 @@ class RunReader:
             raise FileNotFoundError(f"run folder {self.path} does not exist: pass the folder of a run")
 
     def config(self) -> Path | None:
-        """The config of the run: the copy in the folder, else the file beside it; None where there is neither.
+        """The config of the run: the copy in the folder; None where there is none.
 
-        A link is neither: what it stands for may be anything, and would be shown in the report.
+        Where a version that made no copy wrote ``run.json``, it is the file beside the folder; of a later run that may
+        be another's. A link is neither: what it stands for may be anything, and would be shown in the report.
         """
-        places = (self.path / OWN_CONFIG, self.path.parent / CONFIG)
+        try:
+            copies = SEAL in self.sealed_run()
+        except (FileNotFoundError, ValueError):
+            copies = False
+        places = (self.path / OWN_CONFIG, *(() if copies else (self.path.parent / CONFIG,)))
         return next((one for one in places if one.is_file() and not one.is_symlink()), None)
 
     def belongs_to(self, run_id: str | None) -> bool:
@@ -238,4 +250,15 @@ def _named_well(path: Path) -> Iterator[Row]:
             if name not in checked:
                 check_name(name, f"{path} holds {key}={name!r}")
                 checked.add(name)
+        check_row(row, path)
         yield row
+
+
+def _arrays(path: Path) -> Arrays:
+    """The arrays of a file, which holds them as they are: what unfolds to more than its size is none of it."""
+    with np.load(path, allow_pickle=False) as arrays:
+        if sum(entry.file_size for entry in arrays.zip.infolist()) > path.stat().st_size:
+            raise ValueError("its arrays are compressed, and results are not")
+        found: Arrays = {name: arrays[name] for name in arrays.files}
+    check_arrays(found)
+    return found

@@ -57,10 +57,14 @@ FILES = "page and figures are as they were written"
 UNREADABLE = "unreadable"
 NO_AUTOENCODER = "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts)"
 NO_ARRAYS = "recoveries without saved arrays"
-WRITTEN = "threshold, model, machine, versions, sources and times"
+WRITTEN = "threshold, epochs, times and all else in run.json (settings, notes, model, machine, versions, sources)"
 HASHES = "whether someone made all hashes anew"
 COLUMNS = "all columns of the results are known"
 GONE = "audits that are not there"
+LOSSES = "the train loss follows from the members' own reconstructions"
+PLAN = "every pattern and method of run.json was run"
+ORDER = "no audit was before the one that it follows"
+LEFT_OUT = "whether anything was left out (images, patterns, methods, audits)"
 
 CHANGES = {
     # Rows of images, newest audit
@@ -113,7 +117,7 @@ CHANGES = {
     "positions exchanged": (images(exchange(0, 1, "position"), method=None), ARRAYS),
     "members and controls exchanged": (
         both(*(everywhere(exchange("members", "controls", "group"), f"{name}.jsonl") for name in ("images", "audits"))),
-        COUNTS,
+        LOSSES,
     ),
     "methods exchanged": (everywhere(exchange("blind", "known_mask", "method")), SCORES),
     "a certificate for a diverged control": (images(update(certified=True), "controls"), ROWS),
@@ -126,7 +130,7 @@ CHANGES = {
     "scores": (images(update(score=1e-6)), NO_AUTOENCODER),
     "a score null": (images(lambda row: row.update(score=None) if row["position"] == 4 else None), ROWS),
     "failed, with measurements": (images(update(failed=True)), ROWS),
-    "own reconstructions of members": (images(update(reconstruction_psnr=12.0), method=None), COUNTS),
+    "own reconstructions of members": (images(update(reconstruction_psnr=12.0), method=None), LOSSES),
     "own reconstructions of members in one cell": (images(update(reconstruction_psnr=12.0)), ROWS),
     "own reconstructions of controls": (
         images(update(reconstruction_psnr=40.0), "controls", None),
@@ -157,10 +161,15 @@ CHANGES = {
         both(audits(update(threshold_db=10.0), None, None), settings(threshold_db=10.0)),
         WRITTEN,
     ),
+    "a certification is text": (audits(update(certification="all fine")), UNREADABLE),
+    "certificates by controls that there are not": (
+        audits(update(certification={"source": "controls", "num_control_scores": 24000, "false_rate": 1e-4})),
+        ROWS,
+    ),
     "a row twice": (twice_in_audits, ROWS),
     "a cell left out": (without_row, ROWS),
-    "train loss": (audits(update(train_loss=0.1), None, None), COUNTS),
-    "train loss null": (audits(update(train_loss=None), None, None), COUNTS),
+    "train loss": (audits(update(train_loss=0.1), None, None), LOSSES),
+    "train loss null": (audits(update(train_loss=None), None, None), LOSSES),
     "train loss of one row": (audits(update(train_loss=0.1)), ROWS),
     "doubts invented in one row": (audits(update(doubts=[{"code": "x", "text": "y"}])), ROWS),
     "doubts invented": (audits(update(doubts=[{"code": "output_logits", "text": "y"}]), None, None), NO_AUTOENCODER),
@@ -174,6 +183,11 @@ CHANGES = {
     "an audit in the middle dropped": (drop(1), GONE),
     "the newest audit dropped": (drop(2), ARRAYS),
     "the newest audit dropped, and save_recoveries": (both(drop(2), settings(save_recoveries=0)), HASHES),
+    "an audit in the middle is called later": (audits(update(epoch=10**6), None, None, audit=1), ORDER),
+    "the newest audit has a number that eats memory": (
+        both(*(everywhere(update(audit=10**12), f"{name}.jsonl") for name in ("images", "audits"))),
+        UNREADABLE,
+    ),
     "audits reordered": (reorder, ROWS),
     "audits renumbered": (renumber({0: 1, 1: 0}), ROWS),
     "an audit twice": (copy_audit, ARRAYS),
@@ -211,6 +225,7 @@ CHANGES = {
     # run.json
     "patterns": (settings(patterns=["random-0.9"]), SETTINGS),
     "methods": (settings(methods=["blind", "biharmonic"]), SETTINGS),
+    "order of the methods": (settings(methods=["known_mask", "blind", "biharmonic"]), PLAN),
     "the threshold in run.json": (settings(threshold_db=20.0), SETTINGS),
     "the audited method": (settings(primary_method="known_mask"), SETTINGS),
     "the seed": (settings(seed=1), OBSERVED),

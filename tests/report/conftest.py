@@ -18,7 +18,8 @@ def finished(tmp_path_factory):
     folder = make_run_folder(
         tmp_path_factory.mktemp("finished"), untrained=True, train_losses=(1e-2, 1e-5), num_images=24, num_controls=24
     )
-    (folder.path.parent / "config.yaml").write_text("model: {lr: 0.001} # <script>alert(1)</script>\n")
+    (folder.path / "run_config.yaml").write_text("model: {lr: 0.001} # <script>alert(1)</script>\n")
+    folder.write_run(folder.run())
     return folder, write_report(folder, figures=False)
 
 

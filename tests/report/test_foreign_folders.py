@@ -61,6 +61,7 @@ def test_links_are_not_followed(run, tmp_path, capsys, name):
 
 def test_a_config_that_is_a_link_is_not_shown(run, tmp_path):
     (tmp_path / "secret").write_text("password: 1234")
+    (run.path / "run_config.yaml").unlink()
     (run.path / "run_config.yaml").symlink_to(tmp_path / "secret")
     assert main(["report", str(run.path), "--no_figures"]) == 0
     assert "1234" not in (run.path / "report.html").read_text()

@@ -21,10 +21,11 @@ ALWAYS_UNCHECKED = [
     "that the recoveries came out of the autoencoder",
     "which images were trained on",
     "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts)",
+    "whether anything was left out (images, patterns, methods, audits)",
     "recoveries without saved arrays",
     "weights",
     "what the figures show",
-    "threshold, model, machine, versions, sources and times",
+    "threshold, epochs, times and all else in run.json (settings, notes, model, machine, versions, sources)",
     "whether someone made all hashes anew",
 ]
 

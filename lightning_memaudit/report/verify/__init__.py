@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_memaudit.report.document import check_schema, read_document
-from lightning_memaudit.report.verify import arrays, baselines, described, page, rows, written
-from lightning_memaudit.report.verify.check import NOT_TRUE, Check, guarded
+from lightning_memaudit.report.verify import arrays, baselines, described, extraction, left_out, page, rows, written
+from lightning_memaudit.report.verify.check import NOT_TRUE, Check, guarded, guarded_all
 from lightning_memaudit.report.verify.unchecked import unchecked
-from lightning_memaudit.results.run_folder import RunFolder
+from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
 
 
 def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Sequence[str] = ()) -> list[Check]:
@@ -36,13 +36,16 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
     check_schema(document)
     if not folder.audits():
         raise ValueError(f"{folder.path} holds no complete audit: let one finish first")
-    saved = folder.newest_recoveries()
+    saved, unreadable = _recoveries(folder)
     checks = [
+        *unreadable,
         guarded("report.json is as it was written", written.same_hash, document),
         guarded("the report follows from the results files", written.same_document, folder, document),
         guarded("page and figures are as they were written", written.same_files, folder),
         guarded("run.json is as it was written", described.same_run, folder),
         guarded("run.json says what was audited", described.same_settings, folder),
+        guarded("every pattern and method of run.json was run", left_out.whole_plan, folder),
+        guarded("no audit was before the one that it follows", left_out.in_order, folder),
         guarded("the hashes from audit to audit hold", described.same_chain, folder),
         guarded("every image has one row in each pattern and method", rows.whole_rows, folder),
         guarded("rates and intervals follow from the images", rows.same_counts, folder),
@@ -54,17 +57,28 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
         guarded("the saved images are those that were audited", arrays.same_images, folder, saved),
         guarded("near-duplicates are those that run.json names", arrays.same_duplicates, folder, saved),
     ]
+    if any("extraction" in row for row in folder.audits()):
+        checks.append(guarded("what came out by itself is what was saved", extraction.same_extraction, folder, saved))
     if checkpoint is not None:
         weights = "the checkpoint holds the audited weights"
         checks.append(written.same_weights(weights, document, checkpoint, allow_types))
     checks += [
+        guarded("the train loss follows from the members' own reconstructions", rows.same_losses, folder),
         guarded("all columns of the results are known", rows.not_recorded, folder),
         guarded("the words are those of this version", written.own_words, document),
     ]
     if is_true(checks):  # drawing the page of results that are not true takes long, and shows nothing
         checks.append(guarded("the page says what the report says", page.same_page, folder, document))
-    checks += unchecked(folder, saved, checkpoint is not None)
+    checks += guarded_all(unchecked, folder, saved, checkpoint is not None)
     return sorted(checks, key=lambda check: check.passed is None)
+
+
+def _recoveries(folder: RunFolder) -> tuple[SavedRecoveries | None, list[Check]]:
+    """The saved recoveries; where they cannot be read none, and that as a check that failed."""
+    try:
+        return folder.newest_recoveries(), []
+    except ValueError as error:
+        return None, [Check("the saved recoveries can be read", False, str(error))]
 
 
 def is_true(checks: Sequence[Check]) -> bool:

@@ -1,10 +1,12 @@
 """The saved arrays: what they score, whether they are all there, what they were made of."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from lightning_memaudit.report.verify import extraction
 from lightning_memaudit.report.verify.check import Check, first
 from lightning_memaudit.results.hashes import combined_sha256, image_sha256
 from lightning_memaudit.results.run_folder import Arrays, RunFolder, SavedRecoveries
@@ -14,6 +16,14 @@ TOLERANCES = {"psnr": 2e-3, "hidden_psnr": 2e-3, "ssim": 1e-2, "mask_accuracy": 
 """Between what was measured, on whatever device, and what is computed here; 1e-3 of a metric that is not named."""
 GROUPS = ("members", "controls")
 _TRACES = ("trace_iterations", "trace_image", "trace_mask")
+_KINDS = {
+    **dict.fromkeys(("truth", "observed", "image", "trace_image", "trace_mask"), "f"),
+    **dict.fromkeys(("indices", "trace_iterations"), "i"),
+    "mask": "u",
+    "names": "U",
+}
+"""Of numpy's types: real numbers, whole ones, those without a sign, text."""
+_ESTIMATED = "fbu"
 
 
 def same_arrays(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> Check:
@@ -25,13 +35,39 @@ def same_arrays(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> 
         if wanted:
             return Check(name, False, f"there are {there}, though audit {newest} was to save {wanted} of each group")
         return Check(name, None, f"the newest audit saved no recoveries (save_recoveries: 0), there are {there}")
-    problems = _array_problems(folder.images(saved.audit), saved.arrays, wanted, folder.run().get("image_shape"))
+    shape = folder.run().get("image_shape")
+    images = folder.images(saved.audit)
+    problems = chain(_kind_problems(saved.arrays), _array_problems(images, saved.arrays, wanted, shape))
     return first(name, problems, f"{len(saved.arrays)} arrays")
+
+
+def _kind_problems(arrays: Arrays) -> Iterator[str]:
+    """Types and shapes that are not those of the arrays which an audit saves, all else apart."""
+    for key, array in arrays.items():
+        group, what = key.partition("/")[0], key.rpartition("/")[2]
+        is_estimate = what == "mask" and key.count("/") == 3
+        kinds = _ESTIMATED if is_estimate else _KINDS.get(what)
+        truth = arrays.get(f"{group}/truth")
+        if kinds is None or truth is None:
+            continue  # it belongs to no row, or its truth is found missing
+        if array.dtype.kind not in kinds or (what != "names" and array.dtype.itemsize > 8):
+            yield f"{key} holds values of type {array.dtype}"
+        number, *rest = truth.shape
+        shapes: dict[str, list[tuple[int, ...]]] = {
+            "indices": [(number,)],
+            "names": [(number,)],
+            "mask": [truth.shape, (number, 1, *rest[1:])],
+            "trace_iterations": [(number, *array.shape[1:2])],
+            "trace_image": [(number, *array.shape[1:2], *rest)],
+            "trace_mask": [(number, *array.shape[1:2], channels, *rest[1:]) for channels in (1, *rest[:1])],
+        }
+        if array.shape not in shapes.get(what, [truth.shape]):
+            yield f"{key} has the shape {array.shape}, the images {truth.shape}"
 
 
 def _array_problems(images: Sequence[Row], arrays: Arrays, wanted: Any, shape: Any) -> Iterator[str]:
     most = max((len(array) for array in arrays.values()), default=0)
-    number = most if type(wanted) is not int else wanted
+    number = most if wanted is None else wanted
     if most != min(number, max((image["position"] + 1 for image in images), default=0)):
         yield f"there are {most} of each group, though {number} were to be saved"
     expected: set[str] = set()
@@ -53,21 +89,20 @@ def _array_problems(images: Sequence[Row], arrays: Arrays, wanted: Any, shape: A
         truth = arrays[f"{group}/truth"]
         if truth.ndim != 4 or (shape is not None and list(truth.shape[1:]) != list(shape)):
             yield f"{group}/truth has the shape {truth.shape}, the images {shape}"
-        for key in keys:
-            if key.endswith(("/image", "/observed")) and arrays[key].shape != truth.shape:
-                yield f"{key} has the shape {arrays[key].shape}, the images {truth.shape}"
         if not (np.isfinite(truth).all() and truth.min() > -1e-3 and truth.max() < 1 + 1e-3):
             yield f"{group}/truth is not in [0, 1]"
         if [int(index) for index in arrays[f"{group}/indices"]] != [row["image"] for row in order]:
             yield f"{group}/indices are not the images of the results"
         names: Any = arrays.get(f"{group}/names")
-        if names is not None and any("name" in row for row in order):
+        if names is None and any("name" in row for row in order):
+            yield f"{group}/names is not there, though the images of the results have names"
+        elif any("name" in row for row in order):
             for row, name in zip(order, names, strict=False):
                 if _text(row.get("name")) != _text(name):
                     yield f"{group}: image {row['image']} is {row.get('name')}, in the arrays {name}"
         expected |= {*keys, f"{group}/names"}
         expected |= {f"{group}/{pattern}/{method}/{trace}" for pattern, method in cells for trace in _TRACES}
-    strange = next((key for key in arrays if key not in expected), None)
+    strange = next((key for key in arrays if key not in {*expected, *extraction.ARRAYS}), None)
     if strange is not None:
         yield f"{strange} belongs to no row of the results"
 
@@ -80,9 +115,7 @@ def same_scores(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> 
     """Every measurement of what came back from the arrays, and whether it failed or diverged."""
     if saved is None:
         return Check(name, None, "no recoveries were saved")
-    device = (folder.run().get("machine") or {}).get("device")
-    # Convolutions on other devices round so much that the similarity of flat images means nothing.
-    left_out = () if device in (None, "cpu") else ("ssim",)
+    left_out = left_out_scores(folder)
     cells: dict[tuple[str, str, str], dict[int, Row]] = {}
     for row in folder.iterate_images(saved.audit):
         cells.setdefault((row["group"], row["pattern"], row["method"]), {})[row["position"]] = row
@@ -100,6 +133,12 @@ def same_scores(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> 
     return Check(name, True if checked else None, f"{checked} recoveries scored again")
 
 
+def left_out_scores(folder: RunFolder) -> tuple[str, ...]:
+    """What is not compared: convolutions on other devices round so much that the similarity of flat images is none."""
+    device = (folder.run().get("machine") or {}).get("device")
+    return () if device in (None, "cpu") else ("ssim",)
+
+
 def computed_again() -> set[str]:
     """Columns of ``images.jsonl`` that arrays are enough for."""
     from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS
@@ -114,13 +153,13 @@ def _measured(arrays: Arrays, group: str, pattern: str, method: str) -> dict[str
     from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS
     from lightning_memaudit.recovery import Recovery
 
-    image, estimate = (arrays[f"{group}/{pattern}/{method}/{what}"] for what in ("image", "mask"))
+    image, estimate = (arrays[f"{group}/{pattern}/{method}/{what}"].astype(np.float32) for what in ("image", "mask"))
     truth, mask, observed = arrays[f"{group}/truth"], arrays[f"{group}/{pattern}/mask"], f"{group}/{pattern}/observed"
     nothing = torch.zeros(len(image))
     recovery = Recovery(
         torch.from_numpy(image), torch.from_numpy(estimate), nothing, certified=nothing > 0, num_evaluations=nothing
     )
-    given = torch.from_numpy(truth), torch.from_numpy(mask.astype(np.float32))
+    given = torch.from_numpy(truth.astype(np.float32)), torch.from_numpy(mask.astype(np.float32))
     found = {name: metric(recovery, *given).double().numpy() for name, metric in METRICS.items()}
     found |= {name: metric(given[0]).double().numpy() for name, metric in APPEARANCE.items()}
     axes = (1, 2, 3)

@@ -44,8 +44,20 @@ def guarded(name: str, function: Callable[..., Check], *arguments: Any) -> Check
     """The check that a function makes; one that fails where what it reads cannot be what the tool has written."""
     try:
         return function(name, *arguments)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, FileNotFoundError) as error:
-        return Check(name, False, f"it cannot be checked: {type(error).__name__}: {' '.join(str(error).split())}")
+    except Exception as error:  # a folder from elsewhere may hold anything, and the other checks go on
+        return Check(name, False, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    return f"it cannot be checked: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def guarded_all(function: Callable[..., Iterable[Check]], *arguments: Any) -> Iterator[Check]:
+    """The checks that a function yields, and one that fails where it cannot go on."""
+    try:
+        yield from function(*arguments)
+    except Exception as error:
+        yield Check("what is not checked", False, _reason(error))
 
 
 def first(name: str, problems: Iterable[str], passed: str) -> Check:

@@ -98,8 +98,9 @@ def _settings_problems(run: Row, settings: Row, rows: Sequence[Row]) -> Iterator
         yield f"methods are {settings['methods']} in {RUN}, {methods} in {AUDITS}"
     if "threshold_db" in settings and settings["threshold_db"] != rows[0]["threshold_db"]:
         yield f"threshold_db is {settings['threshold_db']} in {RUN}, {rows[0]['threshold_db']} in {AUDITS}"
-    audited = primary_method(list(settings.get("methods") or methods), settings.get("without_autoencoder") or ())
-    if settings.get("primary_method", audited) != audited:
+    # In the order in which they ran.
+    audited = primary_method(methods, settings.get("without_autoencoder") or ())
+    if (settings.get("primary_method") or audited) != audited:
         yield f"primary_method is {settings['primary_method']} in {RUN}, the audited method is {audited}"
     for group in ("members", "controls"):
         if group in run:

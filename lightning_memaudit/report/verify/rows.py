@@ -24,6 +24,7 @@ _NOT_COUNTED = {*_OCCASION, "certification"}
 _RECORDED = {one.name for one in QUANTITIES if one.saved}
 _TOLERANCE_DB = 1e-3
 _LOST_PSNR = -60.0
+_LEAST_ERROR = 1e-11
 """Below this an output was not finite when it was measured, and its mean squared error is not."""
 
 
@@ -77,6 +78,8 @@ def _audit_problems(rows: Sequence[Row], images: Sequence[Row]) -> Iterator[str]
             yield f"{where} has {len(cell)} images, other cells of its group {sizes[key[0]]}"
         certification = next((row.get("certification") for row in rows if _key(row) == key), None)
         has_scores = any(image.get("score") is not None for image in cell)
+        counted = sum(1 for image in cells.get(("controls", *key[1:]), ()) if not image.get("failed"))
+        yield from (f"{where}: {problem}" for problem in _certification_problems(certification, counted))
         for image in cell:
             place = (image["image"], image.get("name"), image.get("reconstruction_psnr"))
             if places.setdefault((key[0], image["position"]), place) != place:
@@ -124,6 +127,17 @@ def _image_problems(image: Row, has_scores: bool, certification: Any) -> Iterato
             yield "is certified with a score that certifies nothing"
 
 
+def _certification_problems(certification: Any, num_controls: int) -> Iterator[str]:
+    """What an audit's own controls cannot have shown: each gives one score, and the rate is 1 / (n + 1)."""
+    if not isinstance(certification, Mapping) or certification.get("source") != "controls":
+        return
+    number, rate = certification.get("num_control_scores"), certification.get("false_rate")
+    if type(number) is not int or not 0 < number <= num_controls:
+        yield f"{number} scores of controls are said to set the threshold, and there are {num_controls} controls"
+    elif type(rate) is not float or not np.isclose(rate, 1 / (number + 1)):
+        yield f"certificates of {number} controls are said to be false at a rate of {rate}"
+
+
 def same_counts(name: str, folder: RunFolder) -> Check:
     """Every count, rate, interval and mean of all audits from the images."""
     return first(name, _count_problems(folder), f"those of {len(folder.audits())} rows counted again")
@@ -159,20 +173,29 @@ def _count_problems(folder: RunFolder) -> Iterator[str]:
                 if image["recovered"] != bool(recovered):
                     called = f"is called recovered={image['recovered']}"
                     yield f"audit {number}, {'/'.join(key)}: image {image['image']} {called}"
-        yield from (f"audit {number}, {problem}" for problem in _loss_problems(rows[number], cells))
 
 
-def _loss_problems(rows: Sequence[Row], cells: Mapping[Key, Sequence[Row]]) -> Iterator[str]:
-    """The train loss is the mean squared error whose PSNR the members have one by one."""
-    members = next((cell for key, cell in cells.items() if key[0] == "members"), [])
-    quality = [image.get("reconstruction_psnr") for image in members]
-    known = [value for value in quality if value is not None]
-    if not known or len(known) < len(quality) or min(known) < _LOST_PSNR:
-        return
-    expected = float(np.mean(10 ** (-np.asarray(known, dtype=np.float64) / 10)))
-    stated = rows[0].get("train_loss")
-    if stated is None or not np.isclose(stated, expected, rtol=1e-3, atol=1e-11):
-        yield f"train_loss is {stated}, by the members' own reconstructions {expected:.6g}"
+def same_losses(name: str, folder: RunFolder) -> Check:
+    """The train loss of every audit is the mean squared error whose PSNR the members have one by one.
+
+    Those that lack do not hide it: it is not below what the others make of it.
+    """
+    stated = {row["audit"]: row.get("train_loss") for row in folder.audits()}
+    unknown = []
+    for number, images in groupby(folder.iterate_images(), key=lambda row: row["audit"]):
+        quality = {row["position"]: row.get("reconstruction_psnr") for row in images if row["group"] == "members"}
+        known = np.array([value for value in quality.values() if value is not None], dtype=np.float64)
+        least = float(np.sum(10 ** (-known[known >= _LOST_PSNR] / 10))) / max(len(quality), 1)
+        loss = stated[number]
+        if not len(known) or len(known) < len(quality) or known.min() < _LOST_PSNR:
+            unknown.append(number)
+            if loss is not None and loss < least * (1 - 1e-3) - _LEAST_ERROR:
+                return Check(name, False, f"audit {number}: it is {loss}, some members alone make it {least:.6g}")
+        elif loss is None or not np.isclose(loss, least, rtol=1e-3, atol=_LEAST_ERROR):
+            return Check(name, False, f"audit {number}: it is {loss}, by the members' own reconstructions {least:.6g}")
+    if unknown:
+        return Check(name, None, f"audit {unknown[0]}: not every member has a reconstruction_psnr")
+    return Check(name, True, f"those of {len(stated)} audits")
 
 
 def _again(rows: Sequence[Row], cells: Mapping[Key, Sequence[Row]]) -> dict[Key, dict[str, Any]]:

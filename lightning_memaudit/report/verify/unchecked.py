@@ -1,13 +1,16 @@
 """What no check can compute again from the results of a run, each with the reason."""
 
 from collections.abc import Iterator
+from itertools import islice
 
-from lightning_memaudit.report.verify.arrays import computed_again
+from lightning_memaudit.report.verify.arrays import computed_again, left_out_scores
 from lightning_memaudit.report.verify.check import Check
 from lightning_memaudit.results.chain import audit_sha256, by_audit
-from lightning_memaudit.results.quantities import QUANTITIES
+from lightning_memaudit.results.quantities import COUNTS, FLAGS, NUMBERS, REFERENCE
 from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
 
+_MOST_NAMED = 10
+WRITTEN = "threshold, epochs, times and all else in run.json (settings, notes, model, machine, versions, sources)"
 EXTRAS = ("largest_missing.json", "proximal.json")
 
 
@@ -19,14 +22,22 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
         saved: The recoveries that were scored again.
         with_weights: Whether a checkpoint was compared.
     """
-    again = computed_again()
-    columns = [one.name for one in QUANTITIES if one.saved and one.name not in again]
-    yield Check("that the recoveries came out of the autoencoder", None, "audit the weights again")
-    yield Check("which images were trained on", None, "members and controls are as the run named them")
-    name = f"what takes the autoencoder ({', '.join([*columns, 'doubts'])})"
-    yield Check(name, None, "it is as it was written: audit the weights again")
     audits = folder.chained_audits()
     newest = by_audit(audits)[-1]
+    recorded = {column for row in folder.iterate_images(newest[0]["audit"]) for column in row}
+    again = computed_again()
+    columns = [
+        one
+        for one in (*NUMBERS, *FLAGS, *COUNTS)
+        if one not in again and not (one in REFERENCE and one not in recorded)
+    ]
+    columns += ["doubts", *(["certification"] if any(row.get("certification") for row in audits) else [])]
+    yield Check("that the recoveries came out of the autoencoder", None, "audit the weights again")
+    yield Check("which images were trained on", None, "members and controls are as the run named them")
+    name = f"what takes the autoencoder ({', '.join(columns)})"
+    yield Check(name, None, "it is as it was written: audit the weights again")
+    detail = "no file can show what is in none of them, or came in under another name: see that it is all there"
+    yield Check("whether anything was left out (images, patterns, methods, audits)", None, detail)
     total, scored = 0, 0
     for row in folder.iterate_images():
         total += 1
@@ -40,10 +51,18 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
     if not with_weights:
         yield Check("weights", None, "give the checkpoint as --ckpt_path to compare their hash")
     yield Check("what the figures show", None, "`report` draws them again")
-    yield Check("threshold, model, machine, versions, sources and times", None, "as they are written")
-    missing = sorted(set(range(newest[0]["audit"])) - {row["audit"] for row in audits})
+    if "name" in recorded:
+        yield Check("image names", None, "they are as the data set gave them")
+    for column in left_out_scores(folder):
+        yield Check(column, None, "another device than a CPU rounds otherwise")
+    yield Check(WRITTEN, None, "as they are written")
+    there = {row["audit"] for row in audits}
+    last = max(there)
+    missing = last + 1 - len(there)
     if missing:
-        detail = f"{', '.join(map(str, missing))}: the run began in another folder, or they were dropped"
+        some = ", ".join(map(str, islice((number for number in range(last) if number not in there), _MOST_NAMED)))
+        more = f" and {missing - _MOST_NAMED} more" if missing > _MOST_NAMED else ""
+        detail = f"{some}{more}: the run began in another folder, or they were dropped"
         yield Check("audits that are not there", None, detail)
     detail = f"no hash is secret: compare that of the newest audit, {audit_sha256(newest)}, with what you noted"
     yield Check("whether someone made all hashes anew", None, detail)

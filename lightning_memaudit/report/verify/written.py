@@ -1,6 +1,5 @@
 """The report itself: its hash, what it says against the results, its page and figures, the weights that it names."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ from lightning_memaudit.report.checkpoint import read_checkpoint
 from lightning_memaudit.report.document import SELF_HASH, build_document, seal
 from lightning_memaudit.report.manifest import read_manifest
 from lightning_memaudit.report.verify.check import NOT_TRUE, OLDER, OTHER_WEIGHTS, Check, differences
+from lightning_memaudit.results.chain import SEAL, audit_sha256, by_audit, complete_sha256, seal_holds
 from lightning_memaudit.results.files import is_own
 from lightning_memaudit.results.hashes import file_sha256, tensors_sha256
-from lightning_memaudit.results.lines import read_lines
-from lightning_memaudit.results.run_folder import AUDITS, IMAGES, MANIFEST, RunFolder
+from lightning_memaudit.results.run_folder import AUDITS, IMAGES, MANIFEST, OWN_CONFIG, RUN, RunFolder
 
+_OF_RUN = ("run", "setup", "limits", "near_duplicates")
+"""Parts of the report that say what ``run.json`` says."""
 _WORDS = ("headline", "why", "found", "certainty", "next_steps", "cautions")
 
 
@@ -35,9 +36,14 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
     version = document["tool"]["version"]
     if version != __version__:
         again, document = _facts(again), _facts(document)
+    if SEAL not in folder.sealed_run():
+        # The file beside the folder, which a later run replaces, and which stays when the folder moves.
+        again, document = _without_config(again), _without_config(document)
     different = next(differences(dict(document), again, "", SELF_HASH), None)
     if different is None:
         return Check(name, True, f"{len(document['history'])} audits judged again")
+    if _is_resumed(folder, document, again):
+        return Check(name, False, f"{RUN} was written again since, as by a run that is resumed", OLDER)
     other = "" if version == __version__ else f"; the report says that version {version} made it, this is {__version__}"
     return Check(name, False, different + other, NOT_TRUE)
 
@@ -49,17 +55,33 @@ def is_older(folder: RunFolder, document: Mapping[str, Any]) -> bool:
     if not any(row["audit"] > reported for row in rows):
         return False
     hashes = document["hashes"]["files"]
-    return all(_up_to(folder.path / name, reported) == hashes.get(name) for name in (AUDITS, IMAGES))
+    before = {row["audit"] for row in rows if row["audit"] <= reported}
+    return all(complete_sha256(folder.path / name, before) == hashes.get(name) for name in (AUDITS, IMAGES))
 
 
-def _up_to(path: Path, audit: int) -> str:
-    """SHA-256 of the beginning of a file of lines, as it was after an audit."""
-    digest = hashlib.sha256()
-    for row, line in read_lines(path):
-        if row["audit"] > audit:
-            break
-        digest.update(line)
-    return digest.hexdigest()
+def _is_resumed(folder: RunFolder, document: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
+    """Whether only ``run.json`` and the config are others, as by a run that is resumed and has not audited yet.
+
+    They must be as they were written, and know the newest audit; all that the report says of audits must be the same.
+    """
+    run = folder.sealed_run()
+    config = folder.path / OWN_CONFIG
+    if not seal_holds(run) or run[SEAL].get("config") != (file_sha256(config) if is_own(config) else None):
+        return False
+    if run[SEAL].get("chain") != audit_sha256(by_audit(folder.chained_audits())[-1]):
+        return False
+    files = [one["hashes"]["files"] for one in (document, again)]
+    if files[0].get(RUN) == files[1].get(RUN) or files[0] | {RUN: ""} != files[1] | {RUN: ""}:
+        return False
+    ignored = {*_OF_RUN, "hashes", SELF_HASH}
+    if document["near_duplicates"] != again["near_duplicates"]:
+        ignored |= {"verdict", "history"}
+    told, found = ({key: value for key, value in one.items() if key not in ignored} for one in (document, again))
+    return next(differences(told, found, ""), None) is None
+
+
+def _without_config(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {**document, "hashes": {**document["hashes"], "config": None}}
 
 
 def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
