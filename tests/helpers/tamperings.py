@@ -163,7 +163,14 @@ CHANGES = {
     ),
     "a certification is text": (audits(update(certification="all fine")), UNREADABLE),
     "certificates by controls that there are not": (
-        audits(update(certification={"source": "controls", "num_control_scores": 24000, "false_rate": 1e-4})),
+        audits(
+            update(
+                certification={
+                    **dict.fromkeys(("threshold", "reason", "false_rate_low", "false_rate_high")),
+                    **{"source": "controls", "num_control_scores": 24000, "false_rate": 1e-4},
+                }
+            )
+        ),
         ROWS,
     ),
     "a row twice": (twice_in_audits, ROWS),
