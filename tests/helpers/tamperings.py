@@ -163,7 +163,14 @@ CHANGES = {
     ),
     "a certification is text": (audits(update(certification="all fine")), UNREADABLE),
     "certificates by controls that there are not": (
-        audits(update(certification={"source": "controls", "num_control_scores": 24000, "false_rate": 1e-4})),
+        audits(
+            update(
+                certification={
+                    **{"threshold": 1e-3, "reason": "", "false_rate_low": 1e-5, "false_rate_high": 2e-4},
+                    **{"source": "controls", "num_control_scores": 24000, "false_rate": 1e-4},
+                }
+            )
+        ),
         ROWS,
     ),
     "a row twice": (twice_in_audits, ROWS),
