@@ -43,7 +43,7 @@ class Minimum(NamedTuple):
     num_gradients: Tensor
 
 
-def minimize(evaluate: ValueAndGradient, start: Tensor, max_gradients: Tensor, improvement: float = 0.9) -> Minimum:
+def minimize(evaluate: ValueAndGradient, start: Tensor, max_gradients: Tensor, improvement: float = 0.8) -> Minimum:
     """L-BFGS (Liu & Nocedal 1989) with a backtracking line search, each row independent of the others.
 
     A step is taken if it lowers the row's value enough (Armijo 1966), else it is shortened. A row leaves the batch
