@@ -27,6 +27,7 @@ class Round:
     Raises:
         ValueError: An attribute is out of its range; the message names it and its value.
 
+    >>> import torch
     >>> from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
     >>> image, one = torch.full((1, 1, 8, 8), 0.5), Round(penalties=(0.1, 0.3), start="interpolated", num_iterations=20)
     >>> method = KnownMaskRecovery(tuning=SelfTuning(rounds=(one,), refinements=6))
@@ -78,6 +79,7 @@ class SelfTuning:
     Raises:
         ValueError: ``spread``, ``shares``, ``rounds``, ``starts`` or a count is out of its range; the message names it.
 
+    >>> import torch
     >>> from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
     >>> image, mask = torch.full((1, 1, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(1, 1, 8, 4)
     >>> def evaluations(f, patience):
