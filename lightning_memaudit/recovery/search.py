@@ -119,13 +119,14 @@ def _num_starts(round_: Round, hypotheses: int) -> int:
 def _cost(try_: Round | DescentStart, hypotheses: int, tuning: SelfTuning) -> int:
     """Evaluations that a round takes, or the shortest descent."""
     if not isinstance(try_, Round):
-        return LEAST_DESCENT
+        return _least_descent(tuning)
     iterations = try_.num_iterations + tuning.refinements
     return _num_starts(try_, hypotheses) + hypotheses * len(try_.penalties) * iterations
 
 
-LEAST_DESCENT = 2 * GRADIENT_EVALUATIONS + 1
-"""Evaluations of one step by gradients, and of the score of where it leads."""
+def _least_descent(tuning: SelfTuning) -> int:
+    """Evaluations of one step by gradients, and of what is made of where it leads."""
+    return 2 * GRADIENT_EVALUATIONS + tuning.refinements
 
 
 class _Descent(NamedTuple):
@@ -146,14 +147,19 @@ class _Descent(NamedTuple):
     def __call__(self, problem: Problem, start: Tensor, best: Candidate, left: Tensor) -> tuple[Candidate, Tensor]:
         """The best candidates after descents of those that are not good yet, and the evaluations spent, (B,)."""
         spent = torch.zeros_like(left)
-        rows = ((best.expected_error >= self.tuning.good_error) & (left >= LEAST_DESCENT)).nonzero().squeeze(1)
+        rows = ((best.expected_error >= self.tuning.good_error) & (left >= _least_descent(self.tuning))).nonzero().squeeze(1)
         if not len(rows):
             return best, spent
         observed, mask = problem.observed[rows], problem.mask[rows]
-        affordable = (left[rows] - 1) // GRADIENT_EVALUATIONS
+        affordable = (left[rows] - self.tuning.refinements) // GRADIENT_EVALUATIONS
         found = self.autoencoder.fit(observed, mask, start[rows], affordable.clamp_max(self.tuning.max_gradients))
-        candidate = refine(self.autoencoder, observed, mask, found.point, problem.noise[rows])
-        spent[rows] = GRADIENT_EVALUATIONS * found.num_gradients + 1
+        # Where f errs by as much at the truth, a descent overfits: hidden pixels that f returns all too well. So its
+        # own point does not compete, only what f makes of it, which is of the same kind as what the iteration finds.
+        output = self.autoencoder(found.point)
+        image = add_interpolated_residual(output, observed, Interpolation(mask), torch.ones_like(mask[:, :1, :1, :1]))
+        steps = self.tuning.refinements - 1
+        candidate = refine(self.autoencoder, observed, mask, image, problem.noise[rows], steps)
+        spent[rows] = GRADIENT_EVALUATIONS * found.num_gradients + self.tuning.refinements
         return _replace_rows(best, rows, better(Candidate(*(part[rows] for part in best)), candidate)), spent
 
 
@@ -185,6 +191,7 @@ def _attempt(
     iterations: int,
     seed: int,
     tuning: SelfTuning,
+    begin_at: Tensor | None = None,
 ) -> Candidate:
     """Run every penalty on every mask, and return the best candidate of each image."""
     number = len(problem.observed)
@@ -197,7 +204,9 @@ def _attempt(
     # The data are worth less where noise is on them: as if the penalty were larger, and less of it is spread.
     noise_factor = 1 + noise.square() / TYPICAL_VARIANCE
     penalty = penalty * noise_factor
-    if round_.start == "autoencoder":
+    if begin_at is not None:
+        start = begin_at.repeat(count, 1, 1, 1)
+    elif round_.start == "autoencoder":
         start = autoencoder(problem.observed).repeat(count, 1, 1, 1)
     else:
         start = interpolate(problem.observed.repeat(hypotheses, 1, 1, 1), masks.mask)
