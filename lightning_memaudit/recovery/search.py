@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_memaudit.recovery.admm import Workspace
+from lightning_memaudit.recovery.admm import Alternation, Workspace, alternate
 from lightning_memaudit.recovery.batches import map_chunks, rows_per_chunk, same_channels
 from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine
 from lightning_memaudit.recovery.certification import noise_gain
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, DifferentiableAutoencoder, UseOfGradients
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule
+from lightning_memaudit.recovery.masks import LeastSquaresMask
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, concatenate
@@ -26,6 +27,10 @@ from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, co
 TYPICAL_VARIANCE = 0.01
 """Mean squared error that is assumed of the autoencoder's image about halfway through an attempt. Noise of this
 variance doubles the penalty: the data then count for less."""
+
+
+PAPERS_PENALTY = 0.1
+"""Of the iteration that ``paper_blind`` runs."""
 
 
 class SearchResult(NamedTuple):
@@ -93,11 +98,16 @@ def search(
             if iterations < 1:
                 break
             masks = rule(current, len(try_.penalties))
-            candidate = _attempt(autoencoder, current, masks, try_, iterations, number, tuning)
+            # Those of the rounds alone: random starts are the same with and without gradients.
+            seed = number - (len(order) - len(tuning.rounds) if number else 0)
+            candidate = _attempt(autoencoder, current, masks, try_, iterations, seed, tuning)
             spent[active] += begin + attempts * (iterations + tuning.refinements)
+        elif isinstance(try_, Alternation):
+            candidate, used = _papers_attempt(autoencoder, current, try_, tuning)
+            spent[active] += used
         improved = better(so_far, candidate)
         if descent is not None:
-            begin_at = candidate.image if isinstance(try_, Round) else _descent_start(try_, current, number)
+            begin_at = _descent_start(try_, current, number) if isinstance(try_, str) else candidate.image
             improved, used = descent(current, begin_at, improved, max_evaluations - spent[active])
             spent[active] += used
         best = _replace_rows(best, active, improved)
@@ -116,8 +126,10 @@ def _num_starts(round_: Round, hypotheses: int) -> int:
     return {"interpolated": 0, "autoencoder": 1, "random": hypotheses}[round_.start]
 
 
-def _cost(try_: Round | DescentStart, hypotheses: int, tuning: SelfTuning) -> int:
-    """Evaluations that a round takes, or the shortest descent."""
+def _cost(try_: Round | Alternation | DescentStart, hypotheses: int, tuning: SelfTuning) -> int:
+    """Evaluations that a round takes at most, or the shortest descent."""
+    if isinstance(try_, Alternation):
+        return try_.num_iterations + 2 + tuning.refinements
     if not isinstance(try_, Round):
         return _least_descent(tuning)
     iterations = try_.num_iterations + tuning.refinements
@@ -147,7 +159,8 @@ class _Descent(NamedTuple):
     def __call__(self, problem: Problem, start: Tensor, best: Candidate, left: Tensor) -> tuple[Candidate, Tensor]:
         """The best candidates after descents of those that are not good yet, and the evaluations spent, (B,)."""
         spent = torch.zeros_like(left)
-        rows = ((best.expected_error >= self.tuning.good_error) & (left >= _least_descent(self.tuning))).nonzero().squeeze(1)
+        needed = best.expected_error >= self.tuning.good_error
+        rows = (needed & (left >= _least_descent(self.tuning))).nonzero().squeeze(1)
         if not len(rows):
             return best, spent
         observed, mask = problem.observed[rows], problem.mask[rows]
@@ -230,6 +243,20 @@ def _attempt(
     assessed = refine(autoencoder, observed, mask, image, noise, tuning.refinements, masks.explained)
     parts = [Candidate(*part) for part in zip(*(torch.split(field, number) for field in assessed), strict=True)]
     return functools.reduce(better, parts)
+
+
+def _papers_attempt(
+    autoencoder: Autoencoder, problem: Problem, alternation: Alternation, tuning: SelfTuning
+) -> tuple[Candidate, Tensor]:
+    """What the paper's method returns, improved, and the evaluations spent, (B,).
+
+    It estimates the mask by least squares although the search relies on another: so it ends where it does alone.
+    """
+    observed = problem.observed
+    penalty = torch.full_like(problem.noise, PAPERS_PENALTY)
+    solution = alternate(autoencoder, observed, penalty, LeastSquaresMask(), autoencoder(observed), alternation)
+    candidate = refine(autoencoder, observed, problem.mask, solution.image, problem.noise, tuning.refinements)
+    return candidate, solution.num_evaluations + tuning.refinements
 
 
 def _replace_rows(candidate: Candidate, rows: Tensor, part: Candidate) -> Candidate:

@@ -1,10 +1,11 @@
 """What the search that tunes itself tries, in which order, and when it is done with an image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from torch import Tensor
 
+from lightning_memaudit.recovery.admm import Alternation
 from lightning_memaudit.recovery.checks import check_counts, check_penalties
 
 Start = Literal["interpolated", "autoencoder", "random"]
@@ -56,7 +57,8 @@ class SelfTuning:
 
     Where f can be differentiated and the mask is known or read off the observation, a descent by gradients, see
     :meth:`~lightning_memaudit.recovery.gradients.DifferentiableAutoencoder.fit`, follows every round, from its best
-    candidate. And between the first round and the second there are descents from ``starts``, each a round of its own.
+    candidate. And between the first round and the second there are descents from ``starts``, each a round of its own,
+    and the paper's method as it is, whose image is a candidate too.
 
     Attributes:
         rounds: What to try, cheap and likely first.
@@ -70,6 +72,7 @@ class SelfTuning:
         fair_error: An image with an error below this is done once a round has hardly improved it.
         improvement: A round has hardly improved an image if the error after it is above this share of that before.
         patience: An image is given up after so many rounds in a row that have hardly improved it.
+        papers_iteration: Of the round that is the paper's method, after those descents.
         starts: Of the descents between the first two rounds.
         max_gradients: Gradients of a descent at most.
         converged_error: With gradients, takes the place of ``fair_error``: they leave little to improve.
@@ -103,6 +106,7 @@ class SelfTuning:
     fair_error: float = 10**-3.0
     improvement: float = 0.9
     patience: int = 2
+    papers_iteration: Alternation = field(default_factory=Alternation)
     starts: tuple[DescentStart, ...] = ("interpolated", "observed", "noise", "negative", "smooth")
     max_gradients: int = 40
     converged_error: float = 10**-2.5
@@ -125,9 +129,11 @@ class SelfTuning:
             max_gradients=self.max_gradients,
         )
 
-    def order(self, gradients: bool) -> tuple[Round | DescentStart, ...]:
-        """Rounds, and with gradients the starts of descents, in the order in which they are tried."""
-        return (self.rounds[0], *self.starts, *self.rounds[1:]) if gradients else self.rounds
+    def order(self, gradients: bool) -> tuple[Round | Alternation | DescentStart, ...]:
+        """Rounds, and with gradients the starts of descents and the paper's iteration, in the order of their turn."""
+        if not gradients:
+            return self.rounds
+        return (self.rounds[0], *self.starts, self.papers_iteration, *self.rounds[1:])
 
     def patience_with_gradients(self, mask: Tensor) -> Tensor:
         """Of images with these masks, (B, 1 or C, H, W): (B,) int64."""
