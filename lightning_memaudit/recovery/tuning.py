@@ -4,9 +4,13 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from torch import Tensor
+from torch.nn import functional
 
 from lightning_memaudit.recovery.admm import Alternation
 from lightning_memaudit.recovery.checks import check_counts, check_penalties
+
+NEARBY = 2
+"""Rows and columns between a hidden pixel and an observed one that tells something of it."""
 
 Start = Literal["interpolated", "autoencoder", "random"]
 
@@ -77,7 +81,8 @@ class SelfTuning:
         max_gradients: Gradients of a descent at most.
         converged_error: With gradients, takes the place of ``fair_error``: they leave little to improve.
         patience_per_hidden_share: With gradients, an image's patience is so many times the share of its pixels that is
-            hidden, and ``patience`` at least: where more is hidden there are more wrong images to end in.
+            hidden, and ``patience`` at least: where more is hidden there are more wrong images to end in. Hidden pixels
+            count half where one nearby is observed, at most :data:`NEARBY` rows and columns away.
 
     Raises:
         ValueError: ``spread``, ``shares``, ``rounds``, ``starts`` or a count is out of its range; the message names it.
@@ -138,4 +143,5 @@ class SelfTuning:
     def patience_with_gradients(self, mask: Tensor) -> Tensor:
         """Of images with these masks, (B, 1 or C, H, W): (B,) int64."""
         hidden = (1 - mask).flatten(1).mean(1)
-        return (self.patience_per_hidden_share * hidden).round().long().clamp_min(self.patience)
+        far = (functional.max_pool2d(mask, 2 * NEARBY + 1, 1, NEARBY) == 0).flatten(1).float().mean(1)
+        return (self.patience_per_hidden_share * (hidden + far) / 2).round().long().clamp_min(self.patience)
