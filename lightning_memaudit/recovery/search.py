@@ -77,9 +77,8 @@ def search(
     idle = torch.zeros_like(spent)
     descent = _Descent.of(autoencoder, problem, first_masks, tuning)
     patience = torch.full_like(spent, tuning.patience)
-    fair_error = tuning.fair_error
     if descent is not None:
-        patience, fair_error = tuning.patience_with_gradients(problem.mask), tuning.converged_error
+        patience = tuning.patience_with_gradients(problem.mask)
     order = tuning.order(gradients=descent is not None)
     for number in itertools.count():
         try_ = order[min(number, len(order) - 1)]
@@ -114,7 +113,7 @@ def search(
         error = improved.expected_error
         stuck = error > tuning.improvement * so_far.expected_error
         idle[active] = torch.where(stuck, idle[active] + 1, 0)
-        done = (error < tuning.good_error) | (stuck & (error < fair_error)) | (idle[active] >= patience[active])
+        done = (error < tuning.good_error) | (stuck & (error < tuning.fair_error)) | (idle[active] >= patience[active])
         active = active[~done]
         if not len(active):
             break
@@ -138,7 +137,12 @@ def _cost(try_: Round | Alternation | DescentStart, hypotheses: int, tuning: Sel
 
 def _least_descent(tuning: SelfTuning) -> int:
     """Evaluations of one step by gradients, and of what is made of where it leads."""
-    return 2 * GRADIENT_EVALUATIONS + tuning.refinements
+    return 2 * GRADIENT_EVALUATIONS + _assessment(tuning)
+
+
+def _assessment(tuning: SelfTuning) -> int:
+    """Evaluations of what is made of where a descent leads: one that makes it, and at least one that scores it."""
+    return max(2, tuning.refinements)
 
 
 class _Descent(NamedTuple):
@@ -164,15 +168,15 @@ class _Descent(NamedTuple):
         if not len(rows):
             return best, spent
         observed, mask = problem.observed[rows], problem.mask[rows]
-        affordable = (left[rows] - self.tuning.refinements) // GRADIENT_EVALUATIONS
+        affordable = (left[rows] - _assessment(self.tuning)) // GRADIENT_EVALUATIONS
         found = self.autoencoder.fit(observed, mask, start[rows], affordable.clamp_max(self.tuning.max_gradients))
         # Where f errs by as much at the truth, a descent overfits: hidden pixels that f returns all too well. So its
         # own point does not compete, only what f makes of it, which is of the same kind as what the iteration finds.
         output = self.autoencoder(found.point)
         image = add_interpolated_residual(output, observed, Interpolation(mask), torch.ones_like(mask[:, :1, :1, :1]))
-        steps = self.tuning.refinements - 1
+        steps = _assessment(self.tuning) - 1
         candidate = refine(self.autoencoder, observed, mask, image, problem.noise[rows], steps)
-        spent[rows] = GRADIENT_EVALUATIONS * found.num_gradients + self.tuning.refinements
+        spent[rows] = GRADIENT_EVALUATIONS * found.num_gradients + steps + 1
         return _replace_rows(best, rows, better(Candidate(*(part[rows] for part in best)), candidate)), spent
 
 

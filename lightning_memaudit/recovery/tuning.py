@@ -79,7 +79,6 @@ class SelfTuning:
         papers_iteration: Of the round that is the paper's method, after those descents.
         starts: Of the descents between the first two rounds.
         max_gradients: Gradients of a descent at most.
-        converged_error: With gradients, takes the place of ``fair_error``: they leave little to improve.
         patience_per_hidden_share: With gradients, an image's patience is so many times the share of its pixels that is
             hidden, and ``patience`` at least: where more is hidden there are more wrong images to end in. Hidden pixels
             count half where one nearby is observed, at most :data:`NEARBY` rows and columns away.
@@ -114,7 +113,6 @@ class SelfTuning:
     papers_iteration: Alternation = field(default_factory=Alternation)
     starts: tuple[DescentStart, ...] = ("interpolated", "observed", "noise", "negative", "smooth")
     max_gradients: int = 40
-    converged_error: float = 10**-2.5
     patience_per_hidden_share: float = 8.0
 
     def __post_init__(self) -> None:

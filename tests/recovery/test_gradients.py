@@ -1,5 +1,7 @@
 """Gradients through the autoencoder: right, counted, only where they exist, and nothing is left behind by them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from autoencoders import associative, linear, memory
@@ -7,8 +9,10 @@ from observations import hide, smooth_images, uniform
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery
+from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery, Round, SelfTuning
+from lightning_memaudit.recovery.admm import Alternation
 from lightning_memaudit.recovery.gradients import DifferentiableAutoencoder
+from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.methods.registry import METHODS
 
 
@@ -86,6 +90,48 @@ def test_gradients_find_what_evaluations_alone_do_not_and_never_less_than_the_pa
     controls, _ = hide(smooth_images(12, channels=1, seed=30), 0.93)
     strangers = METHODS["blind"]()(network, controls)
     assert not ((strangers.image - smooth_images(12, channels=1, seed=30)).square().flatten(1).mean(1) < 1e-3).any()
+
+
+@pytest.mark.parametrize("refinements", [1, 6])
+def test_a_descents_own_point_is_not_taken_but_what_the_autoencoder_makes_of_it(refinements):
+    images = smooth_images(6, channels=1)
+    network, outputs = trained(images, 60), []
+
+    def recording(given):
+        output = network(given)
+        outputs.append(output.detach())
+        return output
+
+    observed, mask = hide(images, 0.9)
+    start = interpolate(observed, mask)
+    tuning = SelfTuning(refinements=refinements)
+    for one, its_mask, its_start in zip(observed.split(1), mask.split(1), start.split(1), strict=True):
+        outputs.clear()
+        found = KnownMaskRecovery(tuning=tuning)(recording, one, its_mask)
+        assert (found.image - its_start).abs().max() > 0.05
+        made = torch.cat(outputs)
+        made = made + interpolate(one - made, its_mask.expand_as(made))
+        distance = ((1 - its_mask) * (made - found.image)).abs().flatten(1).amax(1)
+        assert distance.min() < 1e-5
+
+
+def test_what_the_papers_method_finds_is_found_where_all_else_fails():
+    images = smooth_images(8, channels=1)
+    network = trained(images)
+    observed, _ = hide(torch.cat([images, smooth_images(4, channels=1, seed=20)]), 0.7)
+    papers = METHODS["paper_blind"]()(network, observed)
+    nothing = Round((1e6,), "interpolated", 1)
+    scores = {}
+    for iterations in (1, 200):
+        tuning = SelfTuning((nothing,), starts=(), max_gradients=1, refinements=1, patience=2)
+        tuning = replace(tuning, papers_iteration=Alternation(num_iterations=iterations))
+        counting = Counting(network)
+        found = BlindRecovery(tuning=tuning, certification=None)(counting, observed)
+        assert found.num_evaluations.sum() == counting.forward - 1 + 2 * (counting.backward - 1)
+        scores[iterations] = (found.image[:8] - images).square().flatten(1).mean(1)
+    papers_error = (papers.image[:8] - images).square().flatten(1).mean(1)
+    assert (papers_error < 1e-3).sum() > (scores[1] < 1e-3).sum()
+    assert (scores[200] <= papers_error.clamp_min(1e-4)).all()
 
 
 @pytest.mark.parametrize("grad", [True, False])
