@@ -98,7 +98,7 @@ def search(
                 break
             masks = rule(current, len(try_.penalties))
             # Those of the rounds alone: random starts are the same with and without gradients.
-            seed = number - (len(order) - len(tuning.rounds) if number else 0)
+            seed = sum(isinstance(earlier, Round) for earlier in order[:number]) + max(0, number - len(order))
             candidate = _attempt(autoencoder, current, masks, try_, iterations, seed, tuning)
             spent[active] += begin + attempts * (iterations + tuning.refinements)
         elif isinstance(try_, Alternation):

@@ -1,5 +1,6 @@
 """What the search that tunes itself tries, in which order, and when it is done with an image."""
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -61,8 +62,8 @@ class SelfTuning:
 
     Where f can be differentiated and the mask is known or read off the observation, a descent by gradients, see
     :meth:`~lightning_memaudit.recovery.gradients.DifferentiableAutoencoder.fit`, follows every round, from its best
-    candidate. And between the first round and the second there are descents from ``starts``, each a round of its own,
-    and the paper's method as it is, whose image is a candidate too.
+    candidate. Rounds take turns with descents from ``starts``; before the last round the paper's method runs as it is,
+    whose image is a candidate too.
 
     Attributes:
         rounds: What to try, cheap and likely first.
@@ -76,8 +77,8 @@ class SelfTuning:
         fair_error: An image with an error below this is done once a round has hardly improved it.
         improvement: A round has hardly improved an image if the error after it is above this share of that before.
         patience: An image is given up after so many rounds in a row that have hardly improved it.
-        papers_iteration: Of the round that is the paper's method, after those descents.
-        starts: Of the descents between the first two rounds.
+        papers_iteration: Iterations and tolerances of the paper's method in that place.
+        starts: Of the descents that take turns with the rounds.
         max_gradients: Gradients of a descent at most.
         patience_per_hidden_share: With gradients, an image's patience is so many times the share of its pixels that is
             hidden, and ``patience`` at least: where more is hidden there are more wrong images to end in. Hidden pixels
@@ -136,7 +137,10 @@ class SelfTuning:
         """Rounds, and with gradients the starts of descents and the paper's iteration, in the order of their turn."""
         if not gradients:
             return self.rounds
-        return (self.rounds[0], *self.starts, self.papers_iteration, *self.rounds[1:])
+        first = self.rounds[:-1] or self.rounds
+        pairs = itertools.zip_longest(first, self.starts)
+        alternating = [try_ for pair in pairs for try_ in pair if try_ is not None]
+        return (*alternating, self.papers_iteration, self.rounds[-1])
 
     def patience_with_gradients(self, mask: Tensor) -> Tensor:
         """Of images with these masks, (B, 1 or C, H, W): (B,) int64."""
