@@ -34,7 +34,7 @@ def steps() -> dict[str, Method]:
 
     def rounds(*rounds: Round, budget: int, refinements: int, spread: float) -> BlindRecovery:
         tuning = SelfTuning(rounds=rounds, spread=spread, refinements=refinements, patience=1)
-        return BlindRecovery(tuning=tuning, max_evaluations=budget)
+        return BlindRecovery(tuning=tuning, max_evaluations=budget, gradients="never")
 
     return {
         "paper_blind": BlindRecovery("least_squares", (0.1,)),
@@ -43,7 +43,8 @@ def steps() -> dict[str, Method]:
         "+smooth_start_exact_data": rounds(once, budget=4 * 51 + 3, refinements=1, spread=0.0),
         "+refinement": rounds(once, budget=4 * 56 + 3, refinements=6, spread=0.0),
         "+spread": rounds(once, budget=4 * 56 + 3, refinements=6, spread=SelfTuning.spread),
-        "+rounds_the_default": BlindRecovery(),
+        "+rounds_blind_black_box": BlindRecovery(gradients="never"),
+        "+gradients_the_default": BlindRecovery(),
         "known_mask_self_tuned": KnownMaskRecovery(),
         "white_box": WhiteBoxRecovery(),
     }

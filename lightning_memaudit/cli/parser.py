@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from lightning_memaudit.cli.main import UsageError, hint
-from lightning_memaudit.recovery.search import Round
+from lightning_memaudit.recovery.tuning import Round
 from lightning_memaudit.training import data, datasets, module, networks
 
 KEY = re.compile(r'^(\s*)(?:- )?Parser key "([^"]+)":')

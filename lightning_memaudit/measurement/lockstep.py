@@ -100,6 +100,7 @@ class Lockstep:
             if notice is not None:
                 self.processes.give_up(notice)
 
+    @torch.no_grad()  # a backward pass would need the others too, who may not make it
     def _call(self, images: Tensor) -> Any:
         if self._watchdog is None:
             return self.call(images)

@@ -8,7 +8,7 @@ from lightning_memaudit.recovery.methods.blind import BlindRecovery
 from lightning_memaudit.recovery.methods.deblurring import BlindDeblurring
 from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
 from lightning_memaudit.recovery.methods.white_box import WhiteBoxRecovery
-from lightning_memaudit.recovery.search import Round, SelfTuning
+from lightning_memaudit.recovery.tuning import Round, SelfTuning
 from lightning_memaudit.recovery.types import (
     Autoencoder,
     Calibration,

@@ -57,13 +57,15 @@ LEAST_EVALUATIONS = 5
 """One to score the start, one ADMM iteration, one for its score, and two for the gain."""
 
 
-def check_max_evaluations(max_evaluations: int) -> None:
+def check_max_evaluations(max_evaluations: int | None) -> None:
     """Raise unless the evaluations suffice to score a start, to make an iteration and score it, and for the gain.
+
+    None leaves their number to the method.
 
     Raises:
         ValueError: ``max_evaluations`` is below :data:`LEAST_EVALUATIONS`.
     """
-    if max_evaluations < LEAST_EVALUATIONS:
+    if max_evaluations is not None and max_evaluations < LEAST_EVALUATIONS:
         raise ValueError(f"max_evaluations={max_evaluations}: must be at least {LEAST_EVALUATIONS}")
 
 

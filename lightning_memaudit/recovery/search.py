@@ -6,117 +6,31 @@ An image that is recovered well, or that several rounds in a row hardly improved
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from lightning_memaudit.recovery.admm import Workspace
+from lightning_memaudit.recovery.admm import Alternation, Workspace, alternate
 from lightning_memaudit.recovery.batches import map_chunks, rows_per_chunk, same_channels
 from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine
 from lightning_memaudit.recovery.certification import noise_gain
-from lightning_memaudit.recovery.checks import check_counts, check_penalties
+from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, DifferentiableAutoencoder, UseOfGradients
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule
+from lightning_memaudit.recovery.masks import LeastSquaresMask
 from lightning_memaudit.recovery.protection import InputProtected
+from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, concatenate
-
-Start = Literal["interpolated", "autoencoder", "random"]
-
 
 TYPICAL_VARIANCE = 0.01
 """Mean squared error that is assumed of the autoencoder's image about halfway through an attempt. Noise of this
 variance doubles the penalty: the data then count for less."""
 
 
-@dataclass(frozen=True)
-class Round:
-    """Attempts made together: every penalty from the same start.
-
-    Attributes:
-        penalties: ADMM penalties, positive.
-        start: ``interpolated`` fills the missing pixels smoothly, ``autoencoder`` is f(y), ``random`` is f of the
-            observation with random values where it is missing.
-        num_iterations: ADMM iterations of every attempt.
-
-    Raises:
-        ValueError: An attribute is out of its range; the message names it and its value.
-
-    >>> from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
-    >>> image, one = torch.full((1, 1, 8, 8), 0.5), Round(penalties=(0.1, 0.3), start="interpolated", num_iterations=20)
-    >>> method = KnownMaskRecovery(tuning=SelfTuning(rounds=(one,), refinements=6))
-    >>> recovery = method(lambda x: image.expand_as(x), observed=image, mask=torch.ones(1, 1, 8, 8))
-    >>> recovery.num_evaluations.item()  # 1 scores the start, 2 measure the gain, and 2 * (20 + 6) are the round's
-    55
-    """
-
-    penalties: tuple[float, ...]
-    start: Start
-    num_iterations: int
-
-    def __post_init__(self) -> None:
-        check_penalties(self.penalties)
-        if self.start not in get_args(Start):
-            raise ValueError(f"start={self.start!r}: pass one of {', '.join(get_args(Start))}")
-        check_counts(num_iterations=self.num_iterations)
-
-
-@dataclass(frozen=True)
-class SelfTuning:
-    """What the search tries in which order, and when it is done with an image.
-
-    The last round is repeated until the evaluations are spent. "Error" below is the expected mean squared error of an
-    image's best candidate so far.
-
-    Attributes:
-        rounds: What to try, cheap and likely first.
-        spread: Share of the correction of observed pixels that is added to hidden ones nearby, in [0, 1], see
-            :class:`~lightning_memaudit.recovery.admm.Workspace`; 0 is the paper's iteration.
-        shares: Shares of observed pixels to try, in (0, 1), where the mask must be told from the image's content.
-        mask_steps: ADMM iterations between two estimates of a mask that is not known.
-        refinements: Evaluations of f that improve and score what an attempt ended with, see
-            :func:`~lightning_memaudit.recovery.candidates.refine`.
-        good_error: An image with an error below this is done.
-        fair_error: An image with an error below this is done once a round has hardly improved it.
-        improvement: A round has hardly improved an image if the error after it is above this share of that before.
-        patience: An image is given up after so many rounds in a row that have hardly improved it.
-
-    Raises:
-        ValueError: ``spread``, ``shares``, ``rounds`` or a count is out of its range; the message names it.
-
-    >>> from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
-    >>> image, mask = torch.full((1, 1, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(1, 1, 8, 4)
-    >>> def evaluations(f, patience):
-    ...     method = KnownMaskRecovery(tuning=SelfTuning(patience=patience))
-    ...     return method(f, mask * image, mask).num_evaluations.item()
-    >>> [evaluations(f, n) for f in (lambda x: image.expand_as(x), torch.zeros_like) for n in (1, 2)]  # done, given up
-    [55, 55, 55, 127]
-    """
-
-    rounds: tuple[Round, ...] = (
-        Round((0.1, 0.3), "interpolated", 20),
-        Round((0.03, 1.0), "interpolated", 30),
-        Round((0.1, 0.3), "autoencoder", 50),
-        Round((0.1, 0.3), "random", 40),
-    )
-    spread: float = 0.35
-    shares: tuple[float, ...] = (0.5, 0.1)
-    mask_steps: int = 2
-    refinements: int = 6
-    good_error: float = 10**-3.5
-    fair_error: float = 10**-3.0
-    improvement: float = 0.9
-    patience: int = 2
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.spread <= 1:
-            raise ValueError(f"spread={self.spread}: must be between 0 and 1, such as 0.35")
-        if not self.shares or not all(0 < share < 1 for share in self.shares):
-            raise ValueError(f"shares={list(self.shares)}: give shares between 0 and 1, such as [0.5, 0.1]")
-        if not self.rounds:
-            raise ValueError("rounds is empty: give at least one round")
-        check_counts(mask_steps=self.mask_steps, refinements=self.refinements, patience=self.patience)
+PAPERS_PENALTY = 0.1
+"""Of the iteration that ``paper_blind`` runs."""
 
 
 class SearchResult(NamedTuple):
@@ -154,38 +68,136 @@ def search(
         The best candidate of every image, the interpolated start if nothing beat it, and the evaluations spent.
     """
     observed = problem.observed
-    start, explained = interpolate(observed, problem.mask), rule(problem, 1).explained
+    start, first_masks = interpolate(observed, problem.mask), rule(problem, 1)
+    hypotheses = len(first_masks.mask) // len(observed)
+    explained = first_masks.explained
     best = refine(autoencoder, observed, problem.mask, start, problem.noise, explained_share=explained)
     spent = torch.ones(len(observed), dtype=torch.int64, device=observed.device)
     active = torch.arange(len(observed), device=observed.device)
     idle = torch.zeros_like(spent)
-    used = 1
+    descent = _Descent.of(autoencoder, problem, first_masks, tuning)
+    patience = torch.full_like(spent, tuning.patience)
+    if descent is not None:
+        patience = tuning.patience_with_gradients(problem.mask)
+    order = tuning.order(gradients=descent is not None)
     for number in itertools.count():
-        round_ = tuning.rounds[min(number, len(tuning.rounds) - 1)]
+        try_ = order[min(number, len(order) - 1)]
+        if descent is not None and number:
+            # Descents take more gradients for some images than for others: who cannot afford the whole of it is done.
+            active = active[spent[active] + _cost(try_, hypotheses, tuning) <= max_evaluations]
+            if not len(active):
+                break
         current = problem.select(active)
-        masks = rule(current, len(round_.penalties))
-        hypotheses = len(masks.mask) // len(active)
-        attempts = hypotheses * len(round_.penalties)
-        # Evaluations that make the starts, shared by the penalties.
-        begin = {"interpolated": 0, "autoencoder": 1, "random": hypotheses}[round_.start]
-        refinements = tuning.refinements
-        iterations = min(round_.num_iterations, (max_evaluations - used - begin) // attempts - refinements)
-        if iterations < 1:
-            break
-        candidate = _attempt(autoencoder, current, masks, round_, iterations, number, tuning)
-        used += begin + attempts * (iterations + refinements)
-        spent[active] = used
-        before = best.expected_error[active]
-        improved = better(Candidate(*(part[active] for part in best)), candidate)
+        candidate = so_far = Candidate(*(part[active] for part in best))
+        if isinstance(try_, Round):
+            begin, attempts = _num_starts(try_, hypotheses), hypotheses * len(try_.penalties)
+            # The same for all: either nobody has made a descent yet, or all can afford the whole round.
+            left = int((max_evaluations - spent[active]).min())
+            iterations = min(try_.num_iterations, (left - begin) // attempts - tuning.refinements)
+            if iterations < 1:
+                break
+            masks = rule(current, len(try_.penalties))
+            # Those of the rounds alone: random starts are the same with and without gradients.
+            seed = sum(isinstance(earlier, Round) for earlier in order[:number]) + max(0, number - len(order))
+            candidate = _attempt(autoencoder, current, masks, try_, iterations, seed, tuning)
+            spent[active] += begin + attempts * (iterations + tuning.refinements)
+        elif isinstance(try_, Alternation):
+            candidate, used = _papers_attempt(autoencoder, current, try_, tuning)
+            spent[active] += used
+        improved = better(so_far, candidate)
+        if descent is not None:
+            begin_at = _descent_start(try_, current, number) if isinstance(try_, str) else candidate.image
+            improved, used = descent(current, begin_at, improved, max_evaluations - spent[active])
+            spent[active] += used
         best = _replace_rows(best, active, improved)
         error = improved.expected_error
-        stuck = error > tuning.improvement * before
+        stuck = error > tuning.improvement * so_far.expected_error
         idle[active] = torch.where(stuck, idle[active] + 1, 0)
-        done = (error < tuning.good_error) | (stuck & (error < tuning.fair_error)) | (idle[active] >= tuning.patience)
+        done = (error < tuning.good_error) | (stuck & (error < tuning.fair_error)) | (idle[active] >= patience[active])
         active = active[~done]
         if not len(active):
             break
     return SearchResult(best, spent)
+
+
+def _num_starts(round_: Round, hypotheses: int) -> int:
+    """Evaluations that make the starts, shared by the penalties."""
+    return {"interpolated": 0, "autoencoder": 1, "random": hypotheses}[round_.start]
+
+
+def _cost(try_: Round | Alternation | DescentStart, hypotheses: int, tuning: SelfTuning) -> int:
+    """Evaluations that a round takes at most, or the shortest descent."""
+    if isinstance(try_, Alternation):
+        return try_.num_iterations + 2 + tuning.refinements
+    if not isinstance(try_, Round):
+        return _least_descent(tuning)
+    iterations = try_.num_iterations + tuning.refinements
+    return _num_starts(try_, hypotheses) + hypotheses * len(try_.penalties) * iterations
+
+
+def _least_descent(tuning: SelfTuning) -> int:
+    """Evaluations of one step by gradients, and of what is made of where it leads."""
+    return 2 * GRADIENT_EVALUATIONS + _assessment(tuning)
+
+
+def _assessment(tuning: SelfTuning) -> int:
+    """Evaluations of what is made of where a descent leads: one that makes it, and at least one that scores it."""
+    return max(2, tuning.refinements)
+
+
+class _Descent(NamedTuple):
+    """Descents by gradients for images whose masks are known, and which have no noise."""
+
+    autoencoder: DifferentiableAutoencoder
+    tuning: SelfTuning
+
+    @classmethod
+    def of(cls, autoencoder: Autoencoder, problem: Problem, masks: MaskCourse, tuning: SelfTuning) -> "_Descent | None":
+        """None where there are no gradients, or no masks to rely on."""
+        if not isinstance(autoencoder, DifferentiableAutoencoder) or not autoencoder.has_gradients:
+            return None
+        if masks.update is not None or bool(problem.noise.any()):
+            return None
+        return cls(autoencoder, tuning)
+
+    def __call__(self, problem: Problem, start: Tensor, best: Candidate, left: Tensor) -> tuple[Candidate, Tensor]:
+        """The best candidates after descents of those that are not good yet, and the evaluations spent, (B,)."""
+        spent = torch.zeros_like(left)
+        needed = best.expected_error >= self.tuning.good_error
+        rows = (needed & (left >= _least_descent(self.tuning))).nonzero().squeeze(1)
+        if not len(rows):
+            return best, spent
+        observed, mask = problem.observed[rows], problem.mask[rows]
+        affordable = (left[rows] - _assessment(self.tuning)) // GRADIENT_EVALUATIONS
+        found = self.autoencoder.fit(observed, mask, start[rows], affordable.clamp_max(self.tuning.max_gradients))
+        # Where f errs by as much at the truth, a descent overfits: hidden pixels that f returns all too well. So its
+        # own point does not compete, only what f makes of it, which is of the same kind as what the iteration finds.
+        output = self.autoencoder(found.point)
+        image = add_interpolated_residual(output, observed, Interpolation(mask), torch.ones_like(mask[:, :1, :1, :1]))
+        steps = _assessment(self.tuning) - 1
+        candidate = refine(self.autoencoder, observed, mask, image, problem.noise[rows], steps)
+        spent[rows] = GRADIENT_EVALUATIONS * found.num_gradients + steps + 1
+        return _replace_rows(best, rows, better(Candidate(*(part[rows] for part in best)), candidate)), spent
+
+
+def _descent_start(start: DescentStart, problem: Problem, seed: int) -> Tensor:
+    """The first values of hidden pixels, (B, C, H, W)."""
+    observed = problem.observed
+    if start == "observed":
+        return observed
+    if start in ("interpolated", "negative"):
+        filled = interpolate(observed, problem.mask)
+        return filled if start == "interpolated" else 1 - filled
+    size = observed.shape[-2:] if start == "noise" else (4, 4)
+    noise = _noise((observed.shape[1], *size), observed, seed)
+    # The same for every image: what is found for one must not depend on the others in its batch.
+    return functional.interpolate(noise[None], size=observed.shape[-2:], mode="bicubic").expand_as(observed)
+
+
+def _noise(shape: Sequence[int], like: Tensor, seed: int) -> Tensor:
+    """Uniform in [0, 1]."""
+    generator = torch.Generator(like.device).manual_seed(seed)
+    return torch.rand(tuple(shape), generator=generator, dtype=like.dtype, device=like.device)
 
 
 def _attempt(
@@ -196,6 +208,7 @@ def _attempt(
     iterations: int,
     seed: int,
     tuning: SelfTuning,
+    begin_at: Tensor | None = None,
 ) -> Candidate:
     """Run every penalty on every mask, and return the best candidate of each image."""
     number = len(problem.observed)
@@ -208,14 +221,15 @@ def _attempt(
     # The data are worth less where noise is on them: as if the penalty were larger, and less of it is spread.
     noise_factor = 1 + noise.square() / TYPICAL_VARIANCE
     penalty = penalty * noise_factor
-    if round_.start == "autoencoder":
+    if begin_at is not None:
+        start = begin_at.repeat(count, 1, 1, 1)
+    elif round_.start == "autoencoder":
         start = autoencoder(problem.observed).repeat(count, 1, 1, 1)
     else:
         start = interpolate(problem.observed.repeat(hypotheses, 1, 1, 1), masks.mask)
         if round_.start == "random":
-            generator = torch.Generator(observed.device).manual_seed(seed)
             # The same for every image: what is found for one must not depend on the others in its batch.
-            filling = torch.rand(start.shape[1:], generator=generator, dtype=start.dtype, device=start.device)
+            filling = _noise(start.shape[1:], start, seed)
             start = autoencoder(torch.lerp(filling.expand_as(start), start, masks.mask.expand_as(start)))
         start = start.repeat(len(round_.penalties), 1, 1, 1)
     work = Workspace(autoencoder, observed, start, penalty, tuning.spread / noise_factor if tuning.spread else None)
@@ -233,6 +247,20 @@ def _attempt(
     assessed = refine(autoencoder, observed, mask, image, noise, tuning.refinements, masks.explained)
     parts = [Candidate(*part) for part in zip(*(torch.split(field, number) for field in assessed), strict=True)]
     return functools.reduce(better, parts)
+
+
+def _papers_attempt(
+    autoencoder: Autoencoder, problem: Problem, alternation: Alternation, tuning: SelfTuning
+) -> tuple[Candidate, Tensor]:
+    """What the paper's method returns, improved, and the evaluations spent, (B,).
+
+    It estimates the mask by least squares although the search relies on another: so it ends where it does alone.
+    """
+    observed = problem.observed
+    penalty = torch.full_like(problem.noise, PAPERS_PENALTY)
+    solution = alternate(autoencoder, observed, penalty, LeastSquaresMask(), autoencoder(observed), alternation)
+    candidate = refine(autoencoder, observed, problem.mask, solution.image, problem.noise, tuning.refinements)
+    return candidate, solution.num_evaluations + tuning.refinements
 
 
 def _replace_rows(candidate: Candidate, rows: Tensor, part: Candidate) -> Candidate:
@@ -281,6 +309,7 @@ def recover_self_tuned(
     observed: Tensor,
     search: Callable[..., SearchResult],
     chunk_size: int | None,
+    gradients: UseOfGradients,
     *more: Tensor,
 ) -> Recovery:
     """Search chunk by chunk, and measure around each image found how much noise the autoencoder passes on.
@@ -290,17 +319,22 @@ def recover_self_tuned(
         observed: (B, C, H, W).
         search: From f, a chunk of ``observed`` and of ``more`` to what was found.
         chunk_size: Attempts at once; None chooses by memory.
+        gradients: ``auto`` differentiates f where that is possible.
         more: What else the search takes, row by row.
 
     Returns:
         The recovery of B images with expected error and gain, nothing certified yet. Images that diverged stay as
         observed, with an infinite score. The evaluations for the gain are counted.
     """
-    autoencoder = InputProtected(autoencoder)
+    protected = InputProtected(autoencoder)
+    if gradients == "auto":
+        protected = DifferentiableAutoencoder(autoencoder)
+        protected.look_for_gradients(observed[:1])
+    used = isinstance(protected, DifferentiableAutoencoder) and protected.has_gradients
 
     def chunk(images: slice) -> Recovery:
         part = observed[images]
-        candidate, num_evaluations = search(autoencoder, part, *(rows[images] for rows in more))
+        candidate, num_evaluations = search(protected, part, *(rows[images] for rows in more))
         finite = candidate.score.isfinite()
         shape = (-1, 1, 1, 1)
         image = torch.where(finite.view(shape), candidate.image, part)
@@ -311,7 +345,8 @@ def recover_self_tuned(
             certified=torch.zeros_like(finite),
             num_evaluations=num_evaluations + GAIN_EVALUATIONS,
             expected_error=torch.where(finite, candidate.expected_error, torch.inf),
-            gain=noise_gain(autoencoder, image).nan_to_num(torch.inf),
+            gain=noise_gain(protected, image).nan_to_num(torch.inf),
+            gradients_used=used,
         )
 
     rows = rows_per_chunk(observed, chunk_size)

@@ -85,6 +85,7 @@ class Recovery(NamedTuple):
         gain: (B,) share of white noise that the autoencoder passes on at the estimate, from methods that certify.
         calibration: Where the certificates' threshold comes from, and the rate of false ones.
         kernel: (B, 1, K, K) estimated blur, from methods that estimate one.
+        gradients_used: Whether f was differentiated, from methods that do so where they can.
 
     >>> from lightning_memaudit.recovery import BlindRecovery
     >>> stored, mask = torch.full((2, 3, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(2, 1, 8, 4)
@@ -105,6 +106,7 @@ class Recovery(NamedTuple):
     gain: Tensor | None = None
     calibration: Calibration | None = None
     kernel: Tensor | None = None
+    gradients_used: bool | None = None
 
 
 class RecoveryMethod(Protocol):
@@ -143,7 +145,8 @@ class InformedRecoveryMethod(Protocol):
 def concatenate(parts: Sequence[Recovery]) -> Recovery:
     """Join the recoveries of consecutive chunks of a batch.
 
-    A trace, or another optional field, is joined where every chunk has it; the calibration is that of the first chunk.
+    A trace, or another optional field, is joined where every chunk has it; the calibration and whether f
+    was differentiated are those of the first chunk.
     """
     if len(parts) == 1:
         return parts[0]
@@ -160,6 +163,7 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
         gain=_join([part.gain for part in parts]),
         calibration=first.calibration,
         kernel=_join([part.kernel for part in parts]),
+        gradients_used=first.gradients_used,
     )
 
 

@@ -106,7 +106,7 @@ def test_the_ablation_goes_from_the_papers_method_to_the_default(tmp_path, capsy
     assert main(["bench", "ablation", *options]) == 0
     rows = {row["method"]: row for row in json.loads((tmp_path / "bench-ablation.json").read_text())["rows"]}
     assert next(iter(rows)) == "paper_blind"
-    assert rows["+four_penalties"]["evaluations_per_image"] > rows["+rounds_the_default"]["evaluations_per_image"]
+    assert rows["+four_penalties"]["evaluations_per_image"] > rows["+gradients_the_default"]["evaluations_per_image"]
     assert all(row["train_loss"] < 1e-2 for row in rows.values())
     assert rows["paper_blind"]["num_certified"] is None
     assert "Recovery rate of training images" in capsys.readouterr().out

@@ -101,6 +101,8 @@ def test_no_images_are_refused(method):
         (lambda: BlindRecovery(mask_estimator="nonsense"), "mask_estimator='nonsense'"),
         (lambda: BlindRecovery(max_evaluations=2), "max_evaluations=2"),
         (lambda: BlindRecovery(noise=-0.1), "noise=-0.1"),
+        (lambda: BlindRecovery(gradients="always"), "gradients='always'"),
+        (lambda: KnownMaskRecovery(gradients="always"), "gradients='always'"),
         (lambda: BlindRecovery(record_at=[0]), "record_at"),
         (lambda: BlindRecovery(certification="trust me"), "certification='trust me'"),
         (lambda: KnownMaskRecovery(record_at=[0]), "record_at"),

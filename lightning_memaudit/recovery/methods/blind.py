@@ -26,6 +26,7 @@ from lightning_memaudit.recovery.checks import (
 )
 from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill
 from lightning_memaudit.recovery.given_penalties import recover_with_penalties
+from lightning_memaudit.recovery.gradients import UseOfGradients, check_gradients, evaluations_allowed
 from lightning_memaudit.recovery.mask_rules import (
     MASK_ESTIMATORS,
     AutomaticMask,
@@ -39,12 +40,12 @@ from lightning_memaudit.recovery.masks import MaskEstimator
 from lightning_memaudit.recovery.search import (
     GAIN_EVALUATIONS,
     SearchResult,
-    SelfTuning,
     improve,
     recover_self_tuned,
     scatter,
     search,
 )
+from lightning_memaudit.recovery.tuning import SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem, Recovery
 
 
@@ -55,7 +56,8 @@ class BlindRecovery:
     By default it tunes itself. Where the missing pixels hold one value, the mask and the noise level are read off the
     observation; where they hold anything else, the mask is estimated from the image's content as the recovery goes on.
     Penalties and starts are tried in rounds. Of each image the candidate with the lowest blind score is kept, and an
-    image that is recovered well takes part in no further round. Where few pixels are observed, correcting these alone
+    image that is recovered well takes part in no further round. Where f can be differentiated, gradients take over from
+    the candidates. Where few pixels are observed, correcting these alone
     hardly changes what f returns: part of their correction is added to hidden pixels nearby, see ``tuning.spread``.
 
     ``BlindRecovery(mask_estimator="least_squares", penalties=[0.1])`` is the paper's method (arXiv 2310.02897): given
@@ -65,7 +67,10 @@ class BlindRecovery:
         mask_estimator: ``auto`` looks at what stands in the missing pixels; or a name of :data:`MASK_ESTIMATORS`, or
             any function ``(image, observed) -> mask``.
         penalties: None tunes itself. A list: exactly these ADMM penalties, the best by the blind score is kept.
-        max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself.
+        gradients: ``auto`` differentiates the autoencoder where that is possible, as its owner can, when tuning itself;
+            ``recovery.gradients_used`` tells whether it was. ``never`` only evaluates it, the paper's threat model.
+        max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself; a backward pass counts as
+            two. None is 700 with gradients and 400 without.
         noise: Standard deviation of the noise in the observation; None estimates it from the missing pixels.
         certification: ``turned_copies`` calibrates on turned copies of the observations, as soon as there is something
             to certify; a :class:`Calibration` on controls holds better, see :func:`calibrate`; None certifies nothing.
@@ -90,18 +95,20 @@ class BlindRecovery:
 
     mask_estimator: str | MaskEstimator = "auto"
     penalties: Sequence[float] | None = None
-    max_evaluations: int = 400
+    max_evaluations: int | None = None
     noise: float | None = None
     certification: Calibration | Literal["turned_copies"] | None = "turned_copies"
     tuning: SelfTuning = field(default_factory=SelfTuning)
     alternation: Alternation = field(default_factory=Alternation)
     chunk_size: int | None = None
     record_at: Sequence[int] = ()
+    gradients: UseOfGradients = "auto"
 
     def __post_init__(self) -> None:
         if self.penalties is not None:
             check_penalties(tuple(self.penalties))
         check_max_evaluations(self.max_evaluations)
+        check_gradients(self.gradients)
         check_noise(self.noise, estimated=True)
         if isinstance(self.mask_estimator, str) and self.mask_estimator not in MASK_ESTIMATORS:
             names = ", ".join(MASK_ESTIMATORS)
@@ -135,7 +142,7 @@ class BlindRecovery:
                 self.chunk_size,
                 self.record_at,
             )
-        recovery = recover_self_tuned(autoencoder, observed, self._search, self.chunk_size)
+        recovery = recover_self_tuned(autoencoder, observed, self._search, self.chunk_size, self.gradients)
         calibration = self.certification
         if calibration == "turned_copies":
             calibration = self._calibrate_on_copies(autoencoder, observed, recovery)
@@ -150,7 +157,7 @@ class BlindRecovery:
         return MASK_ESTIMATORS[estimator] if isinstance(estimator, str) else estimator
 
     def _search(self, autoencoder: Autoencoder, observed: Tensor) -> SearchResult:
-        budget = self.max_evaluations - GAIN_EVALUATIONS
+        budget = evaluations_allowed(self.max_evaluations, autoencoder) - GAIN_EVALUATIONS
         if self.mask_estimator != "auto":
             noise = torch.full_like(observed[:, 0, 0, 0], self.noise or 0.0)
             estimator = self._estimator()

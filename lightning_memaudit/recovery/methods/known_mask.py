@@ -16,8 +16,10 @@ from lightning_memaudit.recovery.checks import (
     check_penalties,
 )
 from lightning_memaudit.recovery.given_penalties import recover_with_penalties
+from lightning_memaudit.recovery.gradients import UseOfGradients, check_gradients, evaluations_allowed
 from lightning_memaudit.recovery.mask_rules import known_mask
-from lightning_memaudit.recovery.search import GAIN_EVALUATIONS, SearchResult, SelfTuning, recover_self_tuned, search
+from lightning_memaudit.recovery.search import GAIN_EVALUATIONS, SearchResult, recover_self_tuned, search
+from lightning_memaudit.recovery.tuning import SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery
 
 
@@ -30,7 +32,10 @@ class KnownMaskRecovery:
     Attributes:
         penalties: None tunes itself. A list: exactly these ADMM penalties, from f(y), the best by the blind score is
             kept.
-        max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself.
+        gradients: ``auto`` differentiates the autoencoder where that is possible, when tuning itself; ``never`` only
+            evaluates it.
+        max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself; a backward pass counts as
+            two. None is 700 with gradients and 400 without.
         noise: Standard deviation of the noise in the observation.
         tuning: The order in which the self-tuning tries things.
         alternation: Iterations and tolerances of given penalties.
@@ -52,12 +57,13 @@ class KnownMaskRecovery:
     needs_mask: ClassVar[bool] = True
 
     penalties: Sequence[float] | None = None
-    max_evaluations: int = 400
+    max_evaluations: int | None = None
     noise: float = 0.0
     tuning: SelfTuning = field(default_factory=SelfTuning)
     alternation: Alternation = field(default_factory=Alternation)
     chunk_size: int | None = None
     record_at: Sequence[int] = ()
+    gradients: UseOfGradients = "auto"
 
     def __post_init__(self) -> None:
         if self.penalties is not None:
@@ -67,6 +73,7 @@ class KnownMaskRecovery:
                 f"record_at={list(self.record_at)}: only given penalties are recorded, pass penalties=[0.1]"
             )
         check_max_evaluations(self.max_evaluations)
+        check_gradients(self.gradients)
         check_noise(self.noise)
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
@@ -85,6 +92,7 @@ class KnownMaskRecovery:
 
         def find(autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> SearchResult:
             problem = Problem.whole(observed, mask, torch.full_like(observed[:, 0, 0, 0], self.noise))
-            return search(autoencoder, problem, known_mask, self.tuning, self.max_evaluations - GAIN_EVALUATIONS)
+            budget = evaluations_allowed(self.max_evaluations, autoencoder) - GAIN_EVALUATIONS
+            return search(autoencoder, problem, known_mask, self.tuning, budget)
 
-        return recover_self_tuned(autoencoder, observed, find, self.chunk_size, mask)
+        return recover_self_tuned(autoencoder, observed, find, self.chunk_size, self.gradients, mask)

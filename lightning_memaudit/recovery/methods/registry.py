@@ -18,6 +18,10 @@ def _paper_blind() -> Method:
     return BlindRecovery(mask_estimator="least_squares", penalties=(0.1,))
 
 
+def _blind_black_box() -> Method:
+    return BlindRecovery(gradients="never")
+
+
 def _biharmonic() -> Method:
     from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting  # scikit-image is slow to import
 
@@ -26,6 +30,7 @@ def _biharmonic() -> Method:
 
 METHODS: dict[str, Callable[[], Method]] = {
     "blind": BlindRecovery,
+    "blind_black_box": _blind_black_box,
     "paper_blind": _paper_blind,
     "known_mask": KnownMaskRecovery,
     "white_box": WhiteBoxRecovery,

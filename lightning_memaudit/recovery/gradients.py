@@ -1,0 +1,159 @@
+"""Gradients through the autoencoder with respect to images: whether there are any, what they cost, and none kept."""
+
+import warnings
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.recovery.batches import ELEMENTS_PER_CHUNK
+from lightning_memaudit.recovery.candidates import masked_mean
+from lightning_memaudit.recovery.descent import Minimum, minimize
+from lightning_memaudit.recovery.protection import InputProtected
+from lightning_memaudit.recovery.types import Autoencoder
+
+UseOfGradients = Literal["auto", "never"]
+"""Whether a search differentiates f: where that is possible, or not at all."""
+
+GRADIENT_EVALUATIONS = 3
+"""What a gradient costs, in evaluations of f: one forward, and a backward pass that counts as two."""
+
+ACTIVATIONS_PER_CHUNK = 4
+"""So many times :data:`ELEMENTS_PER_CHUNK` are the activations that are kept at once for a backward pass: about what
+the variables of the search take in all."""
+
+
+def check_gradients(gradients: str) -> None:
+    """Raise unless ``gradients`` is ``auto`` or ``never``.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if gradients not in get_args(UseOfGradients):
+        raise ValueError(f"gradients={gradients!r}: pass 'auto' or 'never'")
+
+
+def evaluations_allowed(max_evaluations: int | None, autoencoder: Autoencoder) -> int:
+    """The number given, or 700 where ``autoencoder`` has gradients and 400 where it has none."""
+    if max_evaluations is not None:
+        return max_evaluations
+    return 700 if isinstance(autoencoder, DifferentiableAutoencoder) and autoencoder.has_gradients else 400
+
+
+class DifferentiableAutoencoder(InputProtected):
+    """An autoencoder that is called as any other, and that can be differentiated if torch can do it.
+
+    Gradients are taken with respect to images alone: weights get none and keep their ``requires_grad``, and no graph
+    outlives the call.
+
+    Args:
+        autoencoder: f, (B, C, H, W) to the same shape.
+
+    Attributes:
+        has_gradients: Whether f can be differentiated, as far as :meth:`look_for_gradients` has found.
+
+    >>> images = torch.rand(2, 1, 4, 4)
+    >>> for f in (torch.tanh, torch.no_grad()(torch.tanh)):
+    ...     autoencoder = DifferentiableAutoencoder(f)
+    ...     autoencoder.look_for_gradients(images[:1])
+    ...     print(autoencoder.has_gradients)
+    True
+    False
+    """
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__(autoencoder)
+        self.has_gradients = False
+        self._most_rows = 1
+
+    def look_for_gradients(self, image: Tensor) -> None:
+        """Differentiate f once: it may run without gradients, leave torch, or have a layer that has none.
+
+        What f keeps for that also tells how many images fit the memory at once.
+
+        Args:
+            image: (1, C, H, W).
+        """
+        self.has_gradients = False
+        kept = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            if not (tensor if tensor._base is None else tensor._base).is_leaf:  # weights are there anyway
+                kept += tensor.numel()
+            return tensor
+
+        try:
+            with torch.enable_grad():
+                variable = image.detach().clone().requires_grad_()
+                with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+                    output = self(variable * 1)
+                if not output.requires_grad:
+                    return
+                (gradient,) = torch.autograd.grad(output.sum(), variable)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError):
+            # Whatever torch or f says where it cannot be differentiated. If it cannot be called, the next call says so.
+            return
+        self.has_gradients = bool(gradient.isfinite().all())
+        elements = ELEMENTS_PER_CHUNK.get(image.device.type, ELEMENTS_PER_CHUNK["cpu"])
+        self._most_rows = max(1, ACTIVATIONS_PER_CHUNK * elements // max(1, kept))
+
+    def fit(self, observed: Tensor, mask: Tensor, start: Tensor, max_gradients: Tensor) -> Minimum:
+        """Change the hidden pixels by gradients, until f returns the observed ones and the hidden ones alike.
+
+        Minimize over v, with x = h y + (1 - h) v,
+
+            mean over h of (f(x) - y)^2  +  mean over 1 - h of (f(x) - x)^2
+
+        Args:
+            observed: y, (B, C, H, W).
+            mask: h, (B, 1 or C, H, W), in [0, 1].
+            start: First v, (B, C, H, W).
+            max_gradients: (B,), see :func:`~lightning_memaudit.recovery.descent.minimize`.
+
+        Returns:
+            The images x, the values reached, and how many gradients were taken of each.
+        """
+
+        def evaluate(hidden: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            return self._value_and_gradient(hidden, observed[rows], mask[rows])
+
+        found = minimize(evaluate, start, max_gradients)
+        return found._replace(point=torch.lerp(found.point, observed, mask.expand_as(observed)))
+
+    def _value_and_gradient(self, hidden: Tensor, observed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """By parts that fit the memory; half as many images at once when it runs out."""
+        parts: list[tuple[Tensor, Tensor]] = []
+        begin = 0
+        while begin < len(hidden):
+            part = slice(begin, begin + self._most_rows)
+            try:
+                parts.append(self._differentiate(hidden[part], observed[part], mask[part]))
+                begin += self._most_rows
+                continue
+            except torch.OutOfMemoryError:
+                number = min(self._most_rows, len(hidden) - begin)
+                if number == 1:
+                    raise
+            # Outside the except block, whose traceback would keep the tensors that filled the memory.
+            self._most_rows = number // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            warnings.warn(
+                f"out of memory with the gradients of {number} images at once: going on with half", stacklevel=2
+            )
+        values, gradients = zip(*parts, strict=True)
+        return torch.cat(values), torch.cat(gradients)
+
+    def _differentiate(self, hidden: Tensor, observed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            variable = hidden.detach().requires_grad_()
+            image = torch.lerp(variable, observed, mask.expand_as(observed))
+            output = self(image)
+            value = masked_mean((output - observed).square(), mask) + masked_mean((output - image).square(), 1 - mask)
+            # Scaled to the size of single errors: gradients of a mean would be lost in half precision.
+            scale = observed[0].numel()
+            (gradient,) = torch.autograd.grad(scale * value.sum(), variable)
+        return value.detach(), gradient.detach() / scale
