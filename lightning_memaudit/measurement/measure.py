@@ -208,6 +208,7 @@ def _columns(recovery: Recovery | None, method: Method, degraded: Degraded, imag
     count = len(images)
     columns: Columns = {"claims": np.full(count, claims(method))}
     if recovery is None:
+        columns["gradients_used"] = np.full(count, np.nan)
         return columns | {one.name: np.full(count, one.failed) for one in QUANTITIES}
     score = _numpy(recovery.score).astype(np.float64)
     measured = {name: _numpy(metric(recovery, images, degraded.mask)) for name, metric in METRICS.items()}
@@ -216,6 +217,7 @@ def _columns(recovery: Recovery | None, method: Method, degraded: Degraded, imag
     return {
         **columns,
         **measured,
+        "gradients_used": np.full(count, np.nan if recovery.gradients_used is None else float(recovery.gradients_used)),
         "score": score,
         "certified": _numpy(recovery.certified),
         "diverged": np.isinf(score),

@@ -67,6 +67,7 @@ class Judgement:
         certified: What the audited method certifies.
         memberships: From each number that was measured, by the names of
             :data:`~lightning_memaudit.results.membership.MEASURES`.
+        gradients_used: Whether the method differentiated the autoencoder; None where it never does.
         extracted: What came out of the weights by itself; None where that was not looked for.
         reproduced_beyond: Members that the autoencoder itself reproduces better than any control, by more than
             :data:`CLEARLY_BETTER_DB`; None without controls.
@@ -100,6 +101,7 @@ class Judgement:
     group_differences: tuple[GroupDifference, ...] = ()
     others: tuple[GroupCounts, ...] = ()
     certified: GroupCounts | None = None
+    gradients_used: bool | None = None
     extracted: GroupCounts | None = None
     reproduced_beyond: Proportion | None = None
     num_repeated: dict[str, int] = field(default_factory=dict)
@@ -217,6 +219,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         group_differences=differences(images, patterns, method),
         others=tuple(_counts(images, groups, patterns, other, inpainter) for other in _others(images, method)),
         certified=_certified(images, groups, patterns, method),
+        gradients_used=next((row.get("gradients_used") for row in rows if row.get("method") == method), None),
         extracted=_extracted(first.get("extraction")),
         reproduced_beyond=_reproduced_beyond(*(images[group, patterns[0], method] for group in groups)),
         num_repeated={group: int(every[group, patterns[0], method]["repeated"].sum()) for group in groups},

@@ -107,6 +107,7 @@ def _audit_row(cell: Cell, inpainted: Cell | None, occasion: Occasion, train_los
         "num_certified_recovered": int((certified & recovered).sum()) if claims else None,
         "num_diverged": int(columns["diverged"].sum()),
         "num_failed": int(columns["failed"].sum()),
+        "gradients_used": _all_or_none(columns.get("gradients_used")),
         "recovery_rate": successes / count if count else None,
         "ci_low": low,
         "ci_high": high,
@@ -230,6 +231,12 @@ def headline_names(cells: Iterable[tuple[str, str]], extraction: int = 0) -> lis
     pooled += ["extracted"] * (extraction > 0)
     pooled += [name for name in _JUDGED if inpainter or "memorized" not in name]
     return pooled + [f"{pattern}/{method}/recovery_rate" for pattern, method in known]
+
+
+def _all_or_none(values: Any) -> bool | None:
+    """Whether all of 0 and 1 are 1; None where there are none but NaN."""
+    told = [] if values is None else [bool(value) for value in values if not np.isnan(value)]
+    return all(told) if told else None
 
 
 def _mean(values: Any) -> float | None:

@@ -228,7 +228,9 @@ def _found(judgement: Judgement) -> str:
     else:
         counted += f", from {where}" if len(patterns) == 1 else f", once each, from any of {where}"
     method = words(judgement.method)
-    back = f"{method[0].upper()}{method[1:]} recovery brought back {_share(members, 'training images')}{against}"
+    attack = {True: ", with gradients of the autoencoder,", False: ", without gradients of the autoencoder,", None: ""}
+    recovery = f"{method[0].upper()}{method[1:]} recovery{attack[judgement.gradients_used]}"
+    back = f"{recovery} brought back {_share(members, 'training images')}{against}"
     return f"{back}. {counted}."
 
 

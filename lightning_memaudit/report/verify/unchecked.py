@@ -31,7 +31,10 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
         for one in (*NUMBERS, *FLAGS, *COUNTS)
         if one not in again and not (one in REFERENCE and one not in recorded)
     ]
-    columns += ["doubts", *(["certification"] if any(row.get("certification") for row in audits) else [])]
+    columns.append("doubts")
+    columns += [
+        name for name in ("certification", "gradients_used") if any(row.get(name) is not None for row in audits)
+    ]
     yield Check("that the recoveries came out of the autoencoder", None, "audit the weights again")
     yield Check("which images were trained on", None, "members and controls are as the run named them")
     name = f"what takes the autoencoder ({', '.join(columns)})"
