@@ -136,7 +136,8 @@ def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[
                 "distrust this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
             )
         )
-    return doubts
+    # Groups of other sizes make other batches.
+    return doubts + [one for one in about_output(judgement) if one.code == "depends_on_batch"]
 
 
 def leaves_traces(judgement: Judgement) -> bool:

@@ -101,6 +101,7 @@ def test_the_iterations_are_those_of_deepinverse():
         torch.testing.assert_close(solver(observed, physics, init=start), state.prior, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_ablation_goes_from_the_papers_method_to_the_default(tmp_path, capsys):
     options = ["--num_members=3", "--train_losses=[1e-2]", "--patterns=[random-0.5]", "--num_layers=3"]
     assert main(["bench", "ablation", *options]) == 0

@@ -54,6 +54,7 @@ def test_both_are_trained_alike_and_audited_both_ways(capsys):
     assert weights[twin] == RunFolder("runs/twin/memaudit").audits()[-1]["weights_sha256"] != weights[original]
 
 
+@pytest.mark.slow
 def test_without_strangers_the_exchanged_controls_have_no_numbers_of_a_reference_that_was_trained_on_them():
     assert main(["fit", *SMALL, "--data.init_args.num_train=12", "--data.init_args.num_controls=12"]) == 0
     original, twin = "runs/both_ways/original", "runs/both_ways/twin"

@@ -69,6 +69,7 @@ def test_the_folder_of_the_command_can_be_imported_from_and_is_forgotten(project
     assert sys.path == before
 
 
+@pytest.mark.slow
 def test_also_where_python_leaves_that_folder_out(tmp_path):
     module = write_project(tmp_path)
     root = str(Path(lightning_memaudit.__file__).parent.parent)

@@ -29,6 +29,7 @@ def command(name, **values):
     return [*parts, *FAST[3:], *short, "--trainer.logger=false"], environment | {"PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.slow
 def test_two_runs_at_once(tmp_path):
     running = []
     for name, count in (("one", 10), ("two", 25)):

@@ -17,7 +17,7 @@ from lightning_memaudit.results.image_table import image_table
 PATTERNS = ("random-0.5", "random-0.9")
 METHODS = ("blind", "biharmonic")
 SIZE = 16
-NUM = 80
+NUM = 50
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +74,13 @@ def audited(f, members, controls, **options):
 
 
 def test_all_of_them(crops):
-    members = crops[:NUM]
-    f = trained(members, 1e-5)
-    report = audited(f, members, crops[NUM : 2 * NUM])
+    members, strangers = crops[:40], crops[40:80]
+    f = trained(members, 3e-5)
+    report = audited(f, members, strangers)
     assert report.verdict.outcome == "memorized"
-    assert report.num_memorized >= 0.8 * NUM
-    assert report.verdict.headline == f"Memorized: {report.num_memorized} of {NUM} training images came back."
-    strangers = audited(f, crops[NUM : 2 * NUM], crops[2 * NUM : 3 * NUM])
+    assert report.num_memorized >= 32
+    assert report.verdict.headline == f"Memorized: {report.num_memorized} of 40 training images came back."
+    strangers = audited(f, strangers, crops[80:120])
     assert strangers.verdict.outcome == "inconclusive"
     assert strangers.num_memorized == 0
 
@@ -110,6 +110,7 @@ def memorized(report):
     return {row["position"] for row in rows if row["group"] == "members" and row["memorized"]}
 
 
+@pytest.mark.slow
 def test_those_that_were_repeated(crops):
     members, controls, often = crops[:120], crops[120:], list(range(10, 120, 20))
     f = trained(members, 3e-4, often)
@@ -124,8 +125,6 @@ def test_those_that_were_repeated(crops):
     assert f"{count} of 120 training images came back, but with 40 controls that is too few" in few.verdict.headline
     needed = controls_needed(count, 120, len(PATTERNS))
     assert f"Audit at least {needed} controls" in few.verdict.next_steps[0]
-    # A few more: of crops of the same photographs, some may show the same.
-    assert audited(f, members, controls[: needed + 5]).verdict.outcome == "memorized"
 
 
 def test_the_tenth_that_was_overfitted(crops):

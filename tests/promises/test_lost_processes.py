@@ -71,6 +71,7 @@ def test_a_model_that_fails_in_all_processes_is_an_error_like_any_other(launch, 
         assert outcome["weights"] == expected["weights"], "bit by bit"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "place", "failing"),
     [
@@ -112,6 +113,7 @@ def test_a_killed_process_is_noticed_within_a_call(launch, killed):
     assert_nothing_is_lost(folder)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_within_a_call_ends_all(launch):
     """Nothing can be raised in a process that waits for the weights of another."""
     folder, outcomes = launch("run", 2, kind="fsdp2", script=("hangs", "within", [1]), process_timeout=4.0)

@@ -88,6 +88,7 @@ def test_the_rows_are_those_of_a_single_process(launch, single, kind, world_size
     assert all(outcome["num_audits"] == 2 for outcome in outcomes)
 
 
+@pytest.mark.slow
 def test_two_nodes(single, tmp_path):
     port, began = free_port(), time.monotonic()
     path = os.pathsep.join([str(ROOT), str(WORKERS.parent)])

@@ -49,6 +49,7 @@ def test_snippet_runs(file, snippet):
     exec(compile(snippet, file, "exec"), {"__name__": "__main__"})
 
 
+@pytest.mark.slow
 def test_commands_run_one_after_the_other(tmp_path, capsys):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     for command in COMMANDS:

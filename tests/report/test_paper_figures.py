@@ -119,6 +119,7 @@ def test_rates_against_missing_pixels_of_several_architectures(tmp_path, capsys)
     assert list(line.get_ydata()) == [rates[f"random-{fraction}"] for fraction in (0.3, 0.6, 0.9)]
 
 
+@pytest.mark.slow
 def test_the_report_of_several_runs_comes_with_the_curve(tmp_path, capsys):
     patterns = ("random-0.3", "random-0.9")
     settings = {

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from lightning_memaudit.cli.main import main
 
 
@@ -18,6 +20,7 @@ def test_report_command_rebuilds_what_was_lost(run, capsys):
     assert "random-0.5" in out
 
 
+@pytest.mark.slow
 def test_report_needs_no_torch(run):
     code = (
         "import sys\nfrom lightning_memaudit.cli.main import main\n"

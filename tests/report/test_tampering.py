@@ -61,6 +61,7 @@ def verified(folder, capsys):
     return code, failed, lines[-1].partition("NOT CHECKED: ")[2].rstrip(".").split("; ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_changed_results_are_found_out_by_their_hashes(folder, name, capsys):
     CHANGES[name][0](folder)

@@ -21,6 +21,7 @@ def printed(document):
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -63,6 +63,7 @@ def test_nan_infinity_and_numpy_become_plain_json(tmp_path):
     assert folder.images() == [{"audit": 0, "recovered": True}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["audits.jsonl", "images.jsonl"])
 def test_a_file_cut_at_any_byte_keeps_every_complete_audit(tmp_path, name):
     """Cut as by a kill during the third audit: the first two survive, the third wholly or not at all."""

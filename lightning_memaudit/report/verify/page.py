@@ -31,10 +31,12 @@ def same_page(name: str, folder: RunFolder, document: Mapping[str, Any]) -> Chec
     if called is None or version != __version__:
         return Check(name, None, "another version wrote it: make it again with `report`")
     names = [html.unescape(called[1])]
-    every = [render([folder], [dict(document)], pictures, names) for pictures in (True, False)]
-    if text in every:
-        return Check(name, True, "to the last byte")
-    different = [_first_difference(_DRAWN.sub("", text), _DRAWN.sub("", again)) for again in every]
+    different = []
+    for pictures in (True, False):
+        again = render([folder], [dict(document)], pictures, names)
+        if text == again:
+            return Check(name, True, "to the last byte")
+        different.append(_first_difference(_DRAWN.sub("", text), _DRAWN.sub("", again)))
     if None in different:
         return Check(name, None, "all but its charts and pictures is; those would be drawn otherwise here")
     return Check(name, False, f"{HTML} says {different[0]}")
