@@ -72,6 +72,7 @@ def test_the_config_that_fit_saved_serves_to_audit(run_folder):
     assert (RunFolder(RESULTS).path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same(run_folder):
     options = [*FAST, f"--ckpt_path={CHECKPOINT}", "--memaudit.num_proximal=3", "--memaudit.largest_missing=true"]
     options += ["--memaudit.num_members=7", "--memaudit.num_controls=6"]

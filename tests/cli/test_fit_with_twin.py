@@ -28,6 +28,7 @@ def names(folder, group):
     return {row["name"] for row in RunFolder(folder).images() if row["group"] == group}
 
 
+@pytest.mark.slow
 def test_both_are_trained_alike_and_audited_both_ways(capsys):
     assert main(["fit", *SMALL, "--data.init_args.num_train=12", "--data.init_args.num_controls=25"]) == 0
     original, twin = Path("runs/both_ways/original"), Path("runs/both_ways/twin")

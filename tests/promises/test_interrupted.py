@@ -16,6 +16,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
 ]
 
+SLOW = pytest.mark.slow
+
 
 def same_as_uninterrupted():
     fit("whole")
@@ -23,7 +25,9 @@ def same_as_uninterrupted():
         assert found == expected
 
 
-@pytest.mark.parametrize(("audit", "call"), [(0, 3), (1, 3), (2, 3), (1, -5)])
+@pytest.mark.parametrize(
+    ("audit", "call"), [(0, 3), pytest.param(1, 3, marks=SLOW), pytest.param(2, 3, marks=SLOW), (1, -5)]
+)
 def test_sigterm_ends_the_audit_at_once_and_resuming_repeats_it(audit, call, calls_before):
     """Near its beginning, or within its last recoveries: these do not count as failed."""
     call_of_signal = calls_before[audit if call > 0 else audit + 1] + call
@@ -40,8 +44,10 @@ def test_sigterm_ends_the_audit_at_once_and_resuming_repeats_it(audit, call, cal
     ("where", "number"),
     [
         ("model", 30),
-        *[("write", number) for number in (2, 3, 4, 5, 6, 7)],
-        *[("rename", number) for number in (2, 3, 4)],
+        *[pytest.param("write", number, marks=SLOW) for number in (2, 3, 5, 6, 7)],
+        *[pytest.param("rename", number, marks=SLOW) for number in (2, 4)],
+        ("write", 4),
+        ("rename", 3),
     ],
 )
 def test_sigkill_loses_at_most_the_audit_in_progress(context, where, number):
@@ -57,7 +63,7 @@ def test_sigkill_loses_at_most_the_audit_in_progress(context, where, number):
     same_as_uninterrupted()
 
 
-@pytest.mark.parametrize("cut", [1, 20, 300])
+@pytest.mark.parametrize("cut", [pytest.param(1, marks=SLOW), 20, pytest.param(300, marks=SLOW)])
 @pytest.mark.parametrize("name", ["audits.jsonl", "images.jsonl"])
 def test_a_truncated_file_is_repaired_on_resume(name, cut):
     fit(".", max_epochs=2)

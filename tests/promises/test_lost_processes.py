@@ -58,6 +58,7 @@ def test_the_training_goes_on_after_all_have_stopped(launch, undisturbed):
     assert_nothing_is_lost(folder, [0, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [pytest.param("fails", marks=pytest.mark.slow), "runs out of memory"])
 def test_a_model_that_fails_in_all_processes_is_an_error_like_any_other(launch, undisturbed, fault):
     folder, outcomes = launch("run", 2, kind="fsdp2", script=(fault, "within", [0, 1]))

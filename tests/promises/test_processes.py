@@ -64,7 +64,7 @@ def single(tmp_path_factory):
     [
         pytest.param("ddp", 1, (7, 5), FEW, marks=pytest.mark.slow),
         ("ddp", 2, (7, 5), (*FEW, "blind", "known_mask")),
-        ("ddp", 3, (2, 2), FEW),  # one process has none
+        pytest.param("ddp", 3, (2, 2), FEW, marks=pytest.mark.slow),  # one process has none
         pytest.param("fsdp2", 1, (7, 5), FEW, marks=pytest.mark.slow),
         ("fsdp2", 2, (7, 5), FEW),
         ("fsdp2", 3, (2, 2), FEW),

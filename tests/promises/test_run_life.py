@@ -87,6 +87,7 @@ def test_a_fit_that_fails_before_its_first_audit_has_no_report_of_the_fit_before
     assert callback.last_report is not None
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_set_aside_whole_and_both_reports_are_true(capsys):
     """Also with the config that Lightning has replaced by then."""
     everything = {"figures": True, "num_proximal": 2, "largest_missing": True, "seed": 3}

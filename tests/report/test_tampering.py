@@ -70,7 +70,9 @@ def test_changed_results_are_found_out_by_their_hashes(folder, name, capsys):
     assert code in (1, 2) or (name in ONLY_WRITTEN_AFTERWARDS and CHANGES[name][1] in not_checked)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(
+    "name", [name if i % 2 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(CHANGES)]
+)
 def test_changed_results_are_found_out_or_named_when_counts_and_hashes_are_made_anew(folder, name, capsys):
     change, finds = CHANGES[name]
     change(folder)
