@@ -70,6 +70,7 @@ def test_monitors_may_watch_it(tmp_path, monkeypatch):
     assert stopping.best_score >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "world_size", "num_images"), [("ddp", 3, (2, 2)), ("fsdp2", 2, (7, 5))])
 def test_processes_find_what_one_finds(launch, tmp_path, kind, world_size, num_images):
     members, controls = num_images

@@ -42,6 +42,7 @@ def undisturbed(context, tmp_path_factory):
     return launch_in(context, parent, "run", 2, kind="fsdp2", max_epochs=2, at_epochs=[], at_train_loss=[])[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_a_failure_between_calls_stops_all_at_their_next_call(launch, kind):
     folder, outcomes = launch("run", 2, kind=kind, script=("fails", "method", [1]), on_error="raise")
@@ -51,6 +52,7 @@ def test_a_failure_between_calls_stops_all_at_their_next_call(launch, kind):
     assert_nothing_is_lost(folder)
 
 
+@pytest.mark.slow
 def test_the_training_goes_on_after_all_have_stopped(launch, undisturbed):
     folder, outcomes = launch("run", 3, kind="fsdp2", script=("asks to stop", "method", [2]))
     assert_all_ended(outcomes, [0, 0, 0])

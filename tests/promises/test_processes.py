@@ -143,6 +143,7 @@ def test_a_process_that_dies_is_noticed_and_explained(launch):
     assert "process 0 of 2 got no answer from the others: one of them has died" in outcomes[0]["error"]
 
 
+@pytest.mark.slow
 def test_different_images_in_different_processes_are_refused(launch):
     _, outcomes = launch("run", 2, shuffled=True, methods=["paper_blind"])
     assert [outcome["code"] for outcome in outcomes] == [1, 1]

@@ -122,6 +122,7 @@ def test_a_finished_run_is_set_aside_whole_and_both_reports_are_true(capsys):
     assert not list(Path("memaudit").glob("superseded-2"))
 
 
+@pytest.mark.slow
 def test_resumed_from_an_older_checkpoint_the_replaced_history_has_its_own_settings_and_report():
     def run(checkpoint=None, **settings):
         saver = ModelCheckpoint("saved", "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)

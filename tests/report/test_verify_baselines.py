@@ -124,6 +124,7 @@ def test_a_page_that_says_something_else_is_found_though_its_hash_is_made_anew(r
     assert found(run)[PAGE] is False
 
 
+@pytest.mark.slow
 def test_the_page_of_a_folder_that_moved_is_the_same_with_pictures_or_without(run):
     assert found(run)[PAGE] is True
     moved = RunFolder(run.path.parent.with_name("elsewhere") / "memaudit")
