@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from rich.table import Table
-from torch import Tensor
 
-from lightning_memaudit.bench.common import make_autoencoder, write_and_show
+from lightning_memaudit.bench.common import load_images, make_autoencoder, write_and_show
 from lightning_memaudit.bench.timing import machine
 from lightning_memaudit.bench.training import train_until
 from lightning_memaudit.measurement.engine import audit
@@ -79,7 +78,7 @@ def ablation(
     Raises:
         ValueError: The file does not hold images, or too few.
     """
-    images = _load(data)
+    images = load_images(data)
     if not 1 <= num_members < len(images):
         raise ValueError(f"num_members={num_members}: must leave controls of the {len(images)} images")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -94,21 +93,6 @@ def ablation(
         content = {"machine": machine(torch.device("cpu")), "patterns": list(patterns), "rows": rows}
         write_json(Path(output), content)
     write_and_show(content, _table(rows, patterns), output, width=100 + 12 * len(patterns))
-
-
-def _load(path: str | None) -> Tensor:
-    if path is None:
-        from skimage.data import lfw_subset  # slow to import
-
-        faces = lfw_subset()[:100]  # type: ignore[no-untyped-call]
-        return torch.from_numpy(np.asarray(faces, dtype=np.float32)).unsqueeze(1)
-    with np.load(path) as file:
-        if "images" not in file:
-            raise ValueError(f"data={path!r} holds {', '.join(file)}: save the images under the name images")
-        images = file["images"]
-    if images.ndim != 4 or images.dtype != np.uint8:
-        raise ValueError(f"data={path!r} holds {images.dtype} {images.shape}: save uint8 images (n, H, W, C)")
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
 
 
 def _row(report: AuditReport, name: str, loss: float, patterns: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Images are drawn as they look to the rules: whether they came back, and by how m
 Where nothing was memorized, members and controls come from one distribution; so every *memorized* is false.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from lightning_memaudit.bench.common import write_and_show
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.judgement import judge
 from lightning_memaudit.results.names import INPAINTER
-from lightning_memaudit.results.verdict import Verdict, conclude
+from lightning_memaudit.results.verdict import conclude
 
 Gains = NDArray[np.float64]
 METHOD = "blind"
@@ -84,26 +84,13 @@ def outcome_shares(
 ) -> dict[str, float]:
     """The share of simulated audits with each outcome, see :func:`referee`."""
     counts = dict.fromkeys(("memorized", "traces", "not_memorized", "inconclusive"), 0)
-    for verdict in _verdicts(rng, num_trials, num_members, num_controls, num_patterns, share, by_chance):
-        counts[verdict.outcome] += 1
-    return {outcome: count / num_trials for outcome, count in counts.items()}
-
-
-def _verdicts(
-    rng: np.random.Generator,
-    num_trials: int,
-    num_members: int,
-    num_controls: int,
-    num_patterns: int,
-    share: float,
-    by_chance: float,
-) -> Iterator[Verdict]:
     for _ in range(num_trials):
         groups = {
             "members": _draw(rng, num_members, num_patterns, round(share * num_members), by_chance),
             "controls": _draw(rng, num_controls, num_patterns, 0, by_chance),
         }
-        yield conclude(judge(_HEAD, simulated_columns(groups)))
+        counts[conclude(judge(_HEAD, simulated_columns(groups))).outcome] += 1
+    return {outcome: count / num_trials for outcome, count in counts.items()}
 
 
 def _draw(rng: np.random.Generator, count: int, num_patterns: int, num_memorized: int, by_chance: float) -> Gains:

@@ -1,6 +1,7 @@
 """Charts of the HTML report: drawn by matplotlib, written as SVG that takes its colours from the page."""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -90,19 +91,28 @@ def loss_chart(rows: Sequence[Row], primary: str, prefix: str) -> Markup | None:
     )
 
 
-def image_chart(document: Mapping[str, Any], prefix: str) -> Markup:
-    """Every image a dot: the PSNR of its recovery, members beside controls, a panel per pattern."""
+def dots(
+    document: Mapping[str, Any], quantity: str, limits: tuple[float, float], line: float, label: str
+) -> tuple[Figure, Any]:
+    """A figure in which every image is a dot, members beside controls, a panel per pattern; and its first panel.
+
+    Args:
+        document: Of ``report.json``.
+        quantity: Of the table of images: a number by pattern.
+        limits: Values beyond are drawn at these.
+        line: Where a dashed line is drawn across.
+        label: Of the vertical axis.
+    """
     judgement = document["judgement"]
     patterns = [finding["pattern"] for finding in judgement["patterns"]]
     groups = [group for group in ("members", "controls") if group in judgement["reconstruction"]]
-    threshold = judgement["threshold_db"]
     with figure_style():
         figure = Figure(figsize=(1.2 + 1.7 * len(patterns), 2.9), layout="constrained")
         axes = figure.subplots(1, len(patterns), squeeze=False, sharey=True)[0]
         for panel, pattern in zip(axes, patterns, strict=True):
             for place, group in enumerate(groups):
-                values = [image["psnr"].get(pattern) for image in document["images"] if image["group"] == group]
-                present = [min(value, 60.0) for value in values if value is not None][:MAX_DOTS]
+                values = [image[quantity].get(pattern) for image in document["images"] if image["group"] == group]
+                present = [max(limits[0], min(value, limits[1])) for value in values if value is not None][:MAX_DOTS]
                 # A fixed zigzag instead of chance: the same report gives the same picture.
                 across = [place + 0.28 * ((7 * i % 11) / 5 - 1) for i in range(len(present))]
                 panel.plot(
@@ -115,13 +125,23 @@ def image_chart(document: Mapping[str, Any], prefix: str) -> Markup:
                     markeredgewidth=0,
                     clip_on=False,
                 )
-            panel.axhline(threshold, color="black", linewidth=0.9, linestyle=(0, (4, 3)))
+            panel.axhline(line, color="black", linewidth=0.9, linestyle=(0, (4, 3)))
             panel.set_xticks(range(len(groups)), groups)
             panel.set_xlim(-0.6, len(groups) - 0.4)
             panel.grid(axis="x", visible=False)
             panel.set_title(pattern, loc="left", fontweight="bold", fontsize=9)
-        axes[0].set_ylabel("PSNR of the recovery (dB)")
-        axes[0].annotate(
+        axes[0].set_ylabel(label)
+    return figure, axes[0]
+
+
+def image_chart(document: Mapping[str, Any], prefix: str) -> Markup:
+    """Every image a dot: the PSNR of its recovery, members beside controls, a panel per pattern."""
+    judgement = document["judgement"]
+    groups = [group for group in ("members", "controls") if group in judgement["reconstruction"]]
+    threshold = judgement["threshold_db"]
+    with figure_style():
+        figure, panel = dots(document, "psnr", (-math.inf, 60.0), threshold, "PSNR of the recovery (dB)")
+        panel.annotate(
             f"recovered ≥ {threshold:g} dB", (-0.55, threshold), (0, 3), textcoords="offset points", fontsize=7.5
         )
     words = "; ".join(

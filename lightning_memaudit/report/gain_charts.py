@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lightning_memaudit.report.charts import CONTROLS, MAX_DOTS, MEMBERS, to_svg
+from lightning_memaudit.report.charts import MEMBERS, dots, to_svg
 from lightning_memaudit.report.labels import TRAIN_LOSS
 from lightning_memaudit.report.style import figure_style
 
@@ -19,33 +19,7 @@ def gain_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
     judgement = document["judgement"]
     if judgement["gain"] is None:
         return None
-    patterns = [finding["pattern"] for finding in judgement["patterns"]]
-    groups = [group for group in ("members", "controls") if group in judgement["reconstruction"]]
-    with figure_style():
-        figure = Figure(figsize=(1.2 + 1.7 * len(patterns), 2.9), layout="constrained")
-        axes = figure.subplots(1, len(patterns), squeeze=False, sharey=True)[0]
-        for panel, pattern in zip(axes, patterns, strict=True):
-            for place, group in enumerate(groups):
-                images = [image for image in document["images"] if image["group"] == group]
-                gains = [image["recovery_gain"].get(pattern) for image in images]
-                present = [max(-_SHOWN, min(gain, _SHOWN)) for gain in gains if gain is not None][:MAX_DOTS]
-                across = [place + 0.28 * ((7 * i % 11) / 5 - 1) for i in range(len(present))]
-                panel.plot(
-                    across,
-                    present,
-                    "o" if group == "members" else "D",
-                    color=MEMBERS if group == "members" else CONTROLS,
-                    markersize=3,
-                    alpha=0.7,
-                    markeredgewidth=0,
-                    clip_on=False,
-                )
-            panel.axhline(0, color="black", linewidth=0.9, linestyle=(0, (4, 3)))
-            panel.set_xticks(range(len(groups)), groups)
-            panel.set_xlim(-0.6, len(groups) - 0.4)
-            panel.grid(axis="x", visible=False)
-            panel.set_title(pattern, loc="left", fontweight="bold", fontsize=9)
-        axes[0].set_ylabel("dB over the best baseline")
+    figure, _ = dots(document, "recovery_gain", (-_SHOWN, _SHOWN), 0, "dB over the best baseline")
     words = "; ".join(
         f"{one['pattern']}: median {one['members']:+.1f} dB for members"
         + ("" if one["controls"] is None else f", {one['controls']:+.1f} for controls")
