@@ -196,6 +196,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
     if any(any_gain(images, pattern, method) for pattern in patterns):
         none = np.full((len(patterns), 0), np.nan)
         gain = Gain.of(patterns, back["members"].gains, back["controls"].gains if "controls" in groups else none)
+    memberships = _memberships(images, patterns, method)
     return Judgement(
         audit=first["audit"],
         trigger=str(first.get("trigger")),
@@ -213,7 +214,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         reconstruction={
             group: _reconstruction(images[group, patterns[0], method], float(first["threshold_db"])) for group in groups
         },
-        membership=infer_membership(*(scores_of(images, group, patterns, method) for group in GROUPS)),
+        membership=memberships.get("blind_score") or infer_membership((), ()),
         evidence=evidence,
         gain=gain,
         group_differences=differences(images, patterns, method),
@@ -224,7 +225,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         reproduced_beyond=_reproduced_beyond(*(images[group, patterns[0], method] for group in groups)),
         num_repeated={group: int(every[group, patterns[0], method]["repeated"].sum()) for group in groups},
         doubts=tuple(Doubt(doubt["code"], doubt["text"]) for doubt in first.get("doubts") or ()),
-        memberships=_memberships(images, patterns, method),
+        memberships=memberships,
     )
 
 
