@@ -15,6 +15,7 @@ BENCHMARKS = {
     "overhead": "lightning_memaudit.bench.overhead:overhead",
     "large": "lightning_memaudit.bench.large:large",
     "ablation": "lightning_memaudit.bench.ablation:ablation",
+    "attack": "lightning_memaudit.bench.attack:attack",
     "extraction": "lightning_memaudit.bench.extraction:extraction",
     "paper": "lightning_memaudit.bench.paper:paper",
     "referee": "lightning_memaudit.bench.referee:referee",

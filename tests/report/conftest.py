@@ -26,8 +26,26 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def run(finished, tmp_path):
     """A copy of it to spoil."""
-    shutil.copytree(finished[0].path.parent, tmp_path / "copy")
-    return RunFolder(tmp_path / "copy" / "memaudit")
+    return _copy(finished[0], tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_with_figures(finished, tmp_path_factory):
+    """The same run, its figures drawn too."""
+    folder = _copy(finished[0], tmp_path_factory.mktemp("figures"))
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture
+def run_with_figures(finished_with_figures, tmp_path):
+    """A copy of that to spoil."""
+    return _copy(finished_with_figures, tmp_path)
+
+
+def _copy(folder, place):
+    shutil.copytree(folder.path.parent, place / "copy")
+    return RunFolder(place / "copy" / "memaudit")
 
 
 @pytest.fixture

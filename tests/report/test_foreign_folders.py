@@ -45,8 +45,8 @@ def test_a_name_that_is_none_is_refused_and_reaches_neither_files_nor_terminal(r
 
 @pytest.mark.usefixtures("short_page")
 @pytest.mark.parametrize("name", FILES)
-def test_links_are_not_followed(run, tmp_path, capsys, name):
-    assert main(["report", str(run.path)]) == 0
+def test_links_are_not_followed(run_with_figures, tmp_path, capsys, name):
+    run = run_with_figures
     (run.path / "largest_missing.json").write_text(json.dumps({"images": [{"group": "members", "image": 0}]}))
     elsewhere = tmp_path / "elsewhere"
     (run.path / name).rename(elsewhere)
@@ -108,6 +108,7 @@ def test_control_characters_do_not_reach_the_terminal(run, capsys):
     assert not {char for char in text if unicodedata.category(char) in ("Cc", "Cf")}
 
 
+@pytest.mark.usefixtures("short_page")
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "figure"])
 def test_output_refuses_what_is_no_regular_file(run, tmp_path, capsys, kind):
     place = tmp_path / "out"
