@@ -13,6 +13,7 @@ from lightning_memaudit.cli.gate import OPTIONS as GATE_OPTIONS
 from lightning_memaudit.cli.gate import Gate
 from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint
 from lightning_memaudit.report.gate_formats import Document
+from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import RunFolder
 
 
@@ -138,11 +139,12 @@ def run_dashboard(arguments: Sequence[str]) -> int:
     parser.add_argument("--entity", required=True, help="W&B user or team")
     parser.add_argument("--project", required=True, help="W&B project that the runs log to")
     parser.add_argument("--name", default="Memorization audit", help="name of the saved view")
+    parser.add_argument("--prefix", default=DEFAULT_NAME, help="of the metrics: the name of the callback")
     parser.add_argument("--dry_run", action="store_true", help="print the workspace as JSON; needs no network")
     options = parser.parse_args(arguments)
 
     from lightning_memaudit.report.dashboard import build_workspace, save_workspace, to_json
 
-    workspace = build_workspace(options.entity, options.project, options.name)
+    workspace = build_workspace(options.entity, options.project, options.name, options.prefix)
     print(to_json(workspace) if options.dry_run else save_workspace(workspace))
     return DONE

@@ -11,7 +11,8 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from PIL import Image
 
 from lightning_memaudit.report.labels import shortened
-from lightning_memaudit.report.loggers import IMAGE_COLUMNS, log_audit
+from lightning_memaudit.report.logged_tables import IMAGE_COLUMNS
+from lightning_memaudit.report.loggers import log_audit
 
 
 def records(folder):
