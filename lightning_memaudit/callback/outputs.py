@@ -95,8 +95,10 @@ class Outputs:
         """Of the audits: for own scripts, whose loggers know no config."""
         counts = {f"num_{group}": (run.get(group) or {}).get("num_images") for group in ("members", "controls")}
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # Lightning does not declare it
-        schedules = [vars(one.when) for one in callbacks if getattr(one, "where", None) is self]
-        return plain({**(run.get("settings") or {}), **counts, **(schedules[0] if schedules else {})}, str)
+        mine = [one for one in callbacks if hasattr(one, "when") and getattr(one, "where", None) is self]
+        schedule = vars(mine[0].when) if mine else {}
+        found: dict[str, Any] = plain({**(run.get("settings") or {}), **counts, **schedule}, str)
+        return found
 
     def write_report(self, folder: RunFolder, loggers: Sequence[Any] = ()) -> None:
         """Write report.json, report.html and the figures, print the verdict, and give all that to W&B."""

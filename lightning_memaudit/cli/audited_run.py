@@ -86,13 +86,10 @@ def _places(root: Path, config: Path) -> Iterator[Path]:
     trainer = content.get("trainer") if isinstance(content, Mapping) else None
     callbacks = trainer.get("callbacks") if isinstance(trainer, Mapping) else None
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        settings: Any = callback.get("init_args") if isinstance(callback, Mapping) else None
-        if (
-            isinstance(settings, Mapping)
-            and "Checkpoint" in str(callback.get("class_path"))
-            and settings.get("dirpath")
-        ):
-            yield Path(settings["dirpath"])
+        if isinstance(callback, Mapping) and "Checkpoint" in str(callback.get("class_path")):
+            settings: Any = callback.get("init_args")
+            if isinstance(settings, Mapping) and settings.get("dirpath"):
+                yield Path(settings["dirpath"])
     yield from sorted(root.glob("*/version_*/checkpoints"))
 
 

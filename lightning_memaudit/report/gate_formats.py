@@ -120,7 +120,7 @@ def junit_text(runs: Sequence[GatedRun], exit_code: int) -> str:
         }
         totals = {name: total + counts[name] for name, total in totals.items()}
         name = printable(str(run.folder))
-        suite = ElementTree.SubElement(suites, "testsuite", name=name, time="0", **_texts(counts))
+        suite = ElementTree.SubElement(suites, "testsuite", {"name": name, "time": "0", **_texts(counts)})
         for one in found:
             case = ElementTree.SubElement(suite, "testcase", classname=name, name=one.rule, time="0")
             if one.status in tags:
@@ -133,7 +133,8 @@ def junit_text(runs: Sequence[GatedRun], exit_code: int) -> str:
     for name, text in _texts({**totals, "time": 0}).items():
         suites.set(name, text)
     ElementTree.indent(suites, " ")
-    return ElementTree.tostring(suites, encoding="us-ascii", xml_declaration=True).decode("ascii") + "\n"
+    content: bytes = ElementTree.tostring(suites, encoding="us-ascii", xml_declaration=True)
+    return content.decode("ascii") + "\n"
 
 
 def _texts(counts: Mapping[str, int]) -> dict[str, str]:

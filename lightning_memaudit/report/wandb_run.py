@@ -66,10 +66,10 @@ class WandbRun:
         names = self._define(report, metrics, axis)
         row: dict[str, Any] = dict(metrics)
         for name, (columns, data) in tables(report).items():
-            row[f"{self.prefix}/{name}"] = wandb.Table(columns=columns, data=data)
+            row[f"{self.prefix}/{name}"] = wandb.Table(columns=list[str | int](columns), data=data)
         if num_images and report.recoveries:
             columns, data = recovered_table(report, num_images, wandb.Image)
-            row[f"{self.prefix}/{RECOVERED_TABLE}"] = wandb.Table(columns=columns, data=data)
+            row[f"{self.prefix}/{RECOVERED_TABLE}"] = wandb.Table(columns=list[str | int](columns), data=data)
         self.logger.log_metrics(row, step=report.occasion.step)
         logged = set(experiment.summary.keys())
         # Else the summary would go on to say what was measured last, perhaps long before.
