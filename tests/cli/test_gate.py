@@ -153,7 +153,7 @@ def test_of_several_runs_the_worst_counts(runs, tmp_path):
     ],
 )
 def test_what_is_wrong_is_one_line_before_anything_runs(runs, monkeypatch, capsys, command, options, words):
-    for name in ("report.write.write_report", "cli.audit.AuditTrainer.audit"):
+    for name in ("report.write.write_report", "cli.audit.AuditTrainer.predict"):
         monkeypatch.setattr(f"lightning_memaudit.{name}", lambda *_, **__: pytest.fail("it ran"))
     arguments = [runs[0]] if command == "report" else ["--ckpt_path=none", "--trainer.accelerator=cpu"]
     assert main([command, *arguments, *options]) == 2
