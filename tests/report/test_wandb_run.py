@@ -15,6 +15,7 @@ from PIL import Image
 
 from lightning_memaudit import audit
 from lightning_memaudit.callback.outputs import Outputs
+from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.report.logged_tables import IMAGE_COLUMNS
 from lightning_memaudit.report.loggers import log_audit
 from lightning_memaudit.results.rows import headline_names
@@ -193,6 +194,18 @@ def test_the_settings_are_in_the_config_unless_the_command_line_put_them_there(t
     log_audit(logger, report, "memaudit", 0, {"seed": 4})
     assert dict(logger.experiment.config)["memaudit"] == {"seed": 3}
     assert "other" not in logger.experiment.config
+
+
+def test_the_settings_are_those_of_the_callback_and_of_the_command():
+    where = Outputs()
+    audit_once = SimpleNamespace(where=where)  # as the command has it: without a schedule
+    callback = SimpleNamespace(where=where, when=Schedule(at_epochs=[0], at_train_loss=[1e-3]))
+    run = {"settings": {"seed": 3, "patterns": ("half",)}, "members": {"num_images": 7}, "controls": None}
+    expected = {"seed": 3, "patterns": ["half"], "num_members": 7, "num_controls": None}
+    assert where._settings(SimpleNamespace(callbacks=[audit_once]), run) == expected
+    found = where._settings(SimpleNamespace(callbacks=[audit_once, callback]), run)
+    schedule = {"every_n_epochs": None, "at_epochs": [0], "at_train_loss": [1e-3], "at_fit_end": True}
+    assert found == expected | schedule
 
 
 @pytest.mark.parametrize("asked", [False, True])
