@@ -121,7 +121,7 @@ def test_exit_codes_of_a_run_that_memorized(runs, capsys, options, code):
 
 
 @pytest.mark.parametrize(
-    ("options", "code"), [([], 0), (["--strict"], 4), (["--fail_if=recovery_rate>0.99", "--strict"], 4)]
+    ("options", "code"), [([], 0), (["--strict"], 4), (["--fail_if=recovery_rate<0.1", "--strict"], 4)]
 )
 def test_exit_codes_of_an_inconclusive_run(runs, options, code):
     assert main(["report", runs[1], *QUIET, *options]) == code
