@@ -78,12 +78,11 @@ class MemorizationAuditCallback(Callback):
         print_table: Print a table after every audit.
         num_proximal: At the end, also say how far the model is from a proximal map at so many images per group.
         largest_missing: At the end, also find the largest missing fraction from which each image still comes back.
-        extraction: At every audit, also look for images that come out of the model by themselves, from at most so many
-            starts that know no image, such as 1000; 0 does not.
+        extraction: Also look for images that come out by themselves, from at most so many starts, such as 1000.
         log_images: Recovered training images per group and pattern to send to the loggers; they are training data.
+        log_recoveries: Send W&B the saved recoveries too, and the page with its pictures: all of it training data.
         save_recoveries: Images per group whose recoveries the newest audit keeps on disk.
-        on_error: What a failing audit does to the training: ``warn`` and go on, or ``raise``. What can be known to be
-            wrong before the first step always raises; so does the loss of another process.
+        on_error: A failing audit: ``warn`` or ``raise``. Errors before the first step and lost processes always raise.
         process_timeout: Seconds that the processes of a run wait for each other in an audit.
 
     Raises:
@@ -134,6 +133,7 @@ class MemorizationAuditCallback(Callback):
         largest_missing: bool = False,
         extraction: int = 0,
         log_images: int = 0,
+        log_recoveries: bool = False,
         save_recoveries: int = 64,
         on_error: Literal["warn", "raise"] = "warn",
         process_timeout: float = 1800.0,
@@ -158,7 +158,7 @@ class MemorizationAuditCallback(Callback):
             find_largest_missing=largest_missing,
             extraction=extraction,
         )
-        self.where = Outputs(name, dirpath, figures, print_table, log_images)
+        self.where = Outputs(name, dirpath, figures, print_table, log_images, log_recoveries)
         self.process_timeout = process_timeout
 
         self._history = History()

@@ -1,16 +1,21 @@
 """Where results go: files, terminal, loggers, report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_memaudit.results.audit_report import AuditReport
+from lightning_memaudit.results.files import plain
 from lightning_memaudit.results.names import DEFAULT_NAME, check_name
 from lightning_memaudit.results.run_folder import RUN, RunFolder
+
+if TYPE_CHECKING:
+    from lightning_memaudit.report.wandb_run import WandbRun
+    from lightning_memaudit.report.write import WrittenReport
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Outputs:
         figures: Draw PNG figures with the report.
         print_table: Print a table after every audit.
         log_images: Recovered training images per group and pattern to send to the loggers; they are training data.
+        log_recoveries: Send W&B the saved recoveries too, and the page with its pictures: all of it training data.
 
     Raises:
         ValueError: The name cannot be part of a metric's, or a number is negative.
@@ -36,6 +42,7 @@ class Outputs:
     figures: bool = True
     print_table: bool = True
     log_images: int = 0
+    log_recoveries: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name, f"name={self.name!r}")
@@ -66,27 +73,55 @@ class Outputs:
             from lightning_memaudit.report.terminal import print_audit
 
             print_audit(report.rows, primary=report.primary)
-        self._log(trainer.loggers, report, raise_errors)
+        self._log(trainer.loggers, report, self._settings(trainer, run), raise_errors)
 
-    def _log(self, loggers: Sequence[Any], report: AuditReport, raise_errors: bool) -> None:
+    def _log(
+        self, loggers: Sequence[Any], report: AuditReport, settings: Mapping[str, Any], raise_errors: bool
+    ) -> None:
         from lightning_memaudit.report.loggers import log_audit
 
         for logger in loggers:
             try:
-                log_audit(logger, report, self.name, self.log_images)
+                notice = log_audit(logger, report, self.name, self.log_images, settings)
             except Exception as error:
                 if raise_errors:
                     raise
                 rank_zero_warn(f"{type(logger).__name__} did not take the audit: {type(error).__name__}: {error}")
+            else:
+                if notice is not None:
+                    rank_zero_warn(notice)
+
+    def _settings(self, trainer: Trainer, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the audits: for own scripts, whose loggers know no config."""
+        counts = {f"num_{group}": (run.get(group) or {}).get("num_images") for group in ("members", "controls")}
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # Lightning does not declare it
+        mine = [one for one in callbacks if hasattr(one, "when") and getattr(one, "where", None) is self]
+        schedule = vars(mine[0].when) if mine else {}
+        found: dict[str, Any] = plain({**(run.get("settings") or {}), **counts, **schedule}, str)
+        return found
 
     def write_report(self, folder: RunFolder, loggers: Sequence[Any] = ()) -> None:
-        """Write report.json, report.html and the figures, print the verdict, and give its outcome to the loggers."""
-        from lightning_memaudit.report.loggers import log_outcome
+        """Write report.json, report.html and the figures, print the verdict, and give all that to W&B."""
         from lightning_memaudit.report.terminal import print_verdict
+        from lightning_memaudit.report.wandb_run import WandbRun
         from lightning_memaudit.report.write import write_report
 
         report = write_report(folder, figures=self.figures)
         if self.print_table:
             print_verdict(report.document)
-        for logger in loggers:  # it may differ from that of the newest audit alone: it knows the first one
-            log_outcome(logger, report.document["verdict"]["outcome"], self.name)
+        for logger in loggers:
+            try:
+                run = WandbRun.of(logger, self.name)
+                if run is not None:
+                    run.conclude(report.document)
+                    self._log_files(run, folder, report)
+            except Exception as error:  # the files have it
+                rank_zero_warn(f"{type(logger).__name__} did not take the report: {type(error).__name__}: {error}")
+
+    def _log_files(self, run: "WandbRun", folder: RunFolder, report: "WrittenReport") -> None:
+        """The page without pictures, and only where that was asked for what holds training data."""
+        from lightning_memaudit.report.html import render
+
+        page = render([folder], [report.document], pictures=self.log_recoveries)
+        saved = folder.newest_recoveries() if self.log_recoveries else None
+        run.log_files(page, [] if saved is None else [report.json, saved.path])

@@ -1,8 +1,9 @@
 """The command ``audit``: the callback's engine on a checkpoint, without training, under any strategy of Lightning."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,19 @@ from lightning_memaudit.callback.memorization_audit import MemorizationAuditCall
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.reading.loaders import RunLoaders
 from lightning_memaudit.callback.session import Session
+from lightning_memaudit.cli.audited_run import with_run_folder
 from lightning_memaudit.cli.fit import AuditCLI, parse, quiet, the_callback, with_quickstart
-from lightning_memaudit.cli.hyperparameters import Given, known_arguments
-from lightning_memaudit.cli.main import DONE, UsageError
+from lightning_memaudit.cli.gate import Gate, gate_help
+from lightning_memaudit.cli.hyperparameters import HELP, Given, known_arguments
+from lightning_memaudit.cli.main import UsageError
 from lightning_memaudit.measurement.engine import now
 from lightning_memaudit.report.checkpoint import allowed, read_checkpoint
+from lightning_memaudit.report.document import read_document
+from lightning_memaudit.report.gate_formats import Document
+from lightning_memaudit.results.gate import Condition
+from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.rows import Occasion
+from lightning_memaudit.results.run_folder import RunFolder
 
 NO_CHECKPOINT = "none"
 """The ``ckpt_path`` of a model whose class loads its weights itself."""
@@ -168,6 +176,9 @@ class _AuditOnce(Callback):
 class CheckpointCLI(AuditCLI):
     """The command line of ``audit``: that of ``fit``, with the method ``audit`` of :class:`AuditTrainer` in its place.
 
+    Args:
+        gate: What decides the exit code afterwards.
+
     >>> options = ["--ckpt_path=none", "--memaudit.patterns=[half]", "--data.num_train=4", "--data.num_controls=4"]
     >>> quiet = ["--memaudit.print_table=false", "--memaudit.figures=false"]
     >>> settings = {"command_line": CheckpointCLI, "trainer_class": AuditTrainer, "save_config_callback": None}
@@ -177,15 +188,56 @@ class CheckpointCLI(AuditCLI):
     'runs/quickstart/audits/as-made'
     """
 
+    def __init__(self, *args: Any, gate: Gate | None = None, **kwargs: Any) -> None:
+        self.gate = gate or Gate()
+        super().__init__(*args, **kwargs)
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """``audit``, whose model and data come from their own options."""
         return {"audit": {"model", "datamodule"}}
 
+    def before_audit(self) -> None:
+        """Know before the audit what the gate could never decide after it."""
+        if self.gate.is_asked_for and self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise UsageError("fast_dev_run writes no report, which --fail_if, --strict and --format read: leave it out")
+        check_measured(self.gate.conditions, the_callback(self.trainer))
+
+
+_NEEDED: dict[str, tuple[Callable[[MemorizationAuditCallback], bool], str]] = {
+    "memorized": (lambda one: INPAINTER in one.what.methods, f"add {INPAINTER} to --memaudit.methods"),
+    "extracted": (lambda one: one.what.extraction > 0, "give --memaudit.extraction 1000"),
+    "control": (lambda one: one.which.num_controls != 0, "it takes controls: --memaudit.num_controls"),
+    "auroc": (lambda one: one.which.num_controls != 0, "it takes controls: --memaudit.num_controls"),
+    "reference": (lambda one: one.how.reference is not None, "give --memaudit.reference"),
+}
+"""What a name takes that has one of these words in it: how to know, and what to give."""
+
+
+def check_measured(conditions: Sequence[Condition], callback: MemorizationAuditCallback) -> None:
+    """Raise where an audit with these settings measures nothing that a condition could be decided by.
+
+    Raises:
+        UsageError: It does not; the message names the option that would.
+    """
+    for condition in conditions:
+        for word, (is_measured, mend) in _NEEDED.items():
+            if word in condition.name and not is_measured(callback):
+                raise UsageError(f"fail_if={str(condition)!r}: {condition.name} would not be measured; {mend}")
+
 
 def run_audit(arguments: Sequence[str]) -> int:
     """Audit a checkpoint; without a config the options change the quickstart, or what the checkpoint says."""
+    gate, arguments = Gate.take(arguments)
+    if set(arguments) & {*HELP}:
+        print(f"{gate_help('audit [RUN]')}\nRUN: the folder of a run of `fit`, instead of --config and --ckpt_path.\n")
+    return gate.run(partial(_audit, arguments, gate))
+
+
+def _audit(arguments: Sequence[str], gate: Gate) -> list[tuple[Path, Document]]:
+    """Returns the results and the report, on the first process."""
     quiet()
+    arguments = with_run_folder(arguments)
     named, below = known_arguments(Given.read(arguments))
     cli = parse(
         ["audit", *with_quickstart(arguments, **named)],
@@ -193,11 +245,14 @@ def run_audit(arguments: Sequence[str]) -> int:
         trainer_class=AuditTrainer,
         save_config_callback=None,  # it would replace the config of the training
         below=below,
+        gate=gate,
     )
     assert isinstance(cli.trainer, AuditTrainer)
-    if cli.trainer.is_global_zero:
-        print(f"results: {cli.trainer.results}")
-    return DONE
+    if not cli.trainer.is_global_zero:
+        return []
+    results = cli.trainer.results
+    print(f"results: {results}")
+    return [(results, read_document(RunFolder(results)))] if gate.is_asked_for else []
 
 
 def read_progress(ckpt_path: str | None, allow_types: Sequence[str] = ()) -> tuple[str | None, int | None, int | None]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
@@ -80,6 +81,12 @@ class AuditCLI(LightningCLI):
         if own is not None:
             put_below(self.config.get(str(self.subcommand), self.config), own)
 
+    def instantiate_classes(self) -> None:
+        """Keep checkpoints beside the results, also where a logger has a folder of its own: what belongs together."""
+        super().instantiate_classes()
+        if self.config.get(str(self.subcommand), self.config)["trainer"].get("default_root_dir"):
+            keep_checkpoints_beside_results(self.trainer)
+
     def before_fit(self) -> None:
         """Know before the training that no twin could follow it."""
         if not self.config["fit"].get("twin"):
@@ -103,6 +110,11 @@ def run_fit(arguments: Sequence[str]) -> int:
     cli = parse(["fit", *arguments], below=below)
     if cli.trainer.is_global_zero:
         print(f"results: {the_callback(cli.trainer).where.folder(cli.trainer.default_root_dir)}")
+        saved = getattr(cli.trainer.checkpoint_callback, "last_model_path", "") or getattr(
+            cli.trainer.checkpoint_callback, "best_model_path", ""
+        )
+        if saved:
+            print(f"checkpoint: {_relative(saved)}")
     if cli.config["fit"].get("twin"):
         for name, folder in look_up(TWIN)(arguments, cli, below).items():
             print(f"results of the {name}, with the other as its reference: {folder}")
@@ -175,6 +187,12 @@ def sweep_folder(environment: Mapping[str, str]) -> str | None:
     return f"sweep-{sweep}/{run}" if sweep and run else None
 
 
+def _relative(path: str) -> str:
+    """As it can be given to the next command from here."""
+    own = Path(path)
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else path
+
+
 def put_below(config: Any, folder: str) -> None:
     """Put whatever a run writes below its folders into this folder there.
 
@@ -191,6 +209,24 @@ def put_below(config: Any, folder: str) -> None:
     for place in places:
         if place is not None and place.get("dirpath") is not None:
             place["dirpath"] = f"{place['dirpath']}/{folder}"
+
+
+def keep_checkpoints_beside_results(trainer: Trainer) -> None:
+    """Let all checkpoints for which no folder was named go where they go without a logger.
+
+    With one, Lightning puts them below its folder; in that of the run there may then be those of an older run, of other
+    weights than the results there are about.
+
+    >>> trainer = Trainer(default_root_dir="runs/a", accelerator="cpu", barebones=False)
+    >>> keep_checkpoints_beside_results(trainer)
+    >>> Path(trainer.checkpoint_callback.dirpath).relative_to(Path.cwd()).as_posix()
+    'runs/a/checkpoints'
+    """
+    root = str(trainer.default_root_dir)
+    place = f"{root}/checkpoints" if "://" in root else os.path.realpath(Path(root) / "checkpoints")
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = place
 
 
 def quiet() -> None:

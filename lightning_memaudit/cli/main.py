@@ -17,7 +17,7 @@ from lightning_memaudit.results.names import did_you_mean
 PROGRAM = "python -m lightning_memaudit"
 DEBUG_VARIABLE = "MEMAUDIT_DEBUG"
 
-DONE, FAILED, BAD_USAGE = 0, 1, 2
+DONE, FAILED, BAD_USAGE, GATE_HOLDS, UNDECIDED = 0, 1, 2, 3, 4
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("lightning_memaudit.cli.fit:run_fit", "train an autoencoder and audit it as it trains"),
@@ -59,6 +59,9 @@ class UsageError(ValueError):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 it failed, 2 it was asked for wrongly.
+
+    Of ``audit`` and ``report`` also 3, where what ``--fail_if`` names holds, and 4, where that was not measured, or
+    where the verdict is inconclusive and ``--strict`` asks.
 
     Args:
         args: Command line arguments without the program; None takes those of the process.

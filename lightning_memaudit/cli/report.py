@@ -2,13 +2,18 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import rich
 from rich.text import Text
 
+from lightning_memaudit.cli.gate import OPTIONS as GATE_OPTIONS
+from lightning_memaudit.cli.gate import Gate
 from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint
+from lightning_memaudit.report.gate_formats import Document
+from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import RunFolder
 
 
@@ -39,16 +44,25 @@ def run_report(arguments: Sequence[str]) -> int:
         "--output",
         type=Path,
         metavar="FILE",
-        help="where the HTML goes; default: with the results of one run, memaudit-report.html here for several",
+        help="where the HTML, or what --format makes, goes; default: with the results of one run, "
+        "memaudit-report.html here for several; stdout for --format",
     )
     parser.add_argument("--no_pictures", action="store_true", help="leave all images out: they are training data")
     parser.add_argument("--no_figures", action="store_true", help="do not draw the PNG figures")
+    for name, settings in GATE_OPTIONS.items():
+        parser.add_argument(f"--{name}", **settings)
     options = parser.parse_args(arguments)
-    _check_output(options.output)
+    gate = Gate.of(options)
+    if gate.format is None:
+        _check_output(options.output)
     folders = [RunFolder.find(path) for path in options.runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise UsageError(f"{' '.join(map(str, options.runs))}: a run is named twice; name each once")
+    return gate.run(partial(_write_reports, folders, options))
 
+
+def _write_reports(folders: Sequence[RunFolder], options: argparse.Namespace) -> list[tuple[Path, Document]]:
+    """Write and print the reports of runs; compare several, unless the output is for machines."""
     from lightning_memaudit.report.labels import printable
     from lightning_memaudit.report.terminal import print_audit, print_verdict
     from lightning_memaudit.report.write import write_html, write_report
@@ -62,7 +76,7 @@ def run_report(arguments: Sequence[str]) -> int:
         print_audit(report.document["rates"], primary=report.document["judgement"]["method"])
         print_verdict(report.document)
         print(printable(str(report.json)), printable(str(report.html)), sep="\n")
-    if len(folders) > 1 or options.output:
+    if options.format is None and (len(folders) > 1 or options.output):
         path = options.output or Path("memaudit-report.html")
         write_html(folders, [report.document for report in written], path, pictures=not options.no_pictures)
         print(printable(str(path)))
@@ -73,7 +87,7 @@ def run_report(arguments: Sequence[str]) -> int:
             figure = fraction_figure(folders)
             if figure is not None:
                 print(save_figure(figure, _figure_beside(path)))
-    return DONE
+    return [(folder.path, report.document) for folder, report in zip(folders, written, strict=True)]
 
 
 def _figure_beside(page: Path) -> Path:
@@ -125,11 +139,12 @@ def run_dashboard(arguments: Sequence[str]) -> int:
     parser.add_argument("--entity", required=True, help="W&B user or team")
     parser.add_argument("--project", required=True, help="W&B project that the runs log to")
     parser.add_argument("--name", default="Memorization audit", help="name of the saved view")
+    parser.add_argument("--prefix", default=DEFAULT_NAME, help="of the metrics: the name of the callback")
     parser.add_argument("--dry_run", action="store_true", help="print the workspace as JSON; needs no network")
     options = parser.parse_args(arguments)
 
     from lightning_memaudit.report.dashboard import build_workspace, save_workspace, to_json
 
-    workspace = build_workspace(options.entity, options.project, options.name)
+    workspace = build_workspace(options.entity, options.project, options.name, options.prefix)
     print(to_json(workspace) if options.dry_run else save_workspace(workspace))
     return DONE

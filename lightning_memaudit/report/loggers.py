@@ -1,38 +1,33 @@
-"""Send an audit to whatever loggers the run has, by what each can do, not by what it is."""
+"""Send an audit to whatever loggers the run has: to W&B as it likes it, to others by what each can do."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 
-from lightning_memaudit.report.labels import image_name, printable, saved_names, shortened
+from lightning_memaudit.report.labels import saved_names, shortened
+from lightning_memaudit.report.logged_tables import tables
 from lightning_memaudit.report.selection import displayed
+from lightning_memaudit.report.wandb_run import WandbRun
 from lightning_memaudit.results.audit_report import AuditReport
-from lightning_memaudit.results.quantities import QUANTITIES
-
-IMAGE_TABLE = "image_table"
-MAX_TABLE_ROWS = 2000
-"""Rows of the table of images; the rest is in ``images.jsonl``."""
 
 MAX_CAPTION = 100
 """Characters of an image's name in its caption."""
 
-RATE_COLUMNS = (
-    *("audit", "epoch", "train_loss", "group", "pattern", "method"),
-    *("num_images", "num_recovered", "recovery_rate", "ci_low", "ci_high"),
-    *(f"{one.name}_{one.summary}" for one in QUANTITIES if "rates" in one.in_tables),
-)
-_SHOWN = [one for one in QUANTITIES if "images" in one.in_tables]
-IMAGE_COLUMNS = (
-    *("group", "image", "name", "pattern", "method"),
-    *(one.name for one in _SHOWN if one.kind is not bool),
-    "recovered",
-    *(one.name for one in _SHOWN if one.kind is bool),
-)
+DEPTH = "memorization_depth"
+"""Of the metric that rises as the train loss falls."""
+
+_TOLD: "WeakSet[Any]" = WeakSet()
+"""Loggers of which it was said that they take no images."""
 
 
-def log_audit(logger: Any, report: AuditReport, prefix: str, num_images: int) -> None:
+def log_audit(
+    logger: Any, report: AuditReport, prefix: str, num_images: int, settings: Mapping[str, Any] | None = None
+) -> str | None:
     """One row of metrics per audit, holding the rates and the train loss together; tables and images where possible.
 
     Args:
@@ -40,6 +35,29 @@ def log_audit(logger: Any, report: AuditReport, prefix: str, num_images: int) ->
         report: The audit.
         prefix: Metric names are ``<prefix>/<name>``.
         num_images: Recovered images to send per group and pattern; they are training data, so 0 sends none.
+        settings: Of the audits, for loggers that compare runs by them.
+
+    Returns:
+        What to tell the user, once for every logger: None where there is nothing.
+    """
+    metrics = audit_metrics(report, prefix)
+    run = WandbRun.of(logger, prefix)
+    if run is not None:
+        run.log(report, metrics, f"{prefix}/{DEPTH}", num_images, settings or {})
+        return None
+    logger.log_metrics(metrics, step=report.occasion.step)
+    if hasattr(logger, "log_table"):
+        for name, (columns, data) in tables(report).items():
+            logger.log_table(f"{prefix}/{name}", columns=columns, data=data, step=report.occasion.step)
+    if num_images and not _send_images(logger, shown_images(report, prefix, num_images), report.occasion.step):
+        return _told_once(logger, num_images)
+    return None
+
+
+def audit_metrics(report: AuditReport, prefix: str) -> dict[str, float]:
+    """What every logger gets of an audit.
+
+    ``memorization_depth`` is minus the decimal logarithm of the train loss; there is none where that is 0 or no number.
     """
     metrics = {f"{prefix}/{name}": value for name, value in report.headline.items()}
     metrics |= {
@@ -51,44 +69,31 @@ def log_audit(logger: Any, report: AuditReport, prefix: str, num_images: int) ->
     metrics[f"{prefix}/audit"] = report.occasion.audit
     if report.occasion.epoch is not None:
         metrics[f"{prefix}/epoch"] = report.occasion.epoch
-    define_metric = getattr(logger.experiment, "define_metric", None)
-    if define_metric is not None:
-        # W&B: rates against the train loss, not against the step.
-        define_metric(f"{prefix}/train_loss")
-        define_metric(f"{prefix}/*", step_metric=f"{prefix}/train_loss")
-    log_outcome(logger, report.verdict.outcome, prefix)
-    logger.log_metrics(metrics, step=report.occasion.step)
-    if hasattr(logger, "log_table"):
-        _log_table(logger, f"{prefix}/rates", RATE_COLUMNS, report.rows, report.occasion.step)
-        _log_table(logger, f"{prefix}/{IMAGE_TABLE}", IMAGE_COLUMNS, _table_images(report), report.occasion.step)
-    if num_images and hasattr(logger, "log_image"):
-        _log_images(logger, report, prefix, num_images)
+    loss = report.headline.get("train_loss", math.nan)
+    if 0 < loss < math.inf:
+        metrics[f"{prefix}/{DEPTH}"] = -math.log10(loss)
+    return metrics
 
 
-def log_outcome(logger: Any, outcome: str, prefix: str) -> None:
-    """The verdict's outcome as ``<prefix>/outcome`` in the run's summary, where a logger has one: it is no number.
+class ShownImages(NamedTuple):
+    """Pictures of one kind, of one group.
 
-    Args:
-        logger: Any Lightning logger.
-        outcome: As in ``report.json``.
-        prefix: Of the metrics.
+    Attributes:
+        key: Name of the metric.
+        images: As bytes, (H, W) gray or (H, W, 3).
+        captions: One each; none where there are no names.
+
+    >>> ShownImages("memaudit/images/members/truth", [np.zeros((2, 2), np.uint8)], ["member 7"]).captions
+    ['member 7']
     """
-    update = getattr(getattr(logger.experiment, "summary", None), "update", None)
-    if callable(update):
-        update({f"{prefix}/outcome": outcome})
+
+    key: str
+    images: "list[np.ndarray[Any, Any]]"
+    captions: list[str]
 
 
-def _log_table(logger: Any, key: str, columns: Sequence[str], rows: Sequence[Any], step: int | None) -> None:
-    logger.log_table(key, columns=list(columns), data=[[row[name] for name in columns] for row in rows], step=step)
-
-
-def _table_images(report: AuditReport) -> list[Any]:
-    """The images as the audited method recovered them; the other methods are summed up in the rates."""
-    images = [row for row in report.images if row["method"] == report.primary][:MAX_TABLE_ROWS]
-    return [{**row, "name": printable(image_name(row))} for row in images]
-
-
-def _log_images(logger: Any, report: AuditReport, prefix: str, num_images: int) -> None:
+def shown_images(report: AuditReport, prefix: str, num_images: int) -> Iterator[ShownImages]:
+    """The first images of each group: truth, observed, and as every method recovered them."""
     for key, images in report.recoveries.items():
         if key.endswith(("/truth", "/observed", "/image")):
             # Bytes: what loggers make of floating point differs, down to black pictures.
@@ -99,8 +104,36 @@ def _log_images(logger: Any, report: AuditReport, prefix: str, num_images: int) 
                 group = key.partition("/")[0]
                 names = saved_names(report.recoveries, group)
                 captions = [f"{group[:-1]} {shortened(names[row], MAX_CAPTION)}" for row in there if row < len(names)]
-                options = {"caption": captions} if len(captions) == len(shown) and _takes_captions(logger) else {}
-                logger.log_image(f"{prefix}/images/{key}", shown, step=report.occasion.step, **options)
+                yield ShownImages(f"{prefix}/images/{key}", shown, captions if len(captions) == len(shown) else [])
+
+
+def _send_images(logger: Any, shown: Iterator[ShownImages], step: int | None) -> bool:
+    """Whether the logger takes images at all: it has a method for them, or what it writes to, as TensorBoard's has."""
+    experiment = logger.experiment
+    if callable(getattr(logger, "log_image", None)):
+        captioned = _takes_captions(logger)
+        for key, images, captions in shown:
+            logger.log_image(key, images, step=step, **({"caption": captions} if captions and captioned else {}))
+    elif callable(getattr(experiment, "add_image", None)):  # TensorBoard
+        for key, images, _ in shown:
+            for number, image in enumerate(images):
+                form = "HW" if image.ndim == 2 else "HWC"
+                experiment.add_image(f"{key}/{number}", image, global_step=step, dataformats=form)
+    elif callable(getattr(experiment, "log_image", None)) and hasattr(logger, "run_id"):  # MLflow
+        for key, images, _ in shown:
+            for number, image in enumerate(images):
+                name = re.sub(r"[^\w\-. :/]", "_", f"{key}/{number}")
+                experiment.log_image(logger.run_id, image, key=name, step=step or 0)
+    else:
+        return False
+    return True
+
+
+def _told_once(logger: Any, num_images: int) -> str | None:
+    if logger in _TOLD:
+        return None
+    _TOLD.add(logger)
+    return f"log_images={num_images}: {type(logger).__name__} takes no images; the report beside the results shows them"
 
 
 def _takes_captions(logger: Any) -> bool:

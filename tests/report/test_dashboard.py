@@ -18,6 +18,28 @@ def test_workspace_is_the_one_that_was_looked_at(capsys):
     assert json.loads(capsys.readouterr().out) == json.loads(SNAPSHOT.read_text())
 
 
+def test_a_callback_of_another_name_has_the_same_workspace(capsys):
+    pytest.importorskip("wandb_workspaces")
+    assert main(["dashboard", "--entity", "e", "--project", "p", "--dry_run", "--prefix", "twin.b"]) == 0
+    # Once as it is, and once within a regular expression.
+    expected = SNAPSHOT.read_text().replace("memaudit/[", r"twin\\.b/[").replace("memaudit/", "twin.b/")
+    assert json.loads(capsys.readouterr().out) == json.loads(expected)
+    assert main(["dashboard", "--entity", "e", "--project", "p", "--dry_run", "--prefix", "a/b"]) == 2
+    assert "prefix='a/b'" in capsys.readouterr().err
+
+
+def test_no_chart_stops_at_ten_runs():
+    text = SNAPSHOT.read_text()
+    panels = [
+        panel
+        for section in json.loads(text)["section"]["panelBankConfig"]["sections"]
+        for panel in section["panels"]
+        if panel["viewType"] in ("Run History Line Plot", "Bar Chart")
+    ]
+    assert len(panels) == 9
+    assert {panel["config"]["limit"] for panel in panels} == {100}
+
+
 def test_workspace_shows_metrics_that_are_logged(report):
     """No chart of a metric that an audit never logs; all but the certified rate, which takes a calibrated method."""
     text = SNAPSHOT.read_text()

@@ -1,70 +1,16 @@
-"""Loggers: an offline run of W&B holds what was measured, on the right axes; images only when asked for."""
+"""Loggers: each gets the numbers, and images only when asked for, by the method that it has for them."""
 
-import json
-import os
-import subprocess
-import sys
+import csv
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from PIL import Image
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 
+from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.report.labels import shortened
-from lightning_memaudit.report.loggers import IMAGE_COLUMNS, log_audit
-
-
-def records(folder):
-    """Every record of the offline run in a folder, as ``wandb leet inspect`` reads it."""
-    (run,) = (folder / "wandb").glob("offline-run-*")
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "WANDB_MODE": "offline"},
-    )
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def log_offline(tmp_path, report, num_images):
-    logger = WandbLogger(project="memaudit", save_dir=tmp_path, offline=True)
-    log_audit(logger, report, "memaudit", num_images)
-    logger.experiment.finish()
-    return records(tmp_path)
-
-
-def test_offline_run_holds_the_audit(tmp_path, report):
-    found = log_offline(tmp_path, report, num_images=0)
-    history = [record["history"]["item"] for record in found if record["type"] == "history"]
-    (row,) = (item for item in history if "memaudit/recovery_rate" in item)
-    assert row["memaudit/recovery_rate"] == report.headline["recovery_rate"] == 1.0
-    assert row["memaudit/train_loss"] == report.headline["train_loss"] == 0.0
-    assert row["memaudit/control_recovery_rate"] == 0.0
-    assert row["memaudit/random-0.5/blind/recovery_rate"] == 1.0
-    assert row["memaudit/random-0.5/biharmonic/recovery_rate"] == report.rate("biharmonic", "random-0.5")
-    axes = {
-        record["metric"].get("glob_name"): record["metric"].get("step_metric")
-        for record in found
-        if record["type"] == "metric"
-    }
-    assert axes["memaudit/*"] == "memaudit/train_loss"
-    keys = {key for item in history for key in item}
-    assert {"memaudit/rates", "memaudit/image_table"} <= {key.split(".")[0] for key in keys}
-    assert not any(key.startswith("memaudit/images/") for key in keys)
-    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/memaudit/image_table*.json")
-    content = json.loads(table.read_text())
-    assert content["columns"] == list(IMAGE_COLUMNS)
-    assert len(content["data"]) == 7  # images, as the audited method recovered them
-
-
-def test_images_are_logged_only_when_asked(tmp_path, report):
-    found = log_offline(tmp_path, report, num_images=2)
-    keys = {key for record in found if record["type"] == "history" for key in record["history"]["item"]}
-    assert any(key.startswith("memaudit/images/members/random-0.5/blind/image") for key in keys)
-    paths = tmp_path.glob("wandb/offline-run-*/files/media/images/memaudit/images/members/truth*.png")
-    pictures = sorted(np.asarray(Image.open(path)).tolist() for path in paths)
-    assert pictures == sorted((255 * truth[0]).round().tolist() for truth in report.recoveries["members/truth"][:2])
+from lightning_memaudit.report.loggers import log_audit
 
 
 class WithCaptions:
@@ -105,18 +51,6 @@ def test_every_picture_has_its_own_caption(report):
     assert logger.captions["memaudit/images/controls/truth"] == ["control 0", "control 1", "control 2"]
 
 
-def test_wandb_gets_names_in_table_and_captions(tmp_path, report, monkeypatch):
-    rows = [row | ({"name": NAMES[row["position"]]} if row["group"] == "members" else {}) for row in report.images]
-    monkeypatch.setattr(type(report), "images", property(lambda self: rows))
-    report.recoveries["members/names"] = np.array(NAMES)
-    found = log_offline(tmp_path, report, num_images=1)
-    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/memaudit/image_table*.json")
-    content = json.loads(table.read_text())
-    column = [row[content["columns"].index("name")] for row in content["data"]]
-    assert column[:4] == ["cats/0017.jpg", "\\x1b[31m" + "x" * 200, "half \\udcff", "$d$"]
-    assert "member cats/0017.jpg" in json.dumps(found)
-
-
 def test_other_loggers_get_the_numbers(tmp_path, report):
     logger = CSVLogger(tmp_path)
     log_audit(logger, report, "memaudit", num_images=2)
@@ -124,3 +58,77 @@ def test_other_loggers_get_the_numbers(tmp_path, report):
     header, row = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
     numbers = dict(zip(header.split(","), row.split(","), strict=True))
     assert float(numbers["memaudit/recovery_rate"]) == 1.0
+
+
+@pytest.mark.parametrize(("loss", "depth"), [(1e-3, 3.0), (10.0, -1.0), (0.0, None), (float("nan"), None)])
+def test_the_depth_rises_as_the_loss_falls_and_is_not_logged_where_there_is_none(tmp_path, report, loss, depth):
+    report.headline["train_loss"] = loss
+    logger = CSVLogger(tmp_path)
+    log_audit(logger, report, "memaudit", num_images=0)
+    logger.save()
+    (row,) = csv.DictReader((Path(logger.log_dir) / "metrics.csv").open())
+    assert "memaudit/recovery_rate" in row
+    assert row.get("memaudit/memorization_depth") == (None if depth is None else str(depth))
+
+
+class Writer:
+    """What TensorBoard's logger writes to."""
+
+    def __init__(self):
+        self.images = {}
+
+    def add_image(self, tag, img_tensor, global_step=None, walltime=None, dataformats="CHW"):
+        assert dataformats == ("HW" if img_tensor.ndim == 2 else "HWC")
+        self.images[tag] = img_tensor, global_step
+
+
+class Client:
+    """What MLflow's logger writes to."""
+
+    def __init__(self):
+        self.images = {}
+
+    def log_image(self, run_id, image, artifact_file=None, *, key=None, step=None, timestamp=None, synchronous=None):
+        assert run_id == "run 7"
+        self.images[key] = image, step
+
+
+class Wrapping:
+    """A logger of Lightning's as far as it matters here: numbers it takes itself, all else its experiment does."""
+
+    def __init__(self, experiment, **attributes):
+        self.experiment = experiment
+        self.__dict__ |= attributes
+
+    def log_metrics(self, metrics, step):
+        pass
+
+
+@pytest.mark.parametrize("experiment", [Writer(), Client()])
+def test_images_arrive_through_the_experiment(report, experiment):
+    logger = Wrapping(experiment, **({"run_id": "run 7"} if isinstance(experiment, Client) else {}))
+    assert log_audit(logger, report, "memaudit", num_images=0) is None
+    assert not experiment.images
+    assert log_audit(logger, report, "memaudit", num_images=2) is None
+    truth = report.recoveries["members/truth"]
+    for number in (0, 1):
+        image, step = experiment.images[f"memaudit/images/members/truth/{number}"]
+        assert step == (report.occasion.step or (0 if isinstance(experiment, Client) else None))
+        assert np.array_equal(image, (255 * truth[number, 0]).round())
+    assert "memaudit/images/members/random-0.5/blind/image/1" in experiment.images
+    assert "memaudit/images/members/truth/2" not in experiment.images
+
+
+def test_who_takes_no_images_is_said_once(tmp_path, report):
+    logger, other = CSVLogger(tmp_path), CSVLogger(tmp_path, version=2)
+    assert log_audit(logger, report, "memaudit", num_images=0) is None
+    said = [log_audit(one, report, "memaudit", num_images=4) for one in (logger, logger, other)]
+    assert said[0] == said[2] == "log_images=4: CSVLogger takes no images; the report beside the results shows them"
+    assert said[1] is None
+    outputs = Outputs(log_images=4)
+    with pytest.warns(UserWarning, match="log_images=4: CSVLogger takes no images"):
+        outputs._log([CSVLogger(tmp_path, version=3)], report, {}, raise_errors=True)
+
+
+def test_the_logger_of_a_fast_dev_run_is_content(report):
+    assert log_audit(DummyLogger(), report, "memaudit", num_images=2) is None

@@ -1,0 +1,253 @@
+"""Conditions on the numbers of a report, such as ``memorized_rate>0.05``: a gate before a release.
+
+A number that is not there never passes: its condition is undecided, which is neither held nor not held.
+"""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lightning_memaudit.results.names import did_you_mean
+
+OUTCOME = "outcome"
+OUTCOMES = ("memorized", "traces", "not_memorized", "inconclusive")
+Value = float | int | str | None
+
+
+class Named(NamedTuple):
+    """What a condition can name.
+
+    Attributes:
+        what: For people.
+        low: Its least value.
+        high: Its largest.
+        kind: ``int`` for a count, ``float`` for another number, ``str`` for the outcome.
+
+    >>> NAMES["memorized_rate"].high
+    1.0
+    """
+
+    what: str
+    low: float = 0.0
+    high: float = 1.0
+    kind: type = float
+
+
+NAMES: dict[str, Named] = {
+    OUTCOME: Named(f"the verdict: {', '.join(OUTCOMES)}", kind=str),
+    "num_memorized": Named("members that came back beyond every baseline", high=math.inf, kind=int),
+    "memorized_rate": Named("the share of them"),
+    "memorized_rate_low": Named("lower end of its 95% interval"),
+    "memorized_rate_high": Named("upper end of it"),
+    "control_memorized_rate": Named("the same of controls"),
+    "recovery_rate": Named("share of members that reach the threshold, over all patterns"),
+    "control_recovery_rate": Named("the same of controls"),
+    "extracted": Named("members that came out by themselves", high=math.inf, kind=int),
+    "recovery_gain": Named("median recovery gain of members, dB", low=-math.inf, high=math.inf),
+    "gain_auroc": Named("AUROC of the recovery gain"),
+    "membership_auroc": Named("AUROC of the blind score"),
+    "plain_loss_auroc": Named("AUROC of the autoencoder's own error"),
+    "reference_auroc": Named("AUROC of the own error less that of the reference models"),
+    "train_loss": Named("mean squared error of the members", high=math.inf),
+}
+"""What a condition can name: as the metrics of loggers are named, where there are such."""
+
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_CONDITION = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([^\s<>=!]+)\s*")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One comparison.
+
+    Attributes:
+        name: One of :data:`NAMES`.
+        comparison: One of :data:`COMPARISONS`.
+        bound: What the number is compared with; an outcome for ``outcome``.
+
+    >>> condition = Condition.of("memorized_rate > 0.05")
+    >>> str(condition), condition.holds(0.98), condition.holds(None)
+    ('memorized_rate>0.05', True, None)
+    >>> Condition.of("memorized_rate>5")
+    Traceback (most recent call last):
+    ValueError: fail_if='memorized_rate>5': memorized_rate lies from 0 to 1, so that this can never hold
+    """
+
+    name: str
+    comparison: str
+    bound: float | str
+
+    @classmethod
+    def of(cls, text: str) -> "Condition":
+        """Read a condition.
+
+        Raises:
+            ValueError: It is none, names what is not known, or can never hold.
+        """
+        what = f"fail_if={text!r}"
+        match = _CONDITION.fullmatch(text)
+        if match is None:
+            hint = "" if set(text) & set("<>=") else " (in quotes, or the shell takes < and > for itself)"
+            signs = " ".join(COMPARISONS)
+            raise ValueError(f"{what}: pass a name, one of {signs} and a value{hint}, such as 'memorized_rate>0.05'")
+        name, comparison, given = match.groups()
+        if name not in NAMES:
+            hint = f"{did_you_mean(name, NAMES)} ".lstrip()
+            raise ValueError(f"{what}: {name!r} is not known; {hint}known: {', '.join(NAMES)}")
+        if name == OUTCOME:
+            return cls(name, comparison, _outcome(what, comparison, given))
+        return cls(name, comparison, _bound(what, name, comparison, given))
+
+    def holds(self, value: Value) -> bool | None:
+        """Whether it holds of a value; None where that is missing or no number."""
+        if self.name == OUTCOME:
+            return None if value not in OUTCOMES else COMPARISONS[self.comparison](value, self.bound)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return COMPARISONS[self.comparison](value, self.bound)
+
+    def __str__(self) -> str:
+        bound = self.bound if isinstance(self.bound, str) else f"{self.bound:.15g}"
+        return f"{self.name}{self.comparison}{bound}"
+
+
+def _outcome(what: str, comparison: str, given: str) -> str:
+    given = given.strip("'\"")
+    if comparison not in ("==", "!="):
+        raise ValueError(f"{what}: outcomes have no order; pass == or !=")
+    if given not in OUTCOMES:
+        hint = f"{did_you_mean(given, OUTCOMES)} ".lstrip()
+        raise ValueError(f"{what}: {given!r} is no outcome; {hint}known: {', '.join(OUTCOMES)}")
+    return given
+
+
+def _bound(what: str, name: str, comparison: str, given: str) -> float:
+    known = NAMES[name]
+    try:
+        bound = float(given)
+    except ValueError:
+        bound = math.nan
+    if not math.isfinite(bound):
+        share = f"; shares are numbers from 0 to 1: {name}{comparison}0.05" if given.endswith("%") else ""
+        raise ValueError(f"{what}: {given!r} is no finite number{share}")
+    never = {
+        ">": bound >= known.high,
+        ">=": bound > known.high,
+        "<": bound <= known.low,
+        "<=": bound < known.low,
+        "==": not known.low <= bound <= known.high or (known.kind is int and bound != int(bound)),
+        "!=": False,
+    }[comparison]
+    if never:
+        lies = f"from {known.low:g}" + (f" to {known.high:g}" if math.isfinite(known.high) else " upwards")
+        whole = "a whole number " if known.kind is int else ""
+        verb = "is" if whole else "lies"
+        raise ValueError(f"{what}: {name} {verb} {whole}{lies}, so that this can never hold")
+    return bound
+
+
+def read_conditions(texts: Sequence[str]) -> tuple[Condition, ...]:
+    """Conditions in their order, once each; a text may hold several between commas.
+
+    Raises:
+        ValueError: One of them is none.
+
+    >>> [str(one) for one in read_conditions(["num_memorized>0, outcome==traces", "num_memorized>0"])]
+    ['num_memorized>0', 'outcome==traces']
+    """
+    return tuple(dict.fromkeys(Condition.of(one) for text in texts for one in text.strip("[] ").split(",")))
+
+
+def named_numbers(document: Mapping[str, Any]) -> dict[str, Value]:
+    """Every name of :data:`NAMES` with its value in a report; None where it was not measured.
+
+    Args:
+        document: The content of ``report.json``.
+    """
+    judgement, membership = document["judgement"], document["membership"]
+    memorized = document["memorized_rate"] or {}
+    controls = (judgement["counted"]["controls"] or {}).get("memorized") or {}
+    extracted = judgement.get("extracted")
+    gain = (judgement["gain"] or {}).get("overall") or {}
+    areas = {name: (membership.get(name) or {}).get("value") for name in _AREAS}
+    return {
+        OUTCOME: document["verdict"]["outcome"],
+        "num_memorized": document["num_memorized"],
+        "memorized_rate": memorized.get("rate"),
+        "memorized_rate_low": memorized.get("low"),
+        "memorized_rate_high": memorized.get("high"),
+        "control_memorized_rate": controls.get("rate"),
+        "recovery_rate": _pooled(document, "members"),
+        "control_recovery_rate": _pooled(document, "controls"),
+        "extracted": None if extracted is None else extracted["members"]["count"],
+        "recovery_gain": gain.get("members"),
+        **{_AREAS[name]: area for name, area in areas.items()},
+        "train_loss": judgement["train_loss"],
+    }
+
+
+_AREAS = {
+    "recovery_gain": "gain_auroc",
+    "blind_score": "membership_auroc",
+    "plain_loss": "plain_loss_auroc",
+    "reference": "reference_auroc",
+}
+
+
+def _pooled(document: Mapping[str, Any], group: str) -> float | None:
+    """The audited method's rate over all patterns, as loggers get it."""
+    method = document["judgement"]["method"]
+    rows = [row for row in document["rates"] if row["group"] == group and row["method"] == method]
+    total = sum(row["num_images"] for row in rows)
+    return sum(row["num_recovered"] for row in rows) / total if total else None
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the conditions say of one report.
+
+    Attributes:
+        numbers: All that a condition can name, with their values.
+        held: Whether each condition holds; None where what it names was not measured.
+        strict: Whether an inconclusive verdict counts.
+
+    >>> numbers = {"outcome": "inconclusive", "extracted": None}
+    >>> gate = Examined(numbers, {Condition.of("extracted>0"): None}, strict=False)
+    >>> gate.fails, gate.is_undecided
+    (False, True)
+    """
+
+    numbers: Mapping[str, Value]
+    held: Mapping[Condition, bool | None]
+    strict: bool
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], conditions: Sequence[Condition], strict: bool) -> "Examined":
+        """Examine the content of a ``report.json``."""
+        numbers = named_numbers(document)
+        return cls(numbers, {one: one.holds(numbers[one.name]) for one in conditions}, strict)
+
+    @property
+    def fails(self) -> bool:
+        """Whether any condition holds."""
+        return any(self.held.values())
+
+    @property
+    def is_inconclusive(self) -> bool:
+        """Whether the verdict is."""
+        return self.numbers[OUTCOME] == "inconclusive"
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether a condition could not be decided, or the verdict is inconclusive and that counts."""
+        return None in self.held.values() or (self.strict and self.is_inconclusive)

@@ -1,0 +1,129 @@
+"""The gate: conditions are read as they are written or refused, and what was not measured never passes."""
+
+import math
+
+import pytest
+import torch
+from autoencoders import memory
+
+from lightning_memaudit import audit
+from lightning_memaudit.report.document import build_document
+from lightning_memaudit.results.gate import COMPARISONS, NAMES, Condition, Examined, named_numbers, read_conditions
+from lightning_memaudit.results.run_folder import RunFolder
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "expected"),
+    [
+        ("memorized_rate>0.05", 0.05, False),
+        ("memorized_rate>0.05", 0.0501, True),
+        ("memorized_rate >= 5e-2", 0.05, True),
+        (" memorized_rate<.5 ", 0.5, False),
+        ("memorized_rate<=0.5", 0.5, True),
+        ("num_memorized==3", 3, True),
+        ("num_memorized != 0", 0, False),
+        ("recovery_gain>-1.5", -1.0, True),
+        ("outcome==memorized", "memorized", True),
+        ("outcome=='memorized'", "traces", False),
+        ("outcome!=not_memorized", "inconclusive", True),
+    ],
+)
+def test_a_condition_holds_as_it_is_written(text, value, expected):
+    assert Condition.of(text).holds(value) is expected
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, "0.5", True])
+@pytest.mark.parametrize("comparison", COMPARISONS)
+def test_what_is_no_number_neither_holds_nor_does_not(comparison, value):
+    assert Condition("recovery_gain", comparison, 0.5).holds(value) is None
+
+
+@pytest.mark.parametrize("value", [None, "", "safe", 1.0])
+def test_an_outcome_that_is_none_decides_nothing(value):
+    assert Condition.of("outcome==memorized").holds(value) is None
+    assert Condition.of("outcome!=memorized").holds(value) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "such as 'memorized_rate>0.05'"),
+        ("memorized_rate", "in quotes, or the shell takes"),
+        ("memorized_rate=0.5", "one of >= <= =="),
+        ("memorized_rate=>0.5", "pass a name"),
+        ("memorized_rate>0.05>1", "pass a name"),
+        ("0.05<memorized_rate", "pass a name"),
+        ("memorized_rate>0.05 and extracted>0", "pass a name"),
+        ("memorised_rate>0.05", "did you mean 'memorized_rate'?"),
+        ("memorized_rate>5%", "numbers from 0 to 1"),
+        ("memorized_rate>nan", "no finite number"),
+        ("memorized_rate>inf", "no finite number"),
+        ("memorized_rate>5", "can never hold"),
+        ("memorized_rate>1", "can never hold"),
+        ("gain_auroc<0", "can never hold"),
+        ("num_memorized<0", "can never hold"),
+        ("num_memorized==0.5", "whole number"),
+        ("outcome>memorized", "no order"),
+        ("outcome==memorised", "did you mean 'memorized'?"),
+    ],
+)
+def test_what_is_no_condition_or_can_never_hold_is_refused(text, words):
+    with pytest.raises(ValueError, match=r"^fail_if=") as error:
+        Condition.of(text)
+    assert words in str(error.value)
+    assert repr(text) in str(error.value)
+
+
+def test_several_conditions_in_one_or_in_many():
+    many = ["extracted>0", "num_memorized>0", "extracted>0"]
+    assert read_conditions(many) == read_conditions(["[extracted>0, num_memorized>0]"])
+    with pytest.raises(ValueError, match="fail_if=''"):
+        read_conditions(["extracted>0,"])
+
+
+def document_of(folder, members, controls, **settings):
+    report = audit(memory(members), members, controls, ["half", "random-0.5"], **settings)
+    run = RunFolder(folder / "memaudit")
+    run.write_run({"model": {"class": "memory", "num_parameters": 0}, "settings": {"primary_method": report.primary}})
+    report.append_to(run)
+    return report, build_document(run)
+
+
+def test_the_numbers_are_those_that_loggers_get(tmp_path):
+    report, document = document_of(
+        tmp_path, torch.rand(12, 1, 12, 12), torch.rand(11, 1, 12, 12), methods=["blind", "biharmonic"], extraction=8
+    )
+    numbers = named_numbers(document)
+    assert numbers.keys() == NAMES.keys()
+    same = numbers.keys() & report.headline.keys()
+    assert len(same) >= 11
+    for name in same:
+        assert numbers[name] == pytest.approx(report.headline[name]), name
+    assert numbers["outcome"] == report.verdict.outcome
+    assert numbers["num_memorized"] == report.num_memorized
+    assert numbers["extracted"] == report.extraction.num_extracted
+    assert numbers["plain_loss_auroc"] == report.membership["plain_loss"].value
+    assert numbers["reference_auroc"] is None
+
+
+def test_what_was_not_measured_has_no_value(tmp_path):
+    _, document = document_of(tmp_path, torch.rand(4, 1, 12, 12), None, methods=["paper_blind"])
+    numbers = named_numbers(document)
+    missing = {name for name, value in numbers.items() if value is None}
+    assert missing == {
+        *("num_memorized", "memorized_rate", "memorized_rate_low", "memorized_rate_high", "control_memorized_rate"),
+        *("control_recovery_rate", "extracted", "gain_auroc", "membership_auroc", "plain_loss_auroc"),
+        "reference_auroc",
+    }
+    examined = Examined.of(document, read_conditions(["memorized_rate>0.05", "recovery_rate>=0"]), strict=False)
+    assert list(examined.held.values()) == [None, True]
+    assert examined.fails
+    assert examined.is_undecided
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_inconclusive_verdict_counts_only_where_that_is_asked(tmp_path, strict):
+    _, document = document_of(tmp_path, torch.rand(4, 1, 12, 12), None, methods=["paper_blind"])
+    examined = Examined.of(document, (), strict)
+    assert examined.is_inconclusive
+    assert (examined.fails, examined.is_undecided) == (False, strict)
