@@ -31,6 +31,15 @@ def _names(text: str) -> list[str]:
     return [name.strip(" '\"") for name in text.strip("[] ").split(",") if name.strip()]
 
 
+def _formats(text: str) -> list[str]:
+    """Formats of figures."""
+    names = _names(text)
+    unknown = [name for name in names if name not in ("png", "pdf", "svg")]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of png, pdf, svg; such as --figures png,pdf")
+    return list(dict.fromkeys(names))
+
+
 def run_report(arguments: Sequence[str]) -> int:
     """Rebuild the table, the figures and the reports of runs; compare several in one HTML file."""
     parser = _Parser("report", "Rebuild table, figures, report.json and report.html from the results of runs.")
@@ -41,8 +50,20 @@ def run_report(arguments: Sequence[str]) -> int:
         metavar="FILE",
         help="where the HTML goes; default: with the results of one run, memaudit-report.html here for several",
     )
-    parser.add_argument("--no_pictures", action="store_true", help="leave all images out: they are training data")
-    parser.add_argument("--no_figures", action="store_true", help="do not draw the PNG figures")
+    parser.add_argument(
+        "--no_pictures",
+        action="store_true",
+        help="leave all images out, they are training data: writes report-without-pictures.html, or FILE without any",
+    )
+    parser.add_argument("--no_figures", action="store_true", help="do not draw the figures")
+    parser.add_argument(
+        "--figures",
+        type=_formats,
+        default=["png"],
+        metavar="[FORMAT,...]",
+        help="formats of the figures: png, pdf, svg; default: png",
+    )
+    parser.add_argument("--pdf", action="store_true", help="also print the page to a PDF, by Chromium, Chrome or Edge")
     options = parser.parse_args(arguments)
     _check_output(options.output)
     folders = [RunFolder.find(path) for path in options.runs]
@@ -50,12 +71,16 @@ def run_report(arguments: Sequence[str]) -> int:
         raise UsageError(f"{' '.join(map(str, options.runs))}: a run is named twice; name each once")
 
     from lightning_memaudit.report.labels import printable
+    from lightning_memaudit.report.manifest import add_to_manifest
+    from lightning_memaudit.report.pdf import find_browser, write_pdf
     from lightning_memaudit.report.terminal import print_audit, print_verdict
     from lightning_memaudit.report.write import write_html, write_report
 
+    browser = find_browser() if options.pdf else None
+    pictures = not options.no_pictures
     written = []
     for folder in folders:
-        report = write_report(folder, figures=not options.no_figures, pictures=not options.no_pictures)
+        report = write_report(folder, not options.no_figures, pictures, options.figures)
         written.append(report)
         if len(folders) > 1:
             rich.get_console().rule(Text(printable(str(folder.path))))
@@ -64,15 +89,22 @@ def run_report(arguments: Sequence[str]) -> int:
         print(printable(str(report.json)), printable(str(report.html)), sep="\n")
     if len(folders) > 1 or options.output:
         path = options.output or Path("memaudit-report.html")
-        write_html(folders, [report.document for report in written], path, pictures=not options.no_pictures)
+        views = [report.view for report in written]
+        write_html(folders, [report.document for report in written], path, pictures, views)
         print(printable(str(path)))
+        if browser is not None:
+            print(printable(str(write_pdf(path, browser))))
         if len(folders) > 1 and not options.no_figures:
             from lightning_memaudit.report.paper_figures import fraction_figure
             from lightning_memaudit.report.style import save_figure
 
             figure = fraction_figure(folders)
             if figure is not None:
-                print(save_figure(figure, _figure_beside(path)))
+                print(*save_figure(figure, _figure_beside(path).with_suffix(""), options.figures), sep="\n")
+    elif browser is not None:
+        printed = write_pdf(written[0].html, browser)
+        add_to_manifest(folders[0], printed)
+        print(printable(str(printed)))
     return DONE
 
 
