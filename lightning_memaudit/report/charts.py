@@ -81,9 +81,10 @@ def dots(
                     ([(x, limits[1]) for x, value in points if value > limits[1]], "^", 4.0),
                     ([(x, limits[0]) for x, value in points if value < limits[0]], "v", 4.0),
                 ):
+                    if not some:
+                        continue  # a line without points has no place, and the layout would give it all the room
                     panel.plot(
-                        [x for x, _ in some],
-                        [y for _, y in some],
+                        *zip(*some, strict=True),
                         sign,
                         color=color,
                         markersize=size,
@@ -96,10 +97,10 @@ def dots(
                     count = sum(value > limit if over else value < limit for value in present)
                     if count:
                         beyond.append(f"{pattern}: {count} of {len(present)} {group} are {words} {limit:g} dB")
-                        away = (place, limit), (0, 5 if over else -11)
                         panel.annotate(
                             f"{count} {words}",
-                            *away,
+                            (place, limit),
+                            (0, 5 if over else -11),
                             textcoords="offset points",
                             ha="center",
                             fontsize=7,

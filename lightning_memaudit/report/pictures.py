@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_memaudit.report.document import missing_fraction
 from lightning_memaudit.report.gallery import gallery
 from lightning_memaudit.report.labels import shortened
 from lightning_memaudit.report.run_view import RunView
@@ -41,10 +42,13 @@ def page_strips(view: RunView, few: bool = False) -> list[dict[str, Any]]:
 
 
 def _hardest(view: RunView) -> str:
-    """Of the patterns from which members came back the one with the fewest, else the first."""
-    found = [(one["members"]["recovered"]["count"], one["pattern"]) for one in view.document["judgement"]["patterns"]]
-    back = [(count, number) for number, (count, _) in enumerate(found) if count]
-    return str(found[min(back)[1] if back else 0][1])
+    """Of the patterns from which members came back the one with the fewest, then with the most missing pixels."""
+    patterns = view.document["judgement"]["patterns"]
+    back = [one for one in patterns if one["members"]["recovered"]["count"]] or patterns
+    hardest = min(
+        back, key=lambda one: (one["members"]["recovered"]["count"], -(missing_fraction(one["pattern"]) or 0.0))
+    )
+    return str(hardest["pattern"])
 
 
 def _strip_row(example: Example, pattern: str, methods: Sequence[str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Recovery rates as lines with their intervals, against anything, and the legend that goes with them.
 
-Values stay where they are. Where methods tie, the audited one is on top and each other is drawn beneath it, wider, so
-that every one is seen. Controls are thin, dashed, with open markers, over all; where those of a method are those of
-another, both are one gray line.
+Values stay where they are. Where methods tie, and only there, the audited one is on top and each other is drawn beneath
+it, wider, so that every one is seen. Controls are thin, dashed, with open markers, over all; where those of a method are
+those of another, both are one gray line.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from lightning_memaudit.report.style import CONTROL_DASHES, CONTROLS, method_lab
 from lightning_memaudit.results.names import primary_method
 from lightning_memaudit.results.rows import Row
 
-_WIDER = 2.6
+_WIDER = 2.4
 """Points by which a line is wider than the one on it."""
 
 Points = list[tuple[float, float, float, float]]
@@ -44,8 +44,8 @@ def draw_rates(
     order = in_order(methods, primary)
     members = {method: _points(rows, method, "members", place) for method in order}
     for number, (method, points) in enumerate(members.items()):
-        covered = sum(_tie(points, members[other]) for other in order[:number])
-        _draw_members(panel, points, method_style(method, methods), covered, zorder=4 - 0.01 * number)
+        above = [members[other] for other in order[:number]]
+        _draw_members(panel, points, method_style(method, methods), above, zorder=4 - 0.01 * number)
     controls: dict[str, Points] = {}
     shared = set()
     for method in order:
@@ -96,13 +96,12 @@ def _rates(points: Points) -> set[tuple[float, float]]:
     return {point[:2] for point in points}
 
 
-def _tie(points: Points, others: Points) -> bool:
-    """Whether a line lies on the other somewhere, as far as one can see."""
-    there = dict(point[:2] for point in others)
-    return any(abs(rate - there.get(at, 2.0)) < 0.01 for at, rate, _, _ in points)
+def _ties(point: tuple[float, float, float, float], above: Sequence[Points]) -> int:
+    """How many of the lines that are drawn later go through a point, as far as one can see."""
+    return sum(any(at == point[0] and abs(rate - point[1]) < 0.01 for at, rate, _, _ in line) for line in above)
 
 
-def _draw_members(panel: Axes, points: Points, style: tuple[str, str], covered: int, zorder: float) -> None:
+def _draw_members(panel: Axes, points: Points, style: tuple[str, str], above: Sequence[Points], zorder: float) -> None:
     if not points:
         return
     color, marker = style
@@ -111,19 +110,28 @@ def _draw_members(panel: Axes, points: Points, style: tuple[str, str], covered: 
         panel.vlines(places, low, high, color=color, alpha=0.5, linewidth=1)
     else:
         panel.fill_between(places, low, high, color=color, alpha=0.12, linewidth=0)
-    panel.plot(
-        places,
-        rates,
-        color=color,
-        marker=marker,
-        markersize=5 + _WIDER * covered,
-        linewidth=1.8 + _WIDER * covered,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        solid_capstyle="butt",
-        clip_on=False,
-        zorder=zorder,
-    )
+    if not above:
+        panel.plot(places, rates, color="white", linewidth=3.0, clip_on=False, zorder=zorder)  # apart from the wider
+    panel.plot(places, rates, color=color, linewidth=1.8, clip_on=False, zorder=zorder)
+    ties = [_ties(point, above) for point in points]
+    for number in range(1, len(points)):
+        covered = min(ties[number - 1 : number + 1])
+        if covered:
+            some = slice(number - 1, number + 1)
+            width = 1.8 + _WIDER * covered
+            panel.plot(places[some], rates[some], color=color, linewidth=width, clip_on=False, zorder=zorder)
+    for at, rate, covered in zip(places, rates, ties, strict=True):
+        panel.plot(
+            [at],
+            [rate],
+            color=color,
+            marker=marker,
+            markersize=5 + _WIDER * covered,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            clip_on=False,
+            zorder=zorder + 0.005,
+        )
 
 
 def rate_legend(rows: Sequence[Row], methods: list[str], primary: str | None = None) -> dict[str, Any]:
