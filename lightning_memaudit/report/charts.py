@@ -13,7 +13,15 @@ from matplotlib.ticker import PercentFormatter
 from lightning_memaudit.report.document import missing_fraction
 from lightning_memaudit.report.figures import rate_figure
 from lightning_memaudit.report.labels import TRAIN_LOSS
-from lightning_memaudit.report.style import CONTROL_DASHES, CONTROLS, INPAINTED, MEMBERS, figure_style, method_label
+from lightning_memaudit.report.style import (
+    CONTROL_DASHES,
+    CONTROLS,
+    INPAINTED,
+    LEGEND_WIDTH,
+    MEMBERS,
+    figure_style,
+    method_label,
+)
 from lightning_memaudit.report.svg import to_svg
 
 Row = Mapping[str, Any]
@@ -175,7 +183,7 @@ def fraction_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
     if not families:
         return None
     with figure_style():
-        figure = Figure(figsize=(1.2 + 3.3 * len(families), 2.9), layout="constrained")
+        figure = Figure(figsize=(max(1.2 + 3.3 * len(families), LEGEND_WIDTH), 2.9), layout="constrained")
         axes = figure.subplots(1, len(families), squeeze=False, sharey=True)[0]
         words = []
         for panel, (family, points) in zip(axes, families.items(), strict=True):
@@ -198,7 +206,7 @@ def survival_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
         return None
     words = []
     with figure_style():
-        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+        figure = Figure(figsize=(LEGEND_WIDTH, 2.9), layout="constrained")
         panel = figure.subplots()
         for (group, color, dashes), name in product(_SURVIVORS, ("largest_missing", "inpainted_missing")):
             rows = [row for row in measured["images"] if row["group"] == group]

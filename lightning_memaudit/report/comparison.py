@@ -10,7 +10,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.report.labels import MEMBERS_MSE, TRAIN_LOSS, shortened
-from lightning_memaudit.report.style import CONTROL_DASHES, CONTROLS, MEMBERS, drawable, figure_style, logarithmic
+from lightning_memaudit.report.style import (
+    CONTROL_DASHES,
+    CONTROLS,
+    LEGEND_WIDTH,
+    MEMBERS,
+    drawable,
+    figure_style,
+    logarithmic,
+)
 from lightning_memaudit.report.svg import to_svg
 
 _OTHERS = "#C4C4C4"
@@ -33,7 +41,7 @@ def comparison_chart(documents: Sequence[Mapping[str, Any]], names: Sequence[str
     columns = min(_COLUMNS, len(runs))
     lines = -(-len(runs) // columns)
     with figure_style():
-        figure = Figure(figsize=(0.5 + 1.9 * columns, 0.8 + 1.45 * lines), layout="constrained")
+        figure = Figure(figsize=(max(0.5 + 1.9 * columns, LEGEND_WIDTH), 0.8 + 1.45 * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
         logarithmic(axes[0], [loss for _, moments in runs for loss in _losses(moments)])
         axes[0].set_ylim(-0.04, 1.04)

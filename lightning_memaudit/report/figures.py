@@ -13,6 +13,7 @@ from lightning_memaudit.report.run_view import RunView
 from lightning_memaudit.report.selection import Example, choose_examples, shown_methods
 from lightning_memaudit.report.sheet import Sheet
 from lightning_memaudit.report.style import (
+    LEGEND_WIDTH,
     drawn_name,
     figure_style,
     logarithmic,
@@ -63,7 +64,8 @@ def rate_figure(rows: Sequence[Row], width: float = 4.4, height: float = 3.3, pr
     columns = min(len(patterns), 3)
     lines = -(-len(patterns) // columns)
     with figure_style():
-        figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
+        total = max(width * columns, LEGEND_WIDTH)
+        figure = Figure(figsize=(total, height * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
         losses = {loss for row in rows if row["recovery_rate"] is not None and (loss := _loss(row)) is not None}
         logarithmic(axes[0], losses)  # shared by all: training goes to the right
@@ -78,7 +80,7 @@ def rate_figure(rows: Sequence[Row], width: float = 4.4, height: float = 3.3, pr
             if index + columns >= len(patterns):
                 panel.set_xlabel(f"{TRAIN_LOSS if width > 4 else MEMBERS_MSE}, falling →")
                 panel.tick_params(labelbottom=True)
-        figure.legend(**rate_legend(rows, methods, primary))
+        figure.legend(**rate_legend(rows, methods, total, primary))
     return figure
 
 

@@ -13,6 +13,7 @@ from lightning_memaudit.report.rates import draw_rates, rate_legend
 from lightning_memaudit.report.selection import best_median_worst
 from lightning_memaudit.report.sheet import Sheet
 from lightning_memaudit.report.style import (
+    LEGEND_WIDTH,
     drawable,
     drawn_name,
     figure_style,
@@ -136,7 +137,8 @@ def fraction_figure(folders: Sequence[RunFolder], primary: str | None = None) ->
     drawn = [row for _, families in runs for rows in families.values() for row in rows]
     methods = list(dict.fromkeys(row["method"] for row in drawn))
     with figure_style():
-        figure = Figure(figsize=(1.0 + 3.6 * len(kinds), 0.7 + 2.7 * len(runs)), layout="constrained")
+        width = max(1.0 + 3.6 * len(kinds), LEGEND_WIDTH)
+        figure = Figure(figsize=(width, 0.7 + 2.7 * len(runs)), layout="constrained")
         axes = figure.subplots(len(runs), len(kinds), squeeze=False, sharex=True, sharey=True)
         for line, (name, families) in zip(axes, runs, strict=True):
             for panel, kind in zip(line, kinds, strict=True):
@@ -153,7 +155,7 @@ def fraction_figure(folders: Sequence[RunFolder], primary: str | None = None) ->
             line[0].set_ylabel("recovered")
         for panel in axes[-1]:
             panel.set_xlabel("missing pixels")
-        figure.legend(**rate_legend(drawn, methods, primary))
+        figure.legend(**rate_legend(drawn, methods, width, primary))
     return figure
 
 

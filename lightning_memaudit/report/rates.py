@@ -1,8 +1,8 @@
 """Recovery rates as lines with their intervals, against anything, and the legend that goes with them.
 
 Values stay where they are. Where methods tie, and only there, the audited one is on top and each other is drawn beneath
-it, wider, so that every one is seen. Controls are thin, dashed, with open markers, over all; where those of a method are
-those of another, both are one gray line.
+it, wider, so that every one is seen. Controls are thin, dashed, with open markers, over all; where those of a method
+are those of another, both are one gray line.
 """
 
 from collections.abc import Callable, Sequence
@@ -134,8 +134,15 @@ def _draw_members(panel: Axes, points: Points, style: tuple[str, str], above: Se
         )
 
 
-def rate_legend(rows: Sequence[Row], methods: list[str], primary: str | None = None) -> dict[str, Any]:
-    """Arguments of ``figure.legend`` for the methods, and for controls where there are any."""
+def rate_legend(rows: Sequence[Row], methods: list[str], width: float, primary: str | None = None) -> dict[str, Any]:
+    """Arguments of ``figure.legend`` for the methods, and for controls where there are any.
+
+    Args:
+        rows: All that are drawn.
+        methods: All methods of the figure.
+        width: Of the figure, in inches.
+        primary: The audited method; default: by the names of the methods.
+    """
     handles = []
     for method in in_order(methods, primary):
         color, marker = method_style(method, methods)
@@ -154,5 +161,6 @@ def rate_legend(rows: Sequence[Row], methods: list[str], primary: str | None = N
                 label="controls (not trained on)",
             )
         )
-    columns = min(4, len(methods) + 1)
+    entry = 0.75 + 0.075 * max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(4, len(handles), int(width / entry)))
     return {"handles": handles, "loc": "outside lower center", "ncols": columns, "handlelength": 3}

@@ -32,6 +32,8 @@ against a thin dashed one and ✗, say the same without colour."""
 MEMBERS, CONTROLS, INPAINTED = METHOD_STYLES["blind"][0], "#444444", METHOD_STYLES["biharmonic"][0]
 """The three things compared: controls are gray and dashed, with open markers, wherever they are drawn."""
 CONTROL_DASHES: Any = (0, (4, 2))
+LEGEND_WIDTH = 6.2
+"""Inches that a legend of three columns takes: no figure with one is narrower."""
 FORMATS = ("png", "pdf", "svg")
 DPI = 160
 
