@@ -85,7 +85,8 @@ def _draw(panel: Axes, moments: _Moments) -> None:
     panel.fill_between(losses, low, high, color=MEMBERS, alpha=0.15, linewidth=0)
     panel.plot(losses, _rates(moments, "members"), color=MEMBERS, marker="o", markersize=3.5, clip_on=False, zorder=4)
     known = [one for one in moments if one["controls"]]
-    panel.plot(_losses(known), _rates(known, "controls"), clip_on=False, zorder=5, **_CONTROLS)
+    if known:
+        panel.plot(_losses(known), _rates(known, "controls"), clip_on=False, zorder=5, **_CONTROLS)
 
 
 _CONTROLS: dict[str, Any] = {

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_memaudit.report.labels import TRAIN_LOSS_EXPLAINED
+
 _METHODS = {
     "blind": "The audited attack, without knowledge of the image or of which pixels are missing.",
     "blind_black_box": "Blind recovery that only evaluates the autoencoder and takes no gradients through it.",
@@ -54,7 +56,7 @@ def glossary(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Pattern", "How images were degraded before the attack; " + _patterns(rates)),
         ("Observed", "The degraded image: all that the attack is given."),
         ("Mask", "Which pixels are observed (white) and which are missing (black); the blind attack estimates it."),
-        ("Train loss, members' MSE", "Mean squared error of the autoencoder's own output for the audited members."),
+        ("Members' MSE", TRAIN_LOSS_EXPLAINED.removeprefix("Members' MSE, ")),
         ("95% interval", "Made so that it holds the true value in 95 of 100 audits like this one."),
         (
             "AUROC",

@@ -18,7 +18,6 @@ from lightning_memaudit.report.document import Document, run_name
 from lightning_memaudit.report.gain_charts import gain_chart, gain_loss_chart
 from lightning_memaudit.report.glossary import glossary
 from lightning_memaudit.report.labels import (
-    MAX_LENGTH,
     MEMBERS_MSE,
     TRAIN_LOSS,
     TRAIN_LOSS_EXPLAINED,
@@ -283,9 +282,9 @@ def _share(share: Mapping[str, Any] | None) -> Markup:
     return Markup('{} of {}<span class="interval">{}</span>').format(share["count"], share["num"], _interval(share))
 
 
-def _name(name: str, length: int = MAX_LENGTH) -> Markup:
+def _name(name: str) -> Markup:
     """A name apart from the direction of the text around it; the whole of it in the title where it was shortened."""
-    whole, shown = printable(name), shortened(name, length)
+    whole, shown = printable(name), shortened(name)
     title = Markup(' title="{}"').format(whole) if shown != whole else Markup("")
     return Markup("<bdi{}>{}</bdi>").format(title, shown)
 

@@ -50,10 +50,12 @@ def draw_rates(
     shared = set()
     for method in order:
         points = _points(rows, method, "controls", place)
+        if not points:
+            continue  # a line without points has no place, and the layout would give it all the room
         same = next((other for other, those in controls.items() if _rates(those) == _rates(points)), None)
         if same is None:
             controls[method] = points
-        elif points:
+        else:
             shared.add(same)
     for method, points in reversed(controls.items()):
         color, marker = (CONTROLS, "o") if method in shared else method_style(method, methods)
