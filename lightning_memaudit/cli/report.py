@@ -80,7 +80,8 @@ def run_report(arguments: Sequence[str]) -> int:
     pictures = not options.no_pictures
     written = []
     for folder in folders:
-        report = write_report(folder, not options.no_figures, pictures, options.figures)
+        anew = len(folders) == 1  # of many, those that are as they should be stay
+        report = write_report(folder, not options.no_figures, pictures, options.figures, anew)
         written.append(report)
         if len(folders) > 1:
             rich.get_console().rule(Text(printable(str(folder.path))))

@@ -148,7 +148,6 @@ def _brief(view: RunView, name: str, prefix: str, pictures: bool) -> dict[str, A
         "document": document,
         "outcome": outcome,
         "sign": sign,
-        "loss_chart": _chart(view, "loss", prefix),
         "first": page_strips(view, few=True) if pictures else [],
     }
 

@@ -122,11 +122,12 @@ def _draw_members(panel: Axes, points: Points, style: tuple[str, str], above: Se
             some = slice(number - 1, number + 1)
             width = 1.8 + _WIDER * covered
             panel.plot(places[some], rates[some], color=color, linewidth=width, clip_on=False, zorder=zorder)
-    for at, rate, covered in zip(places, rates, ties, strict=True):
+    for covered in sorted(set(ties)):
         panel.plot(
-            [at],
-            [rate],
+            [at for at, tied in zip(places, ties, strict=True) if tied == covered],
+            [rate for rate, tied in zip(rates, ties, strict=True) if tied == covered],
             color=color,
+            linestyle="none",
             marker=marker,
             markersize=5 + _WIDER * covered,
             markeredgecolor="white",

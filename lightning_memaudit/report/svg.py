@@ -56,7 +56,20 @@ def smaller(svg: str, prefix: str) -> str:
     svg = re.sub(r">\s*\n\s*<", "><", svg)
     used = set(re.findall(r"#([\w.-]+)", " ".join(re.findall(r'(?:href="|url\()#[\w.-]+', svg))))
     names = {name: f"{prefix}-{number}" for number, name in enumerate(sorted(used))}
-    return re.sub(r"<[^>]+>", lambda tag: _shorter(tag[0], names), svg)
+    svg = re.sub(r"<[^>]+>", lambda tag: _shorter(tag[0], names), svg)
+    return _MARKS.sub(_styled_once, svg)
+
+
+_MARKS = re.compile(r"<g>((?:<use [^>]*/>){2,})</g>")
+_STYLE = re.compile(r' style="([^"]*)"')
+
+
+def _styled_once(group: "re.Match[str]") -> str:
+    """Marks of one style in a group that has it."""
+    styles = set(_STYLE.findall(group[1]))
+    if len(styles) != 1:
+        return group[0]
+    return f'<g style="{styles.pop()}">{_STYLE.sub("", group[1])}</g>'
 
 
 def _shorter(tag: str, names: dict[str, str]) -> str:

@@ -21,6 +21,8 @@ from lightning_memaudit.results.run_folder import MANIFEST, RunFolder
 from lightning_memaudit.results.superseded import discard
 
 HTML, BARE_HTML, FIGURES = "report.html", "report-without-pictures.html", "figures"
+ALWAYS_DRAWN = "recovery-against-loss"
+"""The figure that every run has."""
 
 
 class WrittenReport(NamedTuple):
@@ -30,7 +32,7 @@ class WrittenReport(NamedTuple):
         document: The content of ``report.json``.
         json: Its path.
         html: Path of ``report.html``, or of ``report-without-pictures.html`` where that was asked for.
-        figures: Paths of the figures.
+        figures: Paths of the figures that were drawn.
         view: What was read and drawn for them.
 
     >>> import torch
@@ -51,7 +53,11 @@ class WrittenReport(NamedTuple):
 
 
 def write_report(
-    folder: RunFolder, figures: bool = True, pictures: bool = True, formats: Sequence[str] = ("png",)
+    folder: RunFolder,
+    figures: bool = True,
+    pictures: bool = True,
+    formats: Sequence[str] = ("png",),
+    anew: bool = True,
 ) -> WrittenReport:
     """Write the report of one run into its results folder; needs no torch.
 
@@ -61,6 +67,7 @@ def write_report(
         pictures: Show images, which are training data. Without them ``report-without-pictures.html`` is written, and
             only figures that show none; the run's own page keeps its pictures, where it is there.
         formats: Of the figures: ``png``, ``pdf``, ``svg``.
+        anew: Draw page and figures also where they are those that were written with this very report.
 
     Raises:
         FileNotFoundError: There are no results.
@@ -71,10 +78,14 @@ def write_report(
     _refuse_links(folder)
     before = _written_before(folder)
     is_same = bool(before) and _is_written(folder, document)
+    view = RunView(folder, document)
+    html = folder.path / (HTML if pictures else BARE_HTML)
+    asked = {html, *(folder.path / FIGURES / f"{ALWAYS_DRAWN}.{ending}" for ending in formats if figures)}
+    if not anew and is_same and asked <= before:
+        return WrittenReport(document, folder.path / REPORT, html, [], view)
     # The hashes of page and figures come last: what a kill leaves has none, and is not taken for a whole report.
     discard(folder.path / MANIFEST)
     path = write_document(folder, document)
-    view = RunView(folder, document)
     pages = []
     for name, shown in ((HTML, True), (BARE_HTML, False)):
         page = folder.path / name
@@ -91,7 +102,7 @@ def write_report(
         for file in [file for file in others if file.parent.name == FIGURES]:
             file.unlink()  # of an earlier report, and written by us
     write_manifest(folder, [*pages, *drawn, *(sorted(others) if is_same else [])])
-    return WrittenReport(document, path, folder.path / (HTML if pictures else BARE_HTML), drawn, view)
+    return WrittenReport(document, path, html, drawn, view)
 
 
 def _written_before(folder: RunFolder) -> set[Path]:
