@@ -59,7 +59,7 @@ def comparison_chart(documents: Sequence[Mapping[str, Any]], names: Sequence[str
             panel.set_visible(False)
         figure.supxlabel(f"{TRAIN_LOSS}, falling →", fontsize=9)
         figure.supylabel("memorized", fontsize=9)
-        figure.legend(handles=_legend(), loc="outside lower center", ncols=3)
+        figure.legend(handles=_legend(), loc="outside upper left", ncols=3)
     words = "; ".join(
         f"{name}: {moments[-1]['members']['rate'] or 0:.0%} at {MEMBERS_MSE} {_losses(moments)[-1]:.0e}"
         for name, moments in runs
