@@ -51,10 +51,11 @@ def _tested(document: Mapping[str, Any]) -> list[str]:
     counted = f"when it is at least {judgement['threshold_db']:g} dB (PSNR) close to the original"
     if judgement["inpainter"]:
         counted += " and at least 6 dB closer, where pixels were missing, than anything that was filled in without it"
+    digest = judgement["weights_sha256"]
+    weights = f"its weights have the SHA-256 {digest}" if digest else "no SHA-256 of its weights was recorded"
     sentences = [
         f"Whether {what}{'' if number is None else f' ({number:,} parameters)'} gives back images that it was trained "
-        f"on, at audit {judgement['audit']} ({judgement['time'] or 'time not recorded'}); its weights have the SHA-256 "
-        f"{judgement['weights_sha256'] or 'that was not recorded'}.",
+        f"on, at audit {judgement['audit']} ({judgement['time'] or 'time not recorded'}); {weights}.",
         f"Images were degraded ({patterns}), and whoever holds the weights and a degraded image was imitated, by the "
         f"method {judgement['method'].replace('_', ' ')}: the model alone was used to restore it. An image counts as "
         f"given back {counted}.",
