@@ -1,5 +1,6 @@
 """The chart of several runs: a panel for each, with all others behind it in gray, so that any number can be told."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,8 +76,9 @@ def _losses(moments: _Moments) -> list[float]:
     return [max(float(one["train_loss"]), 1e-12) for one in moments]
 
 
-def _rates(moments: _Moments, group: str) -> list[float | None]:
-    return [None if one[group] is None else one[group]["rate"] for one in moments]
+def _rates(moments: _Moments, group: str) -> list[float]:
+    rates = [None if one[group] is None else one[group]["rate"] for one in moments]
+    return [math.nan if rate is None else float(rate) for rate in rates]
 
 
 def _draw(panel: Axes, moments: _Moments) -> None:
