@@ -44,6 +44,8 @@ def page_strips(view: RunView, few: bool = False) -> list[dict[str, Any]]:
 def _hardest(view: RunView) -> str:
     """Of the patterns from which members came back the one with the fewest, then with the most missing pixels."""
     patterns = view.document["judgement"]["patterns"]
+    if not patterns:
+        return str(view.document["rates"][0]["pattern"])
     back = [one for one in patterns if one["members"]["recovered"]["count"]] or patterns
     hardest = min(
         back, key=lambda one: (one["members"]["recovered"]["count"], -(missing_fraction(one["pattern"]) or 0.0))

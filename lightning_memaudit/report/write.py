@@ -157,4 +157,4 @@ def write_html(
         ValueError: There is no run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_text(path, render(folders, documents, pictures, views=views))
+    return write_text(path, render(folders, documents, pictures, (), views))
