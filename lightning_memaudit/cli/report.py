@@ -36,6 +36,15 @@ def _names(text: str) -> list[str]:
     return [name.strip(" '\"") for name in text.strip("[] ").split(",") if name.strip()]
 
 
+def _formats(text: str) -> list[str]:
+    """Formats of figures."""
+    names = _names(text)
+    unknown = [name for name in names if name not in ("png", "pdf", "svg")]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of png, pdf, svg; such as --figures png,pdf")
+    return list(dict.fromkeys(names))
+
+
 def run_report(arguments: Sequence[str]) -> int:
     """Rebuild the table, the figures and the reports of runs; compare several in one HTML file."""
     parser = _Parser("report", "Rebuild table, figures, report.json and report.html from the results of runs.")
@@ -47,8 +56,20 @@ def run_report(arguments: Sequence[str]) -> int:
         help="where the HTML, or what --format makes, goes; default: with the results of one run, "
         "memaudit-report.html here for several; stdout for --format",
     )
-    parser.add_argument("--no_pictures", action="store_true", help="leave all images out: they are training data")
-    parser.add_argument("--no_figures", action="store_true", help="do not draw the PNG figures")
+    parser.add_argument(
+        "--no_pictures",
+        action="store_true",
+        help="leave all images out, they are training data: writes report-without-pictures.html, or FILE without any",
+    )
+    parser.add_argument("--no_figures", action="store_true", help="do not draw the figures")
+    parser.add_argument(
+        "--figures",
+        type=_formats,
+        default=["png"],
+        metavar="[FORMAT,...]",
+        help="formats of the figures: png, pdf, svg; default: png",
+    )
+    parser.add_argument("--pdf", action="store_true", help="also print the page to a PDF, by Chromium, Chrome or Edge")
     for name, settings in GATE_OPTIONS.items():
         parser.add_argument(f"--{name}", **settings)
     options = parser.parse_args(arguments)
@@ -64,12 +85,17 @@ def run_report(arguments: Sequence[str]) -> int:
 def _write_reports(folders: Sequence[RunFolder], options: argparse.Namespace) -> list[tuple[Path, Document]]:
     """Write and print the reports of runs; compare several, unless the output is for machines."""
     from lightning_memaudit.report.labels import printable
+    from lightning_memaudit.report.manifest import add_to_manifest
+    from lightning_memaudit.report.pdf import find_browser, write_pdf
     from lightning_memaudit.report.terminal import print_audit, print_verdict
     from lightning_memaudit.report.write import write_html, write_report
 
+    browser = find_browser() if options.pdf else None
+    pictures = not options.no_pictures
     written = []
     for folder in folders:
-        report = write_report(folder, figures=not options.no_figures, pictures=not options.no_pictures)
+        anew = len(folders) == 1  # of many, those that are as they should be stay
+        report = write_report(folder, not options.no_figures, pictures, options.figures, anew)
         written.append(report)
         if len(folders) > 1:
             rich.get_console().rule(Text(printable(str(folder.path))))
@@ -78,15 +104,23 @@ def _write_reports(folders: Sequence[RunFolder], options: argparse.Namespace) ->
         print(printable(str(report.json)), printable(str(report.html)), sep="\n")
     if options.format is None and (len(folders) > 1 or options.output):
         path = options.output or Path("memaudit-report.html")
-        write_html(folders, [report.document for report in written], path, pictures=not options.no_pictures)
+        views = [report.view for report in written]
+        write_html(folders, [report.document for report in written], path, pictures, views)
         print(printable(str(path)))
+        if browser is not None:
+            print(printable(str(write_pdf(path, browser))))
         if len(folders) > 1 and not options.no_figures:
             from lightning_memaudit.report.paper_figures import fraction_figure
             from lightning_memaudit.report.style import save_figure
 
             figure = fraction_figure(folders)
             if figure is not None:
-                print(save_figure(figure, _figure_beside(path)))
+                print(*save_figure(figure, _figure_beside(path).with_suffix(""), options.figures), sep="\n")
+    elif browser is not None:
+        for folder, report in zip(folders, written, strict=True):
+            printed = write_pdf(report.html, browser)
+            add_to_manifest(folder, printed)
+            print(printable(str(printed)))
     return [(folder.path, report.document) for folder, report in zip(folders, written, strict=True)]
 
 

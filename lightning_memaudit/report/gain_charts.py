@@ -6,9 +6,10 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lightning_memaudit.report.charts import MEMBERS, dots, to_svg
+from lightning_memaudit.report.charts import dots
 from lightning_memaudit.report.labels import TRAIN_LOSS
-from lightning_memaudit.report.style import figure_style
+from lightning_memaudit.report.style import MEMBERS, figure_style, logarithmic
+from lightning_memaudit.report.svg import to_svg
 
 _SHOWN = 30.0
 """Gains beyond this many dB, either way, are drawn there: they say no more."""
@@ -19,14 +20,14 @@ def gain_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
     judgement = document["judgement"]
     if judgement["gain"] is None:
         return None
-    figure, _ = dots(document, "recovery_gain", (-_SHOWN, _SHOWN), 0, "dB over the best baseline")
+    figure, beyond = dots(document, "recovery_gain", (-_SHOWN, _SHOWN), 0, "dB over the best baseline")
     words = "; ".join(
         f"{one['pattern']}: median {one['members']:+.1f} dB for members"
         + ("" if one["controls"] is None else f", {one['controls']:+.1f} for controls")
         for one in judgement["gain"]["patterns"]
         if one["members"] is not None
     )
-    return to_svg(figure, prefix, f"Recovery gain of every image over the best baseline, by pattern. {words}.")
+    return to_svg(figure, prefix, f"Recovery gain of every image over the best baseline, by pattern. {words}.{beyond}")
 
 
 def gain_loss_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
@@ -44,8 +45,7 @@ def gain_loss_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
         low, high = ([area[end] for area in areas] for end in ("low", "high"))
         panel.fill_between(losses, low, high, color=MEMBERS, alpha=0.13, linewidth=0)
         panel.axhline(0.5, color="black", linewidth=0.9, linestyle=(0, (4, 3)))
-        panel.set_xscale("log")
-        panel.invert_xaxis()
+        logarithmic(panel, losses)
         panel.set_ylim(0.28, 1.02)
         panel.set(xlabel=f"{TRAIN_LOSS}, falling →", ylabel="AUROC of the recovery gain")
     return to_svg(

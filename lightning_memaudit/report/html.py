@@ -1,8 +1,6 @@
 """``report.html``: one self-contained file on one run or several, by a template. No network, no fonts, no torch."""
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,12 @@ import yaml
 from markupsafe import Markup
 
 from lightning_memaudit.report import charts
+from lightning_memaudit.report.annex import annex
 from lightning_memaudit.report.certificates import certificate_rows
+from lightning_memaudit.report.comparison import comparison_chart
 from lightning_memaudit.report.document import Document, run_name
-from lightning_memaudit.report.extraction import gallery
 from lightning_memaudit.report.gain_charts import gain_chart, gain_loss_chart
+from lightning_memaudit.report.glossary import glossary
 from lightning_memaudit.report.labels import (
     MEMBERS_MSE,
     TRAIN_LOSS,
@@ -28,8 +28,9 @@ from lightning_memaudit.report.labels import (
     trigger_label,
     well_formed,
 )
+from lightning_memaudit.report.pictures import page_gallery, page_strips
 from lightning_memaudit.report.reading import reading_sentences
-from lightning_memaudit.report.selection import Example, choose_examples, displayed, saved_images
+from lightning_memaudit.report.run_view import RunView
 from lightning_memaudit.report.style import method_label
 from lightning_memaudit.results.membership import MEASURES
 from lightning_memaudit.results.names import DEFAULT_NAME
@@ -49,15 +50,20 @@ OUTCOMES = {
 
 
 def render(
-    folders: Sequence[RunFolder], documents: Sequence[Document], pictures: bool = True, names: Sequence[str] = ()
+    folders: Sequence[RunFolder],
+    documents: Sequence[Document],
+    pictures: bool = True,
+    names: Sequence[str] = (),
+    views: Sequence[RunView] = (),
 ) -> str:
-    """The report as HTML.
+    """The report as HTML: all of one run, or several runs compared, the essentials of each.
 
     Args:
         folders: Of the runs, which hold the pictures and the history of rates.
         documents: Their ``report.json``, in the same order.
         pictures: Show images; they are training data, and a report without them may go further.
         names: What the runs are called; default by their folders.
+        views: Of the same runs, where there are any already: what they have drawn is not drawn again.
 
     Raises:
         ValueError: There is no run.
@@ -65,13 +71,14 @@ def render(
     if not documents:
         raise ValueError("documents=[]: give at least one run")
     names = names or unique_names([printable(run_name(folder)) for folder in folders])
+    views = views or [RunView(folder, document) for folder, document in zip(folders, documents, strict=True)]
+    show = _run if len(views) == 1 else _brief
     runs = [
-        _run(folder, document, name, f"r{number}", pictures)
-        for number, (folder, document, name) in enumerate(zip(folders, documents, names, strict=True))
+        show(view, name, f"r{number}", pictures) for number, (view, name) in enumerate(zip(views, names, strict=True))
     ]
     for run, settings in zip(runs, differing_settings(folders), strict=True):
         run["differs_in"] = settings
-    comparison = charts.comparison_chart(documents, names, "compare") if len(runs) > 1 else None
+    comparison = comparison_chart(documents, names, "compare") if len(runs) > 1 else None
     page = _template().render(
         runs=runs,
         comparison=comparison,
@@ -131,10 +138,23 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures: bool) -> dict[str, Any]:
-    """Everything that the template needs of one run."""
-    judgement = document["judgement"]
+def _brief(view: RunView, name: str, prefix: str, pictures: bool) -> dict[str, Any]:
+    """What a page on several runs shows of each: the rest is on the run's own page."""
+    document = view.document
     outcome, sign = OUTCOMES[document["verdict"]["outcome"]]
+    return {
+        "name": name,
+        "prefix": prefix,
+        "document": document,
+        "outcome": outcome,
+        "sign": sign,
+        "first": page_strips(view, few=True) if pictures else [],
+    }
+
+
+def _run(view: RunView, name: str, prefix: str, pictures: bool) -> dict[str, Any]:
+    """Everything that the template needs of one run that has a page of its own."""
+    folder, document, judgement = view.folder, view.document, view.document["judgement"]
     config = folder.config()
     measured = (document["largest_missing"] or {"images": []})["images"]
     largest = {(row["group"], row["image"]): {name: row.get(name) for name in LARGEST_MISSING} for row in measured}
@@ -143,30 +163,20 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
         for row in document["images"][:MAX_TABLE_IMAGES]
     ]
     return {
-        "name": name,
-        "prefix": prefix,
-        "document": document,
-        "outcome": outcome,
-        "sign": sign,
-        "loss_chart": charts.loss_chart(folder.audits(), judgement["method"], f"{prefix}-loss"),
-        "image_chart": charts.image_chart(document, f"{prefix}-dots"),
-        "gain_chart": gain_chart(document, f"{prefix}-gain"),
-        "gain_loss_chart": gain_loss_chart(document, f"{prefix}-gain-loss"),
-        "fraction_chart": charts.fraction_chart(document, f"{prefix}-fraction"),
-        "survival_chart": charts.survival_chart(document, f"{prefix}-survival"),
+        **_brief(view, name, prefix, pictures),
+        "rates": _rates(document),
+        "memberships": [told | {"name": MEASURES[name]} for name, told in judgement["memberships"].items()],
+        **{f"{chart.replace('-', '_')}_chart": _chart(view, chart, prefix) for chart in CHARTS},
         "largest_missing": _summary(document["largest_missing"], LARGEST_MISSING),
         "proximal": _summary(document["proximal"], PROXIMAL),
         "num_attractors": _count(document["proximal"], "attractor"),
         "num_proximal": sum(bool(row.get("proximal")) for row in (document["proximal"] or {"images": []})["images"]),
-        "roc_chart": charts.roc_chart(document, f"{prefix}-roc"),
-        "rates": _rates(document),
         "certificates": certificate_rows(document["rates"]),
-        "memberships": [told | {"name": MEASURES[name]} for name, told in judgement["memberships"].items()],
         "membership_cautions": dict.fromkeys(
             told["caution"] for told in judgement["memberships"].values() if told["caution"]
         ),
-        "strips": _strips(folder, document) if pictures else [],
-        "extraction": _extraction(folder, document, pictures),
+        "strips": page_strips(view) if pictures else [],
+        "extraction": page_gallery(view) if pictures else [],
         "images": images,
         "num_hidden_images": len(document["images"]) - len(images),
         "reading": reading_sentences(document["setup"]),
@@ -176,7 +186,24 @@ def _run(folder: RunFolder, document: Document, name: str, prefix: str, pictures
             for key, value in ((document["setup"].get("model") or {}).get("hyperparameters") or {}).items()
             if not str(key).startswith("_")
         },
+        "glossary": glossary(document),
+        "annex": annex(document),
     }
+
+
+CHARTS: dict[str, Callable[[RunView, str], Markup | None]] = {
+    "loss": lambda view, prefix: charts.loss_chart(view.rows, view.primary, prefix),
+    "image": lambda view, prefix: charts.image_chart(view.document, prefix),
+    "gain": lambda view, prefix: gain_chart(view.document, prefix),
+    "gain-loss": lambda view, prefix: gain_loss_chart(view.document, prefix),
+    "fraction": lambda view, prefix: charts.fraction_chart(view.document, prefix),
+    "survival": lambda view, prefix: charts.survival_chart(view.document, prefix),
+    "roc": lambda view, prefix: charts.roc_chart(view.document, prefix),
+}
+
+
+def _chart(view: RunView, name: str, prefix: str) -> Markup | None:
+    return view.chart(name, f"{prefix}-{name}", lambda ids: CHARTS[name](view, ids))
 
 
 LARGEST_MISSING = ("largest_missing", "inpainted_missing", "beyond_inpainting")
@@ -211,84 +238,6 @@ def _rates(document: Document) -> list[dict[str, Any]]:
         {"pattern": pattern, "methods": [{"method": method, **groups} for method, groups in methods.items()]}
         for pattern, methods in table.items()
     ]
-
-
-def _strips(folder: RunFolder, document: Document) -> list[dict[str, Any]]:
-    """Images with what came back of them, by pattern; empty when the newest audit saved none."""
-    saved = folder.newest_recoveries()
-    audit = document["judgement"]["audit"]
-    if saved is None or saved.audit != audit:
-        return []
-    arrays = saved.arrays
-    images = saved_images(folder, audit, arrays)
-    audited = document["judgement"]["method"]
-    strips = []
-    for pattern in dict.fromkeys(row["pattern"] for row in document["rates"]):
-        methods = list(dict.fromkeys(row["method"] for row in document["rates"] if row["pattern"] == pattern))
-        examples = choose_examples(arrays, images, pattern, methods, audited if audited in methods else None)
-        if examples:
-            strips.append(
-                {
-                    "pattern": pattern,
-                    "methods": methods,
-                    "rows": [_strip_row(one, pattern, methods) for one in examples],
-                }
-            )
-    return strips
-
-
-def _strip_row(example: Example, pattern: str, methods: Sequence[str]) -> dict[str, Any]:
-    what = f"{example.kind} {shortened(example.name)}"
-    cells: list[dict[str, Any] | None] = [
-        {"source": picture(example.truth), "alt": f"{what}, the truth", "caption": "", "recovered": None},
-        {
-            "source": picture(example.observed),
-            "alt": f"{what}, degraded by {pattern}",
-            "caption": "",
-            "recovered": None,
-        },
-        None
-        if example.mask is None
-        else {
-            "source": picture(example.mask),
-            "alt": f"{what}, estimated mask, white is observed",
-            "caption": "" if example.mask_accuracy is None else f"{example.mask_accuracy:.1%} right",
-            "recovered": None,
-        },
-    ]
-    for method in methods:
-        outcome = example.outcomes.get(method)
-        cells.append(
-            None
-            if outcome is None
-            else {
-                "source": picture(outcome.image),
-                "alt": f"{what}, by {method_label(method)}: {outcome.caption.rstrip('✓✗ ')}, "
-                f"{'recovered' if outcome.recovered else 'not recovered'}",
-                "caption": outcome.caption,
-                "recovered": outcome.recovered,
-            }
-        )
-    return {"why": example.why, "kind": example.kind, "name": example.name, "cells": cells}
-
-
-def _extraction(folder: RunFolder, document: Document, pictures: bool) -> list[dict[str, Any]]:
-    """Images that came out by themselves, beside the truth."""
-    shown = gallery(folder, document["extraction"], document["judgement"]["audit"]) if pictures else []
-    return [
-        {"row": one.row, "truth": picture(one.truth), "image": picture(one.image), "caption": one.caption}
-        for one in shown
-    ]
-
-
-def picture(image: "np.ndarray[Any, Any]") -> str:
-    """An image (C, H, W) in [0, 1] as a PNG data URI, at its own size."""
-    from PIL import Image
-
-    pixels = (displayed(image) * 255).round().astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 @cache

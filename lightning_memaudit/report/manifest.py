@@ -11,13 +11,22 @@ from lightning_memaudit.results.files import is_own, write_text
 from lightning_memaudit.results.hashes import file_sha256
 from lightning_memaudit.results.run_folder import MANIFEST, RunFolder
 
-_LINE = re.compile(r"([0-9a-f]{64})  (report\.html|figures/[A-Za-z0-9_.+-]*[A-Za-z0-9_+-])")
+PAGES = tuple(f"report{kind}.{ending}" for ending in ("html", "pdf") for kind in ("", "-without-pictures"))
+"""The pages and what is printed of them, relative to the folder."""
+
+_LINE = re.compile(rf"([0-9a-f]{{64}})  ({'|'.join(map(re.escape, PAGES))}|figures/[A-Za-z0-9_.+-]*[A-Za-z0-9_+-])")
 
 
 def write_manifest(folder: RunFolder, files: Sequence[Path]) -> Path:
     """Write the hashes of files that are in the folder, in one step."""
     lines = [f"{file_sha256(file)}  {file.relative_to(folder.path).as_posix()}\n" for file in files]
     return write_text(folder.path / MANIFEST, "".join(lines))
+
+
+def add_to_manifest(folder: RunFolder, file: Path) -> None:
+    """Write down the hash of one more file that is in the folder."""
+    others = [folder.path / name for name in read_manifest(folder)]
+    write_manifest(folder, [*(other for other in others if other != file), file])
 
 
 def read_manifest(folder: RunFolder) -> dict[str, str]:

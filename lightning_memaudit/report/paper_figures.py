@@ -1,27 +1,24 @@
 """The paper's figures (arXiv 2310.02897): recoveries and masks along the iterations, rates against missing pixels."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.report.document import missing_fraction, run_name
 from lightning_memaudit.report.labels import MEMBERS_MSE, printable, saved_names
 from lightning_memaudit.report.rates import draw_rates, rate_legend
+from lightning_memaudit.report.selection import best_median_worst
+from lightning_memaudit.report.sheet import Sheet
 from lightning_memaudit.report.style import (
-    NOT_RECOVERED,
-    RECOVERED,
+    LEGEND_WIDTH,
     drawable,
     drawn_name,
     figure_style,
     method_label,
-    occasion_title,
-    save_figure,
-    show_image,
+    occasion_words,
 )
 from lightning_memaudit.results.quantities import MAX_PSNR
 from lightning_memaudit.results.rows import Row
@@ -71,57 +68,45 @@ def _iteration_figure(
     masks = arrays[f"members/{pattern}/{proposed}/trace_mask"]
     iterations = arrays[f"members/{pattern}/{proposed}/trace_iterations"][0]
     quality = [_psnr(traces[proposed][image, -1], truth[image]) for image in range(len(truth))]
-    order = np.argsort(quality, kind="stable")[::-1]
-    chosen = list(dict.fromkeys([int(order[0]), int(order[len(order) // 2]), int(order[-1])]))
-    words = ["best", "median", "worst"]
+    chosen = best_median_worst([int(image) for image in np.argsort(quality, kind="stable")[::-1]])
     names, indices = saved_names(arrays, "members"), arrays["members/indices"]
-    lines = [("recovery", proposed), ("mask", proposed), *([("recovery", plain)] if plain else [])]
-    size, left = 0.95, 1.35
-    with figure_style():
-        figure = Figure(figsize=(left + size * (2 + len(iterations)), (size + 0.2) * len(lines) * len(chosen) + 0.75))
-        grid = figure.subplots(len(lines) * len(chosen), 2 + len(iterations), squeeze=False)
-        height, width = figure.get_figheight(), figure.get_figwidth()
-        figure.subplots_adjust(
-            left=left / width, right=0.995, top=1 - 0.6 / height, bottom=0.2 / height, wspace=0.06, hspace=0.26
-        )
-        for panel in grid.ravel():
-            panel.set(xticks=[], yticks=[])
-            panel.spines[:].set_visible(False)
-        for panel, header in zip(grid[0], ["truth", "observed", *[f"step {step}" for step in iterations]], strict=True):
-            panel.set_title(header, fontsize=8, pad=4)
-        for place, image in enumerate(chosen):
-            part = grid[place * len(lines) : (place + 1) * len(lines)]
-            show_image(part[0][0], truth[image])
-            show_image(part[0][1], arrays[f"members/{pattern}/observed"][image])
-            show_image(part[1][1], arrays[f"members/{pattern}/mask"][image].astype(float))
-            part[1][1].set_xlabel("true mask,\nwhite is observed", fontsize=7, labelpad=2)
-            part[1][1].spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
-            for number, (line, (kind, name)) in enumerate(zip(part, lines, strict=True)):
-                label = f"{method_label(name)},\nestimated mask" if kind == "mask" else method_label(name)
-                label = label.replace("autoencoder iterations", "autoencoder\niterations")
-                member = drawn_name(names[image], int(indices[image]))
-                which = f"{words[place]}, member {member}\n" if number == 0 else ""
-                line[0].set_ylabel(
-                    which + label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6, parse_math=False
-                )
-                for step, panel in enumerate(line[2:]):
-                    if kind == "mask":
-                        show_image(panel, masks[image, step])
-                        panel.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
-                    else:
-                        _show_step(panel, traces[name][image, step], truth[image], occasion["threshold_db"])
-        occasion_title(figure, pattern, occasion, 1 - 0.1 / height)
-    return figure
+    kinds = [("recovery", proposed), ("mask", proposed), *([("recovery", plain)] if plain else [])]
+    sheet = Sheet(len(kinds) * len(chosen), 2 + len(iterations), size=0.95, left=1.5, top=0.6)
+    sheet.title(occasion_words(pattern, occasion))
+    for column, head in enumerate(["truth", "observed", *[f"step {step}" for step in iterations]]):
+        sheet.head(column, head)
+    for place, (image, why) in enumerate(chosen):
+        for number, (kind, name) in enumerate(kinds):
+            line = place * len(kinds) + number
+            label = f"{method_label(name)},\nestimated mask" if kind == "mask" else method_label(name)
+            label = label.replace("autoencoder iterations", "autoencoder\niterations")
+            member = drawn_name(names[image], int(indices[image]))
+            sheet.label(line, (f"{why}, member {member}\n" if number == 0 else "") + label)
+            for step in range(len(iterations)):
+                if kind == "mask":
+                    sheet.image(line, 2 + step, masks[image, step], framed=True)
+                else:
+                    _show_step(sheet, line, 2 + step, traces[name][image, step], truth[image], occasion["threshold_db"])
+        first = place * len(kinds)
+        sheet.image(first, 0, truth[image])
+        sheet.image(first, 1, arrays[f"members/{pattern}/observed"][image])
+        true_mask = arrays[f"members/{pattern}/mask"][image].astype(float)
+        sheet.image(first + 1, 1, true_mask, "true mask,\nwhite: observed", framed=True)
+    return sheet.figure
 
 
-def _show_step(panel: Axes, image: "np.ndarray[Any, Any]", truth: "np.ndarray[Any, Any]", threshold_db: float) -> None:
-    show_image(panel, image)
+def _show_step(
+    sheet: Sheet,
+    line: int,
+    column: int,
+    image: "np.ndarray[Any, Any]",
+    truth: "np.ndarray[Any, Any]",
+    threshold_db: float,
+) -> None:
     quality = _psnr(image, truth)
     recovered = quality >= threshold_db
-    color = RECOVERED if recovered else NOT_RECOVERED
-    panel.spines[:].set(visible=True, color=color, linewidth=1.5)
-    text = f"{quality:.1f} dB {'✓' if recovered else ''}" if np.isfinite(quality) else "diverged ✗"
-    panel.set_xlabel(text.strip(), fontsize=7, labelpad=2, color=color)
+    caption = f"{quality:.1f} dB {'✓' if recovered else '✗'}" if np.isfinite(quality) else "diverged ✗"
+    sheet.image(line, column, image, caption, recovered=recovered)
 
 
 def _psnr(image: "np.ndarray[Any, Any]", truth: "np.ndarray[Any, Any]") -> float:
@@ -134,11 +119,12 @@ def _psnr(image: "np.ndarray[Any, Any]", truth: "np.ndarray[Any, Any]") -> float
 # Against the missing fraction
 
 
-def fraction_figure(folders: Sequence[RunFolder]) -> Figure | None:
+def fraction_figure(folders: Sequence[RunFolder], primary: str | None = None) -> Figure | None:
     """Recovery rate against the share of missing pixels, at the last audit: a row per run, a panel per kind of mask.
 
     Args:
         folders: One run per architecture, for instance.
+        primary: The audited method, drawn on top; default: by the names of the methods.
 
     Returns:
         None when no run has two fractions of one kind.
@@ -151,7 +137,8 @@ def fraction_figure(folders: Sequence[RunFolder]) -> Figure | None:
     drawn = [row for _, families in runs for rows in families.values() for row in rows]
     methods = list(dict.fromkeys(row["method"] for row in drawn))
     with figure_style():
-        figure = Figure(figsize=(1.0 + 3.6 * len(kinds), 0.7 + 2.7 * len(runs)), layout="constrained")
+        width = max(1.0 + 3.6 * len(kinds), LEGEND_WIDTH)
+        figure = Figure(figsize=(width, 0.7 + 2.7 * len(runs)), layout="constrained")
         axes = figure.subplots(len(runs), len(kinds), squeeze=False, sharex=True, sharey=True)
         for line, (name, families) in zip(axes, runs, strict=True):
             for panel, kind in zip(line, kinds, strict=True):
@@ -160,7 +147,7 @@ def fraction_figure(folders: Sequence[RunFolder]) -> Figure | None:
                     continue
                 panel.set_xlim(0, 1)
                 panel.xaxis.set_major_formatter(PercentFormatter(1))
-                draw_rates(panel, families[kind], methods, lambda row: missing_fraction(row["pattern"]))
+                draw_rates(panel, families[kind], methods, _missing, primary)
                 loss = families[kind][0]["train_loss"]
                 suffix = "" if loss is None else f", {MEMBERS_MSE} {loss:.1e}"
                 title = f"{drawable(printable(name))}, {kind}{suffix}"
@@ -168,8 +155,12 @@ def fraction_figure(folders: Sequence[RunFolder]) -> Figure | None:
             line[0].set_ylabel("recovered")
         for panel in axes[-1]:
             panel.set_xlabel("missing pixels")
-        figure.legend(**rate_legend(drawn, methods))
+        figure.legend(**rate_legend(drawn, methods, width, primary))
     return figure
+
+
+def _missing(row: Row) -> float | None:
+    return missing_fraction(row["pattern"])
 
 
 def _last(rows: Sequence[Row]) -> list[Row]:
@@ -185,12 +176,3 @@ def _families(rows: Sequence[Row]) -> dict[str, list[Row]]:
             head, *modifiers = row["pattern"].split("+")
             families.setdefault("+".join([head.partition("-")[0], *modifiers]), []).append(row)
     return {kind: found for kind, found in families.items() if len({row["pattern"] for row in found}) > 1}
-
-
-def write_paper_figures(folder: RunFolder, target: Path) -> list[Path]:
-    """Draw those of the paper's figures that the results of a run allow, into a folder."""
-    figures = iteration_figures(folder)
-    fractions = fraction_figure([folder])
-    if fractions is not None:
-        figures["recovery-against-missing-fraction"] = fractions
-    return [save_figure(figure, target / f"{name}.png") for name, figure in figures.items()]

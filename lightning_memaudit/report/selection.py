@@ -133,24 +133,53 @@ def _psnr(row: Row | None) -> float:
     return -np.inf if row is None or row["psnr"] is None or row["diverged"] else float(row["psnr"])
 
 
+def best_median_worst(order: Sequence[int]) -> list[tuple[int, str]]:
+    """Of a ranking from the best to the worst: best, median and worst, each once, by what tells most of a few.
+
+    >>> best_median_worst([7, 5, 9]), best_median_worst([7, 5]), best_median_worst([7])
+    ([(7, 'best'), (5, 'median'), (9, 'worst')], [(7, 'best'), (5, 'worst')], [(7, 'the only one')])
+    """
+    last = len(order) - 1
+    return _placed(order, ((0, "best"), (last, "worst"), (last // 2, "median")))
+
+
 def _spread_members(order: Sequence[int]) -> list[tuple[int, str]]:
     """Best, median, worst, and between them; every image once."""
     last = len(order) - 1
-    places = {
-        0: "best",
-        last // 4: "upper quarter",
-        last // 2: "median",
-        3 * last // 4: "lower quarter",
-        last: "worst",
-    }
+    named = [(0, "best"), (last, "worst"), (last // 2, "median")]
+    if last >= 4:
+        named += [(last // 4, "upper quarter"), (3 * last // 4, "lower quarter")]
     if last >= 7:
-        places[last - 1] = "2nd worst"
-    return [(order[place], places[place]) for place in sorted(places)]
+        named.append((last - 1, "2nd worst"))
+    return _placed(order, named)
 
 
 def _best_and_median(order: Sequence[int]) -> list[tuple[int, str]]:
-    places = {len(order) // 2: "median", 0: "best"}
+    """The median of two would be the worst."""
+    last = len(order) - 1
+    return _placed(order, ((0, "best"), (last, "worst") if last == 1 else (last // 2, "median")))
+
+
+def _placed(order: Sequence[int], named: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Images by their places in the ranking; where two names are of one place, the first."""
+    if len(order) == 1:
+        return [(order[0], "the only one")]
+    places: dict[int, str] = {}
+    for place, word in named:
+        places.setdefault(place, word)
     return [(order[place], places[place]) for place in sorted(places)]
+
+
+def shown_methods(rows: Sequence[Row], pattern: str, primary: str) -> list[str]:
+    """The methods of a pattern, the audited one first; where that did not run on it, in their own order.
+
+    Args:
+        rows: Of one audit.
+        pattern: Which.
+        primary: The audited method.
+    """
+    methods = list(dict.fromkeys(row["method"] for row in rows if row["pattern"] == pattern))
+    return sorted(methods, key=lambda method: method != primary)
 
 
 def _recovered(

@@ -1,19 +1,19 @@
 """What all figures share: colours that colour-blind people can tell apart, markers, names, axes."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from lightning_memaudit.report.labels import MEMBERS_MSE, shortened
-from lightning_memaudit.report.selection import displayed
 
 # Okabe and Ito (2008); every method also has its own marker, so that colour never carries the meaning alone.
 METHOD_STYLES: dict[str, tuple[str, str]] = {
@@ -26,7 +26,16 @@ METHOD_STYLES: dict[str, tuple[str, str]] = {
     "white_box": ("#B07500", "X"),
 }
 _OTHERS = (("#000000", "*"), ("#7B5EA7", "h"), ("#8B4513", "<"), ("#4D6A00", ">"))
-RECOVERED, NOT_RECOVERED = "#00785A", "#C04A00"
+RECOVERED, NOT_RECOVERED = "#A8321A", "#565E68"
+"""As on the page: red for what came back, as for the verdict *memorized*, gray for what did not. A thick frame and ✓,
+against a thin dashed one and ✗, say the same without colour."""
+MEMBERS, CONTROLS, INPAINTED = METHOD_STYLES["blind"][0], "#444444", METHOD_STYLES["biharmonic"][0]
+"""The three things compared: controls are gray and dashed, with open markers, wherever they are drawn."""
+CONTROL_DASHES: Any = (0, (4, 2))
+LEGEND_WIDTH = 6.2
+"""Inches that a legend of three columns takes: no figure with one is narrower."""
+FORMATS = ("png", "pdf", "svg")
+DPI = 160
 
 RC: dict[str, Any] = {
     "font.size": 9,
@@ -41,8 +50,12 @@ RC: dict[str, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
-    "savefig.dpi": 160,
+    "savefig.dpi": DPI,
     "figure.facecolor": "white",
+    "image.composite_image": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "memaudit",
+    "pdf.fonttype": 42,
     "font.family": "DejaVu Sans",
     "text.usetex": False,
 }
@@ -87,28 +100,56 @@ def _characters() -> frozenset[int]:
     return frozenset(font_manager.get_font(font_manager.findfont(RC["font.family"])).get_charmap())
 
 
-def show_image(panel: Axes, image: "np.ndarray[Any, Any]") -> None:
-    """Draw an image (C, H, W), pixel by pixel."""
-    panel.imshow(displayed(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-
-
-def occasion_title(figure: Figure, pattern: str, occasion: Mapping[str, Any], top: float) -> None:
-    """Write above a figure of recoveries which pattern and audit it shows, and what counts as recovered."""
+def occasion_words(pattern: str, occasion: Mapping[str, Any]) -> str:
+    """Which pattern and audit a figure of recoveries shows, and what counts as recovered."""
     loss = occasion["train_loss"]
-    figure.suptitle(
+    return (
         f"{pattern}   audit {occasion['audit']}, {MEMBERS_MSE} {'-' if loss is None else format(loss, '.1e')}; "
-        f"✓ recovered: PSNR ≥ {occasion['threshold_db']:g} dB",
-        fontsize=9,
-        x=0.01,
-        ha="left",
-        y=top,
-        va="top",
+        f"thick frame and ✓: recovered, PSNR ≥ {occasion['threshold_db']:g} dB"
     )
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as a PNG file, in the style of all."""
+def logarithmic(panel: Axes, losses: Collection[float]) -> None:
+    """Scale the x axis for losses, falling to the right: a label for each power of ten and nothing between."""
+    panel.set_xscale("log")
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+    if len(set(losses)) == 1:  # a single point has no range to scale a logarithmic axis by
+        loss = next(iter(losses))
+        panel.set_xlim(loss / 10, loss * 10)
+    panel.invert_xaxis()
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _power_of_ten(value: float, _: object = None) -> str:
+    exponent = math.log10(value)
+    near = round(exponent)
+    return f"10{str(near).translate(_SUPERSCRIPTS)}" if abs(exponent - near) < 1e-9 else f"{value:.1e}"
+
+
+def save_figure(figure: Figure, path: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Write a figure in the style of all; the same figure gives the same bytes.
+
+    Args:
+        figure: Any.
+        path: Without the ending.
+        formats: Of :data:`FORMATS`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    written = []
     with figure_style():
-        figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
-    return path
+        for ending in formats:
+            file = path.with_name(f"{path.name}.{ending}")
+            figure.savefig(file, format=ending, metadata=_UNDATED[ending])
+            written.append(file)
+    return written
+
+
+_UNDATED: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    "svg": {"Date": None, "Creator": None},
+}
+"""Neither time nor versions: the hashes of the figures are written down."""

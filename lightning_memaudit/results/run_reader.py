@@ -26,7 +26,10 @@ CONFIG, OWN_CONFIG = "config.yaml", "run_config.yaml"
 """Lightning's own beside the folder, which a new run replaces, and the copy in it, which stays with the results."""
 MANIFEST = "report.sha256"
 """Hashes of the page and the figures that were written with ``report.json``, as ``sha256sum -c`` reads them."""
-CONCLUSIONS = ("report.json", "report.html", MANIFEST, "figures", "proximal.json", "largest_missing.json")
+CONCLUSIONS = (
+    *("report.json", "report.html", "report-without-pictures.html", "report.pdf", "report-without-pictures.pdf"),
+    *(MANIFEST, "figures", "proximal.json", "largest_missing.json"),
+)
 """What is made after the last audit, and is true of no other history."""
 
 

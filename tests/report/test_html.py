@@ -142,11 +142,29 @@ def test_what_runs_differ_in(tmp_path):
     assert differing_settings(folders[:1]) == [{}]
 
 
-def test_page_without_pictures_holds_none(run):
+def test_page_without_pictures_is_another_one(run):
+    """It may go further; the run's own page keeps its pictures, and both are checked."""
+    own = (run.path / "report.html").read_text()
     assert main(["report", str(run.path), "--no_figures", "--no_pictures"]) == 0
-    text = (run.path / "report.html").read_text()
-    assert "<img" not in text
-    assert "made without pictures" in text
+    bare = run.path / "report-without-pictures.html"
+    assert "<img" not in bare.read_text()
+    assert "made without pictures" in bare.read_text()
+    assert "<img" in own
+    assert (run.path / "report.html").read_text().replace("copy", "") == own.replace("finished0", "")
+    assert "<img" in (run.path / "report.html").read_text()
+    checks = {check.name: check.passed for check in verify(run)}
+    assert checks["the page says what the report says"] is True
+    assert checks["page and figures are as they were written"] is True
+    bare.write_text(bare.read_text().replace("24 of 24", "1 of 24"))
+    (run.path / "report.sha256").unlink()
+    assert not is_true(verify(run))
+
+
+def test_without_pictures_no_page_with_some_is_made(run):
+    (run.path / "report.html").unlink()
+    assert main(["report", str(run.path), "--no_pictures"]) == 0
+    assert not (run.path / "report.html").exists()
+    assert [path.name for path in (run.path / "figures").iterdir()] == ["recovery-against-loss.png"]
 
 
 CHROMIUM = next(

@@ -10,7 +10,7 @@ from lightning_memaudit import audit
 from lightning_memaudit.cli.main import main
 from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.recovery import AutoencoderIterations, BlindRecovery
-from lightning_memaudit.report.paper_figures import _psnr, fraction_figure, iteration_figures, write_paper_figures
+from lightning_memaudit.report.paper_figures import _psnr, fraction_figure, iteration_figures
 from lightning_memaudit.results.run_folder import RunFolder
 
 STEPS = (0, 1, 3, 10, 40)
@@ -67,27 +67,58 @@ def test_figures_of_the_iterations(stored, tmp_path):
     report.append_to(folder)
     figures = iteration_figures(folder)
     assert list(figures) == ["iterations-random-0.5", "iterations-random-0.9"]
-    grid = np.reshape(figures["iterations-random-0.5"].axes, (3 * 3, 2 + len(STEPS)))
-    assert [panel.get_title() for panel in grid[0]] == ["truth", "observed", *[f"step {step}" for step in STEPS]]
-    labels = [panel.get_ylabel().split("\n") for panel in grid[:, 0]]
+    shown = Shown(figures["iterations-random-0.5"])
+    heads = shown.words(above=True)
+    assert heads == ["truth", "observed", *[f"step {step}" for step in STEPS]]
+    labels = [label.split("\n") for label in shown.labels()]
+    assert len(labels) == 3 * 3
     assert [label[0].split(",")[0] for label in labels[::3]] == ["best", "median", "worst"]
     assert labels[0][1:] == ["paper blind"]
     assert labels[1] == ["paper blind,", "estimated mask"]
     assert labels[2] == ["autoencoder", "iterations"], "plain iteration below the proposed method"
     member = int(labels[0][0].split()[-1])
     final = report.recoveries["members/random-0.5/paper_blind/trace_image"][member, -1]
-    np.testing.assert_allclose(grid[0, -1].images[0].get_array(), final[0], atol=1e-6)
-    assert grid[0, -1].get_xlabel().startswith(f"{_psnr(final, stored[member].numpy()):.1f} dB")
+    np.testing.assert_allclose(shown.image(0, 1 + len(STEPS)), final[0], atol=1e-6)
+    assert f"{_psnr(final, stored[member].numpy()):.1f} dB" in " ".join(shown.words())
+    np.testing.assert_array_equal(shown.image(0, 0), stored[member, 0].numpy())
     true_mask = report.recoveries["members/random-0.5/mask"][member]
-    np.testing.assert_array_equal(grid[1, 1].images[0].get_array(), true_mask[0])
-    written = write_paper_figures(folder, tmp_path / "figures")
-    assert [path.name for path in written] == [
-        "iterations-random-0.5.png",
-        "iterations-random-0.9.png",
-        "recovery-against-missing-fraction.png",
-    ]
-    for path in written:
-        assert matplotlib.image.imread(path).std() > 0.05
+    np.testing.assert_array_equal(shown.image(1, 1), true_mask[0])
+
+
+class Shown:
+    """What a sheet of images shows where: images by line and column, words by their places."""
+
+    def __init__(self, figure):
+        (self.axes,) = figure.axes
+        self.figure = figure
+        tops = sorted({round(min(image.get_extent()[2:]), 2) for image in self.axes.images})
+        lefts = sorted({round(image.get_extent()[0], 2) for image in self.axes.images})
+        self.images = {
+            (tops.index(round(min(image.get_extent()[2:]), 2)), lefts.index(round(image.get_extent()[0], 2))): image
+            for image in self.axes.images
+        }
+        self.top, self.left = tops[0], lefts[0]
+
+    def image(self, line, column):
+        return self.images[line, column].get_array()
+
+    def words(self, above=False):
+        texts = [text for text in self.axes.texts if not above or 0.2 < text.get_position()[1] < self.top]
+        return [text.get_text() for text in sorted(texts, key=lambda text: text.get_position()[0])]
+
+    def labels(self):
+        texts = [text for text in self.axes.texts if 0.2 < text.get_position()[0] < self.left]
+        return [text.get_text() for text in sorted(texts, key=lambda text: text.get_position()[1])]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_few_images_are_called_what_they_are(stored, number):
+    report = audit(remembers(stored), stored[:number], None, ["random-0.5"], methods())
+    folder = RunFolder("few")
+    report.append_to(folder)
+    labels = Shown(iteration_figures(folder)["iterations-random-0.5"]).labels()[::3]
+    expected = ["the only one"] if number == 1 else ["best", "worst"]
+    assert [label.split(",")[0] for label in labels] == expected
 
 
 def test_rates_against_missing_pixels_of_several_architectures(tmp_path, capsys):

@@ -95,7 +95,8 @@ def test_nobody_takes_one_loss_for_the_other(tmp_path, options):
     """The audit's error is nowhere called just a train loss; the trigger's level is said to be training_step's."""
     folder = make_run_folder(tmp_path, memorizes=options.pop("memorizes", True), **options)
     document = build_document(folder)
-    words = " ".join(Words(render([folder, folder], [document, document])).said)
+    pages = render([folder], [document]), render([folder, folder], [document, document])
+    words = " ".join(word for page in pages for word in Words(page).said)
     console = Console(file=io.StringIO(), width=300)
     print_audit(folder.audits()[:2], console)
     print_audit(document["rates"], console)

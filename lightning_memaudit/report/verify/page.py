@@ -2,13 +2,14 @@
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_memaudit import __version__
 from lightning_memaudit.report.html import render
+from lightning_memaudit.report.run_view import RunView
 from lightning_memaudit.report.verify.check import Check
-from lightning_memaudit.report.write import HTML
+from lightning_memaudit.report.write import BARE_HTML, HTML
 from lightning_memaudit.results.files import is_own
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -22,24 +23,30 @@ def same_page(name: str, folder: RunFolder, document: Mapping[str, Any]) -> Chec
     Charts and pictures come from libraries, whose other versions may draw them otherwise: where all else is the same,
     they are said not to be checked.
     """
-    path = folder.path / HTML
-    if not is_own(path):
+    there = [page for page in (HTML, BARE_HTML) if is_own(folder.path / page)]
+    if not there:
         return Check(name, None, f"there is no {HTML}")
-    text = path.read_text(encoding="utf-8", errors="replace")
+    view = RunView(folder, dict(document))
+    checks = [_same(name, view, page, (True, False) if page == HTML else (False,)) for page in there]
+    return min(checks, key=lambda check: (check.passed is not False, check.passed is not None))
+
+
+def _same(name: str, view: RunView, page: str, ways: Sequence[bool]) -> Check:
+    """One page, drawn again with pictures or without."""
+    text = (view.folder.path / page).read_text(encoding="utf-8", errors="replace")
     called = _RUN.search(text)
-    version = document["tool"]["version"]
-    if called is None or version != __version__:
+    if called is None or view.document["tool"]["version"] != __version__:
         return Check(name, None, "another version wrote it: make it again with `report`")
     names = [html.unescape(called[1])]
     different = []
-    for pictures in (True, False):
-        again = render([folder], [dict(document)], pictures, names)
+    for pictures in ways:
+        again = render([view.folder], [view.document], pictures, names, [view])
         if text == again:
             return Check(name, True, "to the last byte")
         different.append(_first_difference(_DRAWN.sub("", text), _DRAWN.sub("", again)))
     if None in different:
         return Check(name, None, "all but its charts and pictures is; those would be drawn otherwise here")
-    return Check(name, False, f"{HTML} says {different[0]}")
+    return Check(name, False, f"{page} says {different[0]}")
 
 
 def _first_difference(text: str, again: str) -> str | None:

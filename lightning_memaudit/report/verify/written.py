@@ -7,7 +7,7 @@ from typing import Any
 from lightning_memaudit import __version__
 from lightning_memaudit.report.checkpoint import read_checkpoint
 from lightning_memaudit.report.document import SELF_HASH, build_document, seal
-from lightning_memaudit.report.manifest import read_manifest
+from lightning_memaudit.report.manifest import PAGES, read_manifest
 from lightning_memaudit.report.verify.check import NOT_TRUE, OLDER, OTHER_WEIGHTS, Check, differences
 from lightning_memaudit.results.chain import SEAL, audit_sha256, by_audit, complete_sha256, seal_holds
 from lightning_memaudit.results.files import is_own
@@ -124,7 +124,7 @@ def same_files(name: str, folder: RunFolder) -> Check:
 
 def _present(folder: RunFolder) -> Iterator[str]:
     """The page and figures that are there."""
-    for path in [folder.path / "report.html", *sorted((folder.path / "figures").glob("*"))]:
+    for path in [*(folder.path / name for name in PAGES), *sorted((folder.path / "figures").glob("*"))]:
         if path.is_symlink() or path.exists():
             yield path.relative_to(folder.path).as_posix()
 

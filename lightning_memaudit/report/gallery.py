@@ -1,0 +1,88 @@
+"""The gallery of images that came out of the weights by themselves: each beside the truth."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lightning_memaudit.report.labels import image_name
+from lightning_memaudit.report.run_view import RunView
+from lightning_memaudit.report.sheet import Sheet
+from lightning_memaudit.report.style import drawn_name
+from lightning_memaudit.results.run_folder import SavedRecoveries
+
+COLUMNS = 12
+MAX_SHOWN = 48
+"""Images in the gallery; those with the largest basins."""
+
+
+class Extracted(NamedTuple):
+    """One image that came out, beside the truth.
+
+    Attributes:
+        row: Of ``images`` in the extraction of ``report.json``.
+        truth: (C, H, W).
+        image: (C, H, W), the fixed point.
+        share: Of the starts, that ended there.
+
+    >>> one = Extracted({"image": 3, "psnr": 41.26}, np.zeros((1, 8, 8)), np.zeros((1, 8, 8)), share=0.125)
+    >>> one.caption
+    '12.5%, 41.3 dB'
+    """
+
+    row: Mapping[str, Any]
+    truth: "np.ndarray[Any, Any]"
+    image: "np.ndarray[Any, Any]"
+    share: float
+
+    @property
+    def caption(self) -> str:
+        """The basin and the quality."""
+        return f"{self.share:.1%}, {self.row['psnr']:.1f} dB"
+
+
+def gallery(saved: SavedRecoveries | None, found: Mapping[str, Any] | None) -> list[Extracted]:
+    """The images that came out, as far as pictures of them were saved.
+
+    Args:
+        saved: The recoveries of the audit.
+        found: Its extraction, of ``report.json``.
+    """
+    if not found or saved is None or "extraction/image" not in saved.arrays:
+        return []
+    arrays, starts = saved.arrays, max(1, found["num_starts"])
+    triples = zip(found["images"], arrays["extraction/truth"], arrays["extraction/image"], strict=False)
+    return [Extracted(row, truth, image, row["basin"] / starts) for row, truth, image in triples][:MAX_SHOWN]
+
+
+def extraction_figure(view: RunView) -> dict[str, Figure]:
+    """The gallery of the newest audit by the name of its figure; none where nothing came out."""
+    found = view.document["extraction"]
+    shown = gallery(view.saved, found)
+    return {"extraction": _draw(shown, found["sentence"])} if shown else {}
+
+
+def _draw(shown: Sequence[Extracted], sentence: str) -> Figure:
+    columns = max(6, min(COLUMNS, len(shown)))
+    title = _wrapped(sentence, 13 * columns)
+    sheet = Sheet(2 * -(-len(shown) // columns), columns, size=0.95, left=0.7, top=0.3 + 0.16 * len(title))
+    sheet.title("\n".join(title))
+    for number, one in enumerate(shown):
+        line, column = divmod(number, columns)
+        if not column:
+            sheet.label(2 * line, "came\nout")
+            sheet.label(2 * line + 1, "truth")
+        sheet.image(2 * line, column, one.image, one.caption, recovered=True)
+        sheet.image(2 * line + 1, column, one.truth, drawn_name(image_name(one.row), one.row["image"], 16))
+    return sheet.figure
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """The text in lines of at most so many characters, broken at spaces."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] += f"{' ' if lines[-1] else ''}{word}"
+    return lines

@@ -1,0 +1,125 @@
+"""Figures of images in rows and columns, all on one pair of axes: a pair for each image takes ten times as long."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from lightning_memaudit.report.selection import displayed
+from lightning_memaudit.report.style import NOT_RECOVERED, RECOVERED, figure_style
+
+_BELOW = 0.26
+"""Inches under an image, for its caption."""
+
+
+class Sheet:
+    """Images in rows and columns, with heads, labels and captions; lengths are in inches.
+
+    Args:
+        lines: Number of rows.
+        columns: Number of columns.
+        size: Of an image: the longer side.
+        left: Room for the labels of the rows.
+        top: Room for title and heads of the columns.
+
+    >>> sheet = Sheet(lines=1, columns=2, size=1.0, left=0.5, top=0.5)
+    >>> sheet.image(0, 0, np.zeros((1, 8, 8)), "31.2 dB ✓", recovered=True)
+    >>> [round(float(length), 2) for length in sheet.figure.get_size_inches()]
+    [2.66, 1.76]
+    """
+
+    def __init__(self, lines: int, columns: int, size: float, left: float, top: float) -> None:
+        self.size, self.left, self.top = size, left, top
+        width, height = left + columns * (size + 0.06) + 0.04, top + lines * (size + _BELOW)
+        with figure_style():
+            self.figure = Figure(figsize=(width, height))
+            self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
+        self.axes.set(xlim=(0, width), ylim=(height, 0))
+
+    def title(self, text: str) -> None:
+        """Above all, from the left; may hold several lines."""
+        self._text(0.08, 0.08, text, ha="left", va="top", fontsize=9)
+
+    def head(self, column: int, text: str) -> None:
+        """Above a column."""
+        self._text(self._x(column) + self.size / 2, self.top - 0.05, text, ha="center", va="bottom", fontsize=8)
+
+    def label(self, line: int, text: str) -> None:
+        """Before a row."""
+        self._text(self.left - 0.08, self._y(line) + self.size / 2, text, ha="right", va="center", fontsize=8)
+
+    def words(self, line: int, column: int, text: str) -> None:
+        """In the place of an image."""
+        x, y = self._x(column) + self.size / 2, self._y(line) + self.size / 2
+        self._text(x, y, text, ha="center", va="center", fontsize=8, color=NOT_RECOVERED)
+
+    def image(
+        self,
+        line: int,
+        column: int,
+        image: "np.ndarray[Any, Any]",
+        caption: str = "",
+        recovered: bool | None = None,
+        framed: bool = False,
+    ) -> None:
+        """Show an image, pixel by pixel, as large as fits.
+
+        Args:
+            line: From the top.
+            column: From the left.
+            image: (C, H, W) in [0, 1].
+            caption: Below it.
+            recovered: Frames it: thick where it counts as recovered, thin and dashed where not.
+            framed: With a plain thin frame, as a mask has.
+        """
+        pixels = displayed(image)
+        scale = self.size / max(pixels.shape[:2])
+        height, width = pixels.shape[0] * scale, pixels.shape[1] * scale
+        x, y = self._x(column) + (self.size - width) / 2, self._y(line) + (self.size - height) / 2
+        self.axes.imshow(
+            pixels,
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+            aspect="auto",
+            extent=(x, x + width, y + height, y),
+        )
+        self.axes.set(xlim=self.axes.get_xlim(), ylim=self.axes.get_ylim())
+        color = "#BBBBBB" if recovered is None else RECOVERED if recovered else NOT_RECOVERED
+        if framed or recovered is not None:
+            self.axes.add_patch(
+                Rectangle(
+                    (x, y),
+                    width,
+                    height,
+                    fill=False,
+                    edgecolor=color,
+                    linewidth=2.2 if recovered else 0.8,
+                    linestyle=(0, (3, 2)) if recovered is False else "-",
+                )
+            )
+        if caption:
+            color = "black" if recovered is None else color
+            self._text(
+                self._x(column) + self.size / 2,
+                y + height + 0.04,
+                caption,
+                ha="center",
+                va="top",
+                fontsize=7.5,
+                color=color,
+            )
+
+    def _x(self, column: int) -> float:
+        return self.left + column * (self.size + 0.06) + 0.03
+
+    def _y(self, line: int) -> float:
+        return self.top + line * (self.size + _BELOW)
+
+    def _text(self, x: float, y: float, text: str, **how: Any) -> None:
+        with figure_style():
+            self.axes.text(x, y, text, parse_math=False, **how)
