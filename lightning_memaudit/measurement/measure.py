@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.measurement.baselines import baseline_psnr
+from lightning_memaudit.measurement.beside import inpainting_beside
 from lightning_memaudit.measurement.degradations import Degraded
-from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
+from lightning_memaudit.measurement.groups import Block, ConditionalAutoencoder, Group
 from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS, psnr
 from lightning_memaudit.measurement.own_output import in_other_batches, output_sums
 from lightning_memaudit.measurement.plan import Plan
@@ -106,16 +107,19 @@ def measure(
             # Seeded by position: the i-th member and the i-th control get the same mask, and can be compared as a pair.
             degraded = {pattern.name: pattern(images, positions.tolist(), plan.seed) for pattern in patterns}
             found: dict[str, dict[str, Timed | None]] = {pattern.name: {} for pattern in patterns}
-            for name, method in plan.methods.items():
-                mine = [pattern.name for pattern in patterns if name in plan.methods_for(pattern)]
-                keys = [(group.name, one, name, block.rows[0] if len(images) else 0, len(images)) for one in mine]
-                earlier = [_recoveries(found[one], plan) for one in mine]
-                parts_ = [degraded[one] for one in mine]
-                results = _recover(block.autoencoder, method, parts_, keys, cache, plan.raise_errors, earlier)
-                for pattern_name, result in zip(mine, results, strict=True):
-                    found[pattern_name][name] = result
-                    if progress is not None:
-                        progress(f"{group.name} · {pattern_name} · {name}", len(images))
+            kept = {} if cache is None else cache.recoveries
+            new = [degraded[one] for one in found if _key(group, one, INPAINTER, block) not in kept]
+            with inpainting_beside(plan.methods, new) as methods:
+                for name, method in methods.items():
+                    mine = [pattern.name for pattern in patterns if name in plan.methods_for(pattern)]
+                    keys = [_key(group, one, name, block) for one in mine]
+                    earlier = [_recoveries(found[one], plan) for one in mine]
+                    parts_ = [degraded[one] for one in mine]
+                    results = _recover(block.autoencoder, method, parts_, keys, cache, plan.raise_errors, earlier)
+                    for pattern_name, result in zip(mine, results, strict=True):
+                        found[pattern_name][name] = result
+                        if progress is not None:
+                            progress(f"{group.name} · {pattern_name} · {name}", len(images))
             for pattern in patterns:
                 prefix, observation = f"{group.name}/{pattern.name}", degraded[pattern.name]
                 if len(keep):
@@ -139,7 +143,7 @@ def measure(
                     if len(keep):
                         record_at = getattr(plan.methods[name], "record_at", ())
                         _save_recovery(saved, f"{prefix}/{name}", recovery, images, record_at, keep)
-                key = (group.name, pattern.name, plan.primary, block.rows[0] if len(images) else 0, len(images))
+                key = _key(group, pattern.name, plan.primary, block)
                 inpainting = found[pattern.name].get(INPAINTER)
                 inpainted = None if inpainting is None else inpainting.recovery
                 best = _baseline(plan, cells, observation, images, inpainted, key, cache)
@@ -154,6 +158,10 @@ def measure(
         len(group.images),
         OutputSums.join(outputs),
     )
+
+
+def _key(group: Group, pattern: str, method: str, block: Block) -> CacheKey:
+    return group.name, pattern, method, block.rows[0] if len(block.images) else 0, len(block.images)
 
 
 def _recoveries(found: Mapping[str, Timed | None], plan: Plan) -> list[Found]:

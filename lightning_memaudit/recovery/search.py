@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_memaudit.recovery.admm import Alternation, Workspace, alternate
-from lightning_memaudit.recovery.batches import map_chunks, rows_per_chunk, same_channels
+from lightning_memaudit.recovery.batches import map_chunks, rows_by_activations, rows_per_chunk, same_channels
 from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine
 from lightning_memaudit.recovery.certification import noise_gain
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, DifferentiableAutoencoder, UseOfGradients
@@ -354,5 +354,8 @@ def recover_self_tuned(
             relied_on_mask=relied & finite,
         )
 
-    rows = rows_per_chunk(observed, chunk_size)
-    return concatenate(map_chunks(chunk, len(observed), max(1, rows // ATTEMPTS_TOGETHER)))
+    images_at_once = max(1, rows_per_chunk(observed, chunk_size) // ATTEMPTS_TOGETHER)
+    if chunk_size is None and isinstance(protected, DifferentiableAutoencoder):
+        limit = rows_by_activations(observed, protected.activations)
+        images_at_once = images_at_once if limit is None else min(images_at_once, max(1, limit // 2))
+    return concatenate(map_chunks(chunk, len(observed), images_at_once))

@@ -1,12 +1,16 @@
 """Several patterns in one batch, and nothing searched twice: what is found is the same."""
 
+import threading
+from dataclasses import replace
+
 import pytest
 import torch
 from autoencoders import associative, memory
 
+from lightning_memaudit.measurement import beside
 from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.measurement.measure import measure
+from lightning_memaudit.measurement.measure import InpaintingCache, measure
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.together import recover_together
 from lightning_memaudit.recovery import AutoencoderIterations, BlindRecovery, KnownMaskRecovery
@@ -61,7 +65,8 @@ def test_the_known_mask_takes_over_what_blind_searched_alike_and_finds_the_rest_
         assert_same(found, expected)
         assert torch.equal(found.image, expected.image)
         assert spent_after < 0.4 * sum(calls)
-        assert not found.certified.any() and found.calibration is None
+        assert not found.certified.any()
+        assert found.calibration is None
 
 
 @pytest.mark.parametrize(
@@ -87,11 +92,12 @@ def test_what_was_searched_otherwise_is_not_taken_over(images, blind):
 def test_a_mask_per_channel_in_the_batch_changes_nothing_for_the_others(images):
     shared, own = degrade(images, "random-0.5"), torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(1))
     observed = torch.cat([shared.observed, images[:1] * (own > 0.5)])
-    alone, beside = (BlindRecovery(certification=None)(memory(images[:6]), one) for one in (shared.observed, observed))
-    assert beside.mask.shape[1] == 3 and alone.mask.shape[1] == 1
-    assert torch.equal(beside.image[:-1], alone.image) and torch.equal(beside.score[:-1], alone.score)
+    alone, among = (BlindRecovery(certification=None)(memory(images[:6]), one) for one in (shared.observed, observed))
+    assert (among.mask.shape[1], alone.mask.shape[1]) == (3, 1)
+    assert torch.equal(among.image[:-1], alone.image)
+    assert torch.equal(among.score[:-1], alone.score)
     mask = torch.cat([shared.mask, torch.ones_like(shared.mask[:1])])
-    found = KnownMaskRecovery().after([(BlindRecovery(certification=None), beside)], memory(images[:6]), observed, mask)
+    found = KnownMaskRecovery().after([(BlindRecovery(certification=None), among)], memory(images[:6]), observed, mask)
     assert_same(found, KnownMaskRecovery()(memory(images[:6]), observed, mask))
 
 
@@ -114,3 +120,44 @@ def test_a_method_that_fails_on_one_pattern_is_measured_on_the_others(images, mo
         for name in names
         for method in plan.methods
     }
+
+
+@pytest.mark.parametrize("processors", [1, 2])
+def test_the_inpainter_beside_the_others_finds_what_it_finds_alone(monkeypatch, processors):
+    monkeypatch.setattr(beside, "_num_processors", lambda: processors)
+    images = torch.rand(3, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    threads, inpainter = set(), METHODS["biharmonic"]()
+
+    class Watched(type(inpainter)):
+        def __call__(self, autoencoder, observed, mask):
+            threads.add(threading.current_thread().name)
+            return super().__call__(autoencoder, observed, mask)
+
+    plan = Plan.of(["block-0.25", "random-0.5"], {"autoencoder_iterations": "autoencoder_iterations"})
+    plan = replace(plan, methods={**plan.methods, "biharmonic": Watched()})
+    cache = InpaintingCache()
+    measured = measure(memory(images), Group.whole("members", images), plan, cache)
+    assert threads == ({"MainThread"} if processors == 1 else {"inpainting_0"})
+    for pattern in plan.patterns:
+        degraded = degrade(images, pattern.name)
+        expected = inpainter(torch.clone, *degraded[:2])
+        image = measured.recoveries[f"members/{pattern.name}/biharmonic/image"]
+        assert torch.equal(torch.from_numpy(image), expected.image)
+    threads.clear()
+    measure(memory(images), Group.whole("members", images), plan, cache)
+    assert not threads
+
+
+def test_an_error_of_the_inpainter_beside_is_its_own(monkeypatch):
+    monkeypatch.setattr(beside, "_num_processors", lambda: 2)
+
+    def breaks(autoencoder, observed, mask):
+        raise FloatingPointError("singular")
+
+    breaks.needs_mask, breaks.uses_autoencoder = True, False
+    images = torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    plan = replace(Plan.of(["block-0.25"], ["autoencoder_iterations"]))
+    plan = replace(plan, methods={**plan.methods, "biharmonic": breaks})
+    with pytest.raises(FloatingPointError, match="singular"):
+        measure(memory(images), Group.whole("members", images), plan)
+    assert not any("inpainting" in thread.name for thread in threading.enumerate())
