@@ -60,7 +60,8 @@ class Begun:
 def inpainting_beside(methods: Mapping[str, Method], degraded: Sequence[Degraded]) -> Iterator[Mapping[str, Method]]:
     """Let the inpainter begin while the other methods run, where there is a processor for it and images are large.
 
-    At the end of the block what has not begun is dropped, and what has is waited for: one image at most.
+    At the end of the block what has not begun is dropped, and what has is waited for: one image at most. A method of
+    another kind that goes by its name stays as it is.
 
     Args:
         methods: By name.
@@ -71,7 +72,7 @@ def inpainting_beside(methods: Mapping[str, Method], degraded: Sequence[Degraded
     """
     method = methods.get(INPAINTER)
     large = [one for one in degraded if len(one.observed) and one.observed[0, 0].numel() >= LEAST_PIXELS]
-    if method is None or not large or _num_processors() < 2:
+    if method is None or not large or not _is_inpainter(method) or _num_processors() < 2:
         yield methods
         return
     executor = ThreadPoolExecutor(1, thread_name_prefix="inpainting")
@@ -100,6 +101,12 @@ def _begin(executor: ThreadPoolExecutor, method: Method, one: Degraded) -> Calla
         )
 
     return result
+
+
+def _is_inpainter(method: Method) -> bool:
+    from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting  # scikit-image is slow to import
+
+    return isinstance(method, BiharmonicInpainting)  # and no other method that was given its name
 
 
 def _num_processors() -> int:

@@ -108,8 +108,9 @@ def measure(
             degraded = {pattern.name: pattern(images, positions.tolist(), plan.seed) for pattern in patterns}
             found: dict[str, dict[str, Timed | None]] = {pattern.name: {} for pattern in patterns}
             kept = {} if cache is None else cache.recoveries
-            new = [degraded[one] for one in found if _key(group, one, INPAINTER, block) not in kept]
-            with inpainting_beside(plan.methods, new) as methods:
+            missing = [pattern.name for pattern in patterns if INPAINTER in plan.methods_for(pattern)]
+            missing = [one for one in missing if _key(group, one, INPAINTER, block) not in kept]
+            with inpainting_beside(plan.methods, [degraded[one] for one in missing]) as methods:
                 for name, method in methods.items():
                     mine = [pattern.name for pattern in patterns if name in plan.methods_for(pattern)]
                     keys = [_key(group, one, name, block) for one in mine]

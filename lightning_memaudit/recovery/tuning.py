@@ -124,7 +124,7 @@ class SelfTuning:
     patience_per_hidden_share: float = 8.0
     doubtful_error: float = 0.005
     hopeless_error: float = 0.03
-    patience_per_far_share: float = 4.0
+    patience_per_far_share: float = 7.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.spread <= 1:
@@ -180,7 +180,7 @@ class Patience(NamedTuple):
     >>> import torch
     >>> patience = SelfTuning().patience_with(torch.eye(16).expand(3, 1, 16, 16), gradients=True)
     >>> patience.at(torch.tensor([0.001, 0.01, 0.1]), torch.arange(3)).tolist()
-    [6, 4, 2]
+    [6, 5, 4]
     """
 
     most: Tensor

@@ -14,6 +14,7 @@ from lightning_memaudit.measurement.measure import InpaintingCache, measure
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.together import recover_together
 from lightning_memaudit.recovery import AutoencoderIterations, BlindRecovery, KnownMaskRecovery
+from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting
 from lightning_memaudit.recovery.methods.registry import METHODS
 
 
@@ -151,13 +152,20 @@ def test_the_inpainter_beside_the_others_finds_what_it_finds_alone(monkeypatch, 
 def test_an_error_of_the_inpainter_beside_is_its_own(monkeypatch):
     monkeypatch.setattr(beside, "_num_processors", lambda: 2)
 
-    def breaks(autoencoder, observed, mask):
+    def breaks(inpainter, autoencoder, observed, mask):
         raise FloatingPointError("singular")
 
-    breaks.needs_mask, breaks.uses_autoencoder = True, False
+    monkeypatch.setattr(BiharmonicInpainting, "__call__", breaks)
     images = torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(0))
-    plan = replace(Plan.of(["block-0.25"], ["autoencoder_iterations"]))
-    plan = replace(plan, methods={**plan.methods, "biharmonic": breaks})
+    plan = Plan.of(["block-0.25"], ["autoencoder_iterations", "biharmonic"])
     with pytest.raises(FloatingPointError, match="singular"):
         measure(memory(images), Group.whole("members", images), plan)
     assert not any("inpainting" in thread.name for thread in threading.enumerate())
+
+
+def test_another_method_of_the_inpainters_name_is_left_alone(monkeypatch):
+    monkeypatch.setattr(beside, "_num_processors", lambda: 2)
+    methods = {"biharmonic": KnownMaskRecovery()}
+    images = torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    with beside.inpainting_beside(methods, [degrade(images, "block-0.25")]) as given:
+        assert given is methods
