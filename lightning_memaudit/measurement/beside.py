@@ -87,7 +87,7 @@ def _begin(executor: ThreadPoolExecutor, method: Method, one: Degraded) -> Calla
     # Copied here: a device is only used by the thread that everything else runs in.
     observed, mask = one.observed.detach().cpu(), one.mask.cpu()
     rows = [slice(row, row + 1) for row in range(len(observed))]
-    futures = [executor.submit(method, torch.clone, observed[row], mask[row]) for row in rows]  # type: ignore[call-arg, arg-type]
+    futures = [executor.submit(method, torch.clone, observed[row], mask[row]) for row in rows]  # type: ignore[arg-type]
 
     def result() -> Recovery:
         whole = concatenate([future.result() for future in futures])

@@ -113,12 +113,23 @@ class Recovery(NamedTuple):
 
     def select(self, rows: Tensor) -> "Recovery":
         """Only these images, a boolean vector or indices; without the trace."""
-        per_image = {
-            name: None if value is None else value[rows]
-            for name, value in self._asdict().items()
-            if name not in ("trace", "calibration", "gradients_used")
-        }
-        return self._replace(**per_image, trace=None)
+
+        def chosen(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[rows]
+
+        return Recovery(
+            image=self.image[rows],
+            mask=self.mask[rows],
+            score=self.score[rows],
+            certified=self.certified[rows],
+            num_evaluations=self.num_evaluations[rows],
+            expected_error=chosen(self.expected_error),
+            gain=chosen(self.gain),
+            calibration=self.calibration,
+            kernel=chosen(self.kernel),
+            gradients_used=self.gradients_used,
+            relied_on_mask=chosen(self.relied_on_mask),
+        )
 
 
 class RecoveryMethod(Protocol):
