@@ -3,9 +3,8 @@
 This is the only place where the ground truth meets a recovery.
 """
 
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,19 +13,20 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.measurement.baselines import baseline_psnr
+from lightning_memaudit.measurement.beside import inpainting_beside
 from lightning_memaudit.measurement.degradations import Degraded
-from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
+from lightning_memaudit.measurement.groups import Block, ConditionalAutoencoder, Group
 from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS, psnr
 from lightning_memaudit.measurement.own_output import in_other_batches, output_sums
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import AuditStopped
+from lightning_memaudit.measurement.together import Found, Timed, pattern_batches, recover_together
 from lightning_memaudit.recovery import Autoencoder, Recovery, Trace
 from lightning_memaudit.recovery.batches import per_image_mean
 from lightning_memaudit.recovery.methods.registry import (
     Method,
     claims,
     estimates_mask,
-    recover,
     uses_autoencoder,
 )
 from lightning_memaudit.results.cells import Array, Cell, Columns, Measurement, join_recoveries
@@ -103,43 +103,55 @@ def measure(
             _save(saved, f"{group.name}/names", names[keep].astype(np.str_))
             _save(saved, f"{group.name}/positions", positions[keep])
             _save(saved, f"{group.name}/truth", _numpy(images)[keep])
-        for pattern in plan.patterns:
+        for patterns in pattern_batches(plan.patterns, images):
             # Seeded by position: the i-th member and the i-th control get the same mask, and can be compared as a pair.
-            degraded = pattern(images, positions.tolist(), plan.seed)
-            prefix = f"{group.name}/{pattern.name}"
-            if len(keep):
-                _save(saved, f"{prefix}/observed", _numpy(degraded.observed)[keep])
-                _save(saved, f"{prefix}/mask", _numpy(degraded.mask)[keep].astype(np.uint8))
-            cells: list[Cell] = []
-            inpainted: Recovery | None = None
-            for name, method in plan.methods_for(pattern).items():
-                began = time.perf_counter()
-                key = (group.name, pattern.name, name, block.rows[0] if len(images) else 0, len(images))
-                recovery = _recover(block.autoencoder, method, degraded, key, cache, plan.raise_errors)
-                seconds = time.perf_counter() - began
-                columns = _columns(recovery, method, degraded, images)
-                columns |= {
-                    "position": positions,
-                    "image": indices,
-                    "name": names,
-                    "reconstruction_psnr": reconstruction_psnr,
-                    "repeated": np.zeros(len(images), dtype=bool),
-                    **appearance,
-                }
-                cells.append(Cell(group.name, pattern.name, name, columns, seconds))
-                parts.setdefault((pattern.name, name), []).append(cells[-1])
-                if name == INPAINTER:
-                    inpainted = recovery
+            degraded = {pattern.name: pattern(images, positions.tolist(), plan.seed) for pattern in patterns}
+            found: dict[str, dict[str, Timed | None]] = {pattern.name: {} for pattern in patterns}
+            kept = {} if cache is None else cache.recoveries
+            missing = [pattern.name for pattern in patterns if INPAINTER in plan.methods_for(pattern)]
+            missing = [one for one in missing if _key(group, one, INPAINTER, block) not in kept]
+            with inpainting_beside(plan.methods, [degraded[one] for one in missing]) as methods:
+                for name, method in methods.items():
+                    mine = [pattern.name for pattern in patterns if name in plan.methods_for(pattern)]
+                    keys = [_key(group, one, name, block) for one in mine]
+                    earlier = [_recoveries(found[one], plan) for one in mine]
+                    parts_ = [degraded[one] for one in mine]
+                    results = _recover(block.autoencoder, method, parts_, keys, cache, plan.raise_errors, earlier)
+                    for pattern_name, result in zip(mine, results, strict=True):
+                        found[pattern_name][name] = result
+                        if progress is not None:
+                            progress(f"{group.name} · {pattern_name} · {name}", len(images))
+            for pattern in patterns:
+                prefix, observation = f"{group.name}/{pattern.name}", degraded[pattern.name]
                 if len(keep):
-                    _save_recovery(saved, f"{prefix}/{name}", recovery, images, getattr(method, "record_at", ()), keep)
-                if progress is not None:
-                    progress(f"{group.name} · {pattern.name} · {name}", len(images))
-            key = (group.name, pattern.name, plan.primary, block.rows[0] if len(images) else 0, len(images))
-            best = _baseline(plan, cells, degraded, images, inpainted, key, cache)
-            for cell in cells:
-                cell.columns["baseline_psnr"] = best
-                hidden = cell.columns["hidden_psnr"].astype(np.float64)
-                cell.columns["recovery_gain"] = hidden - best.astype(np.float64)
+                    _save(saved, f"{prefix}/observed", _numpy(observation.observed)[keep])
+                    _save(saved, f"{prefix}/mask", _numpy(observation.mask)[keep].astype(np.uint8))
+                cells: list[Cell] = []
+                for name, result in found[pattern.name].items():
+                    recovery = None if result is None else result.recovery
+                    columns = _columns(recovery, plan.methods[name], observation, images)
+                    columns |= {
+                        "position": positions,
+                        "image": indices,
+                        "name": names,
+                        "reconstruction_psnr": reconstruction_psnr,
+                        "repeated": np.zeros(len(images), dtype=bool),
+                        **appearance,
+                    }
+                    seconds = 0.0 if result is None else result.seconds
+                    cells.append(Cell(group.name, pattern.name, name, columns, seconds))
+                    parts.setdefault((pattern.name, name), []).append(cells[-1])
+                    if len(keep):
+                        record_at = getattr(plan.methods[name], "record_at", ())
+                        _save_recovery(saved, f"{prefix}/{name}", recovery, images, record_at, keep)
+                key = _key(group, pattern.name, plan.primary, block)
+                inpainting = found[pattern.name].get(INPAINTER)
+                inpainted = None if inpainting is None else inpainting.recovery
+                best = _baseline(plan, cells, observation, images, inpainted, key, cache)
+                for cell in cells:
+                    cell.columns["baseline_psnr"] = best
+                    hidden = cell.columns["hidden_psnr"].astype(np.float64)
+                    cell.columns["recovery_gain"] = hidden - best.astype(np.float64)
     return Measurement(
         [Cell.join(blocks) for blocks in parts.values()],
         join_recoveries(saved),
@@ -149,29 +161,44 @@ def measure(
     )
 
 
+def _key(group: Group, pattern: str, method: str, block: Block) -> CacheKey:
+    return group.name, pattern, method, block.rows[0] if len(block.images) else 0, len(block.images)
+
+
+def _recoveries(found: Mapping[str, Timed | None], plan: Plan) -> list[Found]:
+    return [(plan.methods[name], result.recovery) for name, result in found.items() if result is not None]
+
+
 def _recover(
     autoencoder: Autoencoder,
     method: Method,
-    degraded: Degraded,
-    key: CacheKey,
+    degraded: Sequence[Degraded],
+    keys: Sequence[CacheKey],
     cache: InpaintingCache | None,
     raise_errors: bool,
-) -> Recovery | None:
-    if not len(degraded.observed):
-        return None
+    earlier: Sequence[Sequence[Found]],
+) -> Sequence[Timed | None]:
+    """One result for each of several patterns of the same images; None where the method failed, or without images."""
+    if not degraded or not len(degraded[0].observed):
+        return [None] * len(degraded)
     reusable = None if cache is None or uses_autoencoder(method) else cache.recoveries
-    if reusable is not None and key in reusable:
-        return reusable[key]
+    if reusable is not None and all(key in reusable for key in keys):
+        return [Timed(reusable[key], 0.0) for key in keys]
     try:
-        recovery = recover(method, autoencoder, degraded.observed, degraded.mask)
+        found = recover_together(method, autoencoder, degraded, earlier)
     except Exception as error:
         if raise_errors or isinstance(error, AuditStopped):
             raise
+        if len(degraded) > 1:  # one pattern may fail where another does not
+            rows = zip(degraded, keys, earlier, strict=True)
+            parts = [_recover(autoencoder, method, [one], [key], cache, False, [before]) for one, key, before in rows]
+            return [result for (result,) in parts]
+        key = keys[0]
         warnings.warn(f"{key[2]} failed on {key[0]}, {key[1]}: {type(error).__name__}: {error}", stacklevel=3)
-        return None
+        return [None]
     if reusable is not None:
-        reusable[key] = recovery
-    return recovery
+        reusable.update({key: result.recovery for key, result in zip(keys, found, strict=True)})
+    return found
 
 
 def _baseline(

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lightning_memaudit.recovery import Recovery
 from lightning_memaudit.results.quantities import MAX_PSNR
@@ -53,7 +52,10 @@ def hidden_psnr(images: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004), by torchmetrics.
+    """Structural similarity (Wang et al. 2004): a Gaussian window of 11 pixels, deviation 1.5, mirrored borders.
+
+    ``(2 m n + c1) (2 cov + c2) / ((m^2 + n^2 + c1) (var + var' + c2))`` with the means m and n, the variances and the
+    covariance in the window around each pixel, c1 = 0.01^2 and c2 = 0.03^2; the mean over all windows and channels.
 
     Args:
         images: (B, C, H, W).
@@ -68,9 +70,25 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     _check_same_shape(images, truth)
     if not len(images) or min(images.shape[2:]) < SSIM_WINDOW:
         return images.new_full((len(images),), torch.nan)
-    similarity = structural_similarity_index_measure(images, truth, data_range=1.0, reduction="none")
-    assert isinstance(similarity, Tensor)
-    return similarity
+    rows, columns = (_window_means(side, images) for side in images.shape[2:])
+    products = torch.stack([images, truth, images.square(), truth.square(), images * truth])
+    # Products with banded matrices: on a CPU several times as fast as a convolution with the whole window.
+    with torch.autocast(images.device.type, enabled=False):
+        mine, theirs, my_square, their_square, both = (rows @ products @ columns.mT).unbind()
+    variance = (my_square - mine.square()).clamp_min(0) + (their_square - theirs.square()).clamp_min(0)
+    similarity = (2 * mine * theirs + 0.01**2) * (2 * (both - mine * theirs) + 0.03**2)
+    similarity = similarity / ((mine.square() + theirs.square() + 0.01**2) * (variance + 0.03**2))
+    return similarity.flatten(1).mean(1)
+
+
+def _window_means(side: int, like: Tensor) -> Tensor:
+    """Weighted means of the values in the window around each of them, mirrored at the borders, (side, side)."""
+    distance = torch.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
+    weights = torch.exp(-distance.double().square() / (2 * 1.5**2))
+    at = (torch.arange(side)[:, None] + distance).abs()
+    at = torch.where(at < side, at, 2 * (side - 1) - at)
+    means = torch.zeros(side, side, dtype=torch.float64)
+    return means.scatter_add_(1, at, (weights / weights.sum()).expand_as(at)).to(like)
 
 
 def mask_accuracy(estimate: Tensor, mask: Tensor) -> Tensor:

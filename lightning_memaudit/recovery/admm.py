@@ -239,7 +239,7 @@ class Alternation:
 
     num_iterations: int = 200
     admm_steps: int = 5
-    check_every: int = 20
+    check_every: int = 5
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:

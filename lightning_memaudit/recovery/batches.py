@@ -19,6 +19,11 @@ fresh from the system (measured from 4 to 64 MiB). On a GPU 128 MiB: enough to k
 """
 
 
+ACTIVATIONS_IN_CACHE = {"cpu": 2**24}
+"""Rows per chunk are fewer where f would allocate more than about this many elements: convolutions of more images take
+up to twice the time per image (measured from 2 to 20 images of 256 x 256). A GPU has no such limit but its memory."""
+
+
 def rows_per_chunk(images: Tensor, chunk_size: int | None) -> int:
     """``chunk_size`` if given, else as many rows as :data:`ELEMENTS_PER_CHUNK` holds on their device; at least 1.
 
@@ -32,6 +37,20 @@ def rows_per_chunk(images: Tensor, chunk_size: int | None) -> int:
         return 1
     elements = ELEMENTS_PER_CHUNK.get(images.device.type, ELEMENTS_PER_CHUNK["cpu"])
     return max(1, elements // max(1, images[0].numel()))
+
+
+def rows_by_activations(images: Tensor, activations: int) -> int | None:
+    """How many images f should be given at once, at least 1, by the elements that it allocates for one of them.
+
+    Args:
+        images: (B, C, H, W), for their device.
+        activations: Of one image; 0 where it is not known.
+
+    Returns:
+        None where nothing limits it.
+    """
+    limit = ACTIVATIONS_IN_CACHE.get(images.device.type)
+    return None if limit is None or not activations else max(1, limit // activations)
 
 
 def map_chunks(function: Callable[[slice], Result], num_rows: int, chunk_size: int) -> list[Result]:

@@ -51,6 +51,8 @@ class DifferentiableAutoencoder(InputProtected):
 
     Attributes:
         has_gradients: Whether f can be differentiated, as far as :meth:`look_for_gradients` has found.
+        activations: Values that f keeps of one image for a backward pass, as :meth:`look_for_gradients` has counted
+            them; a measure of what f allocates in a forward pass too. 0 where it is not known.
 
     >>> images = torch.rand(2, 1, 4, 4)
     >>> for f in (torch.tanh, torch.no_grad()(torch.tanh)):
@@ -64,6 +66,7 @@ class DifferentiableAutoencoder(InputProtected):
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__(autoencoder)
         self.has_gradients = False
+        self.activations = 0
         self._most_rows = 1
 
     def look_for_gradients(self, image: Tensor) -> None:
@@ -96,7 +99,7 @@ class DifferentiableAutoencoder(InputProtected):
         except (RuntimeError, TypeError, ValueError):
             # Whatever torch or f says where it cannot be differentiated. If it cannot be called, the next call says so.
             return
-        self.has_gradients = bool(gradient.isfinite().all())
+        self.has_gradients, self.activations = bool(gradient.isfinite().all()), kept
         elements = ELEMENTS_PER_CHUNK.get(image.device.type, ELEMENTS_PER_CHUNK["cpu"])
         self._most_rows = max(1, ACTIVATIONS_PER_CHUNK * elements // max(1, kept))
 

@@ -96,6 +96,8 @@ def interpolate(observed: Tensor, mask: Tensor) -> Tensor:
 def _along_sides(values: Tensor, matrices: tuple[Tensor, Tensor]) -> Tensor:
     """Apply one matrix to the rows and one to the columns of (B, C, H, W)."""
     rows, columns = matrices
+    if not torch.is_autocast_enabled(values.device.type):
+        return rows @ values @ columns.mT
     with torch.autocast(values.device.type, enabled=False):  # averages of data keep the precision of the data
         return rows @ values @ columns.mT
 

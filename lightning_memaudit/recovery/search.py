@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_memaudit.recovery.admm import Alternation, Workspace, alternate
-from lightning_memaudit.recovery.batches import map_chunks, rows_per_chunk, same_channels
+from lightning_memaudit.recovery.batches import map_chunks, rows_by_activations, rows_per_chunk, same_channels
 from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine
 from lightning_memaudit.recovery.certification import noise_gain
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, DifferentiableAutoencoder, UseOfGradients
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
-from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule
+from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_mask
 from lightning_memaudit.recovery.masks import LeastSquaresMask
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
@@ -39,6 +39,7 @@ class SearchResult(NamedTuple):
     Attributes:
         candidate: The best candidate of every image.
         num_evaluations: (B,) int64, evaluations of f spent on every image.
+        relied_on_mask: (B,) bool, whether the mask was taken for known, without noise, and all evaluations were for it.
 
     >>> from lightning_memaudit.recovery.mask_rules import known_mask
     >>> stored, mask = torch.full((2, 1, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(2, 1, 8, 4)
@@ -50,6 +51,7 @@ class SearchResult(NamedTuple):
 
     candidate: Candidate
     num_evaluations: Tensor
+    relied_on_mask: Tensor
 
 
 def search(
@@ -76,9 +78,7 @@ def search(
     active = torch.arange(len(observed), device=observed.device)
     idle = torch.zeros_like(spent)
     descent = _Descent.of(autoencoder, problem, first_masks, tuning)
-    patience = torch.full_like(spent, tuning.patience)
-    if descent is not None:
-        patience = tuning.patience_with_gradients(problem.mask)
+    patience = tuning.patience_with(problem.mask, gradients=descent is not None)
     order = tuning.order(gradients=descent is not None)
     for number in itertools.count():
         try_ = order[min(number, len(order) - 1)]
@@ -113,11 +113,12 @@ def search(
         error = improved.expected_error
         stuck = error > tuning.improvement * so_far.expected_error
         idle[active] = torch.where(stuck, idle[active] + 1, 0)
-        done = (error < tuning.good_error) | (stuck & (error < tuning.fair_error)) | (idle[active] >= patience[active])
+        given_up = idle[active] >= patience.at(error, active)
+        done = (error < tuning.good_error) | (stuck & (error < tuning.fair_error)) | given_up
         active = active[~done]
         if not len(active):
             break
-    return SearchResult(best, spent)
+    return SearchResult(best, spent, (problem.noise == 0) & (rule is known_mask))
 
 
 def _num_starts(round_: Round, hypotheses: int) -> int:
@@ -284,7 +285,9 @@ def improve(found: SearchResult, rows: Tensor, second: SearchResult) -> SearchRe
     candidate = better(Candidate(*(field[rows] for field in found.candidate)), second.candidate)
     num_evaluations = found.num_evaluations.clone()
     num_evaluations[rows] += second.num_evaluations
-    return SearchResult(_replace_rows(found.candidate, rows, candidate), num_evaluations)
+    relied = found.relied_on_mask.clone()
+    relied[rows] = False
+    return SearchResult(_replace_rows(found.candidate, rows, candidate), num_evaluations, relied)
 
 
 def scatter(parts: Sequence[tuple[Tensor, SearchResult]]) -> SearchResult:
@@ -293,7 +296,8 @@ def scatter(parts: Sequence[tuple[Tensor, SearchResult]]) -> SearchResult:
     masks = same_channels([found.candidate.mask for _, found in parts])
     candidates = [found.candidate._replace(mask=mask) for (_, found), mask in zip(parts, masks, strict=True)]
     joined = Candidate(*(torch.cat(field)[order] for field in zip(*candidates, strict=True)))
-    return SearchResult(joined, torch.cat([found.num_evaluations for _, found in parts])[order])
+    evaluations, relied = (torch.cat(field)[order] for field in zip(*(found[1:] for _, found in parts), strict=True))
+    return SearchResult(joined, evaluations, relied)
 
 
 GAIN_EVALUATIONS = 2
@@ -334,7 +338,7 @@ def recover_self_tuned(
 
     def chunk(images: slice) -> Recovery:
         part = observed[images]
-        candidate, num_evaluations = search(protected, part, *(rows[images] for rows in more))
+        candidate, num_evaluations, relied = search(protected, part, *(rows[images] for rows in more))
         finite = candidate.score.isfinite()
         shape = (-1, 1, 1, 1)
         image = torch.where(finite.view(shape), candidate.image, part)
@@ -347,7 +351,11 @@ def recover_self_tuned(
             expected_error=torch.where(finite, candidate.expected_error, torch.inf),
             gain=noise_gain(protected, image).nan_to_num(torch.inf),
             gradients_used=used,
+            relied_on_mask=relied & finite,
         )
 
-    rows = rows_per_chunk(observed, chunk_size)
-    return concatenate(map_chunks(chunk, len(observed), max(1, rows // ATTEMPTS_TOGETHER)))
+    images_at_once = max(1, rows_per_chunk(observed, chunk_size) // ATTEMPTS_TOGETHER)
+    if chunk_size is None and isinstance(protected, DifferentiableAutoencoder):
+        limit = rows_by_activations(observed, protected.activations)
+        images_at_once = images_at_once if limit is None else min(images_at_once, max(1, limit // 2))
+    return concatenate(map_chunks(chunk, len(observed), images_at_once))

@@ -1,9 +1,11 @@
 """What the search that tunes itself tries, in which order, and when it is done with an image."""
 
 import itertools
+import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -83,9 +85,14 @@ class SelfTuning:
         patience_per_hidden_share: With gradients, an image's patience is so many times the share of its pixels that is
             hidden, and ``patience`` at least: where more is hidden there are more wrong images to end in. Hidden pixels
             count half where one nearby is observed, at most :data:`NEARBY` rows and columns away.
+        doubtful_error: With gradients, an image with an error above this is given up sooner.
+        hopeless_error: With gradients, one with an error above this is given up soonest: it hardly ever comes back.
+        patience_per_far_share: That soonest is so many times the share of its pixels that are hidden and have no
+            observed one nearby, and 1 at least: only there do descents from other starts end elsewhere.
 
     Raises:
-        ValueError: ``spread``, ``shares``, ``rounds``, ``starts`` or a count is out of its range; the message names it.
+        ValueError: ``spread``, ``shares``, ``rounds``, ``starts``, an error or a count is out of its range; the message
+            names it.
 
     >>> import torch
     >>> from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
@@ -115,6 +122,9 @@ class SelfTuning:
     starts: tuple[DescentStart, ...] = ("interpolated", "observed", "noise", "negative", "smooth")
     max_gradients: int = 40
     patience_per_hidden_share: float = 8.0
+    doubtful_error: float = 0.005
+    hopeless_error: float = 0.03
+    patience_per_far_share: float = 7.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.spread <= 1:
@@ -126,6 +136,10 @@ class SelfTuning:
         for start in self.starts:
             if start not in get_args(DescentStart):
                 raise ValueError(f"starts={list(self.starts)}: pass names among {', '.join(get_args(DescentStart))}")
+        if not 0 < self.doubtful_error < self.hopeless_error:
+            raise ValueError(
+                f"doubtful_error={self.doubtful_error}: must be above 0 and below hopeless_error={self.hopeless_error}"
+            )
         check_counts(
             mask_steps=self.mask_steps,
             refinements=self.refinements,
@@ -142,8 +156,40 @@ class SelfTuning:
         alternating = [try_ for pair in pairs for try_ in pair if try_ is not None]
         return (*alternating, self.papers_iteration, self.rounds[-1])
 
-    def patience_with_gradients(self, mask: Tensor) -> Tensor:
-        """Of images with these masks, (B, 1 or C, H, W): (B,) int64."""
+    def patience_with(self, mask: Tensor, gradients: bool) -> "Patience":
+        """Of images with these masks, (B, 1 or C, H, W)."""
+        if not gradients:
+            same = torch.full_like(mask[:, 0, 0, 0], self.patience)
+            return Patience(same, same, self.doubtful_error, self.hopeless_error)
         hidden = (1 - mask).flatten(1).mean(1)
         far = (functional.max_pool2d(mask, 2 * NEARBY + 1, 1, NEARBY) == 0).flatten(1).float().mean(1)
-        return (self.patience_per_hidden_share * (hidden + far) / 2).round().long().clamp_min(self.patience)
+        most = (self.patience_per_hidden_share * (hidden + far) / 2).round().clamp_min(self.patience)
+        least = torch.minimum(most, (self.patience_per_far_share * far).round().clamp_min(1))
+        return Patience(most, least, self.doubtful_error, self.hopeless_error)
+
+
+class Patience(NamedTuple):
+    """After how many rounds in a row without improvement the search gives an image up: fewer, the worse it stands.
+
+    Attributes:
+        most: (B,) rounds for images whose error is at most ``doubtful_error``.
+        least: (B,) rounds for those at ``hopeless_error`` and above; in between it falls with the logarithm.
+        doubtful_error: Expected mean squared error.
+        hopeless_error: The same, larger.
+
+    >>> import torch
+    >>> patience = SelfTuning().patience_with(torch.eye(16).expand(3, 1, 16, 16), gradients=True)
+    >>> patience.at(torch.tensor([0.001, 0.01, 0.1]), torch.arange(3)).tolist()
+    [6, 5, 4]
+    """
+
+    most: Tensor
+    least: Tensor
+    doubtful_error: float
+    hopeless_error: float
+
+    def at(self, error: Tensor, rows: Tensor) -> Tensor:
+        """Of the images ``rows``, (R,), with these errors, (R,): (R,) int64."""
+        steps = (error.double().clamp_min(self.doubtful_error) / self.doubtful_error).log()
+        lost = (steps / math.log(self.hopeless_error / self.doubtful_error)).clamp(0, 1)
+        return torch.lerp(self.most[rows].double(), self.least[rows].double(), lost).round().long()

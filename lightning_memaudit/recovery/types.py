@@ -86,6 +86,8 @@ class Recovery(NamedTuple):
         calibration: Where the certificates' threshold comes from, and the rate of false ones.
         kernel: (B, 1, K, K) estimated blur, from methods that estimate one.
         gradients_used: Whether f was differentiated, from methods that do so where they can.
+        relied_on_mask: (B,) bool, whether ``mask`` was taken for known, without noise, from the first evaluation to the
+            last, from methods that tune themselves.
 
     >>> from lightning_memaudit.recovery import BlindRecovery
     >>> stored, mask = torch.full((2, 3, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(2, 1, 8, 4)
@@ -107,6 +109,27 @@ class Recovery(NamedTuple):
     calibration: Calibration | None = None
     kernel: Tensor | None = None
     gradients_used: bool | None = None
+    relied_on_mask: Tensor | None = None
+
+    def select(self, rows: Tensor) -> "Recovery":
+        """Only these images, a boolean vector or indices; without the trace."""
+
+        def chosen(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[rows]
+
+        return Recovery(
+            image=self.image[rows],
+            mask=self.mask[rows],
+            score=self.score[rows],
+            certified=self.certified[rows],
+            num_evaluations=self.num_evaluations[rows],
+            expected_error=chosen(self.expected_error),
+            gain=chosen(self.gain),
+            calibration=self.calibration,
+            kernel=chosen(self.kernel),
+            gradients_used=self.gradients_used,
+            relied_on_mask=chosen(self.relied_on_mask),
+        )
 
 
 class RecoveryMethod(Protocol):
@@ -164,6 +187,7 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
         calibration=first.calibration,
         kernel=_join([part.kernel for part in parts]),
         gradients_used=first.gradients_used,
+        relied_on_mask=_join([part.relied_on_mask for part in parts]),
     )
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lightning_memaudit.measurement.metrics import MAX_PSNR, RecoveryRate, hidden_psnr, mask_accuracy, psnr, ssim
 
@@ -64,6 +65,15 @@ def test_ssim_is_that_of_scikit_image(images):
             win_size=11,
         )
         assert float(value) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 32, 32), (2, 1, 25, 25), (2, 1, 11, 13), (1, 3, 64, 48)])
+def test_ssim_is_that_of_torchmetrics(shape):
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(shape, generator=generator)
+    images = truth + 0.2 * torch.randn(shape, generator=generator)
+    expected = structural_similarity_index_measure(images, truth, data_range=1.0, reduction="none")
+    torch.testing.assert_close(ssim(images, truth), expected.view(-1), atol=1e-5, rtol=0)
 
 
 def test_ssim_of_images_smaller_than_its_window_is_nan():

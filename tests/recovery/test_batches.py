@@ -3,11 +3,13 @@
 import pytest
 import torch
 from autoencoders import memory
-from observations import hide
+from observations import hide, uniform
 
 from lightning_memaudit.recovery import (
     AutoencoderIterations,
     BlindRecovery,
+    KnownMaskRecovery,
+    batches,
 )
 from lightning_memaudit.recovery.batches import map_chunks
 
@@ -41,3 +43,30 @@ def test_map_chunks_gives_up_when_one_row_does_not_fit():
 
     with pytest.warns(UserWarning, match="out of memory"), pytest.raises(torch.OutOfMemoryError):
         map_chunks(work, 4, 4)
+
+
+def test_an_autoencoder_that_allocates_much_is_given_fewer_images_at_once(monkeypatch):
+    torch.manual_seed(0)
+    wide = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 64, 3, padding=1), torch.nn.Tanh(), torch.nn.Conv2d(64, 1, 3, padding=1)
+    )
+    observed, mask = hide(uniform((6, 1, 12, 12)), 0.5)
+    sizes = []
+
+    def counted(images):
+        sizes.append(len(images))
+        return wide(images)
+
+    method = KnownMaskRecovery(max_evaluations=60)
+    whole = method(counted, observed, mask)
+    assert max(sizes) == 12  # every image with two penalties
+    kept = 12 * 12 * (1 + 2 * 64)
+    monkeypatch.setattr(batches, "ACTIVATIONS_IN_CACHE", {"cpu": 4 * kept + 1})
+    sizes.clear()
+    parts = method(counted, observed, mask)
+    assert max(sizes) <= 4
+    torch.testing.assert_close(parts.image, whole.image, atol=1e-5, rtol=0)
+    monkeypatch.setattr(batches, "ACTIVATIONS_IN_CACHE", {"cpu": 1})
+    sizes.clear()
+    method(counted, observed, mask)
+    assert max(sizes) == 2  # one image is never too many

@@ -92,3 +92,33 @@ def test_more_rounds_never_worsen_the_score():
     ]
     assert (scores[0] >= scores[1]).all()
     assert (scores[1] >= scores[2]).all()
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_worse_an_image_stands_the_sooner_it_is_given_up(gradients):
+    mask = torch.ones(4, 1, 16, 16)
+    mask[..., :12] = 0  # three quarters are hidden, most of them far from what is observed
+    patience = SelfTuning().patience_with(mask, gradients)
+    rounds = patience.at(torch.tensor([1e-4, 0.005, 0.012, 10.0]), torch.arange(4)).tolist()
+    assert rounds == ([6, 6, 5, 4] if gradients else [2, 2, 2, 2])
+    random = torch.tensor([1.0, 0]).repeat(2, 1, 16, 8)  # no pixel is far from an observed one
+    assert SelfTuning().patience_with(random, gradients).at(torch.tensor([1e-4, 1.0]), torch.arange(2)).tolist() == (
+        [2, 1] if gradients else [2, 2]
+    )
+
+
+def test_what_is_hopeless_costs_less_and_what_comes_back_costs_the_same():
+    stored, others = smooth_images(4), 1 - smooth_images(4, seed=9)
+    observed, mask = hide(torch.cat([stored, others]), 0.9)
+    patient = SelfTuning(doubtful_error=1e8, hopeless_error=1e9)
+    methods = [KnownMaskRecovery(tuning=one) for one in (SelfTuning(), patient)]
+    found, before = (method(associative(stored, 200.0), observed, mask) for method in methods)
+    fewer = found.num_evaluations < before.num_evaluations
+    assert fewer[4:].any()
+    assert not fewer[:4].any()
+    torch.testing.assert_close(found.image[:4], before.image[:4])
+
+
+def test_errors_out_of_order_are_refused():
+    with pytest.raises(ValueError, match=r"doubtful_error=0\.1: must be above 0 and below hopeless_error=0\.03"):
+        SelfTuning(doubtful_error=0.1)

@@ -39,7 +39,7 @@ class AutoencoderIterations:
     families: ClassVar[tuple[Family, ...]] = ("mask", "blur")
 
     num_iterations: int = 200
-    check_every: int = 20
+    check_every: int = 5
     tolerance: float = 1e-5
     chunk_size: int | None = None
     record_at: Sequence[int] = ()

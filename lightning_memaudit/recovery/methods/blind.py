@@ -143,6 +143,18 @@ class BlindRecovery:
                 self.record_at,
             )
         recovery = recover_self_tuned(autoencoder, observed, self._search, self.chunk_size, self.gradients)
+        return self.certify(autoencoder, observed, recovery)
+
+    def certify(self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery) -> Recovery:
+        """Certify what was found without a certification, as :attr:`certification` says.
+
+        Args:
+            autoencoder: f.
+            observed: (B, C, H, W).
+            recovery: Of these.
+        """
+        if self.penalties is not None:
+            return recovery
         calibration = self.certification
         if calibration == "turned_copies":
             calibration = self._calibrate_on_copies(autoencoder, observed, recovery)
@@ -164,7 +176,7 @@ class BlindRecovery:
             mask = estimator(autoencoder(observed), observed)
             problem = Problem.whole(observed, mask, noise)
             found = search(autoencoder, problem, EstimatedMask(estimator), self.tuning, budget - 1)
-            return SearchResult(found.candidate, found.num_evaluations + 1)
+            return found._replace(num_evaluations=found.num_evaluations + 1)
         fill = find_constant_fill(observed, self.noise)
         other = find_other_fill(observed, fill)
         # Where there are two fills to try, each has half of the evaluations, if that is enough for a round.
@@ -177,6 +189,7 @@ class BlindRecovery:
             if len(rows):
                 parts.append((rows, self._search_fill(autoencoder, observed[rows], fill.select(rows), share)))
         found = scatter(parts)
+        found = found._replace(relied_on_mask=found.relied_on_mask & ~both)  # those had half of the evaluations
         poor = found.candidate.expected_error >= self.tuning.good_error
         rows = (both & poor).nonzero().squeeze(1)
         if len(rows):
@@ -189,12 +202,13 @@ class BlindRecovery:
         noise = torch.full_like(observed[:, 0, 0, 0], self.noise or 0.0)
         noisy = fill.present & (fill.noise > 0)
         parts: list[tuple[Tensor, SearchResult]] = []
-        for kind in (fill.present & ~noisy, noisy, ~fill.present):
+        exact = fill.present & ~noisy
+        for kind in (exact & ~fill.per_channel, exact & fill.per_channel, noisy, ~fill.present):
             rows = kind.nonzero().squeeze(1)
             if not len(rows):
                 continue
             rule: MaskRule
-            level = fill.noise[rows]
+            level, mask = fill.noise[rows], fill.mask[rows]
             if bool(noisy[rows[0]]):
                 rule = NoisyFill(fill.value[rows])
             elif bool(fill.present[rows[0]]):
@@ -202,7 +216,9 @@ class BlindRecovery:
             else:
                 rule = MaskFromContent(self.tuning.shares, noise=self.noise or 0.0)
                 level = noise[rows]
-            problem = Problem.whole(observed[rows], fill.mask[rows], level)
+            if not bool(fill.per_channel[rows[0]]):
+                mask = mask[:, :1]  # as if no other image of the batch had one per channel
+            problem = Problem.whole(observed[rows], mask, level)
             parts.append((rows, search(autoencoder, problem, rule, self.tuning, budget)))
         return scatter(parts)
 

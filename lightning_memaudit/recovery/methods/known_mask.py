@@ -18,9 +18,10 @@ from lightning_memaudit.recovery.checks import (
 from lightning_memaudit.recovery.given_penalties import recover_with_penalties
 from lightning_memaudit.recovery.gradients import UseOfGradients, check_gradients, evaluations_allowed
 from lightning_memaudit.recovery.mask_rules import known_mask
+from lightning_memaudit.recovery.methods.blind import BlindRecovery
 from lightning_memaudit.recovery.search import GAIN_EVALUATIONS, SearchResult, recover_self_tuned, search
 from lightning_memaudit.recovery.tuning import SelfTuning
-from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery
+from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, concatenate
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,52 @@ class KnownMaskRecovery:
             return search(autoencoder, problem, known_mask, self.tuning, budget)
 
         return recover_self_tuned(autoencoder, observed, find, self.chunk_size, self.gradients, mask)
+
+    def after(
+        self, earlier: Sequence[tuple[object, Recovery]], autoencoder: Autoencoder, observed: Tensor, mask: Tensor
+    ) -> Recovery:
+        """The same recovery as a call's, without searching again what another method has searched alike.
+
+        Args:
+            earlier: Methods and what they made of the same ``observed`` with the same ``autoencoder``.
+            autoencoder: f.
+            observed: (B, C, H, W).
+            mask: The true mask, (B, 1 or C, H, W).
+
+        Returns:
+            The recovery; ``num_evaluations`` is what a call spends, although images taken over cost none here.
+
+        Raises:
+            ValueError: The shapes do not fit or values are not finite.
+        """
+        for method, found in earlier:
+            alike = self._searched_alike(method, found, mask)
+            if bool(alike.any()):
+                break
+        else:
+            return self(autoencoder, observed, mask)
+        # It claims nothing, and its mask is the one that it is told.
+        certified, told = torch.zeros_like(found.certified), mask.to(found.mask.dtype)
+        taken = found._replace(certified=certified, calibration=None, mask=told)
+        rest = (~alike).nonzero().squeeze(1)
+        if not len(rest):
+            return taken
+        others = self(autoencoder, observed[rest], mask[rest])
+        order = torch.cat([alike.nonzero().squeeze(1), rest]).argsort()
+        return concatenate([taken.select(alike), others]).select(order)
+
+    def _searched_alike(self, method: object, found: Recovery, mask: Tensor) -> Tensor:
+        """Which images the method searched exactly as this one would: with the same mask, to the bit, and settings."""
+        nothing = torch.zeros_like(found.certified)
+        if not isinstance(method, BlindRecovery) or found.relied_on_mask is None or self.penalties is not None:
+            return nothing
+        mine, theirs = (
+            (one.penalties, one.tuning, one.gradients, one.max_evaluations, one.noise or 0.0) for one in (self, method)
+        )
+        if mine != theirs or found.mask.shape[1] < mask.shape[1]:
+            return nothing
+        # Where another image of the batch had a mask per channel, a shared mask is repeated.
+        same = (found.mask == mask.to(found.mask.dtype)).flatten(1).all(1)
+        if mask.shape[1] > 1:
+            same &= (mask != mask[:, :1]).flatten(1).any(1)
+        return found.relied_on_mask & same

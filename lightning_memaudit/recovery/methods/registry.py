@@ -1,6 +1,6 @@
 """The recovery methods by name, and what the audit must know about each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -66,7 +66,13 @@ def uses_autoencoder(method: Method) -> bool:
     return bool(getattr(method, "uses_autoencoder", True))
 
 
-def recover(method: Method, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
+def recover(
+    method: Method,
+    autoencoder: Autoencoder,
+    observed: Tensor,
+    mask: Tensor,
+    earlier: Sequence[tuple[Method, Recovery]] = (),
+) -> Recovery:
     """Call a method; only one that :func:`needs_mask` is given the mask.
 
     Args:
@@ -74,7 +80,11 @@ def recover(method: Method, autoencoder: Autoencoder, observed: Tensor, mask: Te
         autoencoder: f, images (B, C, H, W) to the same shape.
         observed: (B, C, H, W).
         mask: The true mask, (B, 1 or C, H, W), 1 where observed.
+        earlier: Other methods and what they made of the same observations with the same autoencoder; the known mask
+            takes over what was searched alike.
     """
+    if isinstance(method, KnownMaskRecovery) and earlier:
+        return method.after(earlier, autoencoder, observed, mask)
     if needs_mask(method):
         return method(autoencoder, observed, mask)  # type: ignore[call-arg]
     return method(autoencoder, observed)  # type: ignore[call-arg]
