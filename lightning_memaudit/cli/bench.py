@@ -16,6 +16,7 @@ BENCHMARKS = {
     "large": "lightning_memaudit.bench.large:large",
     "ablation": "lightning_memaudit.bench.ablation:ablation",
     "extraction": "lightning_memaudit.bench.extraction:extraction",
+    "estimate": "lightning_memaudit.bench.estimate:estimate",
     "paper": "lightning_memaudit.bench.paper:paper",
     "referee": "lightning_memaudit.bench.referee:referee",
 }

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from lightning_memaudit.measurement.choice import few_of
 from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.measurement.measured_work import BASELINE, COPIES, EXTRACTION
+from lightning_memaudit.measurement.measured_work import BASELINE, COPIES, COPIES_FROM_DB, EXTRACTION
 from lightning_memaudit.measurement.pace import Pace, measure_pace
 from lightning_memaudit.measurement.plan import LARGE_METHODS, LARGE_SIDE, Plan, self_tuned
 from lightning_memaudit.measurement.reference import ReferenceModels
@@ -136,7 +136,7 @@ class Costs:
     >>> pace = Pace(Line(0.001, 0.0001), None, Line(0.0, 0.0), {}, {"members": 50.0}, image_bytes=3072)
     >>> estimate = Costs(pace).estimate(Plan.of(["random-0.5"], ["known_mask"]), {"members": 10})
     >>> 0 < estimate.seconds < 1, round(estimate.num_evaluations)
-    (True, 650)
+    (True, 550)
     """
 
     pace: Pace
@@ -177,7 +177,7 @@ class Costs:
                         rest += self.num_references * reference
                 if not known.inpainted:
                     # The audited method with nothing in the autoencoder's place.
-                    rest += self.pace.search(BASELINE.calls * blocks, BASELINE.forwards * share)
+                    rest += self.pace.search(BASELINE[1] * blocks, BASELINE[0] * share)
             rest += self.pace.forward(4 * blocks, 4 * share)
         extraction = self._extraction(plan)
         rest = rest * known.rest + self.pace.forward(extraction.calls, extraction.forwards)
@@ -215,13 +215,13 @@ class Costs:
         """Of the turned copies on which a blind method calibrates itself, where the controls are too few for that."""
         needed = controls_needed(MAX_FALSE_RATE)
         turns = isinstance(method, BlindRecovery) and method.certification == "turned_copies" and not method.penalties
-        if not turns or sizes.get("controls", 0) >= needed or self._own_psnr(group) < COPIES.least_psnr:
+        if not turns or sizes.get("controls", 0) >= needed or self._own_psnr(group) < COPIES_FROM_DB:
             return Work(0.0, 0.0)
-        return Work(needed * COPIES.forwards, COPIES.calls)
+        return Work(needed * COPIES[0], COPIES[1])
 
     def _extraction(self, plan: Plan) -> Work:
-        starts = EXTRACTION.share * plan.extraction
-        return Work(starts * EXTRACTION.forwards, math.ceil(starts / WAVE) * EXTRACTION.calls)
+        starts = plan.extraction
+        return Work(starts * EXTRACTION[0], math.ceil(starts / WAVE) * EXTRACTION[1])
 
     def _bytes(self, plan: Plan, sizes: Mapping[str, int]) -> float:
         """Of the largest block, while it is searched, and of what is kept of all images until the end."""

@@ -20,10 +20,12 @@ from lightning_memaudit.recovery.tuning import Round, SelfTuning
 MOST_TIMED, LEAST_TIMED = 32, 2
 """Images in the larger and in the smaller of the batches that are timed."""
 
-PATIENCE = 0.2
+PATIENCE = 0.06
 """Seconds that one timed call should take at most: a slow autoencoder is timed with fewer images."""
 
-REPEATS = 3
+LEAST_REPEATS, MOST_REPEATS, LEAST_SECONDS = 2, 20, 0.05
+"""Of every piece of work, and of short ones so many more."""
+
 GRADIENTS = 3
 """Of the descent that is timed."""
 
@@ -55,6 +57,10 @@ class Line(NamedTuple):
     def __call__(self, calls: float, images: float) -> float:
         """Seconds of so many calls with so many images, all together."""
         return calls * self.per_call + images * self.per_image
+
+    def times(self, factor: float) -> "Line":
+        """The line of what takes so many times as long."""
+        return Line(factor * self.per_call, factor * self.per_image)
 
     def slower(self, other: "Line") -> "Line":
         """Part by part the slower of two."""
@@ -134,7 +140,8 @@ def _measure(autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence
     # Small and fast ones are timed with more images; of a slow one a few say enough.
     large = max(LEAST_TIMED + 1, min(MOST_TIMED, int(LEAST_TIMED * PATIENCE / max(first, 1e-9))))
     sizes = (LEAST_TIMED, large)
-    forward = _line(lambda size: f(images[:size]), sizes)
+    watch = _Stopwatch()
+    forward = watch.line(lambda size: f(images[:size]), sizes)
     mask = torch.zeros_like(images[:, :1])
     mask[..., ::2] = 1
     differentiable = DifferentiableAutoencoder(f)
@@ -144,12 +151,13 @@ def _measure(autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence
     gradient = None
     if differentiable.has_gradients:
         kept = _kept_bytes(f, images[:1])
-        line = _line(lambda size: _descend(differentiable, images[:size], mask[:size]), sizes, REPEATS - 1)
-        gradient = Line(line.per_call / GRADIENTS, line.per_image / GRADIENTS)
+        gradient = watch.line(lambda size: _descend(differentiable, images[:size], mask[:size]), sizes)
+        gradient = gradient.times(1 / GRADIENTS)
+    search = _time_search(watch, images, mask, sizes)
     return Pace(
-        forward,
-        gradient,
-        _time_search(images, mask, sizes),
+        forward.times(watch.load),
+        None if gradient is None else gradient.times(watch.load),
+        search.times(watch.load),
         _time_inpainting(block.images[:1], plan),
         own,
         images[0].numel() * images.element_size(),
@@ -173,12 +181,41 @@ def uses_gradients(plan: Plan) -> bool:
     return any(getattr(method, "gradients", "never") == "auto" for method in plan.methods.values())
 
 
-def _time_search(images: Tensor, mask: Tensor, sizes: tuple[int, int]) -> Line:
+class _Stopwatch:
+    """Times pieces of work that take turns.
+
+    The fastest repeat tells what the work takes; all of them together, how much longer it takes while something else
+    keeps the machine busy: short repeats differ too much for either to be told by their median.
+    """
+
+    def __init__(self) -> None:
+        self._all, self._fastest = 0.0, 0.0
+
+    def line(self, work: Callable[[int], Any], sizes: tuple[int, int]) -> Line:
+        """The line through the fastest of repeated calls with two numbers of images."""
+        seconds: dict[int, list[float]] = {size: [] for size in sizes}
+        work(sizes[0])
+        repeats = 0
+        while repeats < LEAST_REPEATS or (repeats < MOST_REPEATS and sum(map(sum, seconds.values())) < LEAST_SECONDS):
+            repeats += 1
+            for size, taken in seconds.items():
+                taken.append(_seconds(lambda size=size: work(size)))  # type: ignore[misc]
+        self._all += sum(map(sum, seconds.values()))
+        self._fastest += sum(repeats * min(taken) for taken in seconds.values())
+        return Line.through({size: min(taken) for size, taken in seconds.items()})
+
+    @property
+    def load(self) -> float:
+        """How many times the fastest repeat a repeat takes on average."""
+        return self._all / self._fastest if self._fastest else 1.0
+
+
+def _time_search(watch: _Stopwatch, images: Tensor, mask: Tensor, sizes: tuple[int, int]) -> Line:
     """Of one evaluation, when the autoencoder itself costs nothing."""
     tuning = SelfTuning(rounds=(Round((0.1, 0.3), "interpolated", ITERATIONS),), refinements=REFINEMENTS)
     evaluations = 3 + 2 * (ITERATIONS + REFINEMENTS)
     method = KnownMaskRecovery(tuning=tuning, gradients="never", max_evaluations=evaluations)
-    line = _line(lambda size: method(torch.clone, images[:size] * mask[:size], mask[:size]), sizes)
+    line = watch.line(lambda size: method(torch.clone, images[:size] * mask[:size], mask[:size]), sizes)
     return Line(line.per_call / (3 + ITERATIONS + REFINEMENTS), line.per_image / evaluations)
 
 
@@ -219,16 +256,6 @@ def _kept_bytes(f: Autoencoder, image: Tensor) -> int:
 def _repeated(images: Tensor, number: int) -> Tensor:
     """So many images, the same ones again where there are fewer."""
     return images.repeat(-(-number // len(images)), 1, 1, 1)[:number]
-
-
-def _line(work: Callable[[int], Any], sizes: tuple[int, int], repeats: int = REPEATS) -> Line:
-    """The line through medians, timed in turn after one call that does not count."""
-    seconds: dict[int, list[float]] = {size: [] for size in sizes}
-    work(sizes[0])
-    for _ in range(repeats):
-        for size, taken in seconds.items():
-            taken.append(_seconds(lambda size=size: work(size)))  # type: ignore[misc]
-    return Line.through({size: sorted(taken)[len(taken) // 2] for size, taken in seconds.items()})
 
 
 def _seconds(work: Callable[[], Any]) -> float:
