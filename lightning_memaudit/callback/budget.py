@@ -33,7 +33,6 @@ class Budget:
 
     Attributes:
         num_shares: Processes that share an audit.
-        bounds: What was left out; None before that is decided.
 
     >>> budget = Budget()
     >>> budget.decide([], Plan.of(["half"], ["blind"]), one_audit=True).cuts  # nothing is known
@@ -41,7 +40,6 @@ class Budget:
     """
 
     num_shares: int = 1
-    bounds: Bounds | None = None
     _costs: Costs | None = None
     _experience: Experience = field(default_factory=Experience)
 
@@ -80,14 +78,13 @@ class Budget:
                     f"max_seconds={plan.max_seconds:g}: how long an audit takes cannot be known before the first step "
                     "of this model, so it is not bounded; pass num_members and num_controls instead"
                 )
-            self.bounds = Bounds((), plan.max_seconds)
-            return self.bounds
+            return Bounds((), plan.max_seconds)
         costs = replace(self._costs, costliest=not one_audit)
         side = min(groups[0].images[slice(0, 1)].shape[-2:])
-        self.bounds = bounds_for(plan, sizes_of(groups), costs.estimate, side)
-        if self.bounds.sentence:
-            rank_zero_warn(self.bounds.sentence)
-        return self.bounds
+        bounds = bounds_for(plan, sizes_of(groups), costs.estimate, side)
+        if bounds.sentence:
+            rank_zero_warn(bounds.sentence)
+        return bounds
 
     def estimate(self, plan: Plan, groups: Sequence[Group], own_psnr: Mapping[str, float]) -> Estimate | None:
         """Of the next audit, by what the earlier ones took; None where nothing is known.

@@ -63,6 +63,7 @@ class Session:
         processes: The processes of the run.
         folder: The results files; None in a ``fast_dev_run``.
         groups: This process's part of the images; none before :meth:`inspect`.
+        bounds: What is left out of every audit to keep it within bounds; None before :meth:`inspect`.
 
     >>> import torch
     >>> from lightning_memaudit.training.module import AutoencoderModule
@@ -89,6 +90,7 @@ class Session:
     processes: Processes = field(default_factory=Processes)
     folder: RunFolder | None = None
     groups: list[Group] = field(default_factory=list)
+    bounds: Bounds | None = None
     _description: dict[str, Any] = field(default_factory=dict)
     _cache: InpaintingCache = field(default_factory=InpaintingCache)
     _found: Inspection = field(default_factory=Inspection)
@@ -166,7 +168,7 @@ class Session:
         Raises:
             ValueError: Images or model are not what an audit needs; the message says all that is to be changed.
         """
-        self._budget = Budget(self.processes.num_shares)
+        self._budget, self.bounds = Budget(self.processes.num_shares), None
         if bounds is not None and bounds.max_seconds == self.what.max_seconds:
             self._keep_within(bounds)
         self._read_everywhere(loaders)
@@ -174,7 +176,7 @@ class Session:
             self._check_with_model()
         else:
             self._found.problems.raise_all()
-        if self._budget.bounds is None:
+        if self.bounds is None:
             one_audit = self.trainer.state.fn != TrainerFn.FITTING
             before = self.which
             self._keep_within(self._budget.decide(self._found.groups, self.what, one_audit))
@@ -190,13 +192,7 @@ class Session:
         return self._found.hashes["members"]
 
     def _keep_within(self, bounds: Bounds) -> None:
-        self._budget.bounds = bounds
-        self.which, self.what = bounded_choice(self.which, bounds), bounded_plan(self.what, bounds)
-
-    @property
-    def bounds(self) -> Bounds | None:
-        """What is left out of the audits to keep them within bounds; None before :meth:`inspect`."""
-        return self._budget.bounds
+        self.bounds, self.which, self.what = bounds, bounded_choice(self.which, bounds), bounded_plan(self.what, bounds)
 
     def _read_everywhere(self, loaders: RunLoaders | None) -> None:
         with self._caller.undisturbed():

@@ -19,7 +19,7 @@ BASELINE = (55.0, 29.0)
 COPIES, COPIES_FROM_DB = (55.0, 29.0), 25.0
 """The same for a turned copy; they are made where the autoencoder reproduces images at least so well."""
 
-EXTRACTION = (30.0, 66.0)
+EXTRACTION = (50.0, 66.0)
 """Forwards of one start of an extraction, and calls for a wave of starts."""
 
 MEASURED: Measured = {

@@ -196,7 +196,7 @@ def test_large_images_get_cheaper_methods_unless_the_user_has_chosen(side, metho
     bounds = bounds_for(plan, SIZES, lambda plan, sizes: Estimate(seconds, 0, 0, 0, {}, {}), side)
     assert [cut.used for cut in bounds.cuts] == ([] if used is None else [used])
     assert list(bounded_plan(plan, bounds).methods) == list(used or methods or DEFAULT_METHODS)
-    blurred = Plan.of(["blur-1"], methods)
+    blurred = Plan.of(["half", "blur-1"], methods)
     assert not bounds_for(blurred, SIZES, lambda plan, sizes: Estimate(seconds, 0, 0, 0, {}, {}), side).cuts
 
 
