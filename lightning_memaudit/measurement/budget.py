@@ -12,11 +12,17 @@ from typing import Any, NamedTuple
 
 from lightning_memaudit.measurement.choice import few_of
 from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.measurement.measured_work import BASELINE, COPIES, COPIES_FROM_DB, EXTRACTION
+from lightning_memaudit.measurement.measured_work import (
+    BASELINE,
+    COPIES,
+    COPIES_FROM_DB,
+    EXTRACTION,
+    EXTRACTION_OVERHEAD,
+)
 from lightning_memaudit.measurement.pace import Pace, measure_pace
 from lightning_memaudit.measurement.plan import LARGE_METHODS, LARGE_SIDE, Plan, self_tuned
 from lightning_memaudit.measurement.reference import ReferenceModels
-from lightning_memaudit.measurement.workload import Work, kind_of, work_of
+from lightning_memaudit.measurement.workload import Work, between, kind_of, work_of
 from lightning_memaudit.recovery import Autoencoder, BlindRecovery
 from lightning_memaudit.recovery.batches import ELEMENTS_PER_CHUNK
 from lightning_memaudit.recovery.certification import MAX_FALSE_RATE, controls_needed
@@ -181,6 +187,7 @@ class Costs:
             rest += self.pace.forward(4 * blocks, 4 * share)
         extraction = self._extraction(plan)
         rest = rest * known.rest + self.pace.forward(extraction.calls, extraction.forwards)
+        rest += EXTRACTION_OVERHEAD * self.pace.search(0.0, extraction.forwards)
         return Estimate(
             sum(cells.values()) + rest,
             sum(evaluations.values()) + extraction.forwards,
@@ -220,8 +227,9 @@ class Costs:
         return Work(needed * COPIES[0], COPIES[1])
 
     def _extraction(self, plan: Plan) -> Work:
-        starts = plan.extraction
-        return Work(starts * EXTRACTION[0], math.ceil(starts / WAVE) * EXTRACTION[1])
+        """Every process makes the whole of it."""
+        forwards, calls = between(EXTRACTION, self._own_psnr("members"))
+        return Work(plan.extraction * forwards, math.ceil(plan.extraction / WAVE) * calls)
 
     def _bytes(self, plan: Plan, sizes: Mapping[str, int]) -> float:
         """Of the largest block, while it is searched, and of what is kept of all images until the end."""

@@ -117,11 +117,11 @@ def looked_up(
         own_psnr: In dB.
     """
     by_share = measured["together" if pattern.kind in TOGETHER else "apart"]
-    rows = [(share, *_between(by_share[share], own_psnr)) for share in sorted(by_share)]
-    return Work(*_between(rows, pattern.fraction))
+    rows = [(share, *between(by_share[share], own_psnr)) for share in sorted(by_share)]
+    return Work(*between(rows, pattern.fraction))
 
 
-def _between(rows: Sequence[Sequence[float]], at: float) -> list[float]:
+def between(rows: Sequence[Sequence[float]], at: float) -> list[float]:
     """The columns after the first, interpolated; beyond the ends they stay as they are there."""
     first, *columns = np.asarray(rows, dtype=np.float64).T
     return [float(np.interp(at, first, column)) for column in columns]
