@@ -136,7 +136,7 @@ def share_within(rows: Sequence[Mapping[str, Any]], factor: float = GOOD) -> flo
     >>> share_within([{"seconds": 10.0, "estimated_seconds": 14.0}, {"seconds": 10.0, "estimated_seconds": 6.0}])
     0.5
     """
-    ratios = [row["estimated_seconds"] / row["seconds"] for row in rows]
+    ratios = [float(row["estimated_seconds"] / row["seconds"]) for row in rows]
     return sum(1 / factor <= ratio <= factor for ratio in ratios) / len(ratios)
 
 

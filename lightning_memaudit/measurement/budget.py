@@ -50,7 +50,7 @@ ones."""
 WORST_PSNR = 15.0
 """In dB: autoencoders that reproduce images about so well take the longest to recover them."""
 
-VARIABLES = 24
+VARIABLES = 64
 """Tensors of the size of a chunk's attempts that a search holds at its peak."""
 
 
@@ -224,7 +224,11 @@ class Costs:
         turns = isinstance(method, BlindRecovery) and method.certification == "turned_copies" and not method.penalties
         if not turns or sizes.get("controls", 0) >= needed or self._own_psnr(group) < COPIES_FROM_DB:
             return Work(0.0, 0.0)
-        return Work(needed * COPIES[0], COPIES[1])
+        mean = self._work(method, pattern, group).evaluations
+        own = self._own_psnr("controls") if "controls" in sizes else WORST_PSNR
+        longest = max(FEWEST_EVALUATIONS, LONGEST_TO_MEAN * (mean - FEWEST_EVALUATIONS))
+        copy = work_of(method, pattern, min(own, WORST_PSNR), self.pace.gradient is not None).at_most(round(longest))
+        return copy._replace(forwards=needed * copy.forwards, gradients=needed * copy.gradients)
 
     def _extraction(self, plan: Plan) -> Work:
         """Every process makes the whole of it."""
@@ -371,5 +375,5 @@ def _two_digits(number: float) -> int:
     """Rounded to two digits: an estimate knows no more."""
     if number < 1:
         return 0
-    digits = max(0, math.floor(math.log10(number)) - 1)
-    return round(number / 10**digits) * 10**digits
+    unit: int = 10 ** max(0, math.floor(math.log10(number)) - 1)
+    return round(number / unit) * unit

@@ -23,5 +23,6 @@ def few_of(group: Group, number: int, seed: int) -> Group:
     """
     rows = choose_indices(len(group.images), number, seed)
     images = torch.cat([group.images[slice(row, row + 1)] for row in rows])
-    names, conditions = (None if of is None else [of[row] for row in rows] for of in (group.names, group.conditions))
+    names = None if group.names is None else [group.names[row] for row in rows]
+    conditions = None if group.conditions is None else [group.conditions[row] for row in rows]
     return Group(group.name, images, [group.indices[row] for row in rows], range(len(rows)), names, conditions)
