@@ -14,10 +14,10 @@ from lightning_memaudit.measurement.choice import few_of
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.measured_work import (
     BASELINE,
-    COPIES,
     COPIES_FROM_DB,
     EXTRACTION,
     EXTRACTION_OVERHEAD,
+    LONGEST_TO_MEAN,
 )
 from lightning_memaudit.measurement.pace import Pace, measure_pace
 from lightning_memaudit.measurement.plan import LARGE_METHODS, LARGE_SIDE, Plan, self_tuned
