@@ -47,7 +47,7 @@ LARGE_SECONDS = 600.0
 """An audit of large images that would take longer runs the methods :data:`~.plan.LARGE_METHODS` instead of the default
 ones."""
 
-WORST_PSNR = 15.0
+WORST_PSNR = 18.0
 """In dB: autoencoders that reproduce images about so well take the longest to recover them."""
 
 VARIABLES = 64
@@ -206,7 +206,7 @@ class Costs:
         gradients = self.pace.gradient is not None
         own = [self._own_psnr(group)]
         if self.costliest:
-            own = [10.0, 15.0, 20.0, 25.0, 30.0]
+            own = [5.0, WORST_PSNR, 25.0, 31.0]
         return max((work_of(method, pattern, one, gradients) for one in own), key=lambda work: work.evaluations)
 
     def _seconds(self, method: Method, work: Work, images: float, blocks: int) -> float:
