@@ -17,7 +17,7 @@ from lightning_memaudit.measurement.measured_work import (
     COPIES_FROM_DB,
     EXTRACTION,
     EXTRACTION_OVERHEAD,
-    LONGEST_TO_MEAN,
+    LONGEST_BEYOND_MEAN,
 )
 from lightning_memaudit.measurement.pace import Pace, measure_pace
 from lightning_memaudit.measurement.plan import LARGE_METHODS, LARGE_SIDE, Plan, self_tuned
@@ -226,7 +226,7 @@ class Costs:
             return Work(0.0, 0.0)
         mean = self._work(method, pattern, group).evaluations
         own = self._own_psnr("controls") if "controls" in sizes else WORST_PSNR
-        longest = max(FEWEST_EVALUATIONS, LONGEST_TO_MEAN * (mean - FEWEST_EVALUATIONS))
+        longest = max(FEWEST_EVALUATIONS, FEWEST_EVALUATIONS + LONGEST_BEYOND_MEAN * (mean - BASELINE[0]))
         copy = work_of(method, pattern, min(own, WORST_PSNR), self.pace.gradient is not None).at_most(round(longest))
         return copy._replace(forwards=needed * copy.forwards, gradients=needed * copy.gradients)
 
