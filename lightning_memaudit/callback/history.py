@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from lightning_memaudit.callback.schedule import EpochLoss
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_memaudit.callback.schedule import EpochLoss, Schedule
+from lightning_memaudit.measurement.processes import Processes
+from lightning_memaudit.results.cost import Bounds
 
 
 def new_run_id() -> str | None:
@@ -26,6 +30,7 @@ class History:
         reached: Levels of ``at_train_loss`` that were reached.
         run_id: The same in all parts of a run that is resumed; None in a checkpoint of an older version.
         trained_on: Hashes of the audited members, by which an audit that compares with these weights knows them.
+        bounds: What is left out of the audits to keep them within bounds: decided once, and kept on resuming.
         newest_loss: Mean training loss of the newest epoch whose end was seen, where a level of it is waited for; not
             kept in checkpoints.
 
@@ -44,6 +49,7 @@ class History:
     run_id: str | None = field(default_factory=new_run_id)
     newest_loss: float | None = field(default=None, compare=False)
     trained_on: list[str] = field(default_factory=list)
+    bounds: Bounds | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Plain Python, which any checkpoint may hold."""
@@ -57,7 +63,23 @@ class History:
             "schedule": {"reached": sorted(self.reached)},
             "run_id": self.run_id,
             "trained_on": list(self.trained_on),
+            "bounds": None if self.bounds is None else self.bounds.to_dict(),
         }
+
+    def take_epoch_loss(self, when: Schedule, processes: Processes) -> float | None:
+        """Mean training loss of the epoch, where a level of it is waited for; the next one starts anew.
+
+        Args:
+            when: Which levels audits wait for.
+            processes: All of which have a part of it.
+        """
+        if not when.waits_for_loss(self.reached):
+            return None
+        mean = self.loss.take_mean(processes)
+        if mean is None:
+            rank_zero_warn("at_train_loss: training_step returns no loss, so no audit will come of it; use at_epochs")
+        self.newest_loss = mean
+        return mean
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "History":
@@ -71,4 +93,5 @@ class History:
             set(state["schedule"]["reached"]),
             state.get("run_id"),
             trained_on=list(state.get("trained_on") or ()),
+            bounds=Bounds.of(state["bounds"]) if state.get("bounds") else None,
         )

@@ -20,12 +20,12 @@ from lightning_memaudit.callback.keys import GroupKey, Key
 from lightning_memaudit.callback.model import ModelCall, Reconstruct
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.reference import Reference, check_given
-from lightning_memaudit.callback.run_inspection import check_monitors, check_order
+from lightning_memaudit.callback.run_inspection import check_folders, check_monitors, check_order
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Normalization
 from lightning_memaudit.callback.session import Session
 from lightning_memaudit.measurement.engine import now
-from lightning_memaudit.measurement.plan import DEFAULT_METHODS, DEFAULT_PATTERNS, Methods, Plan
+from lightning_memaudit.measurement.plan import DEFAULT_PATTERNS, Methods, Plan
 from lightning_memaudit.measurement.processes import AuditInterrupted, ProcessesLost
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.names import DEFAULT_NAME
@@ -68,7 +68,9 @@ class MemorizationAuditCallback(Callback):
         reference: A model of the same kind that was trained on other images of the same source, or several: members are
             then also told by what the model knows beyond it. A checkpoint, an import path of what makes one, a module.
         patterns: Degradations by name, such as ``random-0.5`` or ``block-0.25``.
-        methods: Names, or a mapping from names to methods.
+        methods: Names, or a mapping from names to methods. Default: ``blind, paper_blind, known_mask,
+            autoencoder_iterations, biharmonic``; ``blind, biharmonic`` for images of 128 pixels a side or more where
+            those are expected to take more than ten minutes.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
         seed: Seeds the masks and the choice of images.
         block_size: Images that are degraded and recovered together.
@@ -79,6 +81,10 @@ class MemorizationAuditCallback(Callback):
         num_proximal: At the end, also say how far the model is from a proximal map at so many images per group.
         largest_missing: At the end, also find the largest missing fraction from which each image still comes back.
         extraction: Also look for images that come out by themselves, from at most so many starts, such as 1000.
+        max_seconds: That one audit may take, by its estimated cost. Chosen before the first audit, for all of the run:
+            fewer members and controls, 20 of each at least, never more than asked for, as if that were ``num_members``
+            and ``num_controls``; then fewer evaluations; then fewer starts of ``extraction``. The report says what was
+            cut. What runs only at the end, such as ``largest_missing``, is not bounded.
         log_images: Recovered training images per group and pattern to send to the loggers; they are training data.
         log_recoveries: Send W&B the saved recoveries too, and the page with its pictures: all of it training data.
         save_recoveries: Images per group whose recoveries the newest audit keeps on disk.
@@ -121,7 +127,7 @@ class MemorizationAuditCallback(Callback):
         std: Sequence[float] | None = None,
         reference: Reference = None,
         patterns: Sequence[str] = DEFAULT_PATTERNS,
-        methods: Methods = DEFAULT_METHODS,
+        methods: Methods | None = None,
         threshold_db: float = 30.0,
         seed: int = 0,
         block_size: int = 512,
@@ -132,6 +138,7 @@ class MemorizationAuditCallback(Callback):
         num_proximal: int = 0,
         largest_missing: bool = False,
         extraction: int = 0,
+        max_seconds: float | None = None,
         log_images: int = 0,
         log_recoveries: bool = False,
         save_recoveries: int = 64,
@@ -157,6 +164,7 @@ class MemorizationAuditCallback(Callback):
             num_proximal=num_proximal,
             find_largest_missing=largest_missing,
             extraction=extraction,
+            max_seconds=max_seconds,
         )
         self.where = Outputs(name, dirpath, figures, print_table, log_images, log_recoveries)
         self.process_timeout = process_timeout
@@ -204,7 +212,9 @@ class MemorizationAuditCallback(Callback):
         for part in self.when.parts_beyond(trainer.max_epochs):
             rank_zero_warn(f"{part}: no such audit within max_epochs={trainer.max_epochs}")
         check_order(trainer.callbacks, self)  # type: ignore[attr-defined]
-        self._check_folder(trainer)
+        others = [one for one in trainer.callbacks if isinstance(one, MemorizationAuditCallback) and one is not self]  # type: ignore[attr-defined]
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_folders(trainer, self.where, [other.where for other in others])
         self._start(trainer, pl_module)
         self._session = Session.open(
             trainer, pl_module, self.which, self.how, self.what, self.where, self.process_timeout
@@ -229,20 +239,14 @@ class MemorizationAuditCallback(Callback):
         except OSError as error:
             rank_zero_warn(f"last_report stays in the process that trains, the files have it all: {error}")
 
-    def _check_folder(self, trainer: Trainer) -> None:
-        mine = self.where.folder(trainer.default_root_dir)
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
-            if other is self or not isinstance(other, MemorizationAuditCallback) or trainer.fast_dev_run:  # type: ignore[attr-defined]
-                continue
-            if other.where.folder(trainer.default_root_dir).resolve() == mine.resolve():
-                raise ValueError(f"dirpath={str(mine)!r} is the folder of two callbacks: pass different ones")
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the images and the model with one small batch, before the first step; audit if epoch 0 is due."""
         history = self._history
-        if not trainer.fast_dev_run and not history.headline:  # type: ignore[attr-defined]
-            check_monitors(trainer, headline_names(self.what.cells, self.what.extraction), self.when, self.where.name)
-        history.trained_on = self._opened.inspect(None, history.num_audits, history.run_id)
+        self._check_monitors(trainer, self.what)
+        history.trained_on = self._opened.inspect(None, history.num_audits, history.run_id, bounds=history.bounds)
+        history.bounds = self._opened.bounds
+        if self._opened.what.cells != self.what.cells:  # large images have got fewer methods
+            self._check_monitors(trainer, self._opened.what)
         trigger = self.when.due_at_start()
         if trigger is not None and trainer.global_step == 0 and history.num_audits == 0:
             self._audit(trainer, trigger, 0)
@@ -252,6 +256,10 @@ class MemorizationAuditCallback(Callback):
         elif trainer.current_epoch > history.num_epochs:
             # Resumed from a checkpoint after the last batch of an epoch, but before its end.
             self._end_epoch(trainer, trainer.current_epoch)
+
+    def _check_monitors(self, trainer: Trainer, plan: Plan) -> None:
+        if not trainer.fast_dev_run and not self._history.headline:  # type: ignore[attr-defined]
+            check_monitors(trainer, headline_names(plan.cells, plan.extraction), self.when, self.where.name)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See whether the train dataloader was reloaded."""
@@ -309,7 +317,7 @@ class MemorizationAuditCallback(Callback):
             self.on_train_start(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
         else:
-            self._conclude(partial(session.finish_again, history.run_id))
+            self._conclude(partial(session.finish_again, history.run_id, history.bounds))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let other runs into the folder: no teardown follows."""
@@ -334,21 +342,13 @@ class MemorizationAuditCallback(Callback):
     def _end_epoch(self, trainer: Trainer, num_epochs: int) -> None:
         """Audit if one is due; one that gave way to SIGTERM leaves the state as it was, so that resuming makes it."""
         before = self.state_dict()
-        trigger = self.when.due(num_epochs, self._epoch_loss(), self._history.reached)
+        trigger = self.when.due(
+            num_epochs, self._history.take_epoch_loss(self.when, self._opened.processes), self._history.reached
+        )
         if trigger is None or self._audit(trainer, trigger, num_epochs):
             self._history.num_epochs = num_epochs
         else:
             self._history = History.of(before)
-
-    def _epoch_loss(self) -> float | None:
-        """Mean training loss of the epoch, where a level of it is waited for."""
-        if not self.when.waits_for_loss(self._history.reached):
-            return None
-        mean = self._history.loss.take_mean(self._opened.processes)
-        if mean is None:
-            rank_zero_warn("at_train_loss: training_step returns no loss, so no audit will come of it; use at_epochs")
-        self._history.newest_loss = mean
-        return mean
 
     def _audit(self, trainer: Trainer, trigger: str, num_epochs: int) -> bool:
         """Run one audit; False when the run was asked to end meanwhile. A failure warns or raises, see ``on_error``."""

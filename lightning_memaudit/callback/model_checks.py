@@ -1,7 +1,6 @@
-"""What a model sees, whether it does what an audit needs, and how long that takes: known from a few calls."""
+"""What a model sees, and whether it does what an audit needs: known from a few calls."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +17,9 @@ from lightning_memaudit.measurement.extraction import check_extraction
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.plan import Plan, check_degradations
 from lightning_memaudit.measurement.processes import AuditStopped
-from lightning_memaudit.recovery.methods.registry import uses_autoencoder
 
 LARGEST_IN_DOUBT = 2.0
 """Outputs up to this may be images in [0, 1], or bytes of a network that is not trained yet."""
-
-EVALUATIONS, MOST_TIMED = 200, 32
-"""Of the model, per image and method, in a typical audit; images in the call that is timed."""
 
 
 def check_model(found: Inspection, plan: Plan, autoencoder: Callable[[Tensor], Tensor]) -> None:
@@ -48,25 +43,6 @@ def few_images(group: Group, count: int = 2) -> Group:
     """The first images of a group, whatever their range."""
     first = group.first(count)
     return replace(first, images=first.images[slice(0, count)].clamp(0, 1))
-
-
-def expected_seconds(groups: Sequence[Group], plan: Plan, autoencoder: Any) -> float | None:
-    """About how long an audit will take in one process, from the time of one call of the model; None where that fails.
-
-    The first audit then says itself how long the next ones take.
-    """
-    uses = sum(uses_autoencoder(method) for pattern in plan.patterns for method in plan.methods_for(pattern).values())
-    block = next(few_images(groups[0], min(MOST_TIMED, plan.block_size)).blocks(autoencoder, MOST_TIMED))
-    began = time.perf_counter()
-    try:
-        with torch.no_grad():
-            float(block.autoencoder(block.images).sum())  # waits for the device
-    except AuditStopped:
-        raise
-    except Exception:
-        return None  # the audit will say it
-    seconds = (time.perf_counter() - began) / len(block.images)
-    return EVALUATIONS * seconds * uses * sum(len(group.images) for group in groups)
 
 
 def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how: ModelCall, conditional: bool) -> Seen:

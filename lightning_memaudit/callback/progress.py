@@ -1,17 +1,27 @@
 """A progress bar for the audit that does not fight the one that Lightning may be showing."""
 
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import rich
 
+from lightning_memaudit.measurement.budget import Estimate
+from lightning_memaudit.results.cost import about
+
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-Advance = Callable[[str, int], None]
+Advance = Callable[[str, int, str], None]
+"""Called with what was just done, the number of recoveries that are done by it, and what is said of the time left."""
+
 Close = Callable[[], None]
 _WORTH_SAYING = 10.0
+"""Seconds."""
+
+_ENOUGH_DONE = 0.1
+"""Share of an audit after which its own pace tells how long the rest takes."""
 
 
 class AuditProgress:
@@ -26,21 +36,25 @@ class AuditProgress:
         trainer: The trainer at work, if there is one.
         total: Number of recoveries to come.
         description: What is being done, in a few words.
-        seconds: How long it will take, where that is known; from 10 s on this is said too.
+        estimate: What it will cost, where that is known; from 10 s on this is said too, and how much time is left.
 
     >>> with AuditProgress(None, total=100, description="epoch 10") as bar:  # in no terminal, where nobody watches
     ...     bar.advance("members half blind", 50)
     Audit (epoch 10): 100 recoveries
-    >>> with AuditProgress(None, 100, "epoch 20", seconds=170):
+    >>> with AuditProgress(None, 100, "epoch 20", Estimate(170.0, 5200.0, 50, 3e8, {}, {})):
     ...     pass
-    Audit (epoch 20): 100 recoveries, about 3 min
+    Audit (epoch 20): 100 recoveries, about 3 min (5,200 evaluations of 50 images; 0.3 GB)
     """
 
-    def __init__(self, trainer: "Trainer | None", total: int, description: str, seconds: float | None = None) -> None:
+    def __init__(
+        self, trainer: "Trainer | None", total: int, description: str, estimate: Estimate | None = None
+    ) -> None:
         self.trainer = trainer
         self.total = total
         self.description = description
-        self.estimate = f", {about(seconds)}" if seconds is not None and seconds >= _WORTH_SAYING else ""
+        said = estimate is not None and estimate.seconds >= _WORTH_SAYING
+        self.estimate = f", {estimate}" if said else ""
+        self._time_left = TimeLeft(estimate, total) if said and estimate is not None else None
         self._advance: Advance = _ignore
         self._close: Close = _nothing
 
@@ -54,19 +68,40 @@ class AuditProgress:
 
     def advance(self, description: str, count: int) -> None:
         """Tell that ``count`` more recoveries are done, and of which kind they were."""
-        self._advance(f"Audit: {description}", count)
+        left = "" if self._time_left is None else f", {self._time_left.after(description, count)} left"
+        self._advance(f"Audit: {description}", count, left)
 
 
-def about(seconds: float) -> str:
-    """A duration for people, in one unit.
+class TimeLeft:
+    """How long an audit will still take: some methods take a hundred times as long as others.
 
-    >>> about(42), about(170), about(5400), about(400_000)
-    ('about 42 s', 'about 3 min', 'about 90 min', 'about 111 h')
+    Args:
+        estimate: Of the whole audit.
+        total: Number of recoveries.
+        clock: Seconds that only go up.
+
+    >>> seconds = iter([0.0, 60.0])
+    >>> cells = {("members", "half", "blind"): 90.0, ("members", "half", "known_mask"): 10.0}
+    >>> left = TimeLeft(Estimate(100.0, 0, 2, 0, cells, {}), total=4, clock=lambda: next(seconds))
+    >>> left.after("members · half · blind", 2)  # it took less than expected
+    'about 7 s'
     """
-    number, unit = (seconds, "s") if seconds < 90 else (seconds / 60, "min")
-    if number > 90:
-        number, unit = seconds / 3600, "h"
-    return f"about {number:.0f} {unit}"
+
+    def __init__(self, estimate: Estimate, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._cells = {" · ".join(key): seconds for key, seconds in estimate.cells.items()}
+        self._each = total / max(1, len(self._cells))
+        self._expected, self._done = max(estimate.seconds, 1e-9), 0.0
+
+    def after(self, description: str, count: int) -> str:
+        """What is left after ``count`` more recoveries of a kind."""
+        self._done += self._cells.get(description, 0.0) * min(1.0, count / max(self._each, 1e-9))
+        elapsed = self._clock() - self._began
+        share = min(1.0, self._done / self._expected)
+        # At first the estimate says more, later what was done.
+        pace = elapsed / self._done if share > _ENOUGH_DONE else 1.0
+        return about(max(0.0, self._expected - self._done) * pace)
 
 
 def _open(trainer: "Trainer | None", total: int, description: str, estimate: str) -> tuple[Advance, Close]:
@@ -92,9 +127,9 @@ def _line_in(progress: Any, total: int, estimate: str) -> tuple[Advance, Close]:
     """One more task of a live display of rich that somebody else owns."""
     task = progress.add_task(f"Audit{estimate}", total=total)
 
-    def advance(text: str, count: int) -> None:
+    def advance(text: str, count: int, left: str) -> None:
         # The line shares its columns with the training's; beside a long text their times and metrics wrap.
-        progress.update(task, description=f"Audit: {text.rpartition(' ')[2]}", advance=count)
+        progress.update(task, description=f"Audit: {text.rpartition(' ')[2]}{left}", advance=count)
         progress.refresh()
 
     def close() -> None:
@@ -118,8 +153,8 @@ def _tqdm_bar(position: int, total: int, description: str) -> tuple[Advance, Clo
         unit=" images",
     )
 
-    def advance(text: str, count: int) -> None:
-        bar.set_description(text, refresh=False)
+    def advance(text: str, count: int, left: str) -> None:
+        bar.set_description(f"{text}{left}", refresh=False)
         bar.update(count)
 
     return advance, bar.close
@@ -127,15 +162,15 @@ def _tqdm_bar(position: int, total: int, description: str) -> tuple[Advance, Clo
 
 def _own_bar(total: int, description: str) -> tuple[Advance, Close]:
     """A bar of rich that vanishes when done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    progress = Progress(*columns, TimeRemainingColumn(), transient=True)
+    progress = Progress(*columns, transient=True)
     task = progress.add_task(description, total=total)
     progress.start()
 
-    def advance(text: str, count: int) -> None:
-        progress.update(task, description=text, advance=count)
+    def advance(text: str, count: int, left: str) -> None:
+        progress.update(task, description=f"{text}{left}", advance=count)
 
     return advance, progress.stop
 
@@ -145,7 +180,7 @@ def _plain_line(text: str) -> tuple[Advance, Close]:
     return _ignore, _nothing
 
 
-def _ignore(description: str, count: int) -> None:
+def _ignore(description: str, count: int, left: str) -> None:
     pass
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_memaudit import __version__
 from lightning_memaudit.callback.inspection import Inspection
+from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.reading.group_reading import ReadGroup
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.measurement.engine import now
@@ -82,6 +83,17 @@ def check_order(callbacks: Sequence[Callback], audit: Callback) -> None:
                 f"{type(callback).__name__} comes after {type(audit).__name__} in callbacks: the audit at the end of "
                 "fit sees the weights before they are averaged; put it first to audit the averaged ones"
             )
+
+
+def check_folders(trainer: Trainer, own: Outputs, others: Sequence[Outputs]) -> None:
+    """Raise where another callback of the same run writes to the same folder.
+
+    Raises:
+        ValueError: One does.
+    """
+    mine = own.folder(trainer.default_root_dir)
+    if any(other.folder(trainer.default_root_dir).resolve() == mine.resolve() for other in others):
+        raise ValueError(f"dirpath={str(mine)!r} is the folder of two callbacks: pass different ones")
 
 
 def describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -158,6 +170,7 @@ def describe_plan(plan: Plan, references: ReferenceModels | None = None) -> dict
         "threshold_db": plan.threshold_db,
         "seed": plan.seed,
         "save_recoveries": plan.save_recoveries,
+        **({} if plan.max_seconds is None else {"max_seconds": plan.max_seconds}),
     }
 
 

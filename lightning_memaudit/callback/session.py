@@ -1,27 +1,27 @@
 """One run being audited, from its setup to its teardown; the callback and the command ``audit`` drive it."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_memaudit.callback.budget import Budget, bounded_choice, bounded_plan
+from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, first_batch
 from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
-from lightning_memaudit.callback.isolation import is_initialized, undisturbed
+from lightning_memaudit.callback.isolation import is_initialized
 from lightning_memaudit.callback.model import ModelCall
-from lightning_memaudit.callback.model_checks import check_model, expected_seconds, what_the_model_sees
+from lightning_memaudit.callback.model_checks import check_model, what_the_model_sees
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import AuditProgress
 from lightning_memaudit.callback.reading.loaders import RunLoaders
 from lightning_memaudit.callback.reading.stored_images import part_of
 from lightning_memaudit.callback.reference import check_references, reference_models
+from lightning_memaudit.callback.reloads import ReloadWatch
 from lightning_memaudit.callback.run_inspection import (
     describe_groups,
     describe_near_duplicates,
@@ -31,15 +31,17 @@ from lightning_memaudit.callback.run_inspection import (
     weights_sha256,
 )
 from lightning_memaudit.callback.seen import Seen
+from lightning_memaudit.measurement.budget import Estimate
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.measurement.lockstep import Lockstep
 from lightning_memaudit.measurement.measure import InpaintingCache
+from lightning_memaudit.measurement.pace import Pace, measure_pace, own_psnr
 from lightning_memaudit.measurement.plan import Plan
-from lightning_memaudit.measurement.processes import AuditInterrupted, Processes
+from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.measurement.reference import ReferenceModels
 from lightning_memaudit.results.audit_report import AuditReport
+from lightning_memaudit.results.cost import Bounds
 from lightning_memaudit.results.rows import Occasion
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -61,6 +63,7 @@ class Session:
         processes: The processes of the run.
         folder: The results files; None in a ``fast_dev_run``.
         groups: This process's part of the images; none before :meth:`inspect`.
+        bounds: What is left out of every audit to keep it within bounds; None before :meth:`inspect`.
 
     >>> import torch
     >>> from lightning_memaudit.training.module import AutoencoderModule
@@ -87,19 +90,18 @@ class Session:
     processes: Processes = field(default_factory=Processes)
     folder: RunFolder | None = None
     groups: list[Group] = field(default_factory=list)
+    bounds: Bounds | None = None
     _description: dict[str, Any] = field(default_factory=dict)
     _cache: InpaintingCache = field(default_factory=InpaintingCache)
-    _lockstep: Lockstep | None = None
     _found: Inspection = field(default_factory=Inspection)
     _seen: Seen | None = None
     _references: ReferenceModels | None = None
     _loaders: RunLoaders = field(default_factory=RunLoaders)
     _first_batch: FirstBatch | None = None
-    _told_of_reload: bool = False
+    _reloads: ReloadWatch | None = None
     _to_watch: bool = False
-    _newest_loader: Any = None
     _audited_weights: str | None = None
-    _seconds: float | None = None  # that the next audit may take
+    _budget: Budget = field(default_factory=Budget)
 
     @classmethod
     def open(
@@ -137,6 +139,10 @@ class Session:
                 self.folder.lock()
                 self.folder.prepare()
 
+    @cached_property
+    def _caller(self) -> Caller:
+        return Caller(self.trainer, self.pl_module, self.how, self.processes)
+
     # Before the first audit
 
     def inspect(
@@ -145,6 +151,7 @@ class Session:
         num_audits: int = 0,
         run_id: str | None = None,
         begins: bool = True,
+        bounds: Bounds | None = None,
     ) -> list[str]:
         """Read the images, check them and the model with one small batch, and write ``run.json``.
 
@@ -153,6 +160,7 @@ class Session:
             num_audits: Audits that the run did before it was resumed, see :meth:`RunFolder.begin`.
             run_id: Tells runs apart.
             begins: Make room for the run in the folder, and write ``run.json``; otherwise the folder stays as it is.
+            bounds: What the run had left out before it was resumed, if it is bounded now as then.
 
         Returns:
             The hashes of all members.
@@ -160,13 +168,22 @@ class Session:
         Raises:
             ValueError: Images or model are not what an audit needs; the message says all that is to be changed.
         """
-        with undisturbed(self.pl_module, *self._owners()):
-            everywhere = self.processes.share(partial(self._read, loaders))
-        check_same_everywhere(self._found, everywhere, self.processes)
+        self._budget, self.bounds = Budget(self.processes.num_shares), None
+        if bounds is not None and bounds.max_seconds == self.what.max_seconds:
+            self._keep_within(bounds)
+        self._read_everywhere(loaders)
         if is_initialized(self.pl_module):
             self._check_with_model()
         else:
             self._found.problems.raise_all()
+        if self.bounds is None:
+            one_audit = self.trainer.state.fn != TrainerFn.FITTING
+            before = self.which
+            self._keep_within(self._budget.decide(self._found.groups, self.what, one_audit))
+            if self.which != before:
+                # Read again, as if so few had been asked for: then all that is said of them holds.
+                self._read_everywhere(loaders)
+                self._found.problems.raise_all()
         self._description = self._describe() | {"run_id": run_id}
         if begins:
             self.processes.share(partial(self._write_run, num_audits, run_id))
@@ -174,41 +191,45 @@ class Session:
         self.groups = [part_of(group, rank, num_shares) for group in self._found.groups]
         return self._found.hashes["members"]
 
+    def _keep_within(self, bounds: Bounds) -> None:
+        self.bounds, self.which, self.what = bounds, bounded_choice(self.which, bounds), bounded_plan(self.what, bounds)
+
+    def _read_everywhere(self, loaders: RunLoaders | None) -> None:
+        with self._caller.undisturbed():
+            everywhere = self.processes.share(partial(self._read, loaders))
+        check_same_everywhere(self._found, everywhere, self.processes)
+
     def _check_with_model(self) -> None:
         """Find out what the model sees, and check it; a lazy one would be initialized by that."""
         self._seen = None
         if not self._found.problems.messages:
             self._seen = self._decide_seen()
-        with self._autoencoder() as (autoencoder, processes):
-            processes.share(partial(self._check_model, autoencoder))
-
-    def _owners(self) -> list[Any]:
-        """Whose state must stay as it was, beside the module's."""
-        return [getattr(self.trainer, "datamodule", None), self.how.reconstruct]
+        with self._caller.autoencoder(self._seen) as (autoencoder, processes):
+            paces = processes.share(partial(self._check_model, autoencoder))
+        self._budget.time(paces, self._found.groups, self._references)
 
     def _read(self, loaders: RunLoaders | None) -> dict[str, list[str]]:
         self._loaders = loaders or RunLoaders.of_trainer(self.trainer)
-        self._newest_loader = next(iter(self._loaders.train), None)
+        self._reloads = ReloadWatch(self._loaders) if self.which.members is None else None
         self._found = read_images(
             self.trainer, self.pl_module, self.which, self.how, self.what.seed, self._loaders, self.processes
         )
         return self._found.hashes
 
     def _decide_seen(self) -> Seen:
-        with self._calling() as (call, _):
+        with self._caller.calling() as (call, _):
             conditional = self.how.takes_batch(self.pl_module)
             # A call that fails is no way to find out where the weights are spread over processes.
             trial = None if has_spread_weights(self.trainer) else call
             return what_the_model_sees(self._found.reads[0], trial, self.how, conditional)
 
-    def _check_model(self, autoencoder: Any) -> None:
+    def _check_model(self, autoencoder: Any) -> Pace | None:
         check_model(self._found, self.what, autoencoder)
         self._references = reference_models(self.how, self.pl_module, self.trainer, self._seen)
         check_references(self._references, autoencoder, self._found.groups)
-        seconds = expected_seconds(self._found.groups, self.what, autoencoder)
-        self._seconds = None if seconds is None else seconds / self.processes.num_shares
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         self._to_watch = fitting and not has_spread_weights(self.trainer) and can_be_watched(self.pl_module)
+        return measure_pace(autoencoder, self._found.groups, self.what)
 
     def _describe(self) -> dict[str, Any]:
         """The content of ``run.json``."""
@@ -241,7 +262,7 @@ class Session:
         """
         if self._to_watch:
             self._to_watch = False
-            with self._autoencoder() as (autoencoder, _):
+            with self._caller.autoencoder(self._seen) as (autoencoder, _):
                 self._first_batch = first_batch(self.trainer, self.pl_module, self._found, autoencoder, self._seen)
         if self._first_batch is not None:
             self._first_batch.begin(batch)
@@ -261,21 +282,14 @@ class Session:
 
     def look_at_loaders(self) -> None:
         """Say so, once, when the train dataloader was reloaded with other images."""
-        train = self._loaders.train
-        if not train or self._told_of_reload or self.which.members is not None:
+        if self._reloads is None:
             return
-        reloaded = RunLoaders.of(self.trainer.train_dataloader, None).train
-        if not reloaded or reloaded[0] is self._newest_loader:
-            return
-        self._newest_loader = reloaded[0]
-        with undisturbed(self.pl_module, *self._owners()):
-            same = reads_the_same(self._found.reads[0], reloaded[0], self.trainer, self.pl_module)
-        if not same:
-            self._told_of_reload = True
-            rank_zero_warn(
-                "members: the train dataloader was reloaded with another data set; the audited members stay those of "
-                "the first one: pass members=<all images that are trained on>"
-            )
+
+        def reads_the_same_as_before(loader: Any) -> bool:
+            with self._caller.undisturbed():
+                return reads_the_same(self._found.reads[0], loader, self.trainer, self.pl_module)
+
+        self._reloads.look(self.trainer, reads_the_same_as_before)
 
     def weights_changed(self) -> bool:
         """Whether the weights are others than the newest audit saw, as after averaging at the end of fit."""
@@ -295,21 +309,31 @@ class Session:
             occasion = replace(occasion, weights_sha256=self._audited_weights)
         total = sum(len(group.images) for group in self.groups) * len(self.what.cells)
         began = time.monotonic()
-        with (
-            self.processes.holding_sigterm(),
-            self._autoencoder() as (autoencoder, processes),
-            AuditProgress(self.trainer, total, occasion.trigger, self._seconds) as bar,
-        ):
+        with self.processes.holding_sigterm(), self._caller.autoencoder(self._seen) as (autoencoder, processes):
+            estimate = self._estimate(autoencoder, processes)
+            with AuditProgress(self.trainer, total, occasion.trigger, estimate) as bar:
 
-            def advance(description: str, count: int) -> None:
-                processes.check()  # also between inpaintings, which call no model
-                bar.advance(description, count)
+                def advance(description: str, count: int) -> None:
+                    processes.check()  # also between inpaintings, which call no model
+                    bar.advance(description, count)
 
-            self._references = self._references or reference_models(self.how, self.pl_module, self.trainer, self._seen)
-            how = (processes, self._cache, advance, self._references, self._found.repeated)
-            report = run_audit(autoencoder, self.groups, self.what, occasion, *how)
-        self._seconds = time.monotonic() - began
-        return report
+                self._references = self._references or reference_models(
+                    self.how, self.pl_module, self.trainer, self._seen
+                )
+                how = (processes, self._cache, advance, self._references, self._found.repeated)
+                report = run_audit(autoencoder, self.groups, self.what, occasion, *how)
+        seconds = max(taken for _, taken in self.processes.gather(time.monotonic() - began))
+        self._budget.learn(self.what, self._found.groups, report, seconds)
+        return report.with_cost(None if estimate is None else estimate.to_dict(), self.bounds or Bounds(), seconds)
+
+    def _estimate(self, autoencoder: Any, processes: Processes) -> Estimate | None:
+        """What the audit will cost: of the model as it is now."""
+        groups = self._found.groups
+        if not self._budget.knows_pace:  # it could not be called before the first step
+            paces = processes.share(partial(measure_pace, autoencoder, groups, self.what))
+            self._budget.time(paces, groups, self._references)
+        own = processes.share(partial(own_psnr, autoencoder, groups))[0]
+        return self._budget.estimate(self.what, groups, own)
 
     def publish(self, report: AuditReport) -> None:
         """Write, show and log an audit, on the first process."""
@@ -319,40 +343,12 @@ class Session:
         if self.trainer.is_global_zero:
             self.where.publish(self.trainer, report, self.folder, self._description, self.what.raise_errors)
 
-    @contextmanager
-    def _autoencoder(self) -> Iterator[tuple[Any, Processes]]:
-        """The model as a function on images, within everything that keeps the training undisturbed."""
-        with self._calling() as (forward, processes):
-            yield self.how.autoencoder(forward, self._seen, self.how.takes_batch(self.pl_module)), processes
-
-    @contextmanager
-    def _calling(self) -> Iterator[tuple[Callable[[Any], Any], Processes]]:
-        """The model's call on what it sees."""
-        processes, precision, strategy = self.processes, self.trainer.precision_plugin, self.trainer.strategy
-        call = self.how.bind(self.pl_module)
-        if has_spread_weights(self.trainer):
-            call = self.how.bind(self.pl_module, strategy.model)
-            # One for the whole run: it keeps the input of the check before the first step, with which a process that
-            # has no images of its own takes part in the calls of the others.
-            self._lockstep = self._lockstep or Lockstep(call, processes)
-            call, processes = self._lockstep, replace(processes, finish=self._lockstep.finish)
-
-        def forward(images: Any) -> Any:
-            if self.trainer.received_sigterm:
-                raise AuditInterrupted("SIGTERM")
-            processes.check()
-            with precision.forward_context():
-                return call(precision.convert_input(images))
-
-        with undisturbed(self.pl_module, *self._owners()):
-            yield forward, processes
-
     # After the last audit
 
     def finish(self) -> None:
         """Measure what was asked for beyond the audits, then write the report on the first process."""
         for extra in extra_measurements(self.what):
-            with self._autoencoder() as (autoencoder, processes):
+            with self._caller.autoencoder(self._seen) as (autoencoder, processes):
                 parts = processes.share(partial(extra.measure_all, autoencoder, self.groups))
             if self.trainer.is_global_zero and self.folder is not None:
                 extra.write(self.folder.path, parts)
@@ -362,11 +358,12 @@ class Session:
         if self.trainer.is_global_zero and self.folder is not None:
             self.where.write_report(self.folder, self.trainer.loggers)
 
-    def finish_again(self, run_id: str | None) -> None:
+    def finish_again(self, run_id: str | None, bounds: Bounds | None = None) -> None:
         """Write the report of a run that was audited to its end before; what else was asked for, only if it is missing.
 
         Args:
             run_id: Whose results these must be, or nothing is written.
+            bounds: See :meth:`inspect`.
         """
         folder = self.folder
         mine = folder is not None and folder.belongs_to(run_id) and bool(folder.audited())
@@ -374,7 +371,7 @@ class Session:
             return
         extras = extra_measurements(self.what)
         if not self.processes.any(folder is not None and all(folder.concluded(extra.file) for extra in extras)):
-            self.inspect(begins=False)
+            self.inspect(begins=False, bounds=bounds)
             self.finish()
         else:
             self.processes.share(self._write_report)

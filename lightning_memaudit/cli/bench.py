@@ -17,6 +17,7 @@ BENCHMARKS = {
     "ablation": "lightning_memaudit.bench.ablation:ablation",
     "attack": "lightning_memaudit.bench.attack:attack",
     "extraction": "lightning_memaudit.bench.extraction:extraction",
+    "estimate": "lightning_memaudit.bench.estimate:estimate",
     "paper": "lightning_memaudit.bench.paper:paper",
     "referee": "lightning_memaudit.bench.referee:referee",
 }

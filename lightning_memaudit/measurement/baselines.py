@@ -3,6 +3,7 @@
 A recovery that is no closer to the truth than these says nothing of memory, however close it is.
 """
 
+import re
 from dataclasses import replace
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from lightning_memaudit.measurement.degradations import Degraded
 from lightning_memaudit.measurement.metrics import hidden_psnr
 from lightning_memaudit.recovery import BlindRecovery, Recovery
+from lightning_memaudit.recovery.checks import LEAST_EVALUATIONS
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.methods.registry import METHODS, Method, recover, uses_autoencoder
 from lightning_memaudit.results.names import INPAINTER
@@ -67,8 +69,15 @@ def inpainted_again(degraded: Degraded) -> Recovery:
 def method_as_it_comes(name: str, described: str | None) -> Method | None:
     """The package's method of a name, if that is how a run describes the one that it audited with; else None.
 
+    It may have been bounded in its evaluations, as ``max_seconds`` does.
+
     >>> method_as_it_comes("blind", "BlindRecovery(max_evaluations=17)") is None
     True
+    >>> method_as_it_comes("blind", repr(BlindRecovery(max_evaluations=60))).max_evaluations
+    60
     """
     method = METHODS[name]() if name in METHODS else None
+    bound = re.search(r"\bmax_evaluations=(\d{1,9})\b", described or "")
+    if bound is not None and isinstance(method, BlindRecovery) and int(bound[1]) >= LEAST_EVALUATIONS:
+        method = replace(method, max_evaluations=int(bound[1]))
     return method if repr(method) == described else None

@@ -1,11 +1,14 @@
 """The audit: members and controls × patterns × methods, measured and summed up. Callback and CLI run this engine."""
 
+import time
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
 import numpy as np
 
 from lightning_memaudit.measurement.arguments import GivenAutoencoder, check_module, given_images, module_of
+from lightning_memaudit.measurement.budget import bounded_groups, bounded_plan, estimated
 from lightning_memaudit.measurement.calibration import certify_from_controls, without_own_certificates
 from lightning_memaudit.measurement.checks import FUNCTION_MENDS, check_group
 from lightning_memaudit.measurement.extraction import extract
@@ -14,7 +17,6 @@ from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
 from lightning_memaudit.measurement.measure import InpaintingCache, Progress, measure
 from lightning_memaudit.measurement.near_duplicates import repeats
 from lightning_memaudit.measurement.plan import (
-    DEFAULT_METHODS,
     DEFAULT_PATTERNS,
     Methods,
     Plan,
@@ -35,7 +37,7 @@ def audit(
     members: ImageSource,
     controls: ImageSource | None = None,
     patterns: Sequence[str] = DEFAULT_PATTERNS,
-    methods: Methods = DEFAULT_METHODS,
+    methods: Methods | None = None,
     threshold_db: float = 30.0,
     seed: int = 0,
     block_size: int = 512,
@@ -43,6 +45,7 @@ def audit(
     progress: Progress | None = None,
     reference: Autoencoder | Sequence[Autoencoder] | None = None,
     extraction: int = 0,
+    max_seconds: float | None = None,
 ) -> AuditReport:
     """Degrade images, recover them with the autoencoder, and report how many come back: members next to controls.
 
@@ -56,7 +59,9 @@ def audit(
         controls: Images it was not trained on, none of them a member at 8 bits per value; without them no rate means
             much.
         patterns: Degradations by name, see :mod:`lightning_memaudit.measurement.degradations`.
-        methods: Names, or a mapping from names to methods.
+        methods: Names, or a mapping from names to methods; None takes
+            :data:`~lightning_memaudit.measurement.plan.DEFAULT_METHODS`, and for images of 128 pixels a side or more
+            where those are expected to take more than ten minutes ``blind`` and ``biharmonic``.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
         seed: Seeds the masks.
         block_size: Images that are degraded and recovered together; bounds the memory.
@@ -67,6 +72,9 @@ def audit(
             controls by what the autoencoder knows beyond that, see :mod:`lightning_memaudit.results.membership`.
         extraction: Also look for images that come out by themselves, from at most so many starts that know none;
             ``report.extraction`` is what did.
+        max_seconds: That the audit may take, by what a few calls say it will: first fewer images are audited, as many
+            of both groups by a seeded random choice, 20 at least; then with fewer evaluations; then from fewer starts.
+            ``report.cost`` says what was cut, and a warning does.
 
     Returns:
         The report: rates by method, pattern and group, measurements of every image, and the recoveries kept.
@@ -93,6 +101,7 @@ def audit(
         block_size=block_size,
         save_recoveries=save_recoveries,
         extraction=extraction,
+        max_seconds=max_seconds,
     )
     groups = _given_groups(autoencoder, members, controls, plan)
     references = given_references(reference, autoencoder, groups)
@@ -100,8 +109,14 @@ def audit(
     weights = None if module is None else tensors_sha256(module.state_dict())
     occasion = Occasion(0, "audit", None, None, now(), weights)
     given = GivenAutoencoder(autoencoder)
+    began = time.monotonic()
+    estimate, bounds = estimated(given, groups, plan, references)
+    plan, groups = bounded_plan(plan, bounds), bounded_groups(groups, bounds, plan.seed)
+    if bounds.sentence:
+        warnings.warn(bounds.sentence, stacklevel=2)
     again = repeats(*(group.images for group in groups))
-    return run_audit(given, groups, plan, occasion, progress=progress, references=references, repeated=again)
+    report = run_audit(given, groups, plan, occasion, progress=progress, references=references, repeated=again)
+    return report.with_cost(estimate, bounds, time.monotonic() - began)
 
 
 def _given_groups(

@@ -1,7 +1,7 @@
 """What an audit does, and to which images; all of it checked before anything runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,16 @@ import numpy as np
 from lightning_memaudit.measurement.checks import check_group, check_values
 from lightning_memaudit.measurement.degradations import Degradation, parse_degradation
 from lightning_memaudit.measurement.groups import Group, ImageSource
+from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery
 from lightning_memaudit.recovery.checks import check_counts
 from lightning_memaudit.recovery.methods.registry import METHODS, Method, recovers_from, uses_autoencoder
 from lightning_memaudit.results.names import INPAINTER, check_name, did_you_mean, primary_method
 
 DEFAULT_PATTERNS = ("random-0.5", "block-0.25")
 DEFAULT_METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
+
+LARGE_SIDE, LARGE_METHODS = 128, ("blind", "biharmonic")
+"""Images of at least so many pixels a side get these methods instead of the default ones, where those take too long."""
 
 Methods = Sequence[str] | Mapping[str, str | Method]
 """Names of methods, or a mapping from names to methods or names."""
@@ -36,6 +40,8 @@ class Plan:
         num_proximal: At the end, also say how far f is from a proximal map at so many images per group.
         find_largest_missing: At the end, also find the largest missing fraction from which each image comes back.
         extraction: Also look for images that come out by themselves, from at most so many starts; 0 does not.
+        max_seconds: That one audit may take, see :mod:`lightning_memaudit.measurement.budget`; None for no bound.
+        default_methods: Whether the methods are nobody's choice: large images may get cheaper ones.
 
     Raises:
         ValueError: An attribute is out of its range; the message names it, its value and the mend.
@@ -55,6 +61,8 @@ class Plan:
     num_proximal: int = 0
     find_largest_missing: bool = False
     extraction: int = 0
+    max_seconds: float | None = None
+    default_methods: bool = False
 
     def __post_init__(self) -> None:
         if not self.patterns:
@@ -71,6 +79,12 @@ class Plan:
         for argument in ("num_proximal", "save_recoveries", "extraction"):
             if getattr(self, argument) < 0:
                 raise ValueError(f"{argument}={getattr(self, argument)}: must be 0 or more")
+        seconds: object = self.max_seconds
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and 1 <= seconds < float("inf")):  # type: ignore[operator]
+            raise ValueError(
+                f"max_seconds={seconds}: must be at least 1, the seconds that one audit may take, or null for no bound"
+            )
         without = self.without_autoencoder
         # The inpainter alone has its use: the autoencoder's own errors, at no other cost.
         if len(without) == len(self.methods) and without != [INPAINTER]:
@@ -115,24 +129,52 @@ class Plan:
         """Names of every pattern and method that run together, in the order in which they do."""
         return [(pattern.name, name) for pattern in self.patterns for name in self.methods_for(pattern)]
 
+    def with_methods(self, methods: Methods) -> "Plan":
+        """The same with other methods.
+
+        Raises:
+            ValueError: They are not for these patterns.
+        """
+        return replace(self, methods=resolve_methods(methods), default_methods=False)
+
+    def at_most(self, max_evaluations: int) -> "Plan":
+        """The same with no more evaluations of an image by any method that tunes itself.
+
+        >>> plan = Plan.of(["half"], ["blind", "paper_blind"]).at_most(60)
+        >>> [method.max_evaluations for method in plan.methods.values()]
+        [60, None]
+        """
+        methods = dict(self.methods)
+        for name, method in self.methods.items():
+            tuned = self_tuned(method)
+            if tuned is not None:
+                number = min(max_evaluations, tuned.max_evaluations or max_evaluations)
+                methods[name] = replace(tuned, max_evaluations=number)
+        return replace(self, methods=methods)
+
     @classmethod
-    def of(
-        cls, patterns: Sequence[str] = DEFAULT_PATTERNS, methods: Methods = DEFAULT_METHODS, **settings: Any
-    ) -> "Plan":
+    def of(cls, patterns: Sequence[str] = DEFAULT_PATTERNS, methods: Methods | None = None, **settings: Any) -> "Plan":
         """A plan with patterns and methods by their names.
 
         Args:
             patterns: Degradations, see :mod:`lightning_memaudit.measurement.degradations`.
-            methods: Names, or a mapping from names to methods.
+            methods: Names, or a mapping from names to methods; None is :data:`DEFAULT_METHODS`.
             settings: The other attributes.
 
         Raises:
             ValueError: A name is unknown, or an attribute out of its range.
         """
+        if methods is None:
+            methods, settings = DEFAULT_METHODS, {"default_methods": True, **settings}
         for argument, names in (("patterns", patterns), ("methods", methods)):
             if isinstance(names, str) or not isinstance(names, Sequence | Mapping):
                 raise ValueError(f"{argument}={names!r}: pass a list of names, such as [{names!r}]")
         return cls([parse_degradation(name) for name in patterns], resolve_methods(methods), **settings)
+
+
+def self_tuned(method: Method) -> BlindRecovery | KnownMaskRecovery | None:
+    """The method, if it searches until an image is recovered well, with as many evaluations as that takes."""
+    return method if isinstance(method, BlindRecovery | KnownMaskRecovery) and method.penalties is None else None
 
 
 def resolve_methods(methods: Methods) -> dict[str, Method]:

@@ -24,7 +24,7 @@ from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import AUDITS, IMAGES, RUN, RunFolder
 from lightning_memaudit.results.verdict import conclude
 
-SCHEMA_VERSION = "2.0.0"
+SCHEMA_VERSION = "2.1.0"
 REPORT = "report.json"
 SELF_HASH = "report_sha256"
 Document = dict[str, Any]
@@ -72,6 +72,7 @@ def build_document(folder: RunFolder) -> Document:
         "largest_missing": _read_extra(folder, "largest_missing.json", names),
         "proximal": _read_extra(folder, "proximal.json", names),
         "extraction": read_extraction([row for row in rows if row["audit"] == final.audit], names),
+        "cost": next((row.get("cost") for row in rows if row["audit"] == final.audit), None),
         "setup": {
             key: run.get(key)
             for key in ("settings", "model", "image_shape", "members", "controls", "machine", "versions", "notes")
@@ -177,6 +178,7 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
             f"{audited} of {available} training images were audited, chosen at random; the intervals speak of all of "
             "them, the table of images of these alone."
         )
+    sentences += final.cuts
     gap = identity_gap(run)
     if gap is not None:
         sentences.append(gap)

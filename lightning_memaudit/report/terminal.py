@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lightning_memaudit.report.certificates import certificate_sentence
 from lightning_memaudit.report.labels import MEMBERS_MSE, image_name, printable, shortened, trigger_label
+from lightning_memaudit.results.cost import cost_sentences
 from lightning_memaudit.results.extraction import in_words
 from lightning_memaudit.results.names import INPAINTER, primary_method
 from lightning_memaudit.results.rows import Row
@@ -43,6 +44,8 @@ def print_audit(rows: Sequence[Row], console: Console | None = None, primary: st
         console.print(audit_table(rows, console.width, primary))
         if rows[0].get("extraction"):
             console.print(_text(in_words(rows[0]["extraction"]), console))
+        for sentence in cost_sentences(rows):
+            console.print(_text(sentence, console))
 
 
 def print_verdict(document: Mapping[str, Any], console: Console | None = None) -> None:

@@ -1,10 +1,12 @@
 """What one audit found, in Python."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from lightning_memaudit.results.cells import Cell, Columns
+from lightning_memaudit.results.cost import Bounds, cost_row
 from lightning_memaudit.results.extraction import ExtractionReport
 from lightning_memaudit.results.files import write_json
 from lightning_memaudit.results.image_columns import ImageColumns
@@ -108,6 +110,28 @@ class AuditReport:
             "membership": {name: one._asdict() for name, one in self.membership.items()},
         }
         write_json(Path(path), {"headline": self.headline, **found, "rows": self.rows, "images": self.images})
+
+    def with_cost(self, estimate: Mapping[str, float] | None, bounds: Bounds, seconds: float) -> "AuditReport":
+        """The same report, with what the audit cost in every row.
+
+        Args:
+            estimate: Made before it, see :func:`~lightning_memaudit.results.cost.cost_row`.
+            bounds: Decided before it.
+            seconds: That it took.
+        """
+        evaluations = sum(int(row["num_evaluations"]) for row in self.rows)
+        evaluations += 0 if self.extraction is None else int(self.extraction.summary["num_evaluations"])
+        cost = cost_row(estimate, bounds, seconds, evaluations)
+        return replace(self, rows=[{**row, "cost": cost} for row in self.rows])
+
+    @property
+    def cost(self) -> Row:
+        """What the audit took beside what was expected before it, and what was cut; empty where that is not known.
+
+        ``seconds``, ``num_evaluations``, the same with ``estimated_`` before it, ``estimated_num_bytes``,
+        ``max_seconds``, ``cuts`` and ``sentence``.
+        """
+        return dict(self.rows[0].get("cost") or {}) if self.rows else {}
 
     def append_to(self, folder: RunFolder) -> None:
         """Append to the results files of a run."""

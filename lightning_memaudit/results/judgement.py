@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lightning_memaudit.results.came_back import CameBack, any_gain, came_back, flags, in_any, inpainter_fails
 from lightning_memaudit.results.comparability import GroupDifference, differences
+from lightning_memaudit.results.cost import cost_sentences
 from lightning_memaudit.results.evidence import ANY, Evidence, Flags, weigh
 from lightning_memaudit.results.findings import Finding, GroupCounts, GroupFinding, Reconstruction
 from lightning_memaudit.results.gain import Gain, best_gains
@@ -73,6 +74,7 @@ class Judgement:
             :data:`CLEARLY_BETTER_DB`; None without controls.
         num_repeated: Images by group that show what was counted before: they are left out of all else.
         doubts: Why what the autoencoder makes of the intact members is no reconstruction.
+        cuts: What was left out, before anything was known, to keep the audit within bounds: sentences.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "position": 0, "recovered": True}
     >>> images = ImageColumns([row, row | {"method": "biharmonic", "recovered": False}])
@@ -107,6 +109,7 @@ class Judgement:
     num_repeated: dict[str, int] = field(default_factory=dict)
     doubts: tuple[Doubt, ...] = ()
     memberships: dict[str, Membership] = field(default_factory=dict)
+    cuts: tuple[str, ...] = ()
 
     @property
     def counted(self) -> Finding:
@@ -137,7 +140,7 @@ class Judgement:
     def to_dict(self) -> dict[str, Any]:
         """Plain Python, for JSON."""
         plain: dict[str, Any] = _plain(asdict(self))
-        del plain["doubts"]
+        del plain["doubts"], plain["cuts"]
         plain["counted"] = _plain(asdict(self.counted))
         plain["gain"] = None if self.gain is None else self.gain.to_dict()
         # Only where there are any: a report without them is what it was before they were known of.
@@ -226,6 +229,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         num_repeated={group: int(every[group, patterns[0], method]["repeated"].sum()) for group in groups},
         doubts=tuple(Doubt(doubt["code"], doubt["text"]) for doubt in first.get("doubts") or ()),
         memberships=memberships,
+        cuts=tuple(cost_sentences(rows)),
     )
 
 

@@ -13,7 +13,7 @@ _COUNTS = ("position", "image", "num_images", "num_recovered", "num_rows")
 _ROW = {
     **dict.fromkeys((*NUMBERS, "train_loss", "seconds"), _NUMBER),
     **dict.fromkeys(("epoch", "step"), (int, type(None))),
-    **dict.fromkeys(("certification", "recovered_by_threshold"), _OBJECT),
+    **dict.fromkeys(("certification", "recovered_by_threshold", "cost"), _OBJECT),
     **dict.fromkeys(("trigger", "time", "weights_sha256"), (str, type(None))),
     "threshold_db": (int, float),
     "doubts": (list, type(None)),

@@ -293,6 +293,7 @@ def _cautions(
         cautions.append(
             "The autoencoder also reproduces images it has never seen, as networks with skip connections do."
         )
+    cautions += judgement.cuts
     cautions += _repeats(judgement)
     twins = near_duplicates or {}
     if twins.get("members"):

@@ -1,4 +1,4 @@
-"""How long an audit takes is said where it is long, on whatever shows its progress."""
+"""What an audit will cost is said where it is long, on whatever shows its progress; so is how much time is left."""
 
 import io
 
@@ -6,20 +6,51 @@ import pytest
 import rich
 from rich.console import Console
 
-from lightning_memaudit.callback.progress import AuditProgress
+from lightning_memaudit.callback.progress import AuditProgress, TimeLeft
+from lightning_memaudit.measurement.budget import Estimate
+
+COST = " (5,200 evaluations of 120 images; 0.3 GB)"
+
+
+def estimate_of(seconds, **cells):
+    return Estimate(seconds, 5203.0, 120, 3e8, {("members", "half", name): one for name, one in cells.items()}, {})
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(None, ""), (9.9, ""), (10, ", about 10 s"), (170, ", about 3 min"), (7200, ", about 2 h")],
+    [
+        (None, ""),
+        (9.9, ""),
+        (10, f", about 10 s{COST}"),
+        (170, f", about 3 min{COST}"),
+        (7200, f", about 2 h{COST}"),
+    ],
 )
 @pytest.mark.parametrize("watched", [False, True])
 def test_the_estimate_is_said_from_ten_seconds_on(seconds, said, watched, monkeypatch, capsys):
     screen = io.StringIO()
-    monkeypatch.setattr(rich, "_console", Console(file=screen, force_terminal=watched, width=120))
-    with AuditProgress(None, 100, "epoch 20", seconds):
+    monkeypatch.setattr(rich, "_console", Console(file=screen, force_terminal=watched, width=160))
+    with AuditProgress(None, 100, "epoch 20", None if seconds is None else estimate_of(seconds)):
         pass
     if watched:
         assert f"Audit (epoch 20){said} " in screen.getvalue()
     else:
         assert capsys.readouterr().out == f"Audit (epoch 20): 100 recoveries{said}\n"
+
+
+def test_the_time_left_follows_the_estimate_and_then_the_audits_own_pace():
+    now = [0.0]
+    left = TimeLeft(estimate_of(100, blind=50, known_mask=45, biharmonic=5), total=90, clock=lambda: now[0])
+    assert left.after("members · half · biharmonic", 30) == "about 2 min"  # 5 of 100 s are done
+    now[0] = 110.0
+    assert left.after("members · half · blind", 30) == "about 2 min"  # 55 took 110: 45 take 90
+    now[0] = 200.0
+    assert left.after("members · half · known_mask", 30) == "about 0 s"
+
+
+def test_the_bar_says_how_much_time_is_left(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(rich, "_console", Console(file=screen, force_terminal=True, width=160))
+    with AuditProgress(None, 60, "epoch 20", estimate_of(60, blind=30, known_mask=30)) as bar:
+        bar.advance("members · half · blind", 3)
+    assert "blind, about 57 s left" in screen.getvalue()

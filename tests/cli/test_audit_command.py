@@ -42,7 +42,7 @@ def run_folder(trained, tmp_path):
 def last_audit(folder):
     """The rows of the last audit, without what differs between two audits of the same weights."""
     rows = folder.audits()
-    varying = {"seconds", "time", "trigger", "audit", "num_rows"}
+    varying = {"seconds", "time", "cost", "trigger", "audit", "num_rows"}
     last = [row for row in rows if row["audit"] == rows[-1]["audit"]]
     return [{name: value for name, value in row.items() if name not in varying} for row in last]
 

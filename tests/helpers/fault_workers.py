@@ -13,7 +13,7 @@ from training_runs import Items, Module, audit_callback, images, trainer_with
 
 from lightning_memaudit.results.run_folder import RunFolder
 
-IGNORED = ("seconds", "time")
+IGNORED = ("seconds", "time", "cost")
 
 
 class FaultyModule(Module):

@@ -13,7 +13,7 @@ from launching import TIMEOUT, free_port
 from lightning_memaudit.results.run_folder import RunFolder
 
 FEW = process_workers.METHODS
-IGNORED = ("seconds", "time", "weights_sha256")  # weights that are spread over processes have no hash
+IGNORED = ("seconds", "time", "cost", "weights_sha256")  # weights that are spread over processes have no hash
 ROOT = Path(__file__).parents[2]
 WORKERS = Path(process_workers.__file__)
 

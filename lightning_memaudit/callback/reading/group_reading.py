@@ -14,11 +14,11 @@ from torch import Tensor
 from lightning_memaudit.callback.conditions import Condition, conditions_of
 from lightning_memaudit.callback.reading.batch_images import BatchFormat, arranged, item_images, learn_format, to_float
 from lightning_memaudit.callback.reading.image_names import name_in_dataset, names_in_batch, without_common_folder
-from lightning_memaudit.callback.reading.loaders import choose_indices
 from lightning_memaudit.callback.reading.reader import ReadBatch, Reader, Source
 from lightning_memaudit.callback.reading.stored_images import StoredImages
 from lightning_memaudit.callback.seen import Normalization
 from lightning_memaudit.measurement.checks import check_values
+from lightning_memaudit.measurement.choice import choose_indices
 from lightning_memaudit.measurement.groups import Group
 
 READ_TWICE = 16

@@ -1,6 +1,5 @@
 """Which items of a data set a run's dataloaders can yield, for any sampler, and without disturbing it."""
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -243,10 +242,3 @@ def place_in_root(dataset: Any, index: int) -> tuple[Any, int]:
                 before = end
         else:
             return dataset, index
-
-
-def choose_indices(num_available: int, num_wanted: int | None, seed: int) -> list[int]:
-    """All indices, or a seeded random choice of ``num_wanted`` of them, in increasing order."""
-    if num_wanted is None or num_wanted >= num_available:
-        return list(range(num_available))
-    return sorted(random.Random(seed).sample(range(num_available), num_wanted))

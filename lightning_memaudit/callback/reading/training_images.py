@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lightning_memaudit.callback.reading.loaders import choose_indices
 from lightning_memaudit.callback.reading.reader import ReadBatch, Reader, Source
+from lightning_memaudit.measurement.choice import choose_indices
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
 

@@ -1,0 +1,127 @@
+"""How much work recoveries are: evaluations and calls of the autoencoder, by method and mask, as measured before.
+
+What it takes to recover an image hangs on whether it comes back at all. Before an audit nobody knows; but how well the
+autoencoder reproduces the intact image says a lot, and how much of it is hidden.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_memaudit.measurement.degradations import Degradation
+from lightning_memaudit.measurement.measured_work import MEASURED
+from lightning_memaudit.recovery import AutoencoderIterations, BlindRecovery, KnownMaskRecovery, WhiteBoxRecovery
+from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS
+from lightning_memaudit.recovery.methods.registry import Method, uses_autoencoder
+
+UNKNOWN_KIND = 200.0
+"""Evaluations of a method that nobody has measured, such as one of the user's own."""
+
+TOGETHER = ("half", "block")
+"""Kinds of masks whose hidden pixels lie together; those of all others lie apart, more or less."""
+
+
+class Work(NamedTuple):
+    """What a method takes.
+
+    Attributes:
+        forwards: Images that the autoencoder is given without a backward pass, per image.
+        calls: Calls of the autoencoder for these, per block of images that are recovered together.
+        gradients: Steps by gradients, per image.
+        gradient_calls: Calls for these, per block.
+
+    >>> Work(forwards=55, calls=29, gradients=10, gradient_calls=12).evaluations
+    85.0
+    """
+
+    forwards: float
+    calls: float
+    gradients: float = 0.0
+    gradient_calls: float = 0.0
+
+    @property
+    def evaluations(self) -> float:
+        """Per image, as methods count them: a backward pass is two."""
+        return float(self.forwards + GRADIENT_EVALUATIONS * self.gradients)
+
+    def at_most(self, evaluations: int | None) -> "Work":
+        """The work of a method that may spend no more than so many."""
+        if evaluations is None or self.evaluations <= evaluations:
+            return self
+        share = evaluations / self.evaluations
+        return Work(*(share * value for value in self))
+
+
+NOTHING = Work(0.0, 0.0)
+
+
+def work_of(method: Method, pattern: Degradation, own_psnr: float, gradients: bool) -> Work:
+    """What a method takes to recover images from a degradation.
+
+    Args:
+        method: Any method.
+        pattern: The degradation.
+        own_psnr: How well the autoencoder reproduces the intact images, in dB.
+        gradients: Whether the autoencoder can be differentiated.
+
+    >>> from lightning_memaudit.measurement.degradations import parse_degradation
+    >>> easy, hard = parse_degradation("random-0.5"), parse_degradation("block-0.75")
+    >>> [work_of(BlindRecovery(), one, 15.0, gradients=True).evaluations > 100 for one in (easy, hard)]
+    [True, True]
+    >>> work_of(BlindRecovery(max_evaluations=60), hard, 15.0, gradients=True).evaluations
+    60.0
+    """
+    if not uses_autoencoder(method):
+        return NOTHING
+    # With noise, or where anything may stand in the hidden pixels, a blind search has no mask to rely on.
+    relies = not isinstance(method, BlindRecovery) or (not pattern.noise and pattern.fill is not None)
+    kind = kind_of(method, gradients and relies)
+    if kind is None:
+        return Work(UNKNOWN_KIND, UNKNOWN_KIND)
+    work = looked_up(MEASURED[kind], pattern, own_psnr)
+    if isinstance(method, BlindRecovery | KnownMaskRecovery):
+        if method.penalties is not None:
+            return Work(work.forwards * len(method.penalties), work.calls)
+        return work.at_most(method.max_evaluations)
+    return work
+
+
+def kind_of(method: Method, gradients: bool) -> str | None:
+    """Which methods of :data:`MEASURED` take as much; None where none does.
+
+    Args:
+        method: The method.
+        gradients: Whether it can use them.
+    """
+    if isinstance(method, WhiteBoxRecovery):
+        return "white_box"
+    if isinstance(method, AutoencoderIterations):
+        return "autoencoder_iterations"
+    if isinstance(method, BlindRecovery | KnownMaskRecovery):
+        if method.penalties is not None:
+            return "given_penalties"
+        return "search" if gradients and method.gradients == "auto" else "search_without_gradients"
+    return None
+
+
+def looked_up(
+    measured: Mapping[str, Mapping[float, tuple[tuple[float, ...], ...]]], pattern: Degradation, own_psnr: float
+) -> Work:
+    """Between what was measured of the nearest hidden shares and of autoencoders that reproduce images about as well.
+
+    Args:
+        measured: Of one kind of method: by shape of the mask and by hidden share, rows of ``own_psnr`` and
+            :class:`Work`, rising.
+        pattern: The degradation; a blur counts as one that hides half of the pixels.
+        own_psnr: In dB.
+    """
+    by_share = measured["together" if pattern.kind in TOGETHER else "apart"]
+    rows = [(share, *between(by_share[share], own_psnr)) for share in sorted(by_share)]
+    return Work(*between(rows, pattern.fraction))
+
+
+def between(rows: Sequence[Sequence[float]], at: float) -> list[float]:
+    """The columns after the first, interpolated; beyond the ends they stay as they are there."""
+    first, *columns = np.asarray(rows, dtype=np.float64).T
+    return [float(np.interp(at, first, column)) for column in columns]
