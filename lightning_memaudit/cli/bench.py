@@ -39,7 +39,9 @@ def run_bench(arguments: Sequence[str]) -> int:
     """
     name, rest = DEFAULT, list(arguments)
     if not rest or rest[0] in ("-h", "--help", "-v", "--verbose"):
-        print(wrapped(f"usage: {PROGRAM} bench NAME [--option VALUE ...]", "  "), "", in_columns(MEASURED), "", sep="\n")
+        print(
+            wrapped(f"usage: {PROGRAM} bench NAME [--option VALUE ...]", "  "), "", in_columns(MEASURED), "", sep="\n"
+        )
         print(wrapped("They take minutes to hours. `bench NAME --help` lists the options of one."))
         return DONE
     if not rest[0].startswith("-"):

@@ -1,4 +1,4 @@
-"""The configs that come with the package, by their names: ``--config quickstart``; listed and printed by ``configs``."""
+"""The configs that come with the package, by name: ``--config quickstart``; ``configs`` lists and prints them."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -50,7 +50,9 @@ def run_configs(arguments: Sequence[str]) -> int:
     known = names()
     usage = f"usage: {PROGRAM} configs [NAME ...]"
     if set(arguments) & {"-h", "--help"}:
-        print(wrapped(usage), "", wrapped("List the configs that come with the package, or print those named."), sep="\n")
+        print(
+            wrapped(usage), "", wrapped("List the configs that come with the package, or print those named."), sep="\n"
+        )
         return DONE
     for given in arguments:
         if given.startswith("-"):
@@ -99,5 +101,11 @@ def _named(given: str, known: dict[str, Path]) -> Path:
     bare = next((given.removesuffix(suffix) for suffix in SUFFIXES if given.endswith(suffix)), given)
     bare = bare.removeprefix("./").removeprefix("configs/")
     by_end = [name for name in known if name.rpartition("/")[2] == bare]
-    near = f"; did you mean {bare!r}?" if bare in known else f"; did you mean {by_end[0]!r}?" if by_end else hint(bare, known)
+    near = (
+        f"; did you mean {bare!r}?"
+        if bare in known
+        else f"; did you mean {by_end[0]!r}?"
+        if by_end
+        else hint(bare, known)
+    )
     raise UsageError(f"--config {given}: there is no such file or config{near}; `{PROGRAM} configs` lists the configs")

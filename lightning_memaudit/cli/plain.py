@@ -1,4 +1,4 @@
-"""Consoles that lack a sign get a plain one in its place, where Python would end the command in the middle of a line."""
+"""Consoles that lack a sign get a plain one in its place, where Python would end the command within a line."""
 
 import codecs
 import io

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lightning_memaudit.results.cells import Cell, Columns
 from lightning_memaudit.results.extraction import ExtractionReport
@@ -14,10 +15,20 @@ from lightning_memaudit.results.rows import Occasion, Row, image_rows
 from lightning_memaudit.results.run_folder import RunFolder
 from lightning_memaudit.results.verdict import Verdict, conclude
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
+
+MOST_LINES = 6
+"""Patterns of which a printed report speaks."""
+
+
+@dataclass(frozen=True, repr=False)
 class AuditReport:
     """What an audit found; :func:`lightning_memaudit.audit` returns one, the callback keeps its last.
+
+    Printed, it is a few lines; in a notebook, verdict, table and pictures, which are training data.
 
     Attributes:
         rows: One per group, pattern and method, as in ``audits.jsonl``.
@@ -98,6 +109,72 @@ class AuditReport:
             if (row["group"], row["pattern"], row["method"]) == (group, pattern, method):
                 return float(row["recovery_rate"])
         raise KeyError(f"no row for group={group!r}, pattern={pattern!r}, method={method!r}")
+
+    def __repr__(self) -> str:
+        """The verdict, and of the audited method what came back by pattern; never more than a few lines."""
+        try:
+            told = self.verdict.headline
+        except (ValueError, KeyError):  # of rows that no audit made
+            told = "no verdict"
+        lines = [f"AuditReport: {told}"]
+        for pattern in dict.fromkeys(row["pattern"] for row in self.rows):
+            parts = [
+                f"{row['num_recovered']} of {row['num_images']} {row['group']}"
+                for row in self.rows
+                if (row["pattern"], row["method"]) == (pattern, self.primary) and "num_recovered" in row
+            ]
+            lines += [f"  {pattern}: {', '.join(parts)} recovered by {self.primary}"] if parts else []
+        hidden = len(lines) - 1 - MOST_LINES
+        return "\n".join([*lines[: MOST_LINES + 1], *([f"  ... and {hidden} more patterns"] if hidden > 0 else [])])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdict, table, and images from observed to recovered to the truth."""
+        from lightning_memaudit.report.inline import fragment
+
+        told = self.verdict
+        sentences = (told.headline, *told.why, told.found, told.certainty, *told.cautions)
+        return fragment(sentences, self.rows, self.images, self.recoveries, self.primary)
+
+    def to_pandas(self, images: bool = False) -> Any:
+        """The rows as a ``pandas.DataFrame``: one line per group, pattern and method; needs pandas.
+
+        Args:
+            images: One line per image too, as in ``images.jsonl``, instead.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ModuleNotFoundError as error:
+            raise ImportError("to_pandas takes pandas: pip install 'lightning-memaudit[pandas]'") from error
+        return DataFrame(self.images if images else self.rows)
+
+    def to_html(self, path: str | Path, *, pictures: bool = True) -> Path:
+        """Write the page that a run gets as ``report.html``, in one file, and return its path.
+
+        It has the verdict of this audit alone; of the run, its model and its other audits it knows nothing.
+
+        Args:
+            path: The file; its folder is made where it is missing.
+            pictures: Show images; they are training data.
+        """
+        from lightning_memaudit.report.inline import write_page
+
+        return write_page(Path(path), self.rows, self.images, self.recoveries, pictures)
+
+    def plot(self, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+        """Draw the recovery rates by pattern and method, members beside controls, with 95% intervals.
+
+        Args:
+            ax: Where to draw; None makes a figure.
+
+        Returns:
+            The figure and where it was drawn, as metrics of torchmetrics do.
+        """
+        from lightning_memaudit.report.inline import draw
+
+        return draw(self.rows, ax)
 
     def to_json(self, path: str | Path) -> None:
         """Write verdict, judgement, rows, images and headline as one JSON object."""
