@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHOWN_PATTERNS = 3
 """Patterns of which a fragment shows pictures; the page has all."""
 CELL = "padding:.15em .6em;text-align:left;vertical-align:top;"
-PICTURE = "width:64px;image-rendering:pixelated;display:block"
+PICTURE = "width:64px;image-rendering:pixelated;display:block;margin-bottom:3px"
 
 
 def table_lines(rows: Sequence[Row]) -> list[list[str]]:

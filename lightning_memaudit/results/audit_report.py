@@ -112,11 +112,7 @@ class AuditReport:
 
     def __repr__(self) -> str:
         """The verdict, and of the audited method what came back by pattern; never more than a few lines."""
-        try:
-            told = self.verdict.headline
-        except (ValueError, KeyError):  # of rows that no audit made
-            told = "no verdict"
-        lines = [f"AuditReport: {told}"]
+        lines = [f"AuditReport: {self._told()[0]}"]
         for pattern in dict.fromkeys(row["pattern"] for row in self.rows):
             parts = [
                 f"{row['num_recovered']} of {row['num_images']} {row['group']}"
@@ -131,9 +127,15 @@ class AuditReport:
         """What a notebook shows: verdict, table, and images from observed to recovered to the truth."""
         from lightning_memaudit.report.inline import fragment
 
-        told = self.verdict
-        sentences = (told.headline, *told.why, told.found, told.certainty, *told.cautions)
-        return fragment(sentences, self.rows, self.images, self.recoveries, self.primary)
+        return fragment(self._told(), self.rows, self.images, self.recoveries, self.primary)
+
+    def _told(self) -> tuple[str, ...]:
+        """The verdict in sentences; to be printed, a report needs none."""
+        try:
+            told = self.verdict
+        except (ValueError, KeyError, IndexError) as error:  # of rows that no audit made
+            return (f"no verdict ({type(error).__name__}: {' '.join(str(error).split())[:100]})",)
+        return (told.headline, *told.why, told.found, told.certainty, *told.cautions)
 
     def to_pandas(self, images: bool = False) -> Any:
         """The rows as a ``pandas.DataFrame``: one line per group, pattern and method; needs pandas.
