@@ -154,7 +154,12 @@ def columns() -> int:
 
 def wrapped(text: str, indent: str = "") -> str:
     """The text in lines that this terminal shows whole; all but the first are indented."""
-    return textwrap.fill(text, columns() - 1, subsequent_indent=indent, break_on_hyphens=False)
+    return _filled(text, "", indent)
+
+
+def _filled(text: str, first: str, below: str) -> str:
+    width = columns() - 1
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=below, break_on_hyphens=False)
 
 
 def in_columns(what: Mapping[str, str], indent: str = "  ") -> str:
@@ -172,7 +177,7 @@ def in_columns(what: Mapping[str, str], indent: str = "  ") -> str:
         if len(name) > width:
             lines.append(f"{indent}{name}")
             start = below
-        lines.append(textwrap.fill(words, columns() - 1, initial_indent=start, subsequent_indent=below))
+        lines.append(_filled(words, start, below))
     return "\n".join(lines)
 
 
