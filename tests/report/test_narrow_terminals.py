@@ -1,4 +1,4 @@
-"""The table of an audit in a terminal of few columns: every number is there, and no line is longer than the terminal."""
+"""The table of an audit in a terminal of few columns: every number is there, and no line is too long."""
 
 import io
 
