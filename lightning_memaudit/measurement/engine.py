@@ -34,6 +34,7 @@ def audit(
     autoencoder: Autoencoder,
     members: ImageSource,
     controls: ImageSource | None = None,
+    *,
     patterns: Sequence[str] = DEFAULT_PATTERNS,
     methods: Methods = DEFAULT_METHODS,
     threshold_db: float = 30.0,
