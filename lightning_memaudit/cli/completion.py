@@ -61,7 +61,8 @@ def whole_parser() -> Any:
     commands = whole.add_subcommands(required=False)
     for name, (place, what) in COMMANDS.items():
         if name in ("fit", "audit"):
-            own = capture_parser(look_up(place), ["--help"])._subcommands_action._name_parser_map[name]
+            caught: Any = capture_parser(look_up(place), ["--help"])
+            own = caught._subcommands_action._name_parser_map[name]
             own.add_argument("-v", "--verbose", action="store_true", help="with --help: show all options")
             _leave_out_what_classes_take(own)
         else:
@@ -102,7 +103,7 @@ def _catching() -> Iterator[None]:
     def parse_args(self: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         raise _Caught(self)
 
-    argparse.ArgumentParser.parse_args = parse_args  # type: ignore[assignment, method-assign]
+    argparse.ArgumentParser.parse_args = parse_args  # type: ignore[method-assign]
     try:
         yield
     finally:

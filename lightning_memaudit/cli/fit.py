@@ -67,7 +67,8 @@ class AuditCLI(LightningCLI):
         )
         parser.usage = "%(prog)s [--config FILE ...] [--option VALUE ...]"
         # What this package adds comes first in the help; Lightning's own hundreds of lines follow.
-        parser._action_groups.sort(key=lambda group: getattr(group, "dest", None) != DEFAULT_NAME)
+        groups: Any = parser._action_groups
+        groups.sort(key=lambda group: getattr(group, "dest", None) != DEFAULT_NAME)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning that the process has arguments too: they are the same."""
