@@ -12,24 +12,30 @@ what came back. Rooms, from the bottom up; each imports only those named behind 
 - ``bench`` measures the package itself, ``cli`` is the command line: everything below them.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_memaudit.callback import MemorizationAuditCallback
     from lightning_memaudit.measurement.engine import audit
+    from lightning_memaudit.results.audit_report import AuditReport
 
 __version__ = "0.1.0"
-__all__ = ["MemorizationAuditCallback", "__version__", "audit"]
+__all__ = ["AuditReport", "MemorizationAuditCallback", "__version__", "audit"]
+
+_PLACES = {
+    "AuditReport": "lightning_memaudit.results.audit_report",
+    "MemorizationAuditCallback": "lightning_memaudit.callback",
+    "audit": "lightning_memaudit.measurement.engine",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `--help` and `report` do not pay for torch and lightning.
-    if name == "MemorizationAuditCallback":
-        from lightning_memaudit.callback import MemorizationAuditCallback
-
-        return MemorizationAuditCallback
-    if name == "audit":
-        from lightning_memaudit.measurement.engine import audit
-
-        return audit
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -88,7 +88,16 @@ def ablation(
     rows: list[dict[str, Any]] = []
     content: dict[str, Any] = {}
     for state in train_until(network, members, train_losses, max_steps, seed=seed):
-        report = audit(network, members, controls, patterns, steps(), threshold_db, seed, save_recoveries=0)
+        report = audit(
+            network,
+            members,
+            controls,
+            patterns=patterns,
+            methods=steps(),
+            threshold_db=threshold_db,
+            seed=seed,
+            save_recoveries=0,
+        )
         rows += [_row(report, name, state.loss, patterns) for name in steps()]
         content = {"machine": machine(torch.device("cpu")), "patterns": list(patterns), "rows": rows}
         write_json(Path(output), content)

@@ -109,7 +109,16 @@ def paper(
         wanted = [loss for loss in train_losses if loss not in done]
         for state in train_until(network, members, wanted, max_steps, batch_size, seed):
             began = time.perf_counter()
-            report = audit(network, members, controls, patterns, resolved, threshold_db, seed, save_recoveries=0)
+            report = audit(
+                network,
+                members,
+                controls,
+                patterns=patterns,
+                methods=resolved,
+                threshold_db=threshold_db,
+                seed=seed,
+                save_recoveries=0,
+            )
             place_in_table = {
                 "autoencoder": name,
                 "target_loss": state.target,

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields, is_dataclass
 from enum import Enum
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -283,7 +284,8 @@ def _children(node: Any, depth: int) -> list[tuple[Any, Any]]:
     if is_dataclass(node):
         return list(({one.name: getattr(node, one.name) for one in fields(node)} | attributes).items())
     # Others, such as a subclass of int, hold more than their attributes tell.
-    plain = type(node).__basicsize__ == _Plain.__basicsize__ and not type(node).__itemsize__
+    sizes = type(node).__basicsize__, type(node).__itemsize__
+    plain = sizes == (_Plain.__basicsize__, 0) or type(node) is SimpleNamespace
     return list(attributes.items()) if plain and not callable(node) else []
 
 

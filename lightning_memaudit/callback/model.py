@@ -14,7 +14,7 @@ from lightning_memaudit.callback.conditions import Condition
 from lightning_memaudit.callback.keys import Key, imported, key_path, select
 from lightning_memaudit.callback.seen import Normalization, Seen
 
-Reconstruct = str | Callable[[nn.Module, Any], Any]
+Reconstruct = str | Callable[[Any, Any], Any]
 """``"forward"``, another method's name, the import path of a function, or a function ``(module, images)``.
 
 A function whose second parameter is called ``batch``, or a method whose first one is, gets the run's own batch with the

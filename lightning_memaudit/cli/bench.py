@@ -1,14 +1,11 @@
-"""``python -m lightning_memaudit bench [NAME] [options]``: pick a measurement and run it."""
+"""``python -m lightning_memaudit bench NAME [options]``: pick a measurement and run it."""
 
 import inspect
 from argparse import ArgumentError
-from collections.abc import Sequence
-from importlib import import_module
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from jsonargparse import auto_cli
-
-from lightning_memaudit.cli.main import DONE, PROGRAM, UsageError, hint
-from lightning_memaudit.cli.parser import explain
+from lightning_memaudit.cli.main import DONE, PROGRAM, UsageError, hint, in_columns, look_up, wrapped
 
 BENCHMARKS = {
     "speed": "lightning_memaudit.bench.speed:speed",
@@ -22,32 +19,61 @@ BENCHMARKS = {
     "referee": "lightning_memaudit.bench.referee:referee",
 }
 """Where each measurement lives, as ``module:function``; its arguments are the command's options."""
+MEASURED = {
+    "speed": "recovery against its own forward passes, one image at a time, DeepInverse, two processes",
+    "overhead": "what the callback costs a run",
+    "large": "real sizes, on a GPU",
+    "ablation": "what each piece of the blind method pays",
+    "extraction": "training images that come out when nothing goes in",
+    "paper": "the paper's experiment in small, on your images",
+    "referee": "how often the verdict's rules are wrong, and what they find, by simulation",
+}
+"""What each of them says, in a few words."""
 DEFAULT = "speed"
+"""Whose options are given where no measurement is named."""
 
 
 def run_bench(arguments: Sequence[str]) -> int:
-    """Run the measurement named first, or :data:`DEFAULT`.
+    """Run the measurement named first; list them where there is nothing to run.
 
     Raises:
         UsageError: An unknown name or option.
     """
     name, rest = DEFAULT, list(arguments)
-    if rest and not rest[0].startswith("-"):
+    if not rest or rest[0] in ("-h", "--help", "-v", "--verbose"):
+        print(
+            wrapped(f"usage: {PROGRAM} bench NAME [--option VALUE ...]", "  "), "", in_columns(MEASURED), "", sep="\n"
+        )
+        print(wrapped("They take minutes to hours. `bench NAME --help` lists the options of one."))
+        return DONE
+    if not rest[0].startswith("-"):
         name = rest.pop(0)
     if name not in BENCHMARKS:
         known = ", ".join(BENCHMARKS)
         raise UsageError(f"{name!r} is not a measurement{hint(name, BENCHMARKS)}; known: {known}")
-    module, _, function = BENCHMARKS[name].partition(":")
-    measurement = getattr(import_module(module), function)
+    measurement = look_up(BENCHMARKS[name])
     try:
-        auto_cli(
-            measurement,
-            args=rest,
-            as_positional=False,
-            exit_on_error=False,
-            allow_abbrev=False,
-            prog=f"{PROGRAM} bench {name}",
-        )
+        parse_and_run(name, measurement, rest)
     except ArgumentError as error:
+        from lightning_memaudit.cli.parser import explain
+
         raise UsageError(explain(str(error), inspect.signature(measurement).parameters)) from error
     return DONE
+
+
+def parse_and_run(name: str, measurement: Callable[..., Any], arguments: Sequence[str]) -> None:
+    """Call a measurement with the options that its arguments are.
+
+    Raises:
+        ArgumentError: An option is wrong.
+    """
+    from jsonargparse import auto_cli
+
+    auto_cli(
+        measurement,
+        args=list(arguments),
+        as_positional=False,
+        exit_on_error=False,
+        allow_abbrev=False,
+        prog=f"{PROGRAM} bench {name}",
+    )

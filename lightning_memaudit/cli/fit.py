@@ -66,6 +66,10 @@ class AuditCLI(LightningCLI):
             default=False,
             help="Also train a twin on the first controls, then audit each model with the other as its reference.",
         )
+        parser.usage = "%(prog)s [--config FILE ...] [--option VALUE ...]"
+        # What this package adds comes first in the help; Lightning's own hundreds of lines follow.
+        groups: Any = parser._action_groups
+        groups.sort(key=lambda group: getattr(group, "dest", None) != DEFAULT_NAME)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning that the process has arguments too: they are the same."""
@@ -162,7 +166,7 @@ def with_quickstart(arguments: Sequence[str], model: str | None = None, data: st
     """
     given = Given.read(arguments)
     path = shipped_configs() / QUICKSTART
-    own = yaml.safe_load(path.read_text())
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))
     model = given.model or model
     others = [(model, own["model"])] + ([] if given.data else [(data, own["data"])])
     if given.has_config or any(name not in (None, *_names(content["class_path"])) for name, content in others):

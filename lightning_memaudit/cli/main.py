@@ -1,20 +1,26 @@
 """The command line. Sees every room; nothing sees it.
 
-Commands that need no torch are dispatched before torch is imported, and so is ``--help``.
+Commands that need no torch are dispatched before torch is imported, and so is ``--help``, also that of a command.
 """
 
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lightning_memaudit.cli.plain import plain_signs
 from lightning_memaudit.cli.twins import imported_as_one
 from lightning_memaudit.results.names import did_you_mean
 
-PROGRAM = "python -m lightning_memaudit"
+SCRIPT = "lightning-memaudit"
+"""The console script; the same as ``python -m lightning_memaudit``."""
+PROGRAM = SCRIPT if Path(sys.argv[0]).stem == SCRIPT else "python -m lightning_memaudit"
+"""How the command line was started, and can be started again."""
 DEBUG_VARIABLE = "MEMAUDIT_DEBUG"
 
 DONE, FAILED, BAD_USAGE, GATE_HOLDS, UNDECIDED = 0, 1, 2, 3, 4
@@ -26,23 +32,42 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("lightning_memaudit.cli.report:run_report", "rebuild tables and reports from results; compare runs"),
     "verify": ("lightning_memaudit.cli.report:run_verify", "score the saved recoveries again: is the report true?"),
     "dashboard": ("lightning_memaudit.cli.report:run_dashboard", "save a W&B workspace that shows the audits"),
+    "configs": ("lightning_memaudit.cli.configs:run_configs", "list the configs that come with it, or print one"),
+    "completion": ("lightning_memaudit.cli.completion:run_completion", "print what completes the options in a shell"),
 }
 """Where each command lives, as ``module:function`` of its arguments, and what it does."""
+
+OTHER_NAMES = {
+    "train": "fit",
+    "training": "fit",
+    "run": "fit",
+    "test": "audit",
+    "validate": "audit",
+    "evaluate": "audit",
+    "benchmark": "bench",
+    "compare": "report",
+    "html": "report",
+    "check": "verify",
+    "sweep": "configs",
+    "list": "configs",
+    "complete": "completion",
+}
+"""What people call a command who have not read its name."""
+
+PREPARED = {
+    "fit": "lightning_memaudit.cli.first_help:prepared",
+    "audit": "lightning_memaudit.cli.first_help:prepared",
+}
+"""What is done with the arguments of a command before it gets them, as ``module:function``; None: all is done."""
 
 TWIN = "lightning_memaudit.cli.reference:fit_with_twin"
 """What follows ``fit`` where a twin is asked for; like a command, it is looked up when it is needed."""
 
-HELP = f"""\
-usage: {PROGRAM} <command> [options]
-
-How much of its training data does this autoencoder remember?
-
-commands:
-{{commands}}
-
-With no options, `fit` trains and audits the quickstart: 50 real faces, about two minutes on two cores.
-`{PROGRAM} <command> --help` lists the options of a command.
-"""
+QUESTION = "How much of its training data does this autoencoder remember?"
+HINTS = (
+    "With no options, `fit` trains and audits the quickstart: 50 real faces, about two minutes on two cores.",
+    f"`{PROGRAM} <command> --help` lists the options of a command.",
+)
 
 
 class UsageError(ValueError):
@@ -68,7 +93,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     try:
-        with imported_as_one(), _importable(os.getcwd()):  # noqa: PTH109 - as Python writes it there itself
+        with plain_signs(), imported_as_one(), _importable(os.getcwd()):  # noqa: PTH109 - as Python writes it there
             return _dispatch(arguments)
     except SystemExit as exit_:
         # Options such as --help and --print_config end in this way.
@@ -82,7 +107,8 @@ def main(args: Sequence[str] | None = None) -> int:
         from lightning_memaudit.report.labels import printable
 
         code = exit_code(error)
-        print(f"error: {printable(one_line(error))}", file=sys.stderr)
+        with plain_signs():
+            print(f"error: {printable(one_line(error))}", file=sys.stderr)
         if code == FAILED:
             print(f"       set {DEBUG_VARIABLE}=1 for the traceback", file=sys.stderr)
         return code
@@ -103,8 +129,9 @@ def _importable(folder: str) -> Iterator[None]:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        width = max(map(len, COMMANDS))
-        print(HELP.format(commands="\n".join(f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items())))
+        print(wrapped(f"usage: {PROGRAM} <command> [options]"), wrapped(QUESTION), sep="\n\n")
+        print("\ncommands:", in_columns({name: what for name, (_, what) in COMMANDS.items()}), "", sep="\n")
+        print(*map(wrapped, HINTS), sep="\n")
         return DONE
     if arguments[0] == "--version":
         from lightning_memaudit import __version__
@@ -113,9 +140,48 @@ def _dispatch(arguments: list[str]) -> int:
         return DONE
     command, *rest = arguments
     if command not in COMMANDS:
-        raise UsageError(f"{command!r} is not a command{hint(command, COMMANDS)}; known: {', '.join(COMMANDS)}")
-    code: int = look_up(COMMANDS[command][0])(rest)
+        meant = OTHER_NAMES.get(command)
+        near = f"; did you mean {meant!r}?" if meant else hint(command, COMMANDS)
+        raise UsageError(f"{command!r} is not a command{near}; known: {', '.join(COMMANDS)}")
+    given = look_up(PREPARED[command])(command, rest) if command in PREPARED else rest
+    if given is None:
+        return DONE
+    code: int = look_up(COMMANDS[command][0])(given)
     return code
+
+
+def columns() -> int:
+    """Columns of the terminal; 80 where there is none, and never so few that no word fits."""
+    return max(30, shutil.get_terminal_size().columns)
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """The text in lines that this terminal shows whole; all but the first are indented."""
+    return _filled(text, "", indent)
+
+
+def _filled(text: str, first: str, below: str) -> str:
+    width = columns() - 1
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=below, break_on_hyphens=False)
+
+
+def in_columns(what: Mapping[str, str], indent: str = "  ") -> str:
+    """Names with what they are, one below the other; in a narrow terminal the words begin below a long name.
+
+    >>> print(in_columns({"fit": "train", "audit": "look"}))
+      fit    train
+      audit  look
+    """
+    width = min(max(map(len, what)), columns() // 2)
+    lines = []
+    for name, words in what.items():
+        start = f"{indent}{name:{width}}  "
+        below = " " * (len(indent) + width + 2)
+        if len(name) > width:
+            lines.append(f"{indent}{name}")
+            start = below
+        lines.append(_filled(words, start, below))
+    return "\n".join(lines)
 
 
 def look_up(place: str) -> Callable[..., Any]:

@@ -39,8 +39,9 @@ class GivenAutoencoder:
     def __call__(self, images: Tensor) -> Tensor:
         """Reconstruct a batch; the result shares no memory with anything of the caller's."""
         result = self.call(images.to(self.dtype or images.dtype, copy=True))
-        # What is no tensor is refused by the check before the first audit, in words.
-        return result.to(images, copy=True) if isinstance(result, Tensor) else result
+        # What is no tensor of real numbers is refused by the check before the first audit, in words.
+        is_real = isinstance(result, Tensor) and not result.is_complex()
+        return result.to(images, copy=True) if is_real else result
 
 
 def module_of(autoencoder: object) -> nn.Module | None:

@@ -35,6 +35,7 @@ class Mends:
         eight_bits: Continues it, where they may go up to 255.
         call: The autoencoder raises an error.
         kind: It returns no tensor.
+        real: It returns complex numbers.
         shape: It returns another shape.
         outputs: What it returns is no reconstruction, by the code of the doubt.
         explains_itself: Whether a ValueError of the autoencoder says itself what to change.
@@ -51,6 +52,7 @@ class Mends:
     eight_bits: str = "; std=[0.00392157] if they go up to 255"
     call: str = "pass reconstruct=<a method, or a function (module, images)>, or flatten=True if it takes flat images"
     kind: str = "pass output=<index, key or attribute> that selects the reconstruction"
+    real: str = "pass reconstruct=<a function (module, images) that returns real numbers>"
     shape: str = "it must return a reconstruction of the same shape; pass reconstruct=<a function (module, images)>"
     outputs: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType(
@@ -75,6 +77,7 @@ FUNCTION_MENDS = Mends(
     call="pass a function of images (B, C, H, W), such as lambda x: model(x.flatten(1)).view_as(x) for a model of flat "
     "ones",
     kind="pass a function that returns the reconstruction alone, such as lambda x: model(x)[0]",
+    real="pass a function that returns real numbers, such as lambda x: model(x).real",
     shape="pass a function that returns the same shape, such as lambda x: model(x).view_as(x) for flat outputs",
     outputs=MappingProxyType(
         {
@@ -166,6 +169,8 @@ def _checked(autoencoder: Autoencoder, name: str, mends: Mends) -> Autoencoder:
 def _check_output(output: object, images: Tensor, name: str, mends: Mends) -> None:
     if not isinstance(output, Tensor):
         raise ValueError(f"the autoencoder returned {type(output).__name__} for {name}: {mends.kind}")
+    if output.is_complex():
+        raise ValueError(f"the autoencoder returned {output.dtype} for {name}: {mends.real}")
     if output.shape != images.shape:
         raise ValueError(
             f"the autoencoder returned shape {tuple(output.shape)} for {name} of shape {tuple(images.shape)}: "

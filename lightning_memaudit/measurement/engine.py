@@ -36,6 +36,7 @@ def audit(
     autoencoder: Autoencoder,
     members: ImageSource,
     controls: ImageSource | None = None,
+    *,
     patterns: Sequence[str] = DEFAULT_PATTERNS,
     methods: Methods | None = None,
     threshold_db: float = 30.0,

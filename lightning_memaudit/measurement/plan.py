@@ -70,11 +70,19 @@ class Plan:
         names = [pattern.name for pattern in self.patterns]
         if len(set(names)) < len(names):
             raise ValueError(f"patterns={names}: name each only once")
-        if not isinstance(self.threshold_db, int | float) or not 0 < self.threshold_db < float("inf"):
+        if (
+            not isinstance(self.threshold_db, int | float)
+            or isinstance(self.threshold_db, bool)
+            or not 0 < self.threshold_db < float("inf")
+        ):
             raise ValueError(f"threshold_db={self.threshold_db}: must be a positive number of decibels, such as 30")
         seed: object = self.seed
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**63:
             raise ValueError(f"seed={seed!r}: must be an integer from 0 to 2**63 - 1")
+        for argument in ("block_size", "num_proximal", "save_recoveries", "extraction"):
+            given: object = getattr(self, argument)
+            if not isinstance(given, int | np.integer) or isinstance(given, bool):
+                raise ValueError(f"{argument}={given!r}: must be an integer")
         check_counts(block_size=self.block_size)
         for argument in ("num_proximal", "save_recoveries", "extraction"):
             if getattr(self, argument) < 0:
@@ -184,6 +192,16 @@ def resolve_methods(methods: Methods) -> dict[str, Method]:
         ValueError: An unknown name, one that cannot be part of a metric's, or no method at all.
     """
     named = dict(methods) if isinstance(methods, Mapping) else {name: name for name in methods}
+    wrong = [name for name in named if not isinstance(name, str)]
+    if wrong:
+        raise ValueError(f"methods: {wrong[0]!r} is no name: pass names, or a mapping from names to methods")
+    if len(named) < len(methods):
+        raise ValueError(f"methods={list(methods)}: name each only once")
+    for name, method in named.items():
+        if not callable(method) and not isinstance(method, str):
+            raise ValueError(
+                f"methods: {name} is of type {type(method).__name__}: pass the name of a method or a method"
+            )
     if not named:
         raise ValueError(f"methods={methods!r}: name at least one of {', '.join(METHODS)}")
     for name in named:

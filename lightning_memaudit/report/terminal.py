@@ -27,6 +27,8 @@ _VERDICT_STYLES = {
     "not_memorized": "bold green",
     "inconclusive": "bold yellow",
 }
+NARROW = 76
+"""Columns below which the numbers of a method are written out: a table would be cut at the edge."""
 _HEADERS = ("members", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "controls", "beyond\ninp.")
 
 
@@ -94,7 +96,7 @@ def audit_table(rows: Sequence[Row], width: int = 100, primary: str | None = Non
 
     Args:
         rows: All rows of one audit, as in ``audits.jsonl``.
-        width: Of the terminal; 80 columns are enough, from 100 on there is some air.
+        width: Of the terminal; 80 columns are enough, from 100 on there is some air; with few, numbers are in words.
         primary: The audited method; default: by the names of the methods.
 
     Raises:
@@ -118,15 +120,25 @@ def audit_table(rows: Sequence[Row], width: int = 100, primary: str | None = Non
         header_style="bold",
     )
     table.add_column("method", overflow="fold", min_width=10)
-    for header in _HEADERS:
+    if width < NARROW:
+        table.padding = (0, 1)
+        table.add_column("what came back", overflow="fold")
+    for header in _HEADERS if width >= NARROW else ():
         table.add_column(header, justify="right", no_wrap=True, min_width=max(map(len, header.split())))
     for pattern in dict.fromkeys(row["pattern"] for row in rows):
         table.add_section()
         table.add_row(Text(pattern, style="bold cyan"))
         for row in members:
             if row["pattern"] == pattern:
-                table.add_row(*_cells(row, others.get((pattern, row["method"]))), style=_style(row))
+                cells = _cells(row, others.get((pattern, row["method"])))
+                table.add_row(*(cells if width >= NARROW else [cells[0], _in_words(cells[1:])]), style=_style(row))
     return table
+
+
+def _in_words(numbers: Sequence[RenderableType]) -> Text:
+    """The numbers of a row behind the heads of their columns."""
+    heads = (" ".join(header.replace("-\n", "").split()) for header in _HEADERS)
+    return Text(", ".join(f"{head} {number}" for head, number in zip(heads, numbers, strict=True)))
 
 
 def _cells(row: Row, control: Row | None) -> list[RenderableType]:

@@ -39,7 +39,7 @@ class WrittenReport(NamedTuple):
     >>> from lightning_memaudit.measurement.engine import audit
     >>> folder = RunFolder("memaudit")
     >>> folder.write_run({"model": {"class": "identity", "num_parameters": 0}})
-    >>> audit(lambda images: images, torch.rand(4, 1, 8, 8), None, ["half"], ["biharmonic"]).append_to(folder)
+    >>> audit(lambda x: x, torch.rand(4, 1, 8, 8), patterns=["half"], methods=["biharmonic"]).append_to(folder)
     >>> report = write_report(folder, figures=False)
     >>> report.document["verdict"]["outcome"], report.json.name, report.html.name
     ('inconclusive', 'report.json', 'report.html')

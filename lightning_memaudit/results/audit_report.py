@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lightning_memaudit.results.cells import Cell, Columns
 from lightning_memaudit.results.cost import Bounds, cost_row
@@ -16,10 +17,20 @@ from lightning_memaudit.results.rows import Occasion, Row, image_rows
 from lightning_memaudit.results.run_folder import RunFolder
 from lightning_memaudit.results.verdict import Verdict, conclude
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
+
+MOST_LINES = 6
+"""Patterns of which a printed report speaks."""
+
+
+@dataclass(frozen=True, repr=False)
 class AuditReport:
     """What an audit found; :func:`lightning_memaudit.audit` returns one, the callback keeps its last.
+
+    Printed, it is a few lines; in a notebook, verdict, table and pictures, which are training data.
 
     Attributes:
         rows: One per group, pattern and method, as in ``audits.jsonl``.
@@ -100,6 +111,74 @@ class AuditReport:
             if (row["group"], row["pattern"], row["method"]) == (group, pattern, method):
                 return float(row["recovery_rate"])
         raise KeyError(f"no row for group={group!r}, pattern={pattern!r}, method={method!r}")
+
+    def __repr__(self) -> str:
+        """The verdict, and of the audited method what came back by pattern; never more than a few lines."""
+        lines = [f"AuditReport: {self._told()[0]}"]
+        for pattern in dict.fromkeys(row["pattern"] for row in self.rows):
+            parts = [
+                f"{row['num_recovered']} of {row['num_images']} {row['group']}"
+                for row in self.rows
+                if (row["pattern"], row["method"]) == (pattern, self.primary) and "num_recovered" in row
+            ]
+            lines += [f"  {pattern}: {', '.join(parts)} recovered by {self.primary}"] if parts else []
+        hidden = len(lines) - 1 - MOST_LINES
+        return "\n".join([*lines[: MOST_LINES + 1], *([f"  ... and {hidden} more patterns"] if hidden > 0 else [])])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdict, table, and images from observed to recovered to the truth."""
+        from lightning_memaudit.report.inline import fragment
+
+        return fragment(self._told(), self.rows, self.images, self.recoveries, self.primary)
+
+    def _told(self) -> tuple[str, ...]:
+        """The verdict in sentences; to be printed, a report needs none."""
+        try:
+            told = self.verdict
+        except (ValueError, KeyError, IndexError) as error:  # of rows that no audit made
+            return (f"no verdict ({type(error).__name__}: {' '.join(str(error).split())[:100]})",)
+        return (told.headline, *told.why, told.found, told.certainty, *told.cautions)
+
+    def to_pandas(self, images: bool = False) -> Any:
+        """The rows as a ``pandas.DataFrame``: one line per group, pattern and method; needs pandas.
+
+        Args:
+            images: One line per image too, as in ``images.jsonl``, instead.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ModuleNotFoundError as error:
+            raise ImportError("to_pandas takes pandas: pip install 'lightning-memaudit[pandas]'") from error
+        return DataFrame(self.images if images else self.rows)
+
+    def to_html(self, path: str | Path, *, pictures: bool = True) -> Path:
+        """Write the page that a run gets as ``report.html``, in one file, and return its path.
+
+        It has the verdict of this audit alone; of the run, its model and its other audits it knows nothing.
+
+        Args:
+            path: The file; its folder is made where it is missing.
+            pictures: Show images; they are training data.
+        """
+        from lightning_memaudit.report.inline import write_page
+
+        return write_page(Path(path), self.rows, self.images, self.recoveries, pictures)
+
+    def plot(self, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+        """Draw the recovery rates by pattern and method, members beside controls, with 95% intervals.
+
+        Args:
+            ax: Where to draw; None makes a figure.
+
+        Returns:
+            The figure and where it was drawn, as metrics of torchmetrics do.
+        """
+        from lightning_memaudit.report.inline import draw
+
+        return draw(self.rows, ax)
 
     def to_json(self, path: str | Path) -> None:
         """Write verdict, judgement, rows, images and headline as one JSON object."""

@@ -190,7 +190,7 @@ class Outer:
 
 def test_all_other_types_at_once_by_audit_and_by_verify(theirs, capsys):
     save_theirs("odd.ckpt", hyper_parameters={"options": argparse.Namespace(a=Outer.Inner()), "path": PurePosixPath()})
-    allow = f"--allow_types=[argparse.Namespace,pathlib.PurePosixPath,{__name__}.Outer.Inner]"
+    allow = f"--allow_types=[argparse.Namespace,{PurePosixPath.__module__}.PurePosixPath,{__name__}.Outer.Inner]"
     assert run("audit", *THEIRS, "--ckpt_path=odd.ckpt") == 2
     assert allow in capsys.readouterr().err
     assert run("audit", *THEIRS, "--ckpt_path=odd.ckpt", allow) == 0

@@ -20,7 +20,7 @@ def by_hand(project):
     from lightning_memaudit.cli.twins import imported_as_one
 
     with pytest.MonkeyPatch.context() as patch, imported_as_one():
-        patch.syspath_prepend(".")
+        patch.syspath_prepend(Path.cwd())
         theirs = importlib.import_module(project)
         trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False)
         trainer.fit(theirs.Autoencoder(width=2, scale=0.5), datamodule=theirs.Data(count=5))

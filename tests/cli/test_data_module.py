@@ -1,6 +1,7 @@
 """While a checkpoint is audited its data module is the trainer's, so that batches go the way they went in training."""
 
 import importlib
+from pathlib import Path
 
 import lightning
 import pytest
@@ -126,7 +127,7 @@ def test_a_model_without_a_data_module_has_its_own_hooks():
 
 def test_a_data_module_of_the_twin(project):
     with imported_as_one(), pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(".")
+        patch.syspath_prepend(Path.cwd())
         theirs = importlib.import_module(project)
         data = theirs.Data()
         data.size = 8

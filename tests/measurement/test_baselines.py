@@ -52,7 +52,7 @@ def test_the_baseline_is_the_best_of_three_fillings(pattern):
 
 def test_every_row_has_its_gain():
     images = smooth_images(6)
-    report = audit(lambda x: x, images[:3], images[3:], PATTERNS, ["blind", "biharmonic"])
+    report = audit(lambda x: x, images[:3], images[3:], patterns=PATTERNS, methods=["blind", "biharmonic"])
     for row in report.images:
         assert row["recovery_gain"] == pytest.approx(row["hidden_psnr"] - row["baseline_psnr"], abs=1e-4)
         assert row["recovery_gain"] <= 1e-4, "neither inpainting nor the identity is closer than the best of them"
@@ -60,7 +60,7 @@ def test_every_row_has_its_gain():
 
 def test_what_an_image_looks_like_is_in_its_rows():
     images = smooth_images(4)
-    [first, *_] = audit(lambda x: x, images[:2], images[2:], ["half"], ["biharmonic"]).images
+    [first, *_] = audit(lambda x: x, images[:2], images[2:], patterns=["half"], methods=["biharmonic"]).images
     truth = images[0].double().numpy()
     steps = np.concatenate([np.diff(truth, axis=1).ravel(), np.diff(truth, axis=2).ravel()])
     assert first["brightness"] == pytest.approx(truth.mean(), abs=1e-5)
@@ -110,11 +110,13 @@ def test_where_a_baseline_is_missing_there_is_no_gain():
         return BlindRecovery(certification=None)(autoencoder, observed)
 
     with pytest.warns(UserWarning, match="no baseline for members, half: TypeError: needs a module"):
-        report = audit(lambda x: x, images, None, ["half"], {"mine": choosy, "biharmonic": "biharmonic"})
+        report = audit(
+            lambda x: x, images, None, patterns=["half"], methods={"mine": choosy, "biharmonic": "biharmonic"}
+        )
     assert all(row["baseline_psnr"] is None and row["hidden_psnr"] is not None for row in report.images)
     assert report.rate("mine", "half") >= 0
 
 
 def test_behind_a_blur_nothing_is_missing():
-    report = audit(lambda x: x, smooth_images(2), None, ["blur-1"], ["blind_deblurring"])
+    report = audit(lambda x: x, smooth_images(2), None, patterns=["blur-1"], methods=["blind_deblurring"])
     assert all(row["recovery_gain"] is None for row in report.images)

@@ -68,7 +68,7 @@ def test_mixing_the_batch_is_seen_in_any_order(order, count):
 def test_groups_of_unequal_size_make_no_traces_of_an_autoencoder_that_mixes_the_batch(share):
     members, controls = pictures(80), pictures(20, seed=1)
     with pytest.warns(UserWarning, match="beside other images"):
-        report = audit(mixing(share), members, controls, ["random-0.9"], ["paper_blind", "biharmonic"])
+        report = audit(mixing(share), members, controls, patterns=["random-0.9"], methods=["paper_blind", "biharmonic"])
     assert report.verdict.outcome == "inconclusive"
     assert "depends_on_batch" in report.verdict.reasons
     assert "depends on the images beside it" in report.verdict.headline
@@ -128,7 +128,7 @@ def test_low_precision_is_no_dependence(dtype):
     network.to(dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        report = audit(network, pictures(75), pictures(20, seed=1), ["half"], ["biharmonic"])
+        report = audit(network, pictures(75), pictures(20, seed=1), patterns=["half"], methods=["biharmonic"])
     assert report.doubts == []
 
 
@@ -248,7 +248,7 @@ def test_a_method_that_never_calls_the_autoencoder_is_not_audited(with_blind):
     members, controls = pictures(30), pictures(25, seed=1)
     methods = {"thief": Thief(members), "biharmonic": "biharmonic", "known_mask": KnownMaskRecovery()}
     methods |= {"blind": "paper_blind"} if with_blind else {}
-    report = audit(lambda x: 0.9 * x, members, controls, ["random-0.9"], methods)
+    report = audit(lambda x: 0.9 * x, members, controls, patterns=["random-0.9"], methods=methods)
     assert report.rate("thief", "random-0.9") == 1
     assert report.primary == ("blind" if with_blind else "known_mask")
     assert report.judgement.method == report.primary

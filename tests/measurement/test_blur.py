@@ -86,7 +86,7 @@ def test_a_plan_in_which_something_could_never_run_is_refused(patterns, methods,
 
 def test_what_comes_back_from_a_blur_never_counts_as_memorized():
     members, controls = uniform((24, 1, 16, 16)), uniform((24, 1, 16, 16), seed=10)
-    report = audit(associative(members), members, controls, ["blur-1"], ["blind_deblurring"])
+    report = audit(associative(members), members, controls, patterns=["blur-1"], methods=["blind_deblurring"])
     assert report.rate("blind_deblurring", "blur-1") > 0.9
     assert report.rate("blind_deblurring", "blur-1", "controls") == 0
     assert all(row["num_beyond_inpainting"] is None for row in report.rows)
@@ -100,7 +100,7 @@ def test_what_comes_back_from_a_blur_never_counts_as_memorized():
 def test_beside_a_mask_only_the_mask_is_judged():
     members, controls = uniform((24, 1, 16, 16)), uniform((24, 1, 16, 16), seed=10)
     methods = ["blind", "blind_deblurring", "biharmonic"]
-    report = audit(memory(members), members, controls, ["blur-1", "random-0.5"], methods)
+    report = audit(memory(members), members, controls, patterns=["blur-1", "random-0.5"], methods=methods)
     judgement = judge(report.rows, ImageColumns(report.images), report.primary)
     assert [finding.pattern for finding in judgement.patterns] == ["random-0.5"]
     assert judgement.num_memorized == 24

@@ -53,7 +53,7 @@ def test_only_control_images_count(num_controls):
     """Four patterns times 25 images are no 100 controls."""
     members = torch.rand(4, 1, 12, 12) * 0.8 + 0.1
     controls = torch.rand(num_controls, 1, 12, 12) * 0.8 + 0.1
-    report = audit(memory(members), members, controls, ["half", "random-0.5"], ["blind"])
+    report = audit(memory(members), members, controls, patterns=["half", "random-0.5"], methods=["blind"])
     for row in report.rows:
         claim = row["certification"]
         assert claim["num_control_scores"] == num_controls
@@ -67,13 +67,19 @@ def test_controls_of_another_source_certify_nothing():
     """A smooth memory that has stored none of the images: what is certified by controls of noise is false."""
     stored, strangers = smooth_images(40, channels=1), smooth_images(40, channels=1, seed=31)
     noise = torch.rand(NEEDED, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-    report = audit(associative(stored), strangers, noise, ["random-0.5"], ["blind"])
+    report = audit(associative(stored), strangers, noise, patterns=["random-0.5"], methods=["blind"])
     row = report.rows[0]
     assert row["num_certified"] == 0
     assert (row["certification"]["source"], row["certification"]["threshold"]) == ("none", None)
     assert "members and controls differ in" in row["certification"]["reason"]
     assert "so nothing is certified" in row["certification"]["reason"]
-    alike = audit(associative(stored), stored, smooth_images(NEEDED, channels=1, seed=32), ["random-0.5"], ["blind"])
+    alike = audit(
+        associative(stored),
+        stored,
+        smooth_images(NEEDED, channels=1, seed=32),
+        patterns=["random-0.5"],
+        methods=["blind"],
+    )
     assert alike.rows[0]["certification"]["source"] == "controls"
     assert alike.rows[0]["num_certified"] == 40
 
@@ -92,7 +98,9 @@ def test_without_any_certificate_where_controls_fail_after_the_copies_were_left_
 def test_a_given_calibration_stays_in_force_and_is_said():
     given = Calibration(0.05, "", 500, 1 / 501, (0.0, 0.007))
     images = torch.rand(3, 1, 12, 12)
-    report = audit(memory(images), images, None, ["half"], {"mine": BlindRecovery(certification=given)})
+    report = audit(
+        memory(images), images, None, patterns=["half"], methods={"mine": BlindRecovery(certification=given)}
+    )
     claim = report.rows[0]["certification"]
     assert (claim["source"], claim["threshold"], claim["num_control_scores"]) == ("given", 0.05, 500)
     assert report.rows[0]["num_certified"] == 3
@@ -117,7 +125,7 @@ def test_certificates_are_counted_by_what_they_claim():
         return found._replace(image=members + errors, certified=torch.ones(3, dtype=torch.bool))
 
     certain.claims = True
-    row = audit(memory(members), members, None, ["half"], {"certain": certain}).rows[0]
+    row = audit(memory(members), members, None, patterns=["half"], methods={"certain": certain}).rows[0]
     counts = [row[f"num_certified{which}"] for which in ("", "_true", "_recovered")]
     assert (counts, CERTIFIED_DB) == ([3, 2, 1], 25.0)
     assert row["certification"]["source"] == "the method itself"

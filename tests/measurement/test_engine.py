@@ -51,13 +51,13 @@ def assert_same(one, other):
 
 
 def test_a_memory_is_found_out_and_an_identity_is_not(members, controls):
-    report = audit(memory(members), members, controls, ["random-0.5"])
+    report = audit(memory(members), members, controls, patterns=["random-0.5"])
     assert report.rate("blind", "random-0.5") == 1.0
     assert report.rate("blind", "random-0.5", "controls") == 0.0
     assert report.headline["recovery_rate"] == 1.0
     assert report.headline["membership_auroc"] == 1.0
     assert report.headline["train_loss"] == 0.0
-    identity = audit(lambda images: images, members, controls, ["random-0.5"])
+    identity = audit(lambda images: images, members, controls, patterns=["random-0.5"])
     assert identity.rate("blind", "random-0.5") == 0.0
 
 
@@ -70,7 +70,9 @@ def test_rows_count_what_was_recovered(members, controls):
         return finished(truth + errors[: len(truth)].view(-1, 1, 1, 1))
 
     method.needs_mask = True
-    report = audit(lambda x: x, members, controls, ["random-0.5"], {"known": method}, threshold_db=30.0)
+    report = audit(
+        lambda x: x, members, controls, patterns=["random-0.5"], methods={"known": method}, threshold_db=30.0
+    )
     row, control = report.rows
     assert (row["num_images"], row["num_recovered"], row["recovery_rate"]) == (6, 3, 0.5)
     assert (control["num_images"], control["num_recovered"]) == (5, 3)
@@ -83,7 +85,7 @@ def test_rows_count_what_was_recovered(members, controls):
 @pytest.mark.parametrize("num_controls", [5, 99])
 def test_rows_say_what_a_certificate_claims_or_why_there_is_none(members, num_controls):
     controls = torch.rand(num_controls, 1, 12, 12) * 0.8 + 0.1
-    report = audit(memory(members), members, controls, ["random-0.5"], ["blind", "biharmonic"])
+    report = audit(memory(members), members, controls, patterns=["random-0.5"], methods=["blind", "biharmonic"])
     rows = {(row["group"], row["method"]): row for row in report.rows}
     assert rows["members", "biharmonic"]["certification"] is None
     certification = rows["members", "blind"]["certification"]
@@ -106,14 +108,16 @@ def test_members_and_controls_get_the_same_masks(members, controls):
         return finished(observed)
 
     method.needs_mask = True
-    audit(lambda x: x, members, controls, ["random-0.5"], {"known": method})
+    audit(lambda x: x, members, controls, patterns=["random-0.5"], methods={"known": method})
     assert torch.equal(masks[6][:5], masks[5])
     assert not torch.equal(masks[5][0], masks[5][1])
 
 
 def test_block_size_changes_nothing(members, controls):
-    whole = audit(memory(members), members, controls, ["random-0.5", "block-0.25"], FAST)
-    blocks = audit(memory(members), members, controls, ["random-0.5", "block-0.25"], FAST, block_size=2)
+    whole = audit(memory(members), members, controls, patterns=["random-0.5", "block-0.25"], methods=FAST)
+    blocks = audit(
+        memory(members), members, controls, patterns=["random-0.5", "block-0.25"], methods=FAST, block_size=2
+    )
     assert_same(whole, blocks)
 
 
@@ -160,7 +164,7 @@ def test_a_failing_method_counts_its_images_as_failed_when_asked(members):
     assert (row["num_failed"], row["num_recovered"], row["num_images"]) == (6, 0, 6)
     assert row["psnr_mean"] is None
     with pytest.raises(RuntimeError, match="no"):
-        audit(lambda x: x, members, None, ["random-0.5"], {"broken": method})
+        audit(lambda x: x, members, None, patterns=["random-0.5"], methods={"broken": method})
 
 
 def test_an_inpainter_that_fails_is_no_evidence_of_anything(members):
@@ -183,12 +187,12 @@ def test_diverged_images_are_counted_and_not_recovered(members):
         return finished(members, torch.inf)
 
     method.needs_mask = True
-    (row,) = audit(lambda x: x, members, None, ["random-0.5"], {"known": method}).rows
+    (row,) = audit(lambda x: x, members, None, patterns=["random-0.5"], methods={"known": method}).rows
     assert (row["num_diverged"], row["num_recovered"]) == (6, 0)
 
 
 def test_to_json_holds_rows_and_images_without_nan(tmp_path, members, controls):
-    report = audit(memory(members), members, controls, ["half"], FAST)
+    report = audit(memory(members), members, controls, patterns=["half"], methods=FAST)
     report.to_json(tmp_path / "report.json")
     content = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert len(content["rows"]) == 2 * 2
@@ -224,7 +228,9 @@ def test_bad_input_raises_one_line(members, arguments, message):
 def test_without_controls_or_with_one_image_the_verdict_is_inconclusive(count, num_controls):
     members = torch.rand(count, 1, 12, 12) * 0.8 + 0.1
     controls = None if num_controls is None else torch.rand(num_controls, 1, 12, 12)
-    report = audit(memory(members), members, controls, ["random-0.5"], ["blind", "biharmonic"], block_size=7)
+    report = audit(
+        memory(members), members, controls, patterns=["random-0.5"], methods=["blind", "biharmonic"], block_size=7
+    )
     verdict = conclude(judge(report.rows, ImageColumns(report.images)))
     assert (verdict.outcome, verdict.reasons) == ("inconclusive", ("too_few_controls",))
     assert f"{count} of {count} training images came back" in verdict.headline

@@ -208,7 +208,7 @@ def test_any_name_comes_back_from_the_files(tmp_path, stored):
 
 
 def test_images_without_names_are_called_by_their_index(stored):
-    report = audit(memory(stored), stored, None, ["half"], ["known_mask"])
+    report = audit(memory(stored), stored, None, patterns=["half"], methods=["known_mask"])
     assert [row["name"] for row in report.images] == [str(i) for i in range(7)]
     group = Group("members", stored, [40 + i for i in range(7)], range(7))
     report = run_audit(memory(stored), [group], plan(), OCCASION)

@@ -70,7 +70,7 @@ def linear(images, number):
 
 def audited(f, members, controls, **options):
     with torch.no_grad():
-        return audit(f, members, controls, PATTERNS, METHODS, **options)
+        return audit(f, members, controls, patterns=PATTERNS, methods=METHODS, **options)
 
 
 def test_all_of_them(crops):

@@ -52,7 +52,9 @@ def groups():
 
 def test_a_reference_takes_out_how_hard_an_image_is(groups):
     members, controls, (f, _, stranger) = groups
-    told = judged(audit(f, members, controls, ["half"], ["biharmonic"], reference=stranger)).memberships
+    told = judged(
+        audit(f, members, controls, patterns=["half"], methods=["biharmonic"], reference=stranger)
+    ).memberships
     assert told["plain_loss"].auroc.value < 0.65
     assert told["reference"].auroc.value > 0.99
     assert told["reference"].caution is None
@@ -63,7 +65,7 @@ def test_a_reference_takes_out_how_hard_an_image_is(groups):
 
 def test_without_a_reference_nothing_of_it_is_said(groups):
     members, controls, (f, *_) = groups
-    report = audit(f, members, controls, ["half"], ["biharmonic"])
+    report = audit(f, members, controls, patterns=["half"], methods=["biharmonic"])
     assert "reference_psnr" not in report.images[0]
     assert list(judged(report).memberships) == ["plain_loss"]
 
@@ -71,10 +73,10 @@ def test_without_a_reference_nothing_of_it_is_said(groups):
 def test_a_reference_that_was_trained_on_one_of_the_groups_is_found_out():
     members, controls = smooth_images(30, channels=1, seed=1), smooth_images(30, channels=1, seed=2)
     f, twin = associative(members), associative(controls)
-    told = judged(audit(f, members, controls, ["half"], ["biharmonic"], reference=twin)).memberships
+    told = judged(audit(f, members, controls, patterns=["half"], methods=["biharmonic"], reference=twin)).memberships
     assert "reproduces the controls better than the members" in told["reference"].caution
     again = associative(members, sharpness=2.0)
-    told = judged(audit(f, members, controls, ["half"], ["biharmonic"], reference=[again])).memberships
+    told = judged(audit(f, members, controls, patterns=["half"], methods=["biharmonic"], reference=[again])).memberships
     assert "reproduces the members better than the controls" in told["reference"].caution
     assert told["plain_loss"].caution is None
 
@@ -82,7 +84,9 @@ def test_a_reference_that_was_trained_on_one_of_the_groups_is_found_out():
 def test_numbers_of_several_references_are_means_of_logarithms():
     members, controls = smooth_images(4, channels=1, seed=1), smooth_images(3, channels=1, seed=2)
     others = [associative(smooth_images(5, channels=1, seed=seed)) for seed in (3, 4)]
-    report = audit(associative(members), members, controls, PATTERNS, ["blind"], reference=others, block_size=3)
+    report = audit(
+        associative(members), members, controls, patterns=PATTERNS, methods=["blind"], reference=others, block_size=3
+    )
     rows = {(row["group"], row["position"], row["pattern"]): row for row in report.images}
     for group, images in (("members", members), ("controls", controls)):
         errors = torch.stack([(one(images) - images).square().mean((1, 2, 3)) for one in others])
@@ -101,7 +105,7 @@ def test_numbers_of_several_references_are_means_of_logarithms():
 def test_blind_scores_are_compared_with_those_of_the_reference():
     members, controls = smooth_images(12, channels=1, seed=1), smooth_images(12, channels=1, seed=2)
     stranger = associative(smooth_images(12, channels=1, seed=3))
-    report = audit(associative(members), members, controls, ["half"], ["blind"], reference=stranger)
+    report = audit(associative(members), members, controls, patterns=["half"], methods=["blind"], reference=stranger)
     told = judged(report).memberships
     assert list(told) == ["plain_loss", "blind_score", "reference", "reference_blind_score"]
     assert told["reference_blind_score"].auroc.value > 0.95
@@ -126,7 +130,7 @@ def test_a_reference_that_fails_on_an_image_says_nothing_of_it():
     def broken(images):
         return torch.where((images == members[5]).flatten(1).all(1).view(-1, 1, 1, 1), torch.nan, images * 0.9)
 
-    report = audit(memory(members), members, controls, ["half"], ["biharmonic"], reference=broken)
+    report = audit(memory(members), members, controls, patterns=["half"], methods=["biharmonic"], reference=broken)
     assert [row["position"] for row in report.images if row["reference_psnr"] is None] == [5]
     assert judged(report).memberships["reference"].num_members == 11
 
@@ -145,13 +149,13 @@ def test_every_process_measures_its_own_images(num_shares):
 
 def test_a_verdict_without_a_recovery_says_by_what_members_can_be_told(groups):
     members, controls, (f, _, stranger) = groups
-    report = audit(f, members, controls, ["random-0.9"], ["blind", "biharmonic"], reference=stranger)
+    report = audit(f, members, controls, patterns=["random-0.9"], methods=["blind", "biharmonic"], reference=stranger)
     verdict = conclude(judged(report))
     assert any(
         "can be told from other images by the own error, less that of the reference" in c for c in verdict.cautions
     )
     assert "Another attack may tell more" in verdict.certainty
-    alone = conclude(judged(audit(f, members, controls, ["random-0.9"], ["biharmonic"])))
+    alone = conclude(judged(audit(f, members, controls, patterns=["random-0.9"], methods=["biharmonic"])))
     assert any("can be told from other images by the autoencoder's own error" in one for one in alone.cautions)
 
 
@@ -182,4 +186,4 @@ def test_a_reference_is_measured_once():
 def test_what_is_no_reference_is_refused(reference, complaint):
     images = torch.rand(3, 1, 8, 8)
     with pytest.raises(ValueError, match=complaint):
-        audit(lambda x: x * 0.9, images, None, ["half"], ["biharmonic"], reference=reference)
+        audit(lambda x: x * 0.9, images, None, patterns=["half"], methods=["biharmonic"], reference=reference)

@@ -29,7 +29,7 @@ def test_repeats_are_those_of_a_comparison_of_all_pairs(block_size):
 def test_controls_that_show_members_say_nothing_against_memory():
     members, controls = images(40), images(40, 1)
     close = (members[:15] + 1 / 255).clamp(max=1)
-    report = audit(memory(members), members, torch.cat([close, controls]), PATTERNS, METHODS)
+    report = audit(memory(members), members, torch.cat([close, controls]), patterns=PATTERNS, methods=METHODS)
     assert report.verdict.outcome == "memorized"
     assert report.judgement.overall.controls.memorized.count == 0
     assert report.judgement.overall.controls.memorized.num == 40
@@ -39,7 +39,13 @@ def test_controls_that_show_members_say_nothing_against_memory():
 
 def test_one_picture_ten_times_is_one():
     stored, others = images(1), images(50, 1)
-    report = audit(memory(stored), torch.cat([stored.repeat(10, 1, 1, 1), others]), images(40, 2), PATTERNS, METHODS)
+    report = audit(
+        memory(stored),
+        torch.cat([stored.repeat(10, 1, 1, 1), others]),
+        images(40, 2),
+        patterns=PATTERNS,
+        methods=METHODS,
+    )
     assert report.num_memorized == 1
     assert report.verdict.outcome != "memorized"
     assert any(caution.startswith("9 audited members show another") for caution in report.verdict.cautions)
@@ -47,14 +53,14 @@ def test_one_picture_ten_times_is_one():
 
 def test_five_controls_eight_times_are_five():
     members = images(40)
-    report = audit(memory(members), members, images(5, 1).repeat(8, 1, 1, 1), PATTERNS, METHODS)
+    report = audit(memory(members), members, images(5, 1).repeat(8, 1, 1, 1), patterns=PATTERNS, methods=METHODS)
     assert report.verdict.reasons[0] == "too_few_controls"
     assert "too few controls (5)" in report.verdict.headline
 
 
 def test_certificates_count_different_controls():
     members = images(10)
-    report = audit(memory(members), members, images(60, 1).repeat(2, 1, 1, 1), PATTERNS, METHODS)
+    report = audit(memory(members), members, images(60, 1).repeat(2, 1, 1, 1), patterns=PATTERNS, methods=METHODS)
     [row] = [row for row in report.rows if row["group"] == "members" and row["method"] == "blind"]
     assert row["certification"]["num_control_scores"] == 60
     assert row["certification"]["threshold"] is None

@@ -46,7 +46,7 @@ def trained(images, train_loss):
 
 def audited(f, members, controls, patterns=("random-0.5", "block-0.5"), methods=METHODS, **options):
     with torch.no_grad():
-        return audit(f, members, controls, patterns, methods, **options)
+        return audit(f, members, controls, patterns=patterns, methods=methods, **options)
 
 
 def test_memorized_in_any_order_and_with_any_number_of_controls(faces, tmp_path):

@@ -62,7 +62,7 @@ def test_compose_names_files_that_exist():
     assert services["wandb"]["ports"] == ["127.0.0.1:8080:8080"]
     for option in services["memaudit"]["command"]:
         if option.startswith("--config="):
-            assert (DOCKER.parent / "configs" / Path(option).name).is_file()
+            assert (DOCKER.parent / "configs" / f"{option.partition('=')[2]}.yaml").is_file()
 
 
 def test_readme_commands_name_what_exists():

@@ -67,7 +67,7 @@ def test_the_report_is_written_and_true_and_the_failed_are_no_evidence(folder):
 
 def test_a_run_without_controls_gets_its_report(tmp_path):
     members = uniform((4, 1, 12, 12))
-    report = audit(memory(members), members, None, ["random-0.5"], ["blind", "biharmonic"])
+    report = audit(memory(members), members, None, patterns=["random-0.5"], methods=["blind", "biharmonic"])
     folder = RunFolder(tmp_path / "memaudit")
     duplicates = {"psnr_db": 25.0, "members": []}
     folder.write_run({"settings": {"patterns": ["random-0.5"]}, "near_duplicates": duplicates, "model": {}})
@@ -89,7 +89,7 @@ def test_masks_shared_by_the_channels_in_some_blocks_only_are_saved():
             return found._replace(mask=found.mask.expand_as(observed)) if self.calls == 1 else found
 
     images = uniform((4, 3, 8, 8))
-    report = audit(memory(images), images, None, ["half"], {"own": OwnMasks()}, block_size=2)
+    report = audit(memory(images), images, None, patterns=["half"], methods={"own": OwnMasks()}, block_size=2)
     assert report.recoveries["members/half/own/mask"].shape == (4, 3, 8, 8)
 
 
@@ -103,7 +103,7 @@ def test_a_process_without_images_takes_part_in_an_audit_of_a_blur():
 def test_the_audited_method_is_the_plans_whatever_runs_first():
     members = uniform((4, 1, 12, 12))
     methods = ["known_mask", "blind_deblurring", "biharmonic"]
-    report = audit(memory(members), members, None, ["blur-1", "random-0.5"], methods)
+    report = audit(memory(members), members, None, patterns=["blur-1", "random-0.5"], methods=methods)
     assert report.primary == "known_mask"
     assert report.headline["recovery_rate"] == report.rate("known_mask", "random-0.5")
 
@@ -117,7 +117,13 @@ def test_patterns_that_do_not_fit_the_images_are_refused_before_anything_runs():
 
     members = uniform((4, 1, 6, 6))
     with pytest.raises(ValueError, match="kernel of 7 pixels is larger than 6 x 6 images"):
-        audit(autoencoder, members, None, ["half", "blur-1.5"], ["autoencoder_iterations", "blind_deblurring"])
+        audit(
+            autoencoder,
+            members,
+            None,
+            patterns=["half", "blur-1.5"],
+            methods=["autoencoder_iterations", "blind_deblurring"],
+        )
     assert calls == [2, 2, 2], "the check of the first images, together and apart, and nothing after it"
 
 
@@ -125,6 +131,6 @@ def test_controls_count_for_the_patterns_that_a_method_runs_on():
     """50 controls and one mask are too few scores, and the blind method's own certificates stay in force."""
     members, controls = uniform((4, 1, 12, 12)), uniform((50, 1, 12, 12), seed=10)
     methods = {"blind": BlindRecovery(max_evaluations=60), "deblurring": BlindDeblurring(num_iterations=1)}
-    report = audit(memory(members), members, controls, ["random-0.5", "blur-1"], methods)
+    report = audit(memory(members), members, controls, patterns=["random-0.5", "blur-1"], methods=methods)
     row = next(row for row in report.rows if (row["group"], row["method"]) == ("members", "blind"))
     assert row["num_certified"] == row["num_recovered"] == 4

@@ -175,7 +175,7 @@ def test_the_audit_runs_it_once_for_all_audits():
 
     images = torch.rand(3, 1, 16, 16)
     methods = {"known_mask": "known_mask", "ddnm": DDNM(tiny_unet(), num_steps=2)}
-    report = audit(lambda x: x, images, None, ["half"], methods)
+    report = audit(lambda x: x, images, None, patterns=["half"], methods=methods)
     (row,) = [row for row in report.rows if row["method"] == "ddnm"]
     assert row["num_images"] == 3
     assert row["num_certified"] is None

@@ -35,7 +35,9 @@ def test_the_papers_method_recovers_what_the_prototype_did():
         optimizer.step()
         if loss < 1e-5:
             break
-    report = audit(network, members, controls, list(PROTOTYPE), ["paper_blind", "autoencoder_iterations"])
+    report = audit(
+        network, members, controls, patterns=list(PROTOTYPE), methods=["paper_blind", "autoencoder_iterations"]
+    )
     for pattern, rate in PROTOTYPE.items():
         assert report.rate("paper_blind", pattern) >= rate - 0.1
         assert report.rate("paper_blind", pattern) > report.rate("autoencoder_iterations", pattern) + 0.2

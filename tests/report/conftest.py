@@ -51,4 +51,4 @@ def _copy(folder, place):
 @pytest.fixture
 def report():
     members, controls = torch.rand(4, 1, 12, 12), torch.rand(3, 1, 12, 12)
-    return audit(memory(members), members, controls, ["random-0.5"], ["blind", "biharmonic"])
+    return audit(memory(members), members, controls, patterns=["random-0.5"], methods=["blind", "biharmonic"])

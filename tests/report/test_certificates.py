@@ -24,7 +24,7 @@ def shown(report, width=80):
 def test_the_table_never_certifies_above_a_caption_that_says_nothing_is(num_controls, scale):
     members = torch.rand(20, 1, 12, 12) * 0.8 + 0.1
     controls = (torch.rand(num_controls, 1, 12, 12) * 0.8 + 0.1) * scale if num_controls else None
-    report = audit(memory(members), members, controls, ["random-0.5"], ["blind", "biharmonic"])
+    report = audit(memory(members), members, controls, patterns=["random-0.5"], methods=["blind", "biharmonic"])
     text = shown(report)
     certified = report.rows[0]["num_certified"]
     assert (certified == 0) == ("nothing is certified" in text)
@@ -37,7 +37,9 @@ def test_the_table_never_certifies_above_a_caption_that_says_nothing_is(num_cont
 
 def test_the_table_fits_80_columns_with_a_hundred_certificates():
     certified = {"num_certified": 100, "num_certified_true": 100, "num_certified_recovered": 100, "num_images": 100}
-    report = audit(lambda images: images, torch.rand(3, 1, 8, 8), None, ["random-0.5"], ["blind", "biharmonic"])
+    report = audit(
+        lambda images: images, torch.rand(3, 1, 8, 8), None, patterns=["random-0.5"], methods=["blind", "biharmonic"]
+    )
     rows = [row | certified | {"num_recovered": 100} for row in report.rows]
     console = Console(width=80, record=True, file=io.StringIO())
     print_audit(rows, console)

@@ -60,7 +60,10 @@ def save(content, path="a.ckpt"):
         ({"plain": [1, 2.0, "three", None, (True,), {4}, b"5", 6j, 10**400]}, []),
         (AttributeDict(a=1), []),
         (argparse.Namespace(a=1), ["argparse.Namespace"]),
-        ([argparse.Namespace(), pathlib.PurePosixPath("a")], ["argparse.Namespace", "pathlib.PurePosixPath"]),
+        (
+            [argparse.Namespace(), pathlib.PurePosixPath("a")],
+            ["argparse.Namespace", f"{pathlib.PurePosixPath.__module__}.PurePosixPath"],
+        ),
         (functools.partial(argparse.Namespace, a=1), ["argparse.Namespace", "functools.partial"]),
         (Container(), [f"{HERE}.Container"]),
         (Outer.Inner(), [f"{HERE}.Outer.Inner"]),

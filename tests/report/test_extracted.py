@@ -30,7 +30,7 @@ def make(images, folder, **settings):
     def memory(x):
         return members[torch.cdist(x.flatten(1), members.flatten(1)).argmin(1)]
 
-    report = audit(memory, members, controls, ["half"], ["biharmonic"], **settings)
+    report = audit(memory, members, controls, patterns=["half"], methods=["biharmonic"], **settings)
     run = RunFolder(folder)
     report.append_to(run)
     run.write_run({"model": {"class": "memory"}, "settings": {"primary_method": "biharmonic"}})

@@ -237,7 +237,7 @@ def test_strips_of_a_blur_go_from_best_to_worst(tmp_path):
     members, controls = uniform((8, 1, 12, 12)), uniform((8, 1, 12, 12), seed=10)
     methods = ["blind", "blind_deblurring", "biharmonic"]
     inexact_memory = memory(members + torch.linspace(0.1, 0.01, 8).view(-1, 1, 1, 1) * uniform((8, 1, 12, 12), seed=11))
-    report = audit(inexact_memory, members, controls, ["random-0.5", "blur-1"], methods)
+    report = audit(inexact_memory, members, controls, patterns=["random-0.5", "blur-1"], methods=methods)
     folder = RunFolder(tmp_path / "memaudit")
     folder.write_run({"settings": {"patterns": ["random-0.5", "blur-1"], "primary_method": "blind"}})
     report.append_to(folder)

@@ -38,7 +38,7 @@ def methods():
 
 def test_what_is_saved_is_what_was_recorded(stored):
     autoencoder = remembers(stored)
-    report = audit(autoencoder, stored, None, ["random-0.5"], methods(), block_size=4)
+    report = audit(autoencoder, stored, None, patterns=["random-0.5"], methods=methods(), block_size=4)
     observed = parse_degradation("random-0.5")(stored, range(6)).observed
     for name, method in methods().items():
         saved = {key: report.recoveries[f"members/random-0.5/{name}/trace_{key}"] for key in ("image", "mask")}
@@ -56,13 +56,13 @@ def test_what_is_saved_is_what_was_recorded(stored):
 
 
 def test_nothing_is_recorded_unless_asked_for(stored):
-    report = audit(remembers(stored), stored, None, ["random-0.5"], ["paper_blind"])
+    report = audit(remembers(stored), stored, None, patterns=["random-0.5"], methods=["paper_blind"])
     assert not [key for key in report.recoveries if "trace" in key]
 
 
 def test_figures_of_the_iterations(stored, tmp_path):
     patterns = ["random-0.5", "random-0.9"]
-    report = audit(remembers(stored), stored, stored.flip(0) * 0.5, patterns, methods())
+    report = audit(remembers(stored), stored, stored.flip(0) * 0.5, patterns=patterns, methods=methods())
     folder = RunFolder(tmp_path / "run")
     report.append_to(folder)
     figures = iteration_figures(folder)

@@ -24,7 +24,13 @@ def honest(tmp_path_factory):
     folder.write_run({"image_shape": [1, 12, 12], "settings": {"save_recoveries": 4}})
     methods = ["autoencoder_iterations", "biharmonic"]
     found = audit(
-        memory(images[:4]), images[:4], images[4:], ["random-0.5"], methods, save_recoveries=4, reference=torch.sigmoid
+        memory(images[:4]),
+        images[:4],
+        images[4:],
+        patterns=["random-0.5"],
+        methods=methods,
+        save_recoveries=4,
+        reference=torch.sigmoid,
     )
     found.append_to(folder)
     return folder

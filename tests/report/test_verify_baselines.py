@@ -25,7 +25,12 @@ def as_it_comes(tmp_path):
     """The results of an audit with the package's own blind method."""
     images = torch.rand(7, 1, 12, 12, generator=torch.Generator().manual_seed(0))
     report = audit(
-        memory(images[:4]), images[:4], images[4:], ["random-0.5"], ["blind", "biharmonic"], save_recoveries=9
+        memory(images[:4]),
+        images[:4],
+        images[4:],
+        patterns=["random-0.5"],
+        methods=["blind", "biharmonic"],
+        save_recoveries=9,
     )
     folder = RunFolder(tmp_path / "memaudit")
     made = {name: repr(METHODS[name]()) for name in ("blind", "biharmonic")}
@@ -83,7 +88,7 @@ def test_runs_without_baselines_are_not_checked(run):
 def test_a_blur_beside_a_mask_needs_no_baseline(tmp_path):
     images = torch.rand(7, 1, 12, 12, generator=torch.Generator().manual_seed(0))
     methods = ["blind", "blind_deblurring", "biharmonic"]
-    report = audit(memory(images[:4]), images[:4], images[4:], ["random-0.5", "blur-1"], methods)
+    report = audit(memory(images[:4]), images[:4], images[4:], patterns=["random-0.5", "blur-1"], methods=methods)
     folder = RunFolder(tmp_path / "memaudit")
     made = {name: repr(METHODS[name]()) for name in methods}
     folder.write_run({"image_shape": [1, 12, 12], "settings": {"primary_method": "blind", "method_settings": made}})

@@ -30,7 +30,7 @@ def honest(tmp_path_factory):
     images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     folder = RunFolder(tmp_path_factory.mktemp("honest") / "memaudit")
     folder.write_run({"created": "2025"})
-    audit(memory(images[:3]), images[:3], images[3:], ["half"], ["biharmonic"]).append_to(folder)
+    audit(memory(images[:3]), images[:3], images[3:], patterns=["half"], methods=["biharmonic"]).append_to(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ from lightning_memaudit.results.quantities import QUANTITIES
 
 def report():
     images = torch.rand(3, 1, 12, 12)
-    return audit(lambda x: x, images, images.flip(0) * 0.5, ["half"], ["biharmonic"])
+    return audit(lambda x: x, images, images.flip(0) * 0.5, patterns=["half"], methods=["biharmonic"])
 
 
 def test_every_quantity_is_measured_and_saved_where_the_table_says():
@@ -53,7 +53,7 @@ def test_the_autoencoder_makes_its_own_output_of_each_group_once():
         return images * 0.9
 
     members, controls = torch.rand(5, 1, 8, 8), torch.rand(4, 1, 8, 8)
-    found = audit(autoencoder, members, controls, ["half"], ["biharmonic"])
+    found = audit(autoencoder, members, controls, patterns=["half"], methods=["biharmonic"])
     assert calls == [2, 2, 2, 2, 5, 3, 2, 4]
     expected = float((0.01 * members.double().square()).mean())
     assert abs(found.headline["train_loss"] - expected) < 1e-7

@@ -28,7 +28,7 @@ class Check:
     >>> from lightning_memaudit.results.run_folder import RunFolder
     >>> folder = RunFolder("memaudit")
     >>> folder.write_run({})
-    >>> audit(lambda images: images, torch.rand(4, 1, 8, 8), None, ["half"], ["biharmonic"]).append_to(folder)
+    >>> audit(lambda x: x, torch.rand(4, 1, 8, 8), patterns=["half"], methods=["biharmonic"]).append_to(folder)
     >>> report = write_report(folder, figures=False)
     >>> verify(folder)[0]
     Check(name='report.json is as it was written', passed=True, detail='its own hash')

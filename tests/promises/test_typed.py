@@ -1,0 +1,33 @@
+"""What the READMEs show passes a strict type checker, as the code of whoever copies it would have to."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mypy")
+ROOT = Path(__file__).parents[2]
+READMES = ("configs/README.md",)
+
+
+@pytest.mark.slow
+def test_the_snippets_pass_mypy_strict(tmp_path):
+    for readme in READMES:
+        text = (ROOT / readme).read_text(encoding="utf-8")
+        for number, snippet in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)):
+            (tmp_path / f"snippet_{number}.py").write_text(snippet, encoding="utf-8")
+    (tmp_path / "inferred.py").write_text(
+        "import torch\n"
+        "from typing_extensions import assert_type\n"
+        "from lightning_memaudit import AuditReport, MemorizationAuditCallback, audit\n"
+        "report = audit(lambda images: images, torch.rand(2, 1, 8, 8), patterns=['half'])\n"
+        "assert_type(report, AuditReport)\n"
+        "assert_type(report.rate('blind', 'half'), float)\n"
+        "assert_type(MemorizationAuditCallback(every_n_epochs=3).last_report, AuditReport | None)\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--ignore-missing-imports", *map(str, tmp_path.glob("*.py"))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
