@@ -70,7 +70,16 @@ def attack(
     content: dict[str, Any] = {}
     for state in train_until(autoencoder, members, train_losses, max_steps, batch_size, seed):
         methods = (*METHODS, INPAINTER)
-        report = audit(autoencoder, members, controls, patterns, methods, threshold_db, seed, save_recoveries=0)
+        report = audit(
+            autoencoder,
+            members,
+            controls,
+            patterns=patterns,
+            methods=methods,
+            threshold_db=threshold_db,
+            seed=seed,
+            save_recoveries=0,
+        )
         rows += [_row(report, pattern, state.loss) for pattern in patterns]
         content = {"machine": machine(torch.device("cpu")), "network": network, "rows": rows}
         write_json(Path(output), content)

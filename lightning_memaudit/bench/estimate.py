@@ -115,7 +115,7 @@ def compared_rows(autoencoder: nn.Module, groups: Mapping[str, Tensor], state: s
         began = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            cost = audit(autoencoder, members, controls, patterns, methods).cost
+            cost = audit(autoencoder, members, controls, patterns=patterns, methods=methods).cost
         rows.append(
             {
                 "state": state,

@@ -103,45 +103,61 @@ class DifferentiableAutoencoder(InputProtected):
         elements = ELEMENTS_PER_CHUNK.get(image.device.type, ELEMENTS_PER_CHUNK["cpu"])
         self._most_rows = max(1, ACTIVATIONS_PER_CHUNK * elements // max(1, kept))
 
-    def fit(self, observed: Tensor, mask: Tensor, start: Tensor, max_gradients: Tensor) -> Minimum:
+    def fit(
+        self, observed: Tensor, mask: Tensor, start: Tensor, max_gradients: Tensor, applications: int = 1
+    ) -> Minimum:
         """Change the hidden pixels by gradients, until f returns the observed ones and the hidden ones alike.
 
         Minimize over v, with x = h y + (1 - h) v,
 
             mean over h of (f(x) - y)^2  +  mean over 1 - h of (f(x) - x)^2
 
+        With two applications x is what :meth:`apply` makes of h y + (1 - h) v in one: v is only where it comes from,
+        and has less freedom to fit what f does not know.
+
         Args:
             observed: y, (B, C, H, W).
             mask: h, (B, 1 or C, H, W), in [0, 1].
             start: First v, (B, C, H, W).
             max_gradients: (B,), see :func:`~lightning_memaudit.recovery.descent.minimize`.
+            applications: Of f, at least 1; a gradient costs as many times :data:`GRADIENT_EVALUATIONS`.
 
         Returns:
-            The images x, the values reached, and how many gradients were taken of each.
+            The images h y + (1 - h) v, the values reached, and how many gradients were taken of each.
         """
 
         def evaluate(hidden: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            return self._value_and_gradient(hidden, observed[rows], mask[rows])
+            return self._value_and_gradient(hidden, observed[rows], mask[rows], applications)
 
         found = minimize(evaluate, start, max_gradients)
         return found._replace(point=torch.lerp(found.point, observed, mask.expand_as(observed)))
 
-    def _value_and_gradient(self, hidden: Tensor, observed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(self, image: Tensor, observed: Tensor, mask: Tensor, applications: int) -> Tensor:
+        """The output of f with the data put in, x <- h y + (1 - h) f(x), so many times: (B, C, H, W)."""
+        for _ in range(applications):
+            image = torch.lerp(self(image), observed, mask.expand_as(observed))
+        return image
+
+    def _value_and_gradient(
+        self, hidden: Tensor, observed: Tensor, mask: Tensor, applications: int
+    ) -> tuple[Tensor, Tensor]:
         """By parts that fit the memory; half as many images at once when it runs out."""
         parts: list[tuple[Tensor, Tensor]] = []
         begin = 0
         while begin < len(hidden):
-            part = slice(begin, begin + self._most_rows)
+            # What every application keeps for the backward pass is there at once.
+            most = max(1, self._most_rows // applications)
+            part = slice(begin, begin + most)
             try:
-                parts.append(self._differentiate(hidden[part], observed[part], mask[part]))
-                begin += self._most_rows
+                parts.append(self._differentiate(hidden[part], observed[part], mask[part], applications))
+                begin += most
                 continue
             except torch.OutOfMemoryError:
-                number = min(self._most_rows, len(hidden) - begin)
+                number = min(most, len(hidden) - begin)
                 if number == 1:
                     raise
             # Outside the except block, whose traceback would keep the tensors that filled the memory.
-            self._most_rows = number // 2
+            self._most_rows = number // 2 * applications
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(
@@ -150,10 +166,13 @@ class DifferentiableAutoencoder(InputProtected):
         values, gradients = zip(*parts, strict=True)
         return torch.cat(values), torch.cat(gradients)
 
-    def _differentiate(self, hidden: Tensor, observed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _differentiate(
+        self, hidden: Tensor, observed: Tensor, mask: Tensor, applications: int
+    ) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             variable = hidden.detach().requires_grad_()
             image = torch.lerp(variable, observed, mask.expand_as(observed))
+            image = self.apply(image, observed, mask, applications - 1)
             output = self(image)
             value = masked_mean((output - observed).square(), mask) + masked_mean((output - image).square(), 1 - mask)
             # Scaled to the size of single errors: gradients of a mean would be lost in half precision.

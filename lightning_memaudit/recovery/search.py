@@ -106,8 +106,12 @@ def search(
             spent[active] += used
         improved = better(so_far, candidate)
         if descent is not None:
-            begin_at = _descent_start(try_, current, number) if isinstance(try_, str) else candidate.image
-            improved, used = descent(current, begin_at, improved, max_evaluations - spent[active])
+            left_over = max_evaluations - spent[active]
+            if isinstance(try_, str):
+                begin_at, applications = _descent_start(try_, current, number), tuning.applications
+            else:
+                begin_at, applications = candidate.image, 1
+            improved, used = descent(current, begin_at, improved, left_over, applications)
             spent[active] += used
         best = _replace_rows(best, active, improved)
         error = improved.expected_error
@@ -131,19 +135,19 @@ def _cost(try_: Round | Alternation | DescentStart, hypotheses: int, tuning: Sel
     if isinstance(try_, Alternation):
         return try_.num_iterations + 2 + tuning.refinements
     if not isinstance(try_, Round):
-        return _least_descent(tuning)
+        return _least_descent(tuning, tuning.applications)
     iterations = try_.num_iterations + tuning.refinements
     return _num_starts(try_, hypotheses) + hypotheses * len(try_.penalties) * iterations
 
 
-def _least_descent(tuning: SelfTuning) -> int:
+def _least_descent(tuning: SelfTuning, applications: int) -> int:
     """Evaluations of one step by gradients, and of what is made of where it leads."""
-    return 2 * GRADIENT_EVALUATIONS + _assessment(tuning)
+    return 2 * applications * GRADIENT_EVALUATIONS + _assessment(tuning, applications)
 
 
-def _assessment(tuning: SelfTuning) -> int:
-    """Evaluations of what is made of where a descent leads: one that makes it, and at least one that scores it."""
-    return max(2, tuning.refinements)
+def _assessment(tuning: SelfTuning, applications: int) -> int:
+    """Evaluations of what is made of where a descent leads: those that make it, and at least one that scores it."""
+    return applications + max(1, tuning.refinements - 1)
 
 
 class _Descent(NamedTuple):
@@ -161,23 +165,27 @@ class _Descent(NamedTuple):
             return None
         return cls(autoencoder, tuning)
 
-    def __call__(self, problem: Problem, start: Tensor, best: Candidate, left: Tensor) -> tuple[Candidate, Tensor]:
+    def __call__(
+        self, problem: Problem, start: Tensor, best: Candidate, left: Tensor, applications: int
+    ) -> tuple[Candidate, Tensor]:
         """The best candidates after descents of those that are not good yet, and the evaluations spent, (B,)."""
         spent = torch.zeros_like(left)
         needed = best.expected_error >= self.tuning.good_error
-        rows = (needed & (left >= _least_descent(self.tuning))).nonzero().squeeze(1)
+        rows = (needed & (left >= _least_descent(self.tuning, applications))).nonzero().squeeze(1)
         if not len(rows):
             return best, spent
         observed, mask = problem.observed[rows], problem.mask[rows]
-        affordable = (left[rows] - _assessment(self.tuning)) // GRADIENT_EVALUATIONS
-        found = self.autoencoder.fit(observed, mask, start[rows], affordable.clamp_max(self.tuning.max_gradients))
+        assessment, gradient = _assessment(self.tuning, applications), applications * GRADIENT_EVALUATIONS
+        affordable = ((left[rows] - assessment) // gradient).clamp_max(self.tuning.max_gradients)
+        found = self.autoencoder.fit(observed, mask, start[rows], affordable, applications)
         # Where f errs by as much at the truth, a descent overfits: hidden pixels that f returns all too well. So its
         # own point does not compete, only what f makes of it, which is of the same kind as what the iteration finds.
-        output = self.autoencoder(found.point)
+        output = self.autoencoder(self.autoencoder.apply(found.point, observed, mask, applications - 1))
         image = add_interpolated_residual(output, observed, Interpolation(mask), torch.ones_like(mask[:, :1, :1, :1]))
-        steps = _assessment(self.tuning) - 1
-        candidate = refine(self.autoencoder, observed, mask, image, problem.noise[rows], steps)
-        spent[rows] = GRADIENT_EVALUATIONS * found.num_gradients + steps + 1
+        candidate = refine(
+            self.autoencoder, observed, mask, image, problem.noise[rows], steps=assessment - applications
+        )
+        spent[rows] = gradient * found.num_gradients + assessment
         return _replace_rows(best, rows, better(Candidate(*(part[rows] for part in best)), candidate)), spent
 
 

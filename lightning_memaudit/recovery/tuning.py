@@ -81,6 +81,8 @@ class SelfTuning:
         patience: An image is given up after so many rounds in a row that have hardly improved it.
         papers_iteration: Iterations and tolerances of the paper's method in that place.
         starts: Of the descents that take turns with the rounds.
+        applications: Of f, in those descents. With two they find more where f is a U-Net, or its error high; from a
+            round's candidate one is enough.
         max_gradients: Gradients of a descent at most.
         patience_per_hidden_share: With gradients, an image's patience is so many times the share of its pixels that is
             hidden, and ``patience`` at least: where more is hidden there are more wrong images to end in. Hidden pixels
@@ -120,6 +122,7 @@ class SelfTuning:
     patience: int = 2
     papers_iteration: Alternation = field(default_factory=Alternation)
     starts: tuple[DescentStart, ...] = ("interpolated", "observed", "noise", "negative", "smooth")
+    applications: int = 2
     max_gradients: int = 40
     patience_per_hidden_share: float = 8.0
     doubtful_error: float = 0.005
@@ -144,6 +147,7 @@ class SelfTuning:
             mask_steps=self.mask_steps,
             refinements=self.refinements,
             patience=self.patience,
+            applications=self.applications,
             max_gradients=self.max_gradients,
         )
 

@@ -90,7 +90,7 @@ def _strip(
     images: Sequence[Row],
     recoveries: "Mapping[str, np.ndarray[Any, Any]]",
 ) -> Markup:
-    from lightning_memaudit.report.html import picture
+    from lightning_memaudit.report.pictures import picture
 
     columns = []
     for one in choose_examples(recoveries, images, pattern, methods, method):

@@ -113,7 +113,7 @@ def test_every_kind_of_work_is_told_within_a_factor_of_what_it_is():
     def memory(x):
         return stored[torch.cdist(x.flatten(1), stored.flatten(1)).argmin(1)]
 
-    cost = audit(memory, stored, others, ["random-0.5"], ["blind", "known_mask", "biharmonic"]).cost
+    cost = audit(memory, stored, others, patterns=["random-0.5"], methods=["blind", "known_mask", "biharmonic"]).cost
     assert 1 / 2 < cost["estimated_num_evaluations"] / cost["num_evaluations"] < 2
     assert cost["seconds"] > 0
     assert cost["estimated_seconds"] > 0

@@ -113,7 +113,7 @@ class Shown:
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_few_images_are_called_what_they_are(stored, number):
-    report = audit(remembers(stored), stored[:number], None, ["random-0.5"], methods())
+    report = audit(remembers(stored), stored[:number], None, patterns=["random-0.5"], methods=methods())
     folder = RunFolder("few")
     report.append_to(folder)
     labels = Shown(iteration_figures(folder)["iterations-random-0.5"]).labels()[::3]

@@ -235,6 +235,6 @@ def test_a_logger_that_fails_at_the_end_does_not_cost_the_report(tmp_path, finis
 
 def test_what_came_out_by_itself_is_a_count_in_the_summary(tmp_path):
     members = torch.rand(4, 1, 12, 12)
-    report = audit(memory(members), members, None, ["half"], ["blind", "biharmonic"], extraction=8)
+    report = audit(memory(members), members, None, patterns=["half"], methods=["blind", "biharmonic"], extraction=8)
     found = summary(log_offline(tmp_path, report, num_images=0))
     assert found["memaudit/extracted"] == report.extraction.num_extracted

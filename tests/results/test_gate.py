@@ -82,7 +82,7 @@ def test_several_conditions_in_one_or_in_many():
 
 
 def document_of(folder, members, controls, **settings):
-    report = audit(memory(members), members, controls, ["half", "random-0.5"], **settings)
+    report = audit(memory(members), members, controls, patterns=["half", "random-0.5"], **settings)
     run = RunFolder(folder / "memaudit")
     run.write_run({"model": {"class": "memory", "num_parameters": 0}, "settings": {"primary_method": report.primary}})
     report.append_to(run)
