@@ -15,7 +15,7 @@ from torch.nn import functional
 from lightning_memaudit.recovery.admm import Alternation, Workspace, alternate
 from lightning_memaudit.recovery.batches import map_chunks, rows_by_activations, rows_per_chunk, same_channels
 from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine
-from lightning_memaudit.recovery.certification import noise_gain
+from lightning_memaudit.recovery.certification import noise_gain, optimism
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, DifferentiableAutoencoder, UseOfGradients
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_mask
@@ -350,13 +350,16 @@ def recover_self_tuned(
         finite = candidate.score.isfinite()
         shape = (-1, 1, 1, 1)
         image = torch.where(finite.view(shape), candidate.image, part)
+        expected = torch.where(finite, candidate.expected_error, torch.inf)
+        if used:
+            expected = torch.where(relied, expected * optimism(part, candidate.mask), expected).nan_to_num(torch.inf)
         return Recovery(
             image=image,
             mask=torch.where(finite.view(shape), candidate.mask, 1.0),
             score=candidate.score,
             certified=torch.zeros_like(finite),
             num_evaluations=num_evaluations + GAIN_EVALUATIONS,
-            expected_error=torch.where(finite, candidate.expected_error, torch.inf),
+            expected_error=expected,
             gain=noise_gain(protected, image).nan_to_num(torch.inf),
             gradients_used=used,
             relied_on_mask=relied & finite,
