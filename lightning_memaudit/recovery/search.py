@@ -75,12 +75,13 @@ def search(
     explained = first_masks.explained
     best = refine(autoencoder, observed, problem.mask, start, problem.noise, explained_share=explained)
     spent = torch.ones(len(observed), dtype=torch.int64, device=observed.device)
-    active = torch.arange(len(observed), device=observed.device)
+    # Nothing scores below 0: where f returns all that it is shown, as the identity does, there is nothing to look for.
+    active = (best.score > 0).nonzero().squeeze(1)
     idle = torch.zeros_like(spent)
     descent = _Descent.of(autoencoder, problem, first_masks, tuning)
     patience = tuning.patience_with(problem.mask, gradients=descent is not None)
     order = tuning.order(gradients=descent is not None)
-    for number in itertools.count():
+    for number in itertools.count() if len(active) else ():
         try_ = order[min(number, len(order) - 1)]
         if descent is not None and number:
             # Descents take more gradients for some images than for others: who cannot afford the whole of it is done.
