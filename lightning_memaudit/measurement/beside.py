@@ -104,7 +104,7 @@ def _begin(executor: ThreadPoolExecutor, method: Method, one: Degraded) -> Calla
 
 
 def _is_inpainter(method: Method) -> bool:
-    from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting  # SciPy is slow to import
+    from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting  # scikit-image is slow to import
 
     return isinstance(method, BiharmonicInpainting)  # and no other method that was given its name
 

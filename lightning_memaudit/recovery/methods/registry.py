@@ -23,7 +23,7 @@ def _blind_black_box() -> Method:
 
 
 def _biharmonic() -> Method:
-    from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting  # SciPy is slow to import
+    from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting  # scikit-image is slow to import
 
     return BiharmonicInpainting()
 
