@@ -260,6 +260,8 @@ def _template() -> jinja2.Template:
         trigger=trigger_label,
         reason=reason_label,
         image_name=image_name,
+        whole=_whole,
+        breakable=_breakable,
     )
     return environment.get_template("report.html.j2")
 
@@ -286,6 +288,16 @@ def _name(name: str) -> Markup:
     whole, shown = printable(name), shortened(name)
     title = Markup(' title="{}"').format(whole) if shown != whole else Markup("")
     return Markup("<bdi{}>{}</bdi>").format(title, shown)
+
+
+def _whole(pattern: str) -> Markup:
+    """A name that no narrow column breaks at its hyphen."""
+    return Markup('<span class="whole">{}</span>').format(pattern)
+
+
+def _breakable(model: str | None) -> Markup:
+    """The classes of a model, one within the other, which may stand in lines of their own."""
+    return Markup("(<wbr>").join((model or "").split("("))
 
 
 def _number(value: float | None, form: str = ".1f") -> str:

@@ -206,3 +206,18 @@ def test_comparing_runs_draws_only_what_is_not_there_yet(run, tmp_path):
     both = write_html([run, other], [one.document for one in written], tmp_path / "both.html", True)
     assert both.stat().st_size < (page.stat().st_size + (other.path / "report.html").stat().st_size) / 2
     assert is_true(verify(run))
+
+
+def test_what_the_verdict_counts_has_one_name(tmp_path):
+    """Beyond inpainting is another number than memorized: a table by pattern names the one that it shows."""
+    written = write_report(make_run_folder(tmp_path), figures=False)
+    page = written.html.read_text()
+    table = page[page.index('aria-label="Recovery by pattern"') :].partition("</table>")[0]
+    heads = re.findall(r'<th scope="col">(.*?)</th>', table)
+    rows = [re.findall(r"<td>(\d+) of", row) for row in re.findall(r"<tr><th scope=.row.*?</tr>", table)]
+    for cells, pattern in zip(rows, written.document["judgement"]["patterns"], strict=True):
+        members = pattern["members"]
+        numbers = dict(zip(heads[1:], map(int, cells), strict=False))
+        assert numbers["members recovered"] == members["recovered"]["count"]
+        assert numbers["of these memorized"] == members["memorized"]["count"]
+    assert page.count('<th scope="col">beyond inpainting</th>') == 1, "of the table that counts it"
