@@ -82,6 +82,7 @@ def render(
     page = _template().render(
         runs=runs,
         comparison=comparison,
+        same_model=_same_model(documents),
         pictures=pictures,
         max_dots=charts.MAX_DOTS,
         members_mse=MEMBERS_MSE,
@@ -89,6 +90,16 @@ def render(
         train_loss_explained=TRAIN_LOSS_EXPLAINED,
     )
     return str(well_formed(page))
+
+
+def _same_model(documents: Sequence[Document]) -> str | None:
+    """Class and size of the model, where all runs have the same: what no row of a comparison need repeat."""
+    models = [document["setup"].get("model") or {} for document in documents]
+    described = {(one.get("class"), one.get("num_parameters")) for one in models}
+    name, number = described.pop()
+    if described or not name:
+        return None
+    return str(name) if number is None else f"{name}, {number:,} parameters"
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

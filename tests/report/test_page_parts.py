@@ -221,3 +221,17 @@ def test_what_the_verdict_counts_has_one_name(tmp_path):
         assert numbers["members recovered"] == members["recovered"]["count"]
         assert numbers["of these memorized"] == members["memorized"]["count"]
     assert page.count('<th scope="col">beyond inpainting</th>') == 1, "of the table that counts it"
+
+
+def test_a_comparison_names_the_model_once_where_it_is_the_same(tmp_path):
+    folders = [make_run_folder(tmp_path / name, train_losses=(1e-4,)) for name in ("a", "b")]
+    folders.append(make_run_folder(tmp_path / "c", train_losses=(1e-4,), network="TiedAutoencoder"))
+    documents = [write_report(folder, figures=False).document for folder in folders]
+    name = documents[0]["setup"]["model"]["class"]
+    same, other = (
+        write_html(folders[:number], documents[:number], tmp_path / f"{number}.html").read_text() for number in (2, 3)
+    )
+    assert f"Model of all: {name}, " in same
+    assert "<button>model</button>" not in same
+    assert "Model of all" not in other
+    assert "<button>model</button>" in other
