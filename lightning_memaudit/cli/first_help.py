@@ -29,6 +29,12 @@ RUN = {
     "--model": ("CLASS", "A LightningModule, by module.Class."),
     "--data": ("CLASS", "A LightningDataModule, by module.Class."),
 }
+GATE = {
+    "--fail_if": ("'NAME>VALUE'", "Exit with 3 where it holds; -v lists the names."),
+    "--strict": ("", "Exit with 4 where the verdict is inconclusive."),
+}
+USAGE = {"fit": "[--option VALUE ...]", "audit": "[RUN] [--option VALUE ...]"}
+"""What stands behind a command; RUN is the folder of a run that `fit` has left."""
 FIRST: dict[str, dict[str, tuple[str, str]]] = {
     "fit": RUN
     | {
@@ -49,6 +55,7 @@ FIRST: dict[str, dict[str, tuple[str, str]]] = {
         "--memaudit.dirpath": ("DIR", "Results go there instead."),
     }
     | AUDIT
+    | GATE
     | {"--print_config": ("", "Print the config, and run nothing.")},
 }
 """By command, the options that people use first: what they take, and what they do."""
@@ -78,7 +85,7 @@ def first_help(command: str) -> str:
     what = COMMANDS[command][1]
     return "\n".join(
         (
-            wrapped(f"usage: {PROGRAM} {command} [--option VALUE ...]", "  "),
+            wrapped(f"usage: {PROGRAM} {command} {USAGE[command]}", "  "),
             wrapped(f"{what[0].upper()}{what[1:]}.", ""),
             in_columns(options, indent=" "),
             wrapped(f"`{command} --help -v` shows all options, `--data.help CLASS` those of a class."),

@@ -32,6 +32,11 @@ class LoggedConfig(SaveConfigCallback):
     3
     """
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it; not into a folder that a logger has for all runs, where the next run's would replace it."""
+        self.save_to_log_dir = trainer.logger is None or getattr(trainer.logger, "log_dir", None) is not None
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """What Lightning leaves to subclasses; on the first process only."""
         text = self.parser.dump(self.config, skip_none=False)

@@ -48,9 +48,9 @@ def _tested(document: Mapping[str, Any]) -> list[str]:
     name, number = model.get("class"), model.get("num_parameters")
     what = "a model that was not described" if not name else f"the model {printable(str(name))}"
     patterns = ", ".join(one["pattern"] for one in judgement["patterns"])
-    counted = f"when it is at least {judgement['threshold_db']:g} dB (PSNR) close to the original"
+    counted = f"when it matches the original with a PSNR of at least {judgement['threshold_db']:g} dB"
     if judgement["inpainter"]:
-        counted += " and at least 6 dB closer, where pixels were missing, than anything that was filled in without it"
+        counted += " and is at least 6 dB closer, where pixels were missing, than anything filled in without the model"
     digest = judgement["weights_sha256"]
     weights = f"its weights have the SHA-256 {digest}" if digest else "no SHA-256 of its weights was recorded"
     sentences = [
@@ -146,8 +146,8 @@ def _not_shown(document: Mapping[str, Any]) -> list[str]:
 def _checked(document: Mapping[str, Any]) -> list[str]:
     tool = document["tool"]
     return [
-        f"All numbers are from report.json, written by {tool['name']} {tool['version']}, which has the SHA-256 "
-        f"{document['report_sha256']} of its own content.",
+        f"All numbers are from report.json, written by {tool['name']} {tool['version']}. It carries the SHA-256 "
+        f"{document['report_sha256']}, which is that of its content without this entry, not that of the file.",
         "`python -m lightning_memaudit verify RUN` scores the saved recoveries again, and compares the weights with a "
         "checkpoint. It shows that the report follows from what was saved, not who saved it.",
     ]

@@ -65,7 +65,8 @@ def extraction_figure(view: RunView) -> dict[str, Figure]:
 
 def _draw(shown: Sequence[Extracted], sentence: str) -> Figure:
     columns = max(6, min(COLUMNS, len(shown)))
-    title = _wrapped(sentence, 13 * columns)
+    words = "Above what came out, with the share of the starts that ended there and its PSNR; below it the truth."
+    title = [line for text in (sentence, words) for line in _wrapped(text, 13 * columns)]
     sheet = Sheet(2 * -(-len(shown) // columns), columns, size=0.95, left=0.7, top=0.3 + 0.16 * len(title))
     sheet.title("\n".join(title))
     for number, one in enumerate(shown):
@@ -74,8 +75,13 @@ def _draw(shown: Sequence[Extracted], sentence: str) -> Figure:
             sheet.label(2 * line, "came\nout")
             sheet.label(2 * line + 1, "truth")
         sheet.image(2 * line, column, one.image, one.caption, recovered=True)
-        sheet.image(2 * line + 1, column, one.truth, drawn_name(image_name(one.row), one.row["image"], 16))
+        sheet.image(2 * line + 1, column, one.truth, _caption(one))
     return sheet.figure
+
+
+def _caption(one: Extracted) -> str:
+    """``member 29``: an image that was never trained on must not pass for one that was."""
+    return f"{one.row['group'].removesuffix('s')} {drawn_name(image_name(one.row), one.row['image'], 9)}"
 
 
 def _wrapped(text: str, width: int) -> list[str]:

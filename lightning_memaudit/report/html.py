@@ -82,6 +82,7 @@ def render(
     page = _template().render(
         runs=runs,
         comparison=comparison,
+        same_model=_same_model(documents),
         pictures=pictures,
         max_dots=charts.MAX_DOTS,
         members_mse=MEMBERS_MSE,
@@ -89,6 +90,16 @@ def render(
         train_loss_explained=TRAIN_LOSS_EXPLAINED,
     )
     return str(well_formed(page))
+
+
+def _same_model(documents: Sequence[Document]) -> str | None:
+    """Class and size of the model, where all runs have the same: what no row of a comparison need repeat."""
+    models = [document["setup"].get("model") or {} for document in documents]
+    described = {(one.get("class"), one.get("num_parameters")) for one in models}
+    name, number = described.pop()
+    if described or not name:
+        return None
+    return str(name) if number is None else f"{name}, {number:,} parameters"
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -260,6 +271,8 @@ def _template() -> jinja2.Template:
         trigger=trigger_label,
         reason=reason_label,
         image_name=image_name,
+        whole=_whole,
+        breakable=_breakable,
     )
     return environment.get_template("report.html.j2")
 
@@ -286,6 +299,16 @@ def _name(name: str) -> Markup:
     whole, shown = printable(name), shortened(name)
     title = Markup(' title="{}"').format(whole) if shown != whole else Markup("")
     return Markup("<bdi{}>{}</bdi>").format(title, shown)
+
+
+def _whole(pattern: str) -> Markup:
+    """A name that no narrow column breaks at its hyphen."""
+    return Markup('<span class="whole">{}</span>').format(pattern)
+
+
+def _breakable(model: str | None) -> Markup:
+    """The classes of a model, one within the other, which may stand in lines of their own."""
+    return Markup("(<wbr>").join((model or "").split("("))
 
 
 def _number(value: float | None, form: str = ".1f") -> str:

@@ -1,5 +1,6 @@
 """The table in the terminal after an audit."""
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ _VERDICT_STYLES = {
 }
 NARROW = 76
 """Columns below which the numbers of a method are written out: a table would be cut at the edge."""
-_HEADERS = ("members", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "controls", "beyond\ninp.")
+_HEADERS = ("mem-\nbers", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "con-\ntrols", "beyond\ninp.")
 
 
 def print_audit(rows: Sequence[Row], console: Console | None = None, primary: str | None = None) -> None:
@@ -120,6 +121,8 @@ def audit_table(rows: Sequence[Row], width: int = 100, primary: str | None = Non
         header_style="bold",
     )
     table.add_column("method", overflow="fold", min_width=10)
+    numbers = [_cells(row, others.get((row["pattern"], row["method"])))[1:] for row in members]
+    room = width - _taken(numbers, 1 if width < 100 else 2) if width >= NARROW else width // 2
     if width < NARROW:
         table.padding = (0, 1)
         table.add_column("what came back", overflow="fold")
@@ -130,9 +133,25 @@ def audit_table(rows: Sequence[Row], width: int = 100, primary: str | None = Non
         table.add_row(Text(pattern, style="bold cyan"))
         for row in members:
             if row["pattern"] == pattern:
-                cells = _cells(row, others.get((pattern, row["method"])))
+                cells = _cells(row, others.get((pattern, row["method"])), room)
                 table.add_row(*(cells if width >= NARROW else [cells[0], _in_words(cells[1:])]), style=_style(row))
     return table
+
+
+def _taken(rows: Sequence[Sequence[RenderableType]], apart: int) -> int:
+    """Columns that the numbers take, each with the space before it."""
+    columns = zip(_HEADERS, *rows, strict=True)
+    return sum(apart + max(len(line) for cell in column for line in str(cell).split("\n")) for column in columns)
+
+
+def _broken(name: str, room: int) -> str:
+    """A name in lines of so many characters, broken behind an underscore where there is one."""
+    lines = [" "]
+    for part in re.split(r"(?<=_)", name):
+        if len(lines[-1]) + len(part) > room and lines[-1].strip():
+            lines.append("  ")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _in_words(numbers: Sequence[RenderableType]) -> Text:
@@ -141,9 +160,9 @@ def _in_words(numbers: Sequence[RenderableType]) -> Text:
     return Text(", ".join(f"{head} {number}" for head, number in zip(heads, numbers, strict=True)))
 
 
-def _cells(row: Row, control: Row | None) -> list[RenderableType]:
+def _cells(row: Row, control: Row | None, room: int = 100) -> list[RenderableType]:
     return [
-        Text(f" {row['method']}"),
+        Text(_broken(row["method"], room)),
         f"{row['num_recovered']}/{row['num_images']}",
         Text(_number(row["recovery_rate"], ".2f"), style="bold"),
         f"{_number(row['ci_low'], '.2f')}-{_number(row['ci_high'], '.2f')}",

@@ -110,7 +110,12 @@ class AuditReport:
         for row in self.rows:
             if (row["group"], row["pattern"], row["method"]) == (group, pattern, method):
                 return float(row["recovery_rate"])
-        raise KeyError(f"no row for group={group!r}, pattern={pattern!r}, method={method!r}")
+        given = f"no row for group={group!r}, pattern={pattern!r}, method={method!r}"
+        known = [
+            f"{name}s: {', '.join(dict.fromkeys(str(row[name]) for row in self.rows))}"
+            for name in ("pattern", "method", "group")
+        ]
+        raise KeyError(f"{given}; there are {'; '.join(known)}")
 
     def __repr__(self) -> str:
         """The verdict, and of the audited method what came back by pattern; never more than a few lines."""

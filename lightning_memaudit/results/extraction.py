@@ -174,6 +174,8 @@ def in_words(summary: dict[str, Any]) -> str:
         text += (
             f"; about {summary['unseen']:.0f} more unseen that such starts would bring (95% CI "
             f"{summary['unseen_low']:.0f} to {summary['unseen_high']:.0f})"
+            if round(summary["unseen_high"])
+            else "; nothing points to more that such starts would bring, but rare ones leave no trace"
         )
     if summary["num_too_smooth"]:
         text += f"; {summary['num_too_smooth']} left out, too smooth to tell"

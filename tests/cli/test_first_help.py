@@ -42,6 +42,19 @@ def test_every_option_of_the_first_help_exists(capsys):
         capsys.readouterr()
 
 
+def test_the_help_of_audit_names_the_run_folder_and_the_gate(capsys):
+    text = output(capsys, "audit", "--help")
+    assert "audit [RUN] [--option VALUE ...]" in text
+    assert "--fail_if" in text
+    assert "--strict" in text
+
+
+def test_every_nonlinearity_is_named_in_the_list_of_configs(capsys):
+    text = " ".join(output(capsys, "configs").split())
+    for name in ("ELU", "GELU", "Softplus", "Tanh"):
+        assert f"Overlay: {name} as the nonlinearity" in text
+
+
 @pytest.mark.parametrize("arguments", [[], ["fit", "-h"], ["audit", "-h"], ["bench"], ["configs"], ["completion"]])
 def test_narrow_terminals_cut_nothing(capsys, monkeypatch, arguments):
     monkeypatch.setenv("COLUMNS", "200")

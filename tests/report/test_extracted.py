@@ -11,9 +11,12 @@ from rich.console import Console
 
 from lightning_memaudit import audit
 from lightning_memaudit.report.document import build_document, check_schema
+from lightning_memaudit.report.gallery import Extracted, _draw
 from lightning_memaudit.report.terminal import print_audit
 from lightning_memaudit.report.verify import is_true, verify
+from lightning_memaudit.report.verify.extraction import same_extraction
 from lightning_memaudit.report.write import write_report
+from lightning_memaudit.results.extraction import in_words
 from lightning_memaudit.results.run_folder import RunFolder
 
 STARTS = 200
@@ -49,7 +52,9 @@ def test_the_report_says_what_the_audit_found(images, tmp_path):
     assert [row["name"] for row in found["images"]] == [row["name"] for row in report.extraction.images]
     assert sum(row["basin"] for row in found["images"]) == STARTS
     assert found["sentence"].startswith(f"{found['num_extracted']} of 6 training images come out of these weights")
-    assert is_true(verify(run))
+    checks = verify(run)
+    assert is_true(checks)
+    assert next(one.passed for one in checks if one.name == "all columns of the results are known")
     # The figure, and the pictures in the page: the truth and what came out of each image.
     assert tmp_path / "memaudit/figures/extraction.png" in written.figures
     page = written.html.read_text()
@@ -86,6 +91,44 @@ def test_a_report_without_pictures_has_none_and_one_without_extraction_does_not_
     written = write_report(run)
     assert written.document["extraction"] is None
     assert "by itself" not in written.html.read_text()
+
+
+@pytest.mark.parametrize("key", ["num_hits", "unseen", "unseen_low", "unseen_high"])
+def test_numbers_that_do_not_follow_from_the_basins_are_found(images, tmp_path, key):
+    report, _ = make(images, tmp_path / "memaudit", extraction=STARTS)
+    told = report.extraction.to_dict()
+
+    class Told:
+        def __init__(self, found):
+            self.found = found
+
+        def audits(self):
+            return [{"audit": 0, "extraction": self.found}]
+
+    assert same_extraction("it", Told(told), None).passed
+    check = same_extraction("it", Told(told | {key: told[key] + 1}), None)
+    assert check.passed is False
+    assert key in check.detail
+
+
+def test_the_words_give_no_interval_of_nothing(images, tmp_path):
+    report, _ = make(images, tmp_path / "memaudit", extraction=STARTS)
+    told = report.extraction.to_dict() | {"num_extracted": 3}
+    many, none = (in_words(told | {"unseen": high / 2, "unseen_low": 0.0, "unseen_high": high}) for high in (2.0, 0.2))
+    assert "(95% CI 0 to 2)" in many
+    assert "95%" not in none
+    assert "rare ones leave no trace" in none
+
+
+def test_the_figure_tells_members_from_controls():
+    texts = {}
+    for group in ("members", "controls"):
+        row = {"group": group, "image": 3, "psnr": 40.0}
+        shown = [Extracted(row, np.zeros((1, 8, 8)), np.zeros((1, 8, 8)), share=0.5)]
+        texts[group] = " ".join(text.get_text() for text in _draw(shown, "It came out.").axes[0].texts)
+    assert "member 3" in texts["members"]
+    assert "control 3" in texts["controls"]
+    assert "share of the starts" in " ".join(texts["members"].split())
 
 
 def test_the_terminal_says_it_in_one_line(images, tmp_path):

@@ -24,7 +24,7 @@ from lightning_memaudit.results.run_folder import RunFolder
 class Page(HTMLParser):
     """What a page is made of, and whether its tags are closed in order."""
 
-    VOID = ("meta", "link", "img", "br")
+    VOID = ("meta", "link", "wbr", "img", "br")
 
     def __init__(self, text):
         super().__init__()

@@ -26,3 +26,19 @@ def test_nothing_is_cut(width):
             assert f"{row['hidden_psnr_mean']:.1f}" in together
             assert f"{row['ci_low']:.2f}-{row['ci_high']:.2f}" in together
     assert together.endswith("nottraining_step'sloss")
+
+
+def test_a_name_is_broken_between_its_words():
+    """At 80 columns the numbers of a hundred images leave no room for the longest name."""
+    members, controls = torch.rand(2, 12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    methods = ["paper_blind", "autoencoder_iterations", "biharmonic"]
+    rows = audit(lambda x: x * 0.9, members, controls, patterns=["random-0.5"], methods=methods).rows
+    counts = {"num_images": 100, "num_recovered": 100}
+    counts |= dict.fromkeys(("num_certified", "num_certified_true", "num_certified_recovered"), 100)
+    out = io.StringIO()
+    print_audit([row | counts for row in rows], Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert any("100:100:100" in line for line in lines)
+    broken = next(number for number, line in enumerate(lines) if line.strip().startswith("autoencoder_"))
+    assert lines[broken + 1].strip() == "iterations"
+    assert max(map(len, lines)) <= 80

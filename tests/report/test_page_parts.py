@@ -206,3 +206,32 @@ def test_comparing_runs_draws_only_what_is_not_there_yet(run, tmp_path):
     both = write_html([run, other], [one.document for one in written], tmp_path / "both.html", True)
     assert both.stat().st_size < (page.stat().st_size + (other.path / "report.html").stat().st_size) / 2
     assert is_true(verify(run))
+
+
+def test_what_the_verdict_counts_has_one_name(tmp_path):
+    """Beyond inpainting is another number than memorized: a table by pattern names the one that it shows."""
+    written = write_report(make_run_folder(tmp_path), figures=False)
+    page = written.html.read_text()
+    table = page[page.index('aria-label="Recovery by pattern"') :].partition("</table>")[0]
+    heads = re.findall(r'<th scope="col">(.*?)</th>', table)
+    rows = [re.findall(r"<td>(\d+) of", row) for row in re.findall(r"<tr><th scope=.row.*?</tr>", table)]
+    for cells, pattern in zip(rows, written.document["judgement"]["patterns"], strict=True):
+        members = pattern["members"]
+        numbers = dict(zip(heads[1:], map(int, cells), strict=False))
+        assert numbers["members recovered"] == members["recovered"]["count"]
+        assert numbers["of these memorized"] == members["memorized"]["count"]
+    assert page.count('<th scope="col">beyond inpainting</th>') == 1, "of the table that counts it"
+
+
+def test_a_comparison_names_the_model_once_where_it_is_the_same(tmp_path):
+    folders = [make_run_folder(tmp_path / name, train_losses=(1e-4,)) for name in ("a", "b")]
+    folders.append(make_run_folder(tmp_path / "c", train_losses=(1e-4,), network="TiedAutoencoder"))
+    documents = [write_report(folder, figures=False).document for folder in folders]
+    name = documents[0]["setup"]["model"]["class"]
+    same, other = (
+        write_html(folders[:number], documents[:number], tmp_path / f"{number}.html").read_text() for number in (2, 3)
+    )
+    assert f"Model of all: {name}, " in same
+    assert "<button>model</button>" not in same
+    assert "Model of all" not in other
+    assert "<button>model</button>" in other

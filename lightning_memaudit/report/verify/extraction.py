@@ -7,6 +7,7 @@ import numpy as np
 
 from lightning_memaudit.report.verify.check import Check, first
 from lightning_memaudit.results.run_folder import Arrays, RunFolder, SavedRecoveries
+from lightning_memaudit.results.unseen import chao
 
 ARRAYS = ("extraction/truth", "extraction/image")
 TOLERANCE_DB = 0.01
@@ -27,9 +28,24 @@ def same_extraction(name: str, folder: RunFolder, saved: SavedRecoveries | None)
         summary["num_controls_extracted"] or 0,
     ):
         return Check(name, False, f"{members} members are listed, and {summary['num_extracted']} are said to come out")
+    if len(listed) < 1000 and (wrong := _wrong_summary(summary, listed)):
+        return Check(name, False, f"by the starts that ended at each image {', '.join(wrong)} would be another")
     arrays = saved.arrays if saved else {}
     count = len(arrays.get(ARRAYS[1], ()))
     return first(name, _problems(arrays, listed, summary["threshold_db"]), f"{count} of {len(listed)} compared again")
+
+
+def _wrong_summary(summary: Any, listed: Any) -> list[str]:
+    """Numbers of the summary that do not follow from the basins of the images that are listed."""
+    basins = [one["basin"] for one in listed if one["group"] == "members"]
+    unseen = chao(basins, at_most=max(0, summary["num_members"] - len(basins)))
+    again = {
+        "num_hits": sum(basins),
+        "unseen": unseen.value,
+        "unseen_low": unseen.low,
+        "unseen_high": unseen.high,
+    }
+    return [key for key, value in again.items() if key in summary and abs(summary[key] - value) > 1e-6 * (1 + value)]
 
 
 def _problems(arrays: Arrays, listed: Any, threshold_db: float) -> Iterator[str]:

@@ -20,7 +20,8 @@ Key = tuple[str, str, str]
 _OCCASION = ("trigger", "epoch", "step", "time", "weights_sha256", "train_loss", "threshold_db", "doubts", "num_rows")
 _MEASURED = ("psnr", "hidden_psnr", "ssim", "mask_accuracy", "score")
 """Of a recovery, so that a failed one has none of them."""
-_NOT_COUNTED = {*_OCCASION, "certification", "gradients_used"}
+_NOT_COUNTED = {*_OCCASION, "certification", "gradients_used", "extraction", "cost"}
+"""Of no image: they are compared elsewhere, or named among what is not checked."""
 _RECORDED = {one.name for one in QUANTITIES if one.saved}
 _TOLERANCE_DB = 1e-3
 _LOST_PSNR = -60.0

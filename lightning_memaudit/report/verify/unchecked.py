@@ -59,6 +59,11 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
     for column in left_out_scores(folder):
         yield Check(column, None, "another device than a CPU rounds otherwise")
     yield Check(WRITTEN, None, "as they are written")
+    if any(row.get("cost") for row in audits):
+        yield Check("what an audit was expected to cost, and took", None, "as it was measured then")
+    if any(row.get("extraction") for row in newest):
+        detail = "it takes the autoencoder: audit the weights again"
+        yield Check("how many starts ended at which image, and what came out in earlier audits", None, detail)
     there = {row["audit"] for row in audits}
     last = max(there)
     missing = last + 1 - len(there)
