@@ -20,13 +20,12 @@ from lightning_memaudit.callback.reading.loaders import RunLoaders
 from lightning_memaudit.callback.session import Session
 from lightning_memaudit.cli.audited_run import with_run_folder
 from lightning_memaudit.cli.fit import AuditCLI, parse, quiet, the_callback, with_quickstart
-from lightning_memaudit.cli.gate import Gate, gate_help
+from lightning_memaudit.cli.gate import Gate, Result, gate_help
 from lightning_memaudit.cli.hyperparameters import HELP, Given, known_arguments
 from lightning_memaudit.cli.main import UsageError
 from lightning_memaudit.measurement.engine import now
 from lightning_memaudit.report.checkpoint import allowed, read_checkpoint
 from lightning_memaudit.report.document import read_document
-from lightning_memaudit.report.gate_formats import Document
 from lightning_memaudit.results.gate import Condition
 from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.rows import Occasion
@@ -234,8 +233,8 @@ def run_audit(arguments: Sequence[str]) -> int:
     return gate.run(partial(_audit, arguments, gate))
 
 
-def _audit(arguments: Sequence[str], gate: Gate) -> list[tuple[Path, Document]]:
-    """Returns the results and the report, on the first process."""
+def _audit(arguments: Sequence[str], gate: Gate) -> list[Result]:
+    """Returns the results, on the first process."""
     quiet()
     arguments = with_run_folder(arguments)
     named, below = known_arguments(Given.read(arguments))
@@ -252,7 +251,7 @@ def _audit(arguments: Sequence[str], gate: Gate) -> list[tuple[Path, Document]]:
         return []
     results = cli.trainer.results
     print(f"results: {results}")
-    return [(results, read_document(RunFolder(results)))] if gate.is_asked_for else []
+    return [Result(results, read_document(RunFolder(results)))] if gate.is_asked_for else []
 
 
 def read_progress(ckpt_path: str | None, allow_types: Sequence[str] = ()) -> tuple[str | None, int | None, int | None]:

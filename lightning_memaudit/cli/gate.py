@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from lightning_memaudit.cli.main import DONE, GATE_HOLDS, PROGRAM, UNDECIDED, UsageError
+from lightning_memaudit.cli.main import DONE, FAILED, GATE_HOLDS, PROGRAM, UNDECIDED, UsageError
 from lightning_memaudit.report.gate_formats import FORMATS, VERDICT, Document, GatedRun
 from lightning_memaudit.report.labels import printable
 from lightning_memaudit.results.files import write_text
@@ -83,18 +83,20 @@ class Gate:
         """Whether there is anything to decide or to write."""
         return bool(self.conditions or self.strict or self.format)
 
-    def run(self, work: Callable[[], Sequence[tuple[Path, Document]]]) -> int:
+    def run(self, work: Callable[[], Sequence["Result"]]) -> int:
         """Do the work of a command, then say what the gate finds, and return the exit code.
 
         Args:
-            work: Returns the folder of the results and the content of ``report.json`` of each run; nothing on processes
-                that have no say. With a format for stdout, whatever it prints goes to stderr.
+            work: Returns the results of each run; nothing on processes that have no say. With a format for stdout,
+                whatever it prints goes to stderr.
         """
+        if self.output is not None:
+            self.output.unlink(missing_ok=True)  # what an earlier gate said, should this one not come to its end
         to_stdout = self.format is not None and self.output is None
         with _stdout_kept_clear() if to_stdout else nullcontext():
             runs = [
-                GatedRun(folder, document, Examined.of(document, self.conditions, self.strict))
-                for folder, document in work()
+                GatedRun(folder, document, Examined.of(document, self.conditions, self.strict), untrue)
+                for folder, document, untrue in work()
             ]
             for run in runs if self.is_asked_for else ():
                 _print_findings(run, named=len(runs) > 1)
@@ -107,6 +109,23 @@ class Gate:
                 self.output.parent.mkdir(parents=True, exist_ok=True)
                 write_text(self.output, text)
         return code
+
+
+class Result(NamedTuple):
+    """What a command found of one run.
+
+    Attributes:
+        folder: Of the results.
+        document: The content of ``report.json``.
+        untrue: What is wrong with the results, where they were checked.
+
+    >>> Result(Path("runs/a/memaudit"), {}).untrue
+    ()
+    """
+
+    folder: Path
+    document: Document
+    untrue: tuple[str, ...] = ()
 
 
 def gate_help(command: str) -> str:
@@ -125,7 +144,9 @@ def _parser() -> "_Taker":
 
 
 def exit_code(runs: Sequence[GatedRun]) -> int:
-    """3 where a condition holds of any run, else 4 where something could not be decided, else 0."""
+    """1 where any results are not true, 3 where a condition holds, 4 where something could not be decided, else 0."""
+    if any(run.untrue for run in runs):
+        return FAILED
     if any(run.examined.fails for run in runs):
         return GATE_HOLDS
     return UNDECIDED if any(run.examined.is_undecided for run in runs) else DONE
@@ -138,6 +159,8 @@ def _print_findings(run: GatedRun, named: bool) -> None:
             print(f"gate{where}: {finding.text}")
         elif finding.status == "undecided":
             print(f"gate{where}: the verdict is inconclusive")
+        elif finding.status == "noted":
+            print(f"gate{where}: the verdict is inconclusive, which fails nothing without --strict")
 
 
 @contextmanager

@@ -10,9 +10,8 @@ import rich
 from rich.text import Text
 
 from lightning_memaudit.cli.gate import OPTIONS as GATE_OPTIONS
-from lightning_memaudit.cli.gate import Gate
+from lightning_memaudit.cli.gate import Gate, Result
 from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint
-from lightning_memaudit.report.gate_formats import Document
 from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -79,11 +78,17 @@ def run_report(arguments: Sequence[str]) -> int:
     folders = [RunFolder.find(path) for path in options.runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise UsageError(f"{' '.join(map(str, options.runs))}: a run is named twice; name each once")
-    return gate.run(partial(_write_reports, folders, options))
+    return gate.run(partial(_write_reports, folders, options, checked=gate.is_asked_for))
 
 
-def _write_reports(folders: Sequence[RunFolder], options: argparse.Namespace) -> list[tuple[Path, Document]]:
-    """Write and print the reports of runs; compare several, unless the output is for machines."""
+def _write_reports(folders: Sequence[RunFolder], options: argparse.Namespace, checked: bool) -> list[Result]:
+    """Write and print the reports of runs; compare several, unless the output is for machines.
+
+    Args:
+        folders: The results of each run.
+        options: Of the command line.
+        checked: Whether to say what is not true of them, as ``verify`` does: nothing may be decided by such numbers.
+    """
     from lightning_memaudit.report.labels import printable
     from lightning_memaudit.report.manifest import add_to_manifest
     from lightning_memaudit.report.pdf import find_browser, write_pdf
@@ -121,7 +126,16 @@ def _write_reports(folders: Sequence[RunFolder], options: argparse.Namespace) ->
             printed = write_pdf(report.html, browser)
             add_to_manifest(folder, printed)
             print(printable(str(printed)))
-    return [(folder.path, report.document) for folder, report in zip(folders, written, strict=True)]
+    return [
+        Result(folder.path, report.document, _untrue(folder) if checked else ())
+        for folder, report in zip(folders, written, strict=True)
+    ]
+
+
+def _untrue(folder: RunFolder) -> tuple[str, ...]:
+    from lightning_memaudit.report.verify import verify
+
+    return tuple(f"{check.name}: {check.detail}" for check in verify(folder) if check.passed is False)
 
 
 def _figure_beside(page: Path) -> Path:

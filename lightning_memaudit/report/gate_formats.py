@@ -16,7 +16,7 @@ from lightning_memaudit.results.gate import NAMES, Examined
 TOOL = "lightning_memaudit"
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 REPORT = "report.json"
-VERDICT = "verdict"
+VERDICT, TRUTH = "verdict", "truth"
 Document = Mapping[str, Any]
 
 
@@ -28,6 +28,7 @@ class GatedRun:
         folder: Of its results, as it was named.
         document: The content of its ``report.json``.
         examined: What the conditions say of it.
+        untrue: What ``verify`` finds wrong with it.
 
     >>> from lightning_memaudit.results.gate import Condition
     >>> numbers = {"outcome": "memorized", "num_memorized": 3}
@@ -40,15 +41,17 @@ class GatedRun:
     folder: PurePath
     document: Document
     examined: Examined
+    untrue: tuple[str, ...] = ()
 
     def findings(self) -> Iterator["Finding"]:
-        """Every condition, then the verdict."""
+        """What is not true, every condition, then the verdict."""
+        for problem in self.untrue:
+            yield Finding(TRUTH, TRUTH, "untrue", printable(f"the results are not true: {problem}"))
         for condition, holds in self.examined.held.items():
             value, text = self.examined.numbers[condition.name], str(condition)
             if holds is None:
-                yield Finding(
-                    condition.name, text, "undecided", f"{text} cannot be decided: {condition.name} was not measured"
-                )
+                words = f"{text} cannot be decided: {self.examined.reason(condition)}"
+                yield Finding(condition.name, text, "undecided", words)
             else:
                 is_ = value if isinstance(value, str) else f"{value:.6g}"
                 words = f"{text} {'holds' if holds else 'does not hold'}: it is {is_}"
@@ -64,9 +67,9 @@ class Finding:
     """One line of a gate.
 
     Attributes:
-        name: What the condition names, or ``verdict``.
-        rule: The condition, or ``verdict``.
-        status: ``failed``, ``undecided``, ``noted`` (which fails nothing) or ``passed``.
+        name: What the condition names, or ``verdict``, or ``truth``.
+        rule: The condition, or one of these.
+        status: ``untrue``, ``failed``, ``undecided``, ``noted`` (which fails nothing) or ``passed``.
         text: In words.
 
     >>> Finding("verdict", "verdict", "passed", "No memorization found.").status
@@ -88,6 +91,7 @@ def json_text(runs: Sequence[GatedRun], exit_code: int) -> str:
         "runs": [
             {
                 "results": str(run.folder),
+                "untrue": list(run.untrue),
                 "report_sha256": run.document.get("report_sha256"),
                 "verdict": run.document["verdict"],
                 "numbers": dict(run.examined.numbers),
@@ -105,9 +109,10 @@ def json_text(runs: Sequence[GatedRun], exit_code: int) -> str:
 def junit_text(runs: Sequence[GatedRun], exit_code: int) -> str:
     """A test suite per run: a test case per condition, which fails where it holds, and one for the verdict.
 
-    What cannot be decided is an error; a verdict that is inconclusive where nobody asked for more is skipped.
+    What cannot be decided, or is not true, is an error; a verdict that is inconclusive where nobody asked for more is
+    skipped. Elements and attributes are those of the schema of Jenkins, junit-10.xsd.
     """
-    tags = {"failed": "failure", "undecided": "error", "noted": "skipped"}
+    tags = {"failed": "failure", "undecided": "error", "untrue": "error", "noted": "skipped"}
     suites = ElementTree.Element("testsuites", name=TOOL)
     totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     for run in runs:
@@ -115,7 +120,7 @@ def junit_text(runs: Sequence[GatedRun], exit_code: int) -> str:
         counts = {
             "tests": len(found),
             "failures": sum(one.status == "failed" for one in found),
-            "errors": sum(one.status == "undecided" for one in found),
+            "errors": sum(tags.get(one.status) == "error" for one in found),
             "skipped": sum(one.status == "noted" for one in found),
         }
         totals = {name: total + counts[name] for name, total in totals.items()}
@@ -130,6 +135,7 @@ def junit_text(runs: Sequence[GatedRun], exit_code: int) -> str:
                     mark.text = one.text
             else:
                 ElementTree.SubElement(case, "system-out").text = one.text
+    del totals["skipped"]  # which the schema has for suites alone
     for name, text in _texts({**totals, "time": 0}).items():
         suites.set(name, text)
     ElementTree.indent(suites, " ")
@@ -142,8 +148,8 @@ def _texts(counts: Mapping[str, int]) -> dict[str, str]:
 
 
 def sarif_text(runs: Sequence[GatedRun], exit_code: int) -> str:
-    """A log in SARIF 2.1.0: a result for every condition that holds or cannot be decided, and for doubtful verdicts."""
-    levels = {"failed": "error", "undecided": "error", "noted": "warning"}
+    """A log in SARIF 2.1.0: a result for what is not true, what holds or cannot be decided, and doubtful verdicts."""
+    levels = {"failed": "error", "undecided": "error", "untrue": "error", "noted": "warning"}
     found = [(run, one) for run in runs for one in run.findings() if one.status in levels]
     rules = list(dict.fromkeys(one.name for _, one in found))
     results = [
@@ -178,7 +184,8 @@ def sarif_text(runs: Sequence[GatedRun], exit_code: int) -> str:
 
 
 def _what(rule: str) -> str:
-    return "The verdict is conclusive" if rule == VERDICT else f"{rule}: {NAMES[rule].what}"
+    own = {VERDICT: "The verdict is conclusive", TRUTH: "The results follow from the saved recoveries"}
+    return own[rule] if rule in own else f"{rule}: {NAMES[rule].what}"
 
 
 def _uri(run: GatedRun) -> str:
@@ -190,7 +197,8 @@ def _uri(run: GatedRun) -> str:
 
 
 def _fingerprint(run: GatedRun, finding: Finding) -> str:
-    return hashlib.sha256(f"{run.folder.as_posix()}\n{finding.rule}".encode(errors="surrogatepass")).hexdigest()
+    what = finding.text if finding.name == TRUTH else finding.rule
+    return hashlib.sha256(f"{run.folder.as_posix()}\n{what}".encode(errors="surrogatepass")).hexdigest()
 
 
 FORMATS: dict[str, Callable[[Sequence[GatedRun], int], str]] = {

@@ -111,7 +111,7 @@ def shown_images(report: AuditReport, prefix: str, num_images: int) -> Iterator[
 
 def _send_images(logger: Any, shown: Iterator[ShownImages], step: int | None) -> bool:
     """Whether the logger takes images at all: it has a method for them, or what it writes to, as TensorBoard's has."""
-    experiment = getattr(logger, "experiment", None)  # Lightning asks for none of its loggers to have one
+    experiment: Any = getattr(logger, "experiment", None)  # Lightning asks for none of its loggers to have one
     if callable(getattr(logger, "log_image", None)):
         captioned = _takes_captions(logger)
         for key, images, captions in shown:

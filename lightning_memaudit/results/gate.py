@@ -1,16 +1,20 @@
 """Conditions on the numbers of a report, such as ``memorized_rate>0.05``: a gate before a release.
 
-A number that is not there never passes: its condition is undecided, which is neither held nor not held.
+A number that is not there never passes: its condition is undecided, which is neither held nor not held. So is one that
+does not hold only because too few images were audited, or because recoveries failed.
 """
 
 import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from lightning_memaudit.results.names import did_you_mean
+import numpy as np
+
+from lightning_memaudit.results.names import INPAINTER, did_you_mean
+from lightning_memaudit.results.proportions import Proportion
 
 OUTCOME = "outcome"
 OUTCOMES = ("memorized", "traces", "not_memorized", "inconclusive")
@@ -140,20 +144,26 @@ def _bound(what: str, name: str, comparison: str, given: str) -> float:
     if not math.isfinite(bound):
         share = f"; shares are numbers from 0 to 1: {name}{comparison}0.05" if given.endswith("%") else ""
         raise ValueError(f"{what}: {given!r} is no finite number{share}")
-    never = {
-        ">": bound >= known.high,
-        ">=": bound > known.high,
-        "<": bound <= known.low,
-        "<=": bound < known.low,
-        "==": not known.low <= bound <= known.high or (known.kind is int and bound != int(bound)),
-        "!=": False,
-    }[comparison]
-    if never:
+    if _never(comparison, bound, known.low, known.high) or (
+        comparison == "==" and known.kind is int and bound != int(bound)
+    ):
         lies = f"from {known.low:g}" + (f" to {known.high:g}" if math.isfinite(known.high) else " upwards")
         whole = "a whole number " if known.kind is int else ""
         verb = "is" if whole else "lies"
         raise ValueError(f"{what}: {name} {verb} {whole}{lies}, so that this can never hold")
     return bound
+
+
+def _never(comparison: str, bound: float, low: float, high: float) -> bool:
+    """Whether this holds of no number from ``low`` to ``high``."""
+    return {
+        ">": bound >= high,
+        ">=": bound > high,
+        "<": bound <= low,
+        "<=": bound < low,
+        "==": not low <= bound <= high,
+        "!=": False,
+    }[comparison]
 
 
 def read_conditions(texts: Sequence[str]) -> tuple[Condition, ...]:
@@ -212,30 +222,66 @@ def _pooled(document: Mapping[str, Any], group: str) -> float | None:
     return sum(row["num_recovered"] for row in rows) / total if total else None
 
 
+def _most(document: Mapping[str, Any]) -> dict[str, float]:
+    """The largest values that the images of this audit could have given: all of them memorized."""
+    memorized, extracted = document["memorized_rate"], document["judgement"].get("extracted")
+    most: dict[str, float | None] = {}
+    if memorized is not None:
+        every = Proportion.of(np.ones(memorized["num"], dtype=bool))
+        most = {"num_memorized": every.count, "memorized_rate_low": every.low}
+    if extracted is not None:
+        most["extracted"] = extracted["members"]["num"]
+    return {name: value for name, value in most.items() if value is not None}
+
+
+_OWN_OUTPUT = {"train_loss", "plain_loss_auroc", "reference_auroc", "extracted"}
+"""Names that owe nothing to what was recovered from degraded images."""
+
+
+def _failed(document: Mapping[str, Any]) -> int:
+    """Recoveries by the audited method and the inpainter that failed: they count as if nothing had come back."""
+    methods = (document["judgement"]["method"], INPAINTER)
+    return sum(row.get("num_failed") or 0 for row in document["rates"] if row["method"] in methods)
+
+
 @dataclass(frozen=True)
 class Examined:
     """What the conditions say of one report.
 
     Attributes:
         numbers: All that a condition can name, with their values.
-        held: Whether each condition holds; None where what it names was not measured.
+        held: Whether each condition holds; None where that cannot be decided.
         strict: Whether an inconclusive verdict counts.
+        why: Why a condition cannot be decided; where it is not here, what it names was not measured.
 
     >>> numbers = {"outcome": "inconclusive", "extracted": None}
     >>> gate = Examined(numbers, {Condition.of("extracted>0"): None}, strict=False)
-    >>> gate.fails, gate.is_undecided
-    (False, True)
+    >>> gate.fails, gate.is_undecided, gate.reason(Condition.of("extracted>0"))
+    (False, True, 'extracted was not measured')
     """
 
     numbers: Mapping[str, Value]
     held: Mapping[Condition, bool | None]
     strict: bool
+    why: Mapping[Condition, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, document: Mapping[str, Any], conditions: Sequence[Condition], strict: bool) -> "Examined":
         """Examine the content of a ``report.json``."""
-        numbers = named_numbers(document)
-        return cls(numbers, {one: one.holds(numbers[one.name]) for one in conditions}, strict)
+        numbers, most, failed = named_numbers(document), _most(document), _failed(document)
+        held = {one: one.holds(numbers[one.name]) for one in conditions}
+        why = {}
+        for one in (condition for condition, holds in held.items() if holds is False):
+            high = most.get(one.name)
+            if isinstance(one.bound, float) and high is not None and _never(one.comparison, one.bound, 0.0, high):
+                why[one] = f"with the images of this audit {one.name} is at most {high:.6g}; audit more members"
+            elif failed and one.name not in _OWN_OUTPUT:
+                why[one] = f"{failed} recoveries failed, which counts as if nothing had come back"
+        return cls(numbers, {**held, **dict.fromkeys(why)}, strict, why)
+
+    def reason(self, condition: Condition) -> str:
+        """Why a condition cannot be decided."""
+        return self.why.get(condition, f"{condition.name} was not measured")
 
     @property
     def fails(self) -> bool:

@@ -1,6 +1,7 @@
 """``--fail_if``, ``--strict``, ``--format`` of ``report`` and ``audit``: exit codes, and what machines read."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from run_folder_fixture import make_run_folder
 from their_project import FAST
 
 from lightning_memaudit.cli.main import main
+from lightning_memaudit.report.verify import Check
 
 QUIET = ["--no_figures"]
 TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}}
@@ -102,6 +104,13 @@ def runs(tmp_path_factory):
     return [str(place / "memorized"), str(place / "a <b> & \x1b[31mé")]
 
 
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Verifying takes its time; one test does that."""
+    monkeypatch.setattr("lightning_memaudit.report.verify.verify", lambda _: [])
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "code"),
     [
@@ -113,6 +122,7 @@ def runs(tmp_path_factory):
         (["--fail_if", "outcome==memorized", "--fail_if", "num_memorized<1"], 3),
         (["--fail_if", "extracted>0"], 4),
         (["--fail_if", "extracted>0", "--fail_if", "num_memorized>0"], 3),
+        (["--fail_if", "num_memorized>24"], 4),  # of 24 members
     ],
 )
 def test_exit_codes_of_a_run_that_memorized(runs, capsys, options, code):
@@ -120,6 +130,7 @@ def test_exit_codes_of_a_run_that_memorized(runs, capsys, options, code):
     assert ("holds: it is" in capsys.readouterr().out) == (code == 3)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "code"), [([], 0), (["--strict"], 4), (["--fail_if=recovery_rate<0.1", "--strict"], 4)]
 )
@@ -127,6 +138,7 @@ def test_exit_codes_of_an_inconclusive_run(runs, options, code):
     assert main(["report", runs[1], *QUIET, *options]) == code
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_of_several_runs_the_worst_counts(runs, tmp_path):
     both = ["report", *runs, *QUIET, "--output", str(tmp_path / "both.html")]
     assert main(both) == 0
@@ -164,8 +176,13 @@ def test_what_is_wrong_is_one_line_before_anything_runs(runs, monkeypatch, capsy
 
 
 def run_report(runs, *options):
-    """By a process of its own: what it writes to stdout, whoever writes it."""
-    code = "import sys; from lightning_memaudit.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    """By a process of its own, which verifies nothing: what it writes to stdout, whoever writes it."""
+    code = (
+        "import sys, types; from lightning_memaudit.cli.main import main\n"
+        "verify = types.SimpleNamespace(verify=lambda folder: [])\n"
+        "sys.modules['lightning_memaudit.report.verify'] = verify\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "report", *runs, *QUIET, *options], capture_output=True, check=False
     )
@@ -192,16 +209,28 @@ def test_json_on_stdout_and_all_else_on_stderr(runs):
     assert not Path("memaudit-report.html").exists()
 
 
+JUNIT = {  # elements with their attributes in both versions of the schema of Jenkins, junit-10.xsd
+    "testsuites": {"name", "time", "tests", "failures", "errors"},
+    "testsuite": {"name", "tests", "failures", "errors", "skipped", "time", "timestamp", "hostname", "id", "package"},
+    "testcase": {"name", "time", "classname", "group"},
+    **{tag: {"type", "message"} for tag in ("failure", "error", "skipped")},
+    "system-out": set(),
+}
+
+
 def check_junit(text):
     """The structure that readers of JUnit XML agree on, with counts that add up."""
     root = ElementTree.fromstring(text)
     assert root.tag == "testsuites"
     marks = {"failures": "failure", "errors": "error", "skipped": "skipped"}
+    for place in root.iter():
+        assert not set(place.attrib) - JUNIT[place.tag], place.tag
     for place in (root, *root):
         cases = list(place.iter("testcase"))
         assert int(place.get("tests")) == len(cases)
         for count, tag in marks.items():
-            assert int(place.get(count)) == sum(case.find(tag) is not None for case in cases)
+            if place is not root or count in place.attrib:
+                assert int(place.get(count)) == sum(case.find(tag) is not None for case in cases)
         assert float(place.get("time")) >= 0
     for suite in root:
         assert (suite.tag, bool(suite.get("name"))) == ("testsuite", True)
@@ -241,10 +270,46 @@ def test_sarif_has_a_result_for_what_fails(runs, options):
     assert len(set(prints)) == len(prints)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_output_takes_the_format_and_stdout_stays_for_people(runs, capsys):
     assert main(["report", runs[0], *QUIET, "--format=junit", "--output=made/gate.xml"]) == 0
     check_junit(Path("made/gate.xml").read_text())
     assert "Memorized:" in capsys.readouterr().out
+
+
+@pytest.fixture
+def edited(runs, tmp_path):
+    """The run that memorized, in whose results someone has written that nothing came back, and a report of that."""
+    shutil.copytree(runs[0], tmp_path / "edited")
+    path = tmp_path / "edited" / "memaudit" / "images.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    changed = [row | {"recovered": False, "psnr": 10.0, "hidden_psnr": 10.0} for row in rows]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in changed))
+    return str(tmp_path / "edited")
+
+
+def test_results_that_are_not_true_pass_no_gate(edited, monkeypatch, capsys):
+    assert main(["report", edited, *QUIET]) == 0  # which says what they say, and nobody asked for a gate
+    assert main(["report", edited, *QUIET, "--fail_if=memorized_rate>0.05"]) == 1
+    assert "gate: the results are not true: recoveries score as the results say" in capsys.readouterr().out
+    found_before = [Check("recoveries score as the results say", False, "image 0 has another psnr \x1b[31m")]
+    monkeypatch.setattr("lightning_memaudit.report.verify.verify", lambda _: found_before)
+    for name in ("json", "junit", "sarif"):
+        assert main(["report", edited, *QUIET, f"--format={name}", f"--output=gate.{name}"]) == 1
+    found = json.loads(Path("gate.json").read_text())
+    assert found["exit_code"] == 1
+    assert any("recoveries score" in problem for problem in found["runs"][0]["untrue"])
+    assert check_junit(Path("gate.junit").read_text()).find("testsuite/testcase/error") is not None
+    log = json.loads(Path("gate.sarif").read_text())
+    jsonschema.validate(log, SARIF)
+    assert {one["level"] for one in log["runs"][0]["results"] if one["ruleId"] == "truth"} == {"error"}
+
+
+def test_what_an_earlier_gate_said_does_not_stay_where_this_one_fails(runs, monkeypatch):
+    Path("gate.json").write_text('{"exit_code": 0}')
+    monkeypatch.setattr("lightning_memaudit.report.write.write_report", lambda *_, **__: 1 / 0)
+    assert main(["report", runs[0], *QUIET, "--format=json", "--output=gate.json"]) == 1
+    assert not Path("gate.json").exists()
 
 
 def test_audit_as_a_gate(project, capsys):

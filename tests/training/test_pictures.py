@@ -138,11 +138,24 @@ def expected_image(values, grayscale):
     return (values if values.ndim == 2 else values @ np.array([0.299, 0.587, 0.114]))[None]
 
 
+def can_be_read(path):
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("grayscale", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_read_to_its_right_value(tmp_path, kind, grayscale):
     name, write, stored, values = KINDS[kind]
     write(tmp_path / name, stored)
+    if kind == "YCbCr" and not can_be_read(tmp_path / name):  # by Pillow up to 12.0 at least
+        with pytest.raises(ValueError, match="cannot be read as a picture"):
+            read_picture(tmp_path / name)
+        pytest.skip("this Pillow reads no uncompressed YCbCr TIFF; it is refused, not misread")
     image = read_picture(tmp_path / name, "L" if grayscale else "RGB")
     deep = "16-bit" in kind or "float" in kind
     assert image.dtype == (torch.float32 if deep else torch.uint8)

@@ -7,8 +7,14 @@ import torch
 from autoencoders import memory
 
 from lightning_memaudit import audit
+from lightning_memaudit.measurement.degradations import parse_degradation
+from lightning_memaudit.measurement.engine import run_audit
+from lightning_memaudit.measurement.plan import Group, Plan
+from lightning_memaudit.recovery import KnownMaskRecovery
+from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting
 from lightning_memaudit.report.document import build_document
 from lightning_memaudit.results.gate import COMPARISONS, NAMES, Condition, Examined, named_numbers, read_conditions
+from lightning_memaudit.results.rows import Occasion
 from lightning_memaudit.results.run_folder import RunFolder
 
 
@@ -83,10 +89,15 @@ def test_several_conditions_in_one_or_in_many():
 
 def document_of(folder, members, controls, **settings):
     report = audit(memory(members), members, controls, patterns=["half", "random-0.5"], **settings)
+    return report, written(folder, report)
+
+
+def written(folder, report):
+    """The report of a run with this audit."""
     run = RunFolder(folder / "memaudit")
     run.write_run({"model": {"class": "memory", "num_parameters": 0}, "settings": {"primary_method": report.primary}})
     report.append_to(run)
-    return report, build_document(run)
+    return build_document(run)
 
 
 def test_the_numbers_are_those_that_loggers_get(tmp_path):
@@ -127,3 +138,64 @@ def test_an_inconclusive_verdict_counts_only_where_that_is_asked(tmp_path, stric
     examined = Examined.of(document, (), strict)
     assert examined.is_inconclusive
     assert (examined.fails, examined.is_undecided) == (False, strict)
+
+
+class FailsAtFirst(BiharmonicInpainting):
+    """An inpainter that crashes on the first block that it is given."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, autoencoder, observed, mask):
+        self.calls += 1
+        if self.calls == 1:
+            raise RuntimeError("no")
+        return super().__call__(autoencoder, observed, mask)
+
+
+def test_recoveries_that_failed_are_no_pass(tmp_path):
+    """As in a training, which goes on where a method fails."""
+    members, controls = torch.rand(4, 1, 12, 12), torch.rand(4, 1, 12, 12)
+    methods = {"known_mask": KnownMaskRecovery(), "biharmonic": FailsAtFirst()}
+    plan = Plan([parse_degradation("random-0.5")], methods, block_size=2, raise_errors=False)
+    groups = [Group.whole("members", members), Group.whole("controls", controls)]
+    with pytest.warns(UserWarning, match="biharmonic failed"):
+        report = run_audit(memory(members), groups, plan, Occasion(0, "audit", 1, 1, "2024-01-01T00:00:00+00:00"))
+    document = written(tmp_path, report)
+    texts = ["memorized_rate>0.6", "memorized_rate<0.6", "outcome==memorized", "train_loss>0.5", "recovery_rate>0.5"]
+    examined = Examined.of(document, read_conditions(texts), strict=False)
+    assert list(examined.held.values()) == [None, True, None, False, True]
+    assert examined.reason(Condition.of("outcome==memorized")).endswith("as if nothing had come back")
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("num_memorized>11", True),
+        ("num_memorized>12", None),
+        ("num_memorized>=12", True),
+        ("num_memorized>=13", None),
+        ("num_memorized==13", None),
+        ("num_memorized==11", False),
+        ("num_memorized<1", False),
+        ("memorized_rate_low>0.7", True),  # 12 of 12: 0.735 by Clopper and Pearson
+        ("memorized_rate_low>0.74", None),
+        ("memorized_rate>0.99", True),
+        ("extracted>12", None),
+    ],
+)
+def test_what_so_few_images_could_never_show_is_undecided(twelve, text, holds):
+    condition = Condition.of(text)
+    examined = Examined.of(twelve, [condition], strict=False)
+    assert examined.held[condition] is holds
+    assert examined.is_undecided == (holds is None)
+    assert holds is not None or "at most" in examined.reason(condition)
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+    """The report of an audit of 12 members, all of which come back."""
+    generator = torch.Generator().manual_seed(0)
+    members, controls = (torch.rand(12, 1, 12, 12, generator=generator) for _ in range(2))
+    settings = {"methods": ["known_mask", "biharmonic"], "extraction": 8}
+    return document_of(tmp_path_factory.mktemp("twelve"), members, controls, **settings)[1]
