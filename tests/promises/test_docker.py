@@ -4,23 +4,30 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import requires
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 DOCKER = Path(__file__).parents[2] / "docker"
+IMAGE = {
+    "python_version": "3.11",
+    "python_full_version": "3.11.14",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+}
 
 
 @pytest.fixture
 def pins():
     lines = (DOCKER / "constraints.txt").read_text().splitlines()
     return {
-        name.lower().replace("_", "-"): Version(version)
-        for name, _, version in (line.partition("==") for line in lines if line and not line.startswith("#"))
+        canonicalize_name(name): Version(pinned)
+        for name, _, pinned in (line.partition("==") for line in lines if line and not line.startswith("#"))
     }
 
 
@@ -41,6 +48,45 @@ def test_every_requirement_is_pinned_within_its_bounds(pins):
             assert requirement.specifier.contains(pins[requirement.name.lower()]), line
             checked += 1
     assert checked > 10
+
+
+def test_what_the_pinned_packages_require_is_pinned_too(pins):
+    """Else the image has another version on another day; followed where this machine has the pinned version itself."""
+    todo, seen = [("lightning-memaudit", "dashboard")], set()
+    while todo:
+        name, extra = todo.pop()
+        for line in requires(name) or []:
+            requirement = Requirement(line)
+            needed = canonicalize_name(requirement.name)
+            if requirement.marker is not None and not requirement.marker.evaluate({**IMAGE, "extra": extra}):
+                continue
+            assert needed in pins, f"{name} requires {line}: pin it in constraints.txt"
+            assert requirement.specifier.contains(pins[needed], prereleases=True), f"{name} requires {line}"
+            for step in [(needed, wanted) for wanted in requirement.extras | {""}]:
+                if step not in seen and installed(needed) == pins[needed]:
+                    seen.add(step)
+                    todo.append(step)
+
+
+def installed(name):
+    try:
+        return Version(version(name))
+    except PackageNotFoundError:
+        return None
+
+
+def test_pytorchs_index_is_asked_for_its_wheels_alone():
+    """It has only some versions of what torch requires: with the constraints, pip would find none that fits."""
+    steps = (DOCKER / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = [line for line in re.findall(r"pip install[^;]*", steps) if "index-url" in line]
+    assert len(lines) == 1
+    assert re.search(r" --no-deps .* torch torchvision ", lines[0])
+
+
+def test_a_user_whom_the_image_does_not_know_has_a_home():
+    """Without one it is `/`, where W&B cannot write, so that the report's artifact was lost."""
+    image = (DOCKER / "Dockerfile").read_text().split("\nFROM ")[-1]
+    assert re.search(r"^ENV .*\bHOME=/tmp$", image, re.MULTILINE)
 
 
 def test_dockerfile_copies_what_exists_and_drops_root():
