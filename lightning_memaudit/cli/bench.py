@@ -24,6 +24,8 @@ MEASURED = {
     "overhead": "what the callback costs a run",
     "large": "real sizes, on a GPU",
     "ablation": "what each piece of the blind method pays",
+    "attack": "the paper's method, and blind without and with gradients",
+    "estimate": "the cost of an audit, as told before it and as taken",
     "extraction": "training images that come out when nothing goes in",
     "paper": "the paper's experiment in small, on your images",
     "referee": "how often the verdict's rules are wrong, and what they find, by simulation",

@@ -17,6 +17,7 @@ from lightning_memaudit.measurement.measured_work import (
     COPIES_FROM_DB,
     EXTRACTION,
     EXTRACTION_OVERHEAD,
+    FIRST_ROUND,
     LONGEST_BEYOND_MEAN,
 )
 from lightning_memaudit.measurement.pace import Pace, measure_pace
@@ -226,7 +227,7 @@ class Costs:
             return Work(0.0, 0.0)
         mean = self._work(method, pattern, group).evaluations
         own = self._own_psnr("controls") if "controls" in sizes else WORST_PSNR
-        longest = max(FEWEST_EVALUATIONS, FEWEST_EVALUATIONS + LONGEST_BEYOND_MEAN * (mean - BASELINE[0]))
+        longest = max(FEWEST_EVALUATIONS, FEWEST_EVALUATIONS + LONGEST_BEYOND_MEAN * (mean - FIRST_ROUND))
         copy = work_of(method, pattern, min(own, WORST_PSNR), self.pace.gradient is not None).at_most(round(longest))
         return copy._replace(forwards=needed * copy.forwards, gradients=needed * copy.gradients)
 

@@ -189,12 +189,18 @@ def _recover(
     except Exception as error:
         if raise_errors or isinstance(error, AuditStopped):
             raise
+        reason = f"{type(error).__name__}: {error}"
         if len(degraded) > 1:  # one pattern may fail where another does not
+            names = ", ".join(key[1] for key in keys)
+            warnings.warn(
+                f"{keys[0][2]} failed on {keys[0][0]}, {names} together, and is tried one by one: {reason}",
+                stacklevel=3,
+            )
             rows = zip(degraded, keys, earlier, strict=True)
             parts = [_recover(autoencoder, method, [one], [key], cache, False, [before]) for one, key, before in rows]
             return [result for (result,) in parts]
         key = keys[0]
-        warnings.warn(f"{key[2]} failed on {key[0]}, {key[1]}: {type(error).__name__}: {error}", stacklevel=3)
+        warnings.warn(f"{key[2]} failed on {key[0]}, {key[1]}: {reason}", stacklevel=3)
         return [None]
     if reusable is not None:
         reusable.update({key: result.recovery for key, result in zip(keys, found, strict=True)})

@@ -14,6 +14,10 @@ from torch import Tensor
 
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Recovery
 
+EFFECTIVE_PARAMETERS = 16
+"""Of a search by gradients, see :func:`optimism`. On faces with 31 and 62 observed values, at a train MSE of 1e-3, true
+errors were up to 3.8 and 2.0 times the expected ones without this, and about half of them with 150 and more."""
+
 MAX_FALSE_RATE = 0.01
 """Default bound on the rate of false certificates: the expected share of images that the autoencoder was not trained
 on which are certified all the same. 0.01 takes 99 controls, see :func:`controls_needed`."""
@@ -28,6 +32,21 @@ threshold of the score is then multiplied by :data:`GAIN_MARGIN`."""
 GAIN_MARGIN = 0.1
 """Factor on the threshold of the score where the gain is above :data:`LARGEST_GAIN`. An autoencoder that only copies
 gives members scores like those of controls: a score ten times lower than any control's does not come from copying."""
+
+
+def optimism(observed: Tensor, mask: Tensor) -> Tensor:
+    """Factor on the expected error of what was found by gradients, (B,): they fit the observed best.
+
+    Generalized cross-validation (Craven & Wahba 1979): with n observed values, of which a fit uses up k, its error
+    elsewhere is 1 / (1 - k / n)^2 times that where it was fitted; infinite where n is no more than k.
+
+    Args:
+        observed: (B, C, H, W).
+        mask: (B, 1 or C, H, W), in [0, 1].
+    """
+    number = mask.expand_as(observed).flatten(1).sum(1)
+    left = (1 - EFFECTIVE_PARAMETERS / number.clamp_min(1)).clamp_min(0)
+    return left.pow(-2)
 
 
 def calibrate(

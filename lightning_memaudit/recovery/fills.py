@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_memaudit.recovery.batches import same_channels
-
 LEAST_SHARE = 0.05
 """A value is taken for a fill only if at least this share of the pixels has it; fewer may have it by chance."""
 
@@ -81,8 +79,9 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
         per_channel,
         torch.zeros_like(observed[:, :, :1, :1]),
     )
-    if noise is None:
-        found = _merge(found, _noisy_zeros(observed))
+    rows = (~found.present).nonzero().squeeze(1)
+    if noise is None and len(rows):
+        found = _replace(found, rows, _noisy_zeros(observed[rows]))
     return found
 
 
@@ -189,17 +188,14 @@ def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> Consta
     return ConstantFill(present, mask, noise, torch.zeros_like(present), center[..., None])
 
 
-def _merge(exact: ConstantFill, noisy: ConstantFill) -> ConstantFill:
-    """The noisy fill where no exact one was found."""
-    take = noisy.present & ~exact.present
-    exact_mask, noisy_mask = same_channels([exact.mask, noisy.mask])
-    return ConstantFill(
-        exact.present | noisy.present,
-        torch.where(take.view(-1, 1, 1, 1), noisy_mask, exact_mask),
-        torch.where(take, noisy.noise, exact.noise),
-        exact.per_channel,
-        noisy.value,
-    )
+def _replace(exact: ConstantFill, rows: Tensor, noisy: ConstantFill) -> ConstantFill:
+    """With the noisy fills of some images, in which no exact one was found."""
+    fields = []
+    for whole, part in zip(exact, noisy, strict=True):
+        whole = whole.clone()
+        whole[rows] = part  # a shared mask is repeated where others have one per channel
+        fields.append(whole)
+    return ConstantFill(*fields)
 
 
 def local_agreement(observed: Tensor, size: int = 7, tolerance: float = 0.1) -> Tensor:

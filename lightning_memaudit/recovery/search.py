@@ -15,7 +15,7 @@ from torch.nn import functional
 from lightning_memaudit.recovery.admm import Alternation, Workspace, alternate
 from lightning_memaudit.recovery.batches import map_chunks, rows_by_activations, rows_per_chunk, same_channels
 from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine
-from lightning_memaudit.recovery.certification import noise_gain
+from lightning_memaudit.recovery.certification import noise_gain, optimism
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, DifferentiableAutoencoder, UseOfGradients
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_mask
@@ -75,12 +75,13 @@ def search(
     explained = first_masks.explained
     best = refine(autoencoder, observed, problem.mask, start, problem.noise, explained_share=explained)
     spent = torch.ones(len(observed), dtype=torch.int64, device=observed.device)
-    active = torch.arange(len(observed), device=observed.device)
+    # Nothing scores below 0: where f returns all that it is shown, as the identity does, there is nothing to look for.
+    active = (best.score > 0).nonzero().squeeze(1)
     idle = torch.zeros_like(spent)
     descent = _Descent.of(autoencoder, problem, first_masks, tuning)
     patience = tuning.patience_with(problem.mask, gradients=descent is not None)
     order = tuning.order(gradients=descent is not None)
-    for number in itertools.count():
+    for number in itertools.count() if len(active) else ():
         try_ = order[min(number, len(order) - 1)]
         if descent is not None and number:
             # Descents take more gradients for some images than for others: who cannot afford the whole of it is done.
@@ -350,13 +351,16 @@ def recover_self_tuned(
         finite = candidate.score.isfinite()
         shape = (-1, 1, 1, 1)
         image = torch.where(finite.view(shape), candidate.image, part)
+        expected = torch.where(finite, candidate.expected_error, torch.inf)
+        if used:
+            expected = torch.where(relied, expected * optimism(part, candidate.mask), expected).nan_to_num(torch.inf)
         return Recovery(
             image=image,
             mask=torch.where(finite.view(shape), candidate.mask, 1.0),
             score=candidate.score,
             certified=torch.zeros_like(finite),
             num_evaluations=num_evaluations + GAIN_EVALUATIONS,
-            expected_error=torch.where(finite, candidate.expected_error, torch.inf),
+            expected_error=expected,
             gain=noise_gain(protected, image).nan_to_num(torch.inf),
             gradients_used=used,
             relied_on_mask=relied & finite,

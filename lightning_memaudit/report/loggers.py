@@ -45,6 +45,8 @@ def log_audit(
     if run is not None:
         run.log(report, metrics, f"{prefix}/{DEPTH}", num_images, settings or {})
         return None
+    if _is_mlflow(logger):
+        metrics = {_mlflow_name(name): value for name, value in metrics.items()}
     logger.log_metrics(metrics, step=report.occasion.step)
     if hasattr(logger, "log_table"):
         for name, (columns, data) in tables(report).items():
@@ -109,7 +111,7 @@ def shown_images(report: AuditReport, prefix: str, num_images: int) -> Iterator[
 
 def _send_images(logger: Any, shown: Iterator[ShownImages], step: int | None) -> bool:
     """Whether the logger takes images at all: it has a method for them, or what it writes to, as TensorBoard's has."""
-    experiment = logger.experiment
+    experiment = getattr(logger, "experiment", None)  # Lightning asks for none of its loggers to have one
     if callable(getattr(logger, "log_image", None)):
         captioned = _takes_captions(logger)
         for key, images, captions in shown:
@@ -119,14 +121,24 @@ def _send_images(logger: Any, shown: Iterator[ShownImages], step: int | None) ->
             for number, image in enumerate(images):
                 form = "HW" if image.ndim == 2 else "HWC"
                 experiment.add_image(f"{key}/{number}", image, global_step=step, dataformats=form)
-    elif callable(getattr(experiment, "log_image", None)) and hasattr(logger, "run_id"):  # MLflow
+    elif _is_mlflow(logger):
         for key, images, _ in shown:
             for number, image in enumerate(images):
-                name = re.sub(r"[^\w\-. :/]", "_", f"{key}/{number}")
-                experiment.log_image(logger.run_id, image, key=name, step=step or 0)
+                experiment.log_image(logger.run_id, image, key=_mlflow_name(f"{key}/{number}"), step=step or 0)
     else:
         return False
     return True
+
+
+def _is_mlflow(logger: Any) -> bool:
+    """By what it can do: images go through its client, for a run that has an identity."""
+    experiment = getattr(logger, "experiment", None)
+    return callable(getattr(experiment, "log_image", None)) and hasattr(logger, "run_id")
+
+
+def _mlflow_name(name: str) -> str:
+    """The name in the signs that MLflow takes, alike for numbers and images: ``random-0.5_noise-0.05``."""
+    return re.sub(r"[^A-Za-z0-9_\-. /]", "_", name)
 
 
 def _told_once(logger: Any, num_images: int) -> str | None:

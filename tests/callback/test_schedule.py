@@ -66,11 +66,11 @@ def test_between_audits_it_neither_computes_nor_waits(monkeypatch):
     assert moved == []
     assert callback._history.loss.count == 3
     callback._session = Session(trainer, module, callback.which, callback.how, callback.what, callback.where)
-    assert callback._epoch_loss() == 0.5
+    assert callback._history.take_epoch_loss(callback.when, callback._opened.processes) == 0.5
     assert callback.when.due(1, 1e-10, callback._history.reached) is not None
     callback.on_train_batch_end(trainer, module, {"loss": torch.tensor(0.5)}, None, 0)
     assert callback._history.loss.count == 0
-    assert callback._epoch_loss() is None
+    assert callback._history.take_epoch_loss(callback.when, callback._opened.processes) is None
 
 
 def test_the_loss_that_triggers_is_the_mean_over_the_processes_batches():

@@ -48,7 +48,7 @@ def test_what_is_wrong_is_seen(name):
 def test_a_disturbed_training_is_seen(monkeypatch):
     check(lambda: run_of(lines={"reconstruct": drawing}))
     monkeypatch.setattr("lightning_memaudit.callback.memorization_audit.preserved_random_state", Nothing)
-    monkeypatch.setattr("lightning_memaudit.callback.session.undisturbed", Nothing)
+    monkeypatch.setattr("lightning_memaudit.callback.caller.undisturbed", Nothing)
     with pytest.raises(AssertionError, match="random states 0"):
         check(lambda: run_of(lines={"reconstruct": drawing}))
 

@@ -9,15 +9,16 @@ import pytest
 
 pytest.importorskip("mypy")
 ROOT = Path(__file__).parents[2]
-READMES = ("configs/README.md",)
+READMES = ("README.md", "configs/README.md")
 
 
 @pytest.mark.slow
 def test_the_snippets_pass_mypy_strict(tmp_path):
     for readme in READMES:
         text = (ROOT / readme).read_text(encoding="utf-8")
+        place = readme.partition("/")[0].partition(".")[0]
         for number, snippet in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)):
-            (tmp_path / f"snippet_{number}.py").write_text(snippet, encoding="utf-8")
+            (tmp_path / f"{place}_{number}.py").write_text(snippet, encoding="utf-8")
     (tmp_path / "inferred.py").write_text(
         "import torch\n"
         "from typing_extensions import assert_type\n"

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery, Round, SelfTuning
 from lightning_memaudit.recovery.admm import Alternation
+from lightning_memaudit.recovery.certification import EFFECTIVE_PARAMETERS, optimism
 from lightning_memaudit.recovery.gradients import DifferentiableAutoencoder
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.methods.registry import METHODS
@@ -291,3 +292,20 @@ def test_what_depends_on_the_weights_but_not_smoothly_on_the_image_has_no_gradie
     stored = smooth_images(3).requires_grad_()
     assert memory(stored)(smooth_images(3)).requires_grad
     assert not differentiable(memory(stored), smooth_images(1)).has_gradients
+
+
+def test_what_was_fitted_to_few_values_is_expected_to_be_worse_elsewhere():
+    """As generalized cross-validation says of a linear fit of k parameters to n values, simulated."""
+    number, parameters, draws = 40, EFFECTIVE_PARAMETERS, 2000
+    generator = torch.Generator().manual_seed(0)
+    design = torch.randn(draws, number, parameters, generator=generator, dtype=torch.float64)
+    values = torch.randn(draws, number, 1, generator=generator, dtype=torch.float64)
+    fitted = torch.linalg.lstsq(design, values).solution
+    inside = (design @ fitted - values).square().mean()
+    outside = (1 + fitted.square().sum((1, 2))).mean()  # of a new value, whose row is standard normal too
+    images = torch.rand(1, 1, 8, 8)
+    mask = (torch.arange(64) < number).float().view(1, 1, 8, 8)
+    assert optimism(images, mask).item() == pytest.approx(float(outside / inside), rel=0.1)
+    assert optimism(images, torch.ones(1, 1, 8, 8)).item() == pytest.approx((1 - parameters / 64) ** -2)
+    assert optimism(images, torch.zeros(1, 1, 8, 8)).isinf().all()
+    assert optimism(images.repeat(1, 3, 1, 1), mask).item() == pytest.approx((1 - parameters / (3 * number)) ** -2)

@@ -4,7 +4,7 @@ import torch
 
 from lightning_memaudit import audit
 from lightning_memaudit.measurement.metrics import METRICS
-from lightning_memaudit.report.loggers import IMAGE_COLUMNS, RATE_COLUMNS
+from lightning_memaudit.report.logged_tables import IMAGE_COLUMNS, RATE_COLUMNS
 from lightning_memaudit.results.quantities import QUANTITIES
 
 
