@@ -30,7 +30,7 @@ RUN = {
     "--data": ("CLASS", "A LightningDataModule, by module.Class."),
 }
 GATE = {
-    "--fail_if": ("'NAME>VALUE'", "Exit with 3 where it holds; -v lists the names."),
+    "--fail_if": ("'NAME>VALUE'", "Exit with 3 where it holds; names: -v."),
     "--strict": ("", "Exit with 4 where the verdict is inconclusive."),
 }
 USAGE = {"fit": "[--option VALUE ...]", "audit": "[RUN] [--option VALUE ...]"}

@@ -135,9 +135,10 @@ def image_chart(document: Mapping[str, Any], prefix: str) -> Markup:
     with figure_style():
         figure.axes[0].annotate(
             f"recovered ≥ {threshold:g} dB",
-            (-0.55, threshold),
+            (len(groups) - 0.45, threshold),  # above the controls, which seldom reach it and would hide it
             (0, 3),
             textcoords="offset points",
+            ha="right",
             fontsize=7.5,
             in_layout=False,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_memaudit.results.cells import Cell, Columns
 from lightning_memaudit.results.cost import Bounds, cost_row
-from lightning_memaudit.results.extraction import ExtractionReport
+from lightning_memaudit.results.extraction import ExtractionReport, in_words
 from lightning_memaudit.results.files import write_json
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.intervals import Estimate
@@ -128,13 +128,19 @@ class AuditReport:
             ]
             lines += [f"  {pattern}: {', '.join(parts)} recovered by {self.primary}"] if parts else []
         hidden = len(lines) - 1 - MOST_LINES
-        return "\n".join([*lines[: MOST_LINES + 1], *([f"  ... and {hidden} more patterns"] if hidden > 0 else [])])
+        lines[MOST_LINES + 1 :] = [f"  ... and {hidden} more patterns"] if hidden > 0 else []
+        return "\n".join([*lines, *(f"  {sentence}" for sentence in self._came_out())])
 
     def _repr_html_(self) -> str:
         """What a notebook shows: verdict, table, and images from observed to recovered to the truth."""
         from lightning_memaudit.report.inline import fragment
 
-        return fragment(self._told(), self.rows, self.images, self.recoveries, self.primary)
+        told = (*self._told(), *self._came_out())
+        return fragment(told, self.rows, self.images, self.recoveries, self.primary)
+
+    def _came_out(self) -> tuple[str, ...]:
+        """What came out by itself, in a sentence, where it was looked for."""
+        return () if self.extraction is None else (in_words(self.extraction.summary),)
 
     def _told(self) -> tuple[str, ...]:
         """The verdict in sentences; to be printed, a report needs none."""

@@ -103,3 +103,17 @@ def test_a_failure_that_is_not_the_users_is_exit_code_1(capsys, monkeypatch):
     error = capsys.readouterr().err
     assert "RuntimeError: the disk is on fire" in error
     assert "Traceback" not in error
+
+
+def test_a_logger_with_one_folder_for_all_runs_gets_no_config_there(tmp_path):
+    """Else it would be the next run's: the config stands beside the results, and nowhere above them."""
+    logger = ["--trainer.logger=logger_of_all.Logger", "--trainer.logger.save_dir=runs"]
+    (tmp_path / "logger_of_all.py").write_text(
+        "from lightning.pytorch.loggers.logger import DummyLogger\n\n\n"
+        "class Logger(DummyLogger):\n    def __init__(self, save_dir: str = '.') -> None:\n"
+        "        super().__init__()\n        self._folder = save_dir\n\n"
+        "    @property\n    def save_dir(self) -> str:\n        return self._folder\n"
+    )
+    assert run("fit", *QUICK, *logger) == 0
+    assert (tmp_path / "runs" / "quickstart" / "config.yaml").is_file()
+    assert not (tmp_path / "runs" / "config.yaml").exists()

@@ -15,6 +15,7 @@ from lightning_memaudit.report.gallery import Extracted, _draw
 from lightning_memaudit.report.terminal import print_audit
 from lightning_memaudit.report.verify import is_true, verify
 from lightning_memaudit.report.verify.extraction import same_extraction
+from lightning_memaudit.report.verify.written import same_document
 from lightning_memaudit.report.write import write_report
 from lightning_memaudit.results.extraction import in_words
 from lightning_memaudit.results.run_folder import RunFolder
@@ -144,3 +145,15 @@ def test_the_json_holds_it(images, tmp_path):
     report.to_json(tmp_path / "report.json")
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     assert rows[0]["extraction"]["num_extracted"] == report.extraction.num_extracted
+
+
+def test_another_version_may_word_it_differently(images, tmp_path):
+    _, run = make(images, tmp_path / "memaudit", extraction=STARTS)
+    document = write_report(run).document
+    told = {**document, "extraction": {**document["extraction"], "sentence": "In other words."}}
+    assert not same_document("it", run, told).passed
+    assert same_document("it", run, {**told, "tool": {**told["tool"], "version": "0.0.1"}}).passed
+    more = {**told["extraction"], "num_extracted": 0}
+    assert not same_document(
+        "it", run, {**told, "tool": {**told["tool"], "version": "0.0.1"}, "extraction": more}
+    ).passed

@@ -103,3 +103,25 @@ def test_without_pandas_it_says_what_to_install(report, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(ImportError, match=r"lightning-memaudit\[pandas\]"):
         report.to_pandas()
+
+
+def test_a_cell_that_is_not_there_is_answered_by_those_that_are(report):
+    with pytest.raises(
+        KeyError, match=r"patterns: random-0.5, half; methods: paper_blind, biharmonic; groups: members"
+    ):
+        report.rate("blind", "half")
+
+
+def test_what_came_out_by_itself_is_told_where_it_was_looked_for(report):
+    members, controls = torch.rand(2, 6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    known = members[:2]
+
+    def memory(x):
+        return known[torch.cdist(x.flatten(1), known.flatten(1)).argmin(1)]
+
+    found = audit(memory, members, controls, patterns=["half"], methods=["biharmonic"], extraction=40)
+    words = f"{found.extraction.num_extracted} of 6 training images come"
+    assert found.extraction.num_extracted
+    assert words in repr(found).splitlines()[-1]
+    assert words in found._repr_html_()
+    assert "come out" not in repr(report)

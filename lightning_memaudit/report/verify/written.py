@@ -88,6 +88,8 @@ def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
     """Without what another version may word differently."""
     facts = {key: value for key, value in document.items() if key not in ("tool", "limits", SELF_HASH)}
     facts["verdict"] = {key: value for key, value in document["verdict"].items() if key not in _WORDS}
+    if document["extraction"]:
+        facts["extraction"] = {key: value for key, value in document["extraction"].items() if key != "sentence"}
     return facts
 
 
