@@ -23,7 +23,6 @@ def command(name, **values):
     given = {"${env}": [], "${interpreter}": [sys.executable], "${program}": [sweep["program"]]}
     given["${args}"] = [f"--{key}={value}" for key, value in values.items()]
     parts = [part for word in sweep["command"] for part in given.get(word, [word])]
-    parts = [part.replace("=configs/", f"={shipped_configs()}/") for part in parts]
     short = ["--trainer.max_epochs=1", "--memaudit.at_epochs=[]", "--memaudit.at_train_loss=[]"]
     environment = os.environ | {"WANDB_SWEEP_ID": "abc", "WANDB_RUN_ID": name, "OMP_NUM_THREADS": "1"}
     return [*parts, *FAST[3:], *short, "--trainer.logger=false"], environment | {"PYTHONPATH": str(ROOT)}

@@ -133,9 +133,16 @@ def test_types_of_another_script(monkeypatch):
 
 
 def test_what_cannot_be_loaded_even_when_it_is_allowed():
-    with pytest.raises(ValueError, match="without running its code") as error:
-        read_checkpoint(save(Mine(a=1)), [f"{HERE}.Mine"])
-    assert "Mine" in str(error.value)
+    path, names = save(Mine(a=1)), [f"{HERE}.Mine"]
+    try:
+        with torch.serialization.safe_globals([Mine]):
+            loaded = torch.load(path, weights_only=True)["content"]
+    except UnpicklingError:
+        with pytest.raises(ValueError, match="without running its code") as error:
+            read_checkpoint(path, names)
+        assert "Mine" in str(error.value)
+    else:  # torch 2.6 fills it item by item, as it does any other that is allowed
+        assert read_checkpoint(path, names)["content"] == loaded == {"a": 1}
 
 
 @pytest.mark.parametrize("name", ["no.such.Type", "argparse.Nmespace", "Type", "", "argparse."])
