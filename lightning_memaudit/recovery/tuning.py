@@ -102,7 +102,8 @@ class SelfTuning:
     >>> def evaluations(f, patience):
     ...     method = KnownMaskRecovery(tuning=SelfTuning(patience=patience))
     ...     return method(f, mask * image, mask).num_evaluations.item()
-    >>> [evaluations(f, n) for f in (lambda x: x / 2 + image / 2 + 0.001, lambda x: -x.detach()) for n in (1, 2)]  # done, given up
+    >>> recovers, does_not = lambda x: x / 2 + image / 2 + 0.001, lambda x: -x.detach()
+    >>> [evaluations(f, n) for f in (recovers, does_not) for n in (1, 2)]  # done, given up
     [55, 55, 55, 127]
     """
 

