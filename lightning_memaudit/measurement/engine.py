@@ -14,7 +14,7 @@ from lightning_memaudit.measurement.checks import FUNCTION_MENDS, check_group
 from lightning_memaudit.measurement.extraction import extract
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group, ImageSource
 from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
-from lightning_memaudit.measurement.measure import InpaintingCache, Progress, measure
+from lightning_memaudit.measurement.measure import InpaintingCache, Progress, measure_groups
 from lightning_memaudit.measurement.near_duplicates import repeats
 from lightning_memaudit.measurement.plan import (
     DEFAULT_PATTERNS,
@@ -175,7 +175,7 @@ def run_audit(
     uncertified_plan = without_own_certificates(plan, groups)
 
     def measure_all() -> list[Measurement]:
-        found = [measure(autoencoder, group, uncertified_plan, cache, progress) for group in groups]
+        found = measure_groups(autoencoder, groups, uncertified_plan, cache, progress)
         if references is None:
             return found
         return [references.add_to(one, group, plan) for one, group in zip(found, groups, strict=True)]

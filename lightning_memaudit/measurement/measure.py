@@ -3,10 +3,11 @@
 This is the only place where the ground truth meets a recovery.
 """
 
+import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from lightning_memaudit.measurement.baselines import baseline_psnr
 from lightning_memaudit.measurement.beside import inpainting_beside
-from lightning_memaudit.measurement.degradations import Degraded
+from lightning_memaudit.measurement.degradations import Degradation, Degraded
 from lightning_memaudit.measurement.groups import Block, ConditionalAutoencoder, Group
 from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS, psnr
 from lightning_memaudit.measurement.own_output import in_other_batches, output_sums
@@ -58,7 +59,6 @@ class InpaintingCache:
     baselines: dict[CacheKey, Array] = field(default_factory=dict)
 
 
-@torch.no_grad()
 def measure(
     autoencoder: Autoencoder | ConditionalAutoencoder,
     group: Group,
@@ -66,26 +66,92 @@ def measure(
     cache: InpaintingCache | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Run every pattern and method on one group.
+    """:func:`measure_groups` of one group."""
+    return measure_groups(autoencoder, [group], plan, cache, progress)[0]
+
+
+@torch.no_grad()
+def measure_groups(
+    autoencoder: Autoencoder | ConditionalAutoencoder,
+    groups: Sequence[Group],
+    plan: Plan,
+    cache: InpaintingCache | None = None,
+    progress: Progress | None = None,
+) -> list[Measurement]:
+    """Run every pattern and method on groups of images, a block of each at a time.
 
     Args:
-        autoencoder: f, images (B, C, H, W) to the same shape, in [0, 1]; for a group with conditions, what gives one
+        autoencoder: f, images (B, C, H, W) to the same shape, in [0, 1]; for groups with conditions, what gives one
             for each of them.
-        group: The images. An empty group gives cells with empty columns.
+        groups: The images. An empty group gives cells with empty columns.
         plan: Patterns, methods and settings.
         cache: Keeps what does not depend on the autoencoder for the next audit of the same images.
         progress: Told after every block, pattern and method.
+
+    Returns:
+        What was measured of each group.
 
     Raises:
         Exception: That of a method that fails, where ``plan.raise_errors``; else it becomes a warning, and the images
             of its block count as failed.
     """
-    parts: dict[tuple[str, str], list[Cell]] = {}
-    saved: dict[str, list[Array]] = {}
-    error_sum = 0.0
-    outputs: list[OutputSums] = []
-    for block in group.blocks(autoencoder, plan.block_size):
-        images = block.images
+    gathered = [_Gathered(group) for group in groups]
+    for together in _blocks_together(autoencoder, groups, plan.block_size):
+        pieces = [_Piece.of(gathered[number], block, plan) for number, block in together]
+        largest = max((piece.block.images for piece in pieces), key=len)
+        number = sum(len(piece.block.images) for piece in pieces)
+        for patterns in pattern_batches(plan.patterns, largest, number):
+            tasks = [_Task.of(piece, pattern, plan) for piece in pieces for pattern in patterns]
+            _recover_all(tasks, plan, cache, progress)
+            for task in tasks:
+                task.finish(plan, cache)
+    return [one.measurement() for one in gathered]
+
+
+def _blocks_together(
+    autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence[Group], block_size: int
+) -> Iterator[list[tuple[int, Block]]]:
+    """Blocks that one autoencoder recovers, each with the number of its group: one of every group where that is so."""
+    blocks = [group.blocks(autoencoder, block_size) for group in groups]
+    if any(group.conditions is not None for group in groups):
+        yield from ([(number, block)] for number, one in enumerate(blocks) for block in one)
+        return
+    for together in itertools.zip_longest(*blocks):
+        yield [(number, block) for number, block in enumerate(together) if block is not None]
+
+
+@dataclass
+class _Gathered:
+    """What was measured of a group so far."""
+
+    group: Group
+    parts: dict[tuple[str, str], list[Cell]] = field(default_factory=dict)
+    saved: dict[str, list[Array]] = field(default_factory=dict)
+    error_sum: float = 0.0
+    outputs: list[OutputSums] = field(default_factory=list)
+
+    def measurement(self) -> Measurement:
+        return Measurement(
+            [Cell.join(blocks) for blocks in self.parts.values()],
+            join_recoveries(self.saved),
+            self.error_sum,
+            len(self.group.images),
+            OutputSums.join(self.outputs),
+        )
+
+
+class _Piece(NamedTuple):
+    """A block of a group, its columns that owe nothing to a method, and which of its images are kept."""
+
+    gathered: _Gathered
+    block: Block
+    positions: Array
+    columns: Columns
+    keep: Array
+
+    @classmethod
+    def of(cls, gathered: _Gathered, block: Block, plan: Plan) -> "_Piece":
+        group, images, saved = gathered.group, block.images, gathered.saved
         positions = np.asarray([group.positions[row] for row in block.rows], dtype=np.int64)
         indices = np.asarray([group.indices[row] for row in block.rows], dtype=np.int64)
         names = np.asarray(group.labels(block.rows), dtype=np.object_)
@@ -95,74 +161,91 @@ def measure(
         if len(images):
             output = block.autoencoder(images)
             reconstruction_psnr = _numpy(psnr(_finite(output), images))
-            error_sum += float(per_image_mean((output - images).double().square()).sum())
+            gathered.error_sum += float(per_image_mean((output - images).double().square()).sum())
             if group.name == "members":
-                outputs += [output_sums(output, images), in_other_batches(block.autoencoder, images, output)]
+                gathered.outputs += [output_sums(output, images), in_other_batches(block.autoencoder, images, output)]
         if len(keep):
             _save(saved, f"{group.name}/indices", indices[keep])
             _save(saved, f"{group.name}/names", names[keep].astype(np.str_))
             _save(saved, f"{group.name}/positions", positions[keep])
             _save(saved, f"{group.name}/truth", _numpy(images)[keep])
-        for patterns in pattern_batches(plan.patterns, images):
-            # Seeded by position: the i-th member and the i-th control get the same mask, and can be compared as a pair.
-            degraded = {pattern.name: pattern(images, positions.tolist(), plan.seed) for pattern in patterns}
-            found: dict[str, dict[str, Timed | None]] = {pattern.name: {} for pattern in patterns}
-            kept = {} if cache is None else cache.recoveries
-            missing = [pattern.name for pattern in patterns if INPAINTER in plan.methods_for(pattern)]
-            missing = [one for one in missing if _key(group, one, INPAINTER, block) not in kept]
-            with inpainting_beside(plan.methods, [degraded[one] for one in missing]) as methods:
-                for name, method in methods.items():
-                    mine = [pattern.name for pattern in patterns if name in plan.methods_for(pattern)]
-                    keys = [_key(group, one, name, block) for one in mine]
-                    earlier = [_recoveries(found[one], plan) for one in mine]
-                    parts_ = [degraded[one] for one in mine]
-                    results = _recover(block.autoencoder, method, parts_, keys, cache, plan.raise_errors, earlier)
-                    for pattern_name, result in zip(mine, results, strict=True):
-                        found[pattern_name][name] = result
-                        if progress is not None:
-                            progress(f"{group.name} · {pattern_name} · {name}", len(images))
-            for pattern in patterns:
-                prefix, observation = f"{group.name}/{pattern.name}", degraded[pattern.name]
-                if len(keep):
-                    _save(saved, f"{prefix}/observed", _numpy(observation.observed)[keep])
-                    _save(saved, f"{prefix}/mask", _numpy(observation.mask)[keep].astype(np.uint8))
-                cells: list[Cell] = []
-                for name, result in found[pattern.name].items():
-                    recovery = None if result is None else result.recovery
-                    columns = _columns(recovery, plan.methods[name], observation, images)
-                    columns |= {
-                        "position": positions,
-                        "image": indices,
-                        "name": names,
-                        "reconstruction_psnr": reconstruction_psnr,
-                        "repeated": np.zeros(len(images), dtype=bool),
-                        **appearance,
-                    }
-                    seconds = 0.0 if result is None else result.seconds
-                    cells.append(Cell(group.name, pattern.name, name, columns, seconds))
-                    parts.setdefault((pattern.name, name), []).append(cells[-1])
-                    if len(keep):
-                        record_at = getattr(plan.methods[name], "record_at", ())
-                        _save_recovery(saved, f"{prefix}/{name}", recovery, images, record_at, keep)
-                key = _key(group, pattern.name, plan.primary, block)
-                inpainting = found[pattern.name].get(INPAINTER)
-                inpainted = None if inpainting is None else inpainting.recovery
-                best = _baseline(plan, cells, observation, images, inpainted, key, cache)
-                for cell in cells:
-                    cell.columns["baseline_psnr"] = best
-                    hidden = cell.columns["hidden_psnr"].astype(np.float64)
-                    cell.columns["recovery_gain"] = hidden - best.astype(np.float64)
-    return Measurement(
-        [Cell.join(blocks) for blocks in parts.values()],
-        join_recoveries(saved),
-        error_sum,
-        len(group.images),
-        OutputSums.join(outputs),
-    )
+        columns = {
+            "position": positions,
+            "image": indices,
+            "name": names,
+            "reconstruction_psnr": reconstruction_psnr,
+            "repeated": np.zeros(len(images), dtype=bool),
+            **appearance,
+        }
+        return cls(gathered, block, positions, columns, keep)
 
 
-def _key(group: Group, pattern: str, method: str, block: Block) -> CacheKey:
-    return group.name, pattern, method, block.rows[0] if len(block.images) else 0, len(block.images)
+class _Task(NamedTuple):
+    """A block behind one pattern, and what the methods found so far."""
+
+    piece: _Piece
+    pattern: str
+    methods: Sequence[str]
+    degraded: Degraded
+    found: dict[str, Timed | None]
+
+    @classmethod
+    def of(cls, piece: _Piece, pattern: Degradation, plan: Plan) -> "_Task":
+        # Seeded by position: the i-th member and the i-th control get the same mask, and can be compared as a pair.
+        degraded = pattern(piece.block.images, piece.positions.tolist(), plan.seed)
+        return cls(piece, pattern.name, list(plan.methods_for(pattern)), degraded, {})
+
+    def key(self, method: str) -> CacheKey:
+        block = self.piece.block
+        begin = block.rows[0] if len(block.images) else 0
+        return self.piece.gathered.group.name, self.pattern, method, begin, len(block.images)
+
+    def finish(self, plan: Plan, cache: InpaintingCache | None) -> None:
+        """Measure what was found, against the truth, and add it to what was gathered."""
+        gathered, block, _, columns, keep = self.piece
+        images, saved, prefix = block.images, gathered.saved, f"{gathered.group.name}/{self.pattern}"
+        if len(keep):
+            _save(saved, f"{prefix}/observed", _numpy(self.degraded.observed)[keep])
+            _save(saved, f"{prefix}/mask", _numpy(self.degraded.mask)[keep].astype(np.uint8))
+        cells: list[Cell] = []
+        for name, result in self.found.items():
+            recovery = None if result is None else result.recovery
+            mine = {**_columns(recovery, plan.methods[name], self.degraded, images), **columns}
+            seconds = 0.0 if result is None else result.seconds
+            cells.append(Cell(gathered.group.name, self.pattern, name, mine, seconds))
+            gathered.parts.setdefault((self.pattern, name), []).append(cells[-1])
+            if len(keep):
+                record_at = getattr(plan.methods[name], "record_at", ())
+                _save_recovery(saved, f"{prefix}/{name}", recovery, images, record_at, keep)
+        inpainting = self.found.get(INPAINTER)
+        inpainted = None if inpainting is None else inpainting.recovery
+        best = _baseline(plan, cells, self.degraded, images, inpainted, self.key(plan.primary), cache)
+        for cell in cells:
+            cell.columns["baseline_psnr"] = best
+            hidden = cell.columns["hidden_psnr"].astype(np.float64)
+            cell.columns["recovery_gain"] = hidden - best.astype(np.float64)
+
+
+def _recover_all(tasks: Sequence[_Task], plan: Plan, cache: InpaintingCache | None, progress: Progress | None) -> None:
+    """Every method on every task that it is for; all tasks have one autoencoder."""
+    kept = {} if cache is None else cache.recoveries
+    missing = [task for task in tasks if INPAINTER in task.methods and task.key(INPAINTER) not in kept]
+    with inpainting_beside(plan.methods, [task.degraded for task in missing]) as methods:
+        for name, method in methods.items():
+            mine = [task for task in tasks if name in task.methods]
+            some = [task for task in mine if len(task.degraded.observed)]
+            earlier = [_recoveries(task.found, plan) for task in some]
+            degraded, keys = [task.degraded for task in some], [task.key(name) for task in some]
+            for task in mine:
+                task.found[name] = None
+            autoencoder = tasks[0].piece.block.autoencoder
+            results = _recover(autoencoder, method, degraded, keys, cache, plan.raise_errors, earlier)
+            for task, result in zip(some, results, strict=True):
+                task.found[name] = result
+            if progress is not None:
+                for task in mine:
+                    group = task.piece.gathered.group.name
+                    progress(f"{group} · {task.pattern} · {name}", len(task.degraded.observed))
 
 
 def _recoveries(found: Mapping[str, Timed | None], plan: Plan) -> list[Found]:
@@ -178,9 +261,9 @@ def _recover(
     raise_errors: bool,
     earlier: Sequence[Sequence[Found]],
 ) -> Sequence[Timed | None]:
-    """One result for each of several patterns of the same images; None where the method failed, or without images."""
-    if not degraded or not len(degraded[0].observed):
-        return [None] * len(degraded)
+    """One result for each of several sets of observations, all of at least one image; None where the method failed."""
+    if not degraded:
+        return []
     reusable = None if cache is None or uses_autoencoder(method) else cache.recoveries
     if reusable is not None and all(key in reusable for key in keys):
         return [Timed(reusable[key], 0.0) for key in keys]
@@ -190,12 +273,9 @@ def _recover(
         if raise_errors or isinstance(error, AuditStopped):
             raise
         reason = f"{type(error).__name__}: {error}"
-        if len(degraded) > 1:  # one pattern may fail where another does not
-            names = ", ".join(key[1] for key in keys)
-            warnings.warn(
-                f"{keys[0][2]} failed on {keys[0][0]}, {names} together, and is tried one by one: {reason}",
-                stacklevel=3,
-            )
+        if len(degraded) > 1:  # it may fail on one pattern or group where it does not on another
+            names = "; ".join(f"{key[0]}, {key[1]}" for key in keys)
+            warnings.warn(f"{keys[0][2]} failed on {names} together, now tried one by one: {reason}", stacklevel=3)
             rows = zip(degraded, keys, earlier, strict=True)
             parts = [_recover(autoencoder, method, [one], [key], cache, False, [before]) for one, key, before in rows]
             return [result for (result,) in parts]

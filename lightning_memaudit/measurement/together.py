@@ -1,4 +1,4 @@
-"""One method on several patterns of the same images at once: large batches cost less per image than small ones.
+"""One method on several patterns and groups of images at once: large batches cost less per image than small ones.
 
 Images that are hard to recover are the last in a batch, where they would otherwise be few. A recovery does not depend
 on the other images of its batch, so that what is found is the same.
@@ -47,15 +47,23 @@ class Timed(NamedTuple):
     seconds: float
 
 
-def pattern_batches(patterns: Sequence[Degradation], images: Tensor) -> list[Sequence[Degradation]]:
+def pattern_batches(
+    patterns: Sequence[Degradation], images: Tensor, number: int | None = None
+) -> list[Sequence[Degradation]]:
     """Patterns whose observations fit into one batch of the recovery together, in their order.
+
+    Args:
+        patterns: All patterns.
+        images: (B, C, H, W).
+        number: Images of that size in all; None is B.
 
     >>> from lightning_memaudit.measurement.degradations import parse_degradation
     >>> patterns = [parse_degradation(name) for name in ("random-0.5", "random-0.9", "block-0.25")]
     >>> [len(pattern_batches(patterns, torch.zeros(2, 3, side, side))) for side in (32, 2048)]
     [1, 3]
     """
-    at_once = max(1, rows_per_chunk(images, None) // (ATTEMPTS_PER_IMAGE * max(1, len(images))))
+    number = max(1, len(images) if number is None else number)
+    at_once = max(1, rows_per_chunk(images, None) // (ATTEMPTS_PER_IMAGE * number))
     return [patterns[begin : begin + at_once] for begin in range(0, len(patterns), at_once)]
 
 
@@ -66,19 +74,19 @@ ATTEMPTS_PER_IMAGE = 4
 def recover_together(
     method: Method, autoencoder: Autoencoder, degraded: Sequence[Degraded], earlier: Sequence[Sequence[Found]]
 ) -> list[Timed]:
-    """Call a method on several patterns of the same images: as one batch where that changes nothing but the time.
+    """Call a method on several sets of observations: as one batch where that changes nothing but the time.
 
     Args:
         method: Any method.
         autoencoder: f.
-        degraded: Of every pattern the observations and true masks.
-        earlier: Of every pattern what other methods have found, see
+        degraded: Of every pattern and group the observations and true masks.
+        earlier: Of each of these what other methods have found, see
             :func:`~lightning_memaudit.recovery.methods.registry.recover`.
 
     Returns:
-        One recovery for every pattern.
+        One recovery for each of ``degraded``.
     """
-    shapes = {(one.observed.shape, one.mask.shape) for one in degraded}
+    shapes = {(one.observed.shape[1:], one.mask.shape[1:]) for one in degraded}
     if len(degraded) > 1 and len(shapes) == 1 and _rows_are_independent(method):
         return _as_one_batch(method, autoencoder, degraded, earlier)
     found = []
@@ -100,14 +108,15 @@ def _as_one_batch(
 ) -> list[Timed]:
     observed, mask = (torch.cat(field) for field in zip(*degraded, strict=True))
     began = time.perf_counter()
-    # What calibrates on copies of its observations does so pattern by pattern.
+    # What calibrates on copies of its observations does so pattern by pattern and group by group.
     calibrates = isinstance(method, BlindRecovery) and method.certification is not None
     searching = replace(method, certification=None) if calibrates else method  # type: ignore[type-var]
     whole = recover(searching, autoencoder, observed, mask, _joined(earlier))
     seconds = time.perf_counter() - began
     shares = whole.num_evaluations.double() / whole.num_evaluations.sum().clamp_min(1)
     found = []
-    for rows in torch.arange(len(observed), device=observed.device).chunk(len(degraded)):
+    sizes = [len(one.observed) for one in degraded]
+    for rows in torch.split(torch.arange(len(observed), device=observed.device), sizes):
         recovery = whole.select(rows)
         mine = seconds * float(shares[rows].sum())
         if isinstance(method, BlindRecovery) and calibrates:
@@ -119,7 +128,7 @@ def _as_one_batch(
 
 
 def _joined(earlier: Sequence[Sequence[Found]]) -> list[Found]:
-    """What every method has found in all patterns together, for those that ran on each of them."""
+    """What every method has found in all sets together, for those that ran on each of them."""
     by_method = [{id(method): (method, recovery) for method, recovery in one} for one in earlier]
     everywhere = [key for key in by_method[0] if all(key in one for one in by_method)]
     return [(by_method[0][key][0], concatenate([one[key][1] for one in by_method])) for key in everywhere]

@@ -95,7 +95,7 @@ class Recovery(NamedTuple):
     >>> recovery.image.shape, recovery.mask.shape, torch.equal(recovery.mask, mask)
     (torch.Size([2, 3, 8, 8]), torch.Size([2, 1, 8, 8]), True)
     >>> bool((recovery.score < 1e-6).all()), recovery.num_evaluations.tolist()
-    (True, [55, 55])
+    (True, [3, 3])
     """
 
     image: Tensor

@@ -35,7 +35,7 @@ def test_a_forward_that_works_in_place_changes_nothing_of_the_callers(members, c
 
 def test_an_output_that_is_overwritten_by_the_next_call_is_kept(members, controls):
     recall = memory(members.clone())
-    buffer = torch.zeros(6, 1, 12, 12)
+    buffer = torch.zeros(16, 1, 12, 12)
 
     def with_buffer(images):
         buffer[: len(images)] = recall(images)

@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from autoencoders import associative, memory
@@ -10,10 +11,11 @@ from autoencoders import associative, memory
 from lightning_memaudit.measurement import beside
 from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.measurement.measure import InpaintingCache, measure
+from lightning_memaudit.measurement.measure import InpaintingCache, measure, measure_groups
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.together import recover_together
 from lightning_memaudit.recovery import AutoencoderIterations, BlindRecovery, KnownMaskRecovery
+from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting
 from lightning_memaudit.recovery.methods.registry import METHODS
 
@@ -169,3 +171,81 @@ def test_another_method_of_the_inpainters_name_is_left_alone(monkeypatch):
     images = torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(0))
     with beside.inpainting_beside(methods, [degrade(images, "block-0.25")]) as given:
         assert given is methods
+
+
+def columns_of(measured):
+    return {(cell.group, cell.pattern, cell.method): cell.columns for cell in measured.cells}
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_members_and_controls_together_are_measured_as_one_by_one(images, conditional, number):
+    calls = []
+
+    class Given:
+        def given(self, condition):
+            return memory(images[:6] * condition)
+
+    def counted(batch):
+        calls.append(len(batch))
+        return memory(images[:6])(batch)
+
+    autoencoder = Given() if conditional else counted
+    groups = [
+        Group.whole(name, part, conditions=[0.5 + row % 2 / 2 for row in range(len(part))] if conditional else None)
+        for name, part in (("members", images[:6]), ("controls", images[6 : 6 + number]))
+    ]
+    plan = Plan.of(["random-0.5", "block-0.25"], ["blind", "known_mask", "autoencoder_iterations", "biharmonic"])
+    plan = replace(plan, block_size=4)
+    told = []
+    together = measure_groups(autoencoder, groups, plan, progress=lambda *what: told.append(what))
+    calls_together = len(calls)
+    one_by_one = [measure(autoencoder, group, plan) for group in groups]
+    for mine, alone in zip(together, one_by_one, strict=True):
+        assert columns_of(mine).keys() == columns_of(alone).keys()
+        for key, columns in columns_of(alone).items():
+            for name, values in columns.items():
+                found = columns_of(mine)[key][name]
+                if values.dtype.kind == "f":
+                    np.testing.assert_allclose(found, values, atol=1e-4, rtol=1e-3, err_msg=f"{key} {name}")
+                else:
+                    assert (found == values).all(), (key, name)
+        assert mine.recoveries.keys() == alone.recoveries.keys()
+        assert (mine.num_images, mine.error_sum) == (alone.num_images, pytest.approx(alone.error_sum))
+    assert sum(count for _, count in told) == (6 + number) * len(plan.patterns) * len(plan.methods)
+    assert conditional or number == 0 or calls_together < len(calls) - calls_together
+
+
+def test_a_method_that_fails_on_the_controls_is_measured_on_the_members(images, monkeypatch):
+    call = AutoencoderIterations.__call__
+    controls = images[6:].clone()
+    controls[0] += 10
+
+    def breaks_on_bright_images(method, autoencoder, observed):
+        if bool((observed > 5).any()):
+            raise RuntimeError("too bright")
+        return call(method, autoencoder, observed)
+
+    monkeypatch.setattr(AutoencoderIterations, "__call__", breaks_on_bright_images)
+    plan = Plan.of(["random-0.5"], ["autoencoder_iterations"], raise_errors=False)
+    groups = [Group.whole("members", images[:6]), Group.whole("controls", controls)]
+    with pytest.warns(UserWarning, match=r"failed on controls, random-0\.5: .*too bright"):
+        members, others = measure_groups(memory(images[:6]), groups, plan)
+    assert not members.cells[0].columns["failed"].any()
+    assert others.cells[0].columns["failed"].all()
+    with pytest.raises(RuntimeError, match="too bright"):
+        measure_groups(memory(images[:6]), groups, replace(plan, raise_errors=True))
+
+
+def test_the_audited_method_with_the_identity_costs_one_evaluation(images):
+    degraded, calls = degrade(images, "random-0.5"), []
+
+    def identity(batch):
+        calls.append(len(batch))
+        return batch.clone()
+
+    found = KnownMaskRecovery(gradients="never")(identity, degraded.observed, degraded.mask)
+    assert found.num_evaluations.tolist() == [3] * len(images)  # and two for the gain
+    assert sum(calls) == 3 * len(images)
+    torch.testing.assert_close(found.image, interpolate(degraded.observed, degraded.mask))
+    assert (found.score == 0).all()

@@ -12,6 +12,7 @@ from lightning_memaudit.recovery import (
     turned_copies,
 )
 from lightning_memaudit.recovery.certification import is_certified, noise_gain
+from lightning_memaudit.recovery.methods import blind
 
 
 def test_a_calibration_is_refused_where_too_few_controls_could_claim_the_rate():
@@ -76,3 +77,32 @@ def test_turned_copies_hold_the_same_pixels_in_other_places(size):
         original = observed[index % 3]
         assert not torch.equal(copy, original)
         torch.testing.assert_close(copy.flatten(1).sort(1).values, original.flatten(1).sort(1).values)
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.5])
+def test_a_few_turned_copies_tell_whether_the_others_can_matter(monkeypatch, deviation):
+    stored, observed = smooth_images(6), hide(smooth_images(6))[0]
+    searched = []
+    call = BlindRecovery.__call__
+
+    def counted(method, autoencoder, images):
+        searched.append(len(images))
+        return call(method, autoencoder, images)
+
+    monkeypatch.setattr(BlindRecovery, "__call__", counted)
+    autoencoder = associative(stored)
+    method = BlindRecovery(max_evaluations=60)
+    recovery = method(autoencoder, observed)
+    if deviation:  # scores that no threshold from copies would pass
+        recovery = recovery._replace(score=recovery.score + deviation)
+        searched.clear()
+        recovery = method.certify(autoencoder, observed, recovery)
+    first = [24, 75] if not deviation else [24]
+    assert searched[-len(first) :] == first
+    assert recovery.certified.tolist() == [not deviation] * 6
+    assert recovery.calibration.num_controls == sum(first)
+    if deviation:
+        assert recovery.calibration.threshold is None
+        assert "24 turned copies, so nothing is certified" in recovery.calibration.reason
+        monkeypatch.setattr(blind, "FIRST_COPIES", 99)
+        assert not method.certify(autoencoder, observed, recovery).certified.any()

@@ -48,6 +48,9 @@ from lightning_memaudit.recovery.search import (
 from lightning_memaudit.recovery.tuning import SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem, Recovery
 
+FIRST_COPIES = 24
+"""So many turned copies tell whether the rest of them can matter."""
+
 
 @dataclass(frozen=True)
 class BlindRecovery:
@@ -225,12 +228,21 @@ class BlindRecovery:
     def _calibrate_on_copies(
         self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery
     ) -> Calibration | None:
-        """Search turned copies no longer than the images that might be certified were searched."""
+        """Search turned copies no longer than the images that might be certified were searched.
+
+        A few copies first: where these score too low for any image to be certified, more of them change nothing.
+        """
         certifiable = certify(recovery, NO_THRESHOLD).certified
         if not bool(certifiable.any()):
             return None
         longest = int(recovery.num_evaluations[certifiable].max())
-        copies = turned_copies(observed, controls_needed(MAX_FALSE_RATE))
+        number = controls_needed(MAX_FALSE_RATE)
+        copies = turned_copies(observed, number)
         uncalibrated = replace(self, certification=None, max_evaluations=max(LEAST_EVALUATIONS, longest))
-        scores = COPIES_MARGIN * uncalibrated(autoencoder, copies).score
+        scores = COPIES_MARGIN * uncalibrated(autoencoder, copies[:FIRST_COPIES]).score
+        lowest = replace(NO_THRESHOLD, threshold=float(scores.min()))
+        if not bool(certify(recovery, lowest).certified.any()):
+            reason = f"no image scores lower than all of {len(scores)} turned copies, so nothing is certified"
+            return replace(calibrate(scores, MAX_FALSE_RATE, source="turned copies"), reason=reason)
+        scores = torch.cat([scores, COPIES_MARGIN * uncalibrated(autoencoder, copies[FIRST_COPIES:]).score])
         return calibrate(scores, MAX_FALSE_RATE, source="turned copies")
