@@ -23,7 +23,7 @@ from lightning_memaudit.measurement.measured_work import (
 from lightning_memaudit.measurement.pace import Pace, measure_pace
 from lightning_memaudit.measurement.plan import LARGE_METHODS, LARGE_SIDE, Plan, self_tuned
 from lightning_memaudit.measurement.reference import ReferenceModels
-from lightning_memaudit.measurement.workload import Work, between, kind_of, of_one_picture, work_of
+from lightning_memaudit.measurement.workload import Work, between, kind_of, work_of
 from lightning_memaudit.recovery import Autoencoder, BlindRecovery
 from lightning_memaudit.recovery.batches import ELEMENTS_PER_CHUNK
 from lightning_memaudit.recovery.certification import MAX_FALSE_RATE, controls_needed
@@ -208,8 +208,7 @@ class Costs:
         own = [self._own_psnr(group)]
         if self.costliest:
             own = [5.0, WORST_PSNR, 25.0, 31.0]
-        work = max((work_of(method, pattern, one, gradients) for one in own), key=lambda work: work.evaluations)
-        return work if self.pace.reacts or self.costliest else of_one_picture(method, work)
+        return max((work_of(method, pattern, one, gradients) for one in own), key=lambda work: work.evaluations)
 
     def _seconds(self, method: Method, work: Work, images: float, blocks: int) -> float:
         """Of so many images in so many blocks."""

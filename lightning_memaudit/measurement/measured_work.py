@@ -19,9 +19,6 @@ BASELINE = (1.0, 1.0)
 FIRST_ROUND = 55.0
 """Evaluations of an image that is recovered in the first round."""
 
-ONE_PICTURE = {"search": 6.0, "search_without_gradients": 6.0, "autoencoder_iterations": 10.0}
-"""Evaluations and calls by kind of method where the autoencoder returns one picture whatever it is shown."""
-
 COPIES_FROM_DB, LONGEST_BEYOND_MEAN = 25.0, 4.0
 """Turned copies are searched where the autoencoder reproduces images at least so well: as long as the image that took
 longest of those that came back, which went on about so many times as far beyond the first round as the mean."""

@@ -15,7 +15,6 @@ from lightning_memaudit.measurement.processes import AuditStopped
 from lightning_memaudit.recovery import Autoencoder, KnownMaskRecovery
 from lightning_memaudit.recovery.gradients import DifferentiableAutoencoder
 from lightning_memaudit.recovery.methods.registry import recover, uses_autoencoder
-from lightning_memaudit.recovery.reaction import reacts
 from lightning_memaudit.recovery.tuning import Round, SelfTuning
 
 MOST_TIMED, LEAST_TIMED = 32, 2
@@ -83,8 +82,6 @@ class Pace:
         own_psnr: By group, how well the autoencoder reproduces intact images: the median PSNR of a few, in dB.
         image_bytes: Of one image.
         kept_bytes: That the autoencoder keeps of one image for a backward pass.
-        reacts: Whether outputs differ when very different images are shown, see
-            :func:`~lightning_memaudit.recovery.reaction.reacts`.
 
     >>> group = Group.whole("members", torch.rand(8, 1, 8, 8))
     >>> pace = measure_pace(torch.nn.Conv2d(1, 1, 3, padding=1), [group], Plan.of(["half"], ["blind", "biharmonic"]))
@@ -99,7 +96,6 @@ class Pace:
     own_psnr: Mapping[str, float] = field(default_factory=dict)
     image_bytes: int = 0
     kept_bytes: int = 0
-    reacts: bool = True
 
     @classmethod
     def slowest(cls, paces: Sequence["Pace"]) -> "Pace":
@@ -173,7 +169,6 @@ def _measure(autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence
         own,
         images[0].numel() * images.element_size(),
         kept,
-        reacts(f, images[:1]),
     )
 
 
@@ -235,11 +230,11 @@ class _Stopwatch:
 
 
 def _time_search(watch: _Stopwatch, images: Tensor, mask: Tensor, sizes: tuple[int, int]) -> Line:
-    """Of one evaluation, when the autoencoder itself costs next to nothing."""
+    """Of one evaluation, when the autoencoder itself costs nothing."""
     tuning = SelfTuning(rounds=(Round((0.1, 0.3), "interpolated", ITERATIONS),), refinements=REFINEMENTS)
     evaluations = 3 + 2 * (ITERATIONS + REFINEMENTS)
     method = KnownMaskRecovery(tuning=tuning, gradients="never", max_evaluations=evaluations)
-    line = watch.line(lambda size: method(lambda shown: shown / 2, images[:size] * mask[:size], mask[:size]), sizes)
+    line = watch.line(lambda size: method(torch.clone, images[:size] * mask[:size], mask[:size]), sizes)
     return Line(line.per_call / (3 + ITERATIONS + REFINEMENTS), line.per_image / evaluations)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_memaudit.measurement.degradations import Degradation
-from lightning_memaudit.measurement.measured_work import MEASURED, ONE_PICTURE
+from lightning_memaudit.measurement.measured_work import MEASURED
 from lightning_memaudit.recovery import AutoencoderIterations, BlindRecovery, KnownMaskRecovery, WhiteBoxRecovery
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS
 from lightning_memaudit.recovery.methods.registry import Method, uses_autoencoder
@@ -85,17 +85,6 @@ def work_of(method: Method, pattern: Degradation, own_psnr: float, gradients: bo
             return Work(work.forwards * len(method.penalties), work.calls)
         return work.at_most(method.max_evaluations)
     return work
-
-
-def of_one_picture(method: Method, work: Work) -> Work:
-    """What it takes where the autoencoder returns one picture whatever it is shown: it has converged at once.
-
-    Args:
-        method: The method.
-        work: What it takes elsewhere.
-    """
-    evaluations = ONE_PICTURE.get(kind_of(method, gradients=False) or "")
-    return work if evaluations is None else Work(evaluations, evaluations)
 
 
 def kind_of(method: Method, gradients: bool) -> str | None:

@@ -24,9 +24,6 @@ class InputProtected:
     Args:
         autoencoder: f, (B, C, H, W) to the same shape.
 
-    Attributes:
-        reacts: Whether f returns different pictures for different images, as far as is known.
-
     >>> import torch
     >>> images = torch.full((1, 1, 2, 2), -1.0)
     >>> output = InputProtected(torch.nn.ReLU(inplace=True))(images)
@@ -37,7 +34,6 @@ class InputProtected:
     def __init__(self, autoencoder: Autoencoder) -> None:
         self._autoencoder = autoencoder
         self._writes: bool | None = None
-        self.reacts = True
 
     def __call__(self, images: Tensor) -> Tensor:
         """f(images), (B, C, H, W), of the dtype of ``images``.

@@ -21,7 +21,6 @@ from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_mask
 from lightning_memaudit.recovery.masks import LeastSquaresMask
 from lightning_memaudit.recovery.protection import InputProtected
-from lightning_memaudit.recovery.reaction import reacts
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, concatenate
 
@@ -32,9 +31,6 @@ variance doubles the penalty: the data then count for less."""
 
 PAPERS_PENALTY = 0.1
 """Of the iteration that ``paper_blind`` runs."""
-
-SETTLING = 3
-"""Evaluations after which an image has taken what there is in an autoencoder that has one picture for everything."""
 
 
 class SearchResult(NamedTuple):
@@ -81,14 +77,6 @@ def search(
     spent = torch.ones(len(observed), dtype=torch.int64, device=observed.device)
     # Nothing scores below 0: where f returns all that it is shown, as the identity does, there is nothing to look for.
     active = (best.score > 0).nonzero().squeeze(1)
-    if not getattr(autoencoder, "reacts", True) and max_evaluations > SETTLING:
-        # f has one picture for all that it is shown. An image that this does not fit, as the data tell, is not in f.
-        rows = active[best.expected_error[active] >= tuning.hopeless_error]
-        masks, level = problem.mask[rows], problem.noise[rows]
-        settled = refine(autoencoder, observed[rows], masks, start[rows], level, SETTLING, explained)
-        best = _replace_rows(best, rows, settled)
-        spent[rows] += SETTLING
-        active = active[(spent[active] == 1) | (best.expected_error[active] < tuning.hopeless_error)]
     idle = torch.zeros_like(spent)
     descent = _Descent.of(autoencoder, problem, first_masks, tuning)
     patience = tuning.patience_with(problem.mask, gradients=descent is not None)
@@ -355,7 +343,6 @@ def recover_self_tuned(
     if gradients == "auto":
         protected = DifferentiableAutoencoder(autoencoder)
         protected.look_for_gradients(observed[:1])
-        protected.reacts = not len(observed) or reacts(protected, observed[:1])
     used = isinstance(protected, DifferentiableAutoencoder) and protected.has_gradients
 
     def chunk(images: slice) -> Recovery:

@@ -39,7 +39,7 @@ class Round:
     >>> from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
     >>> image, one = torch.full((1, 1, 8, 8), 0.5), Round(penalties=(0.1, 0.3), start="interpolated", num_iterations=20)
     >>> method = KnownMaskRecovery(tuning=SelfTuning(rounds=(one,), refinements=6))
-    >>> recovery = method(lambda x: 0.9 * image.expand_as(x), observed=image, mask=torch.ones(1, 1, 8, 8))
+    >>> recovery = method(lambda x: x / 2 + image / 2 + 0.001, observed=image, mask=torch.ones(1, 1, 8, 8))
     >>> recovery.num_evaluations.item()  # 1 scores the start, 2 measure the gain, and 2 * (20 + 6) are the round's
     55
     """
