@@ -69,7 +69,14 @@ def test_a_reference_may_be_given_in_several_ways(given):
     assert all("weights " in one for one in said)
 
 
-@pytest.mark.parametrize("reference", [f"{__name__}.make_half", "module", "checkpoint"])
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "module",
+        pytest.param(f"{__name__}.make_half", marks=pytest.mark.slow),
+        pytest.param("checkpoint", marks=pytest.mark.slow),
+    ],
+)
 def test_the_training_is_the_same_to_the_last_bit(reference):
     def trained(reference):
         torch.manual_seed(3)

@@ -21,6 +21,7 @@ def fit(*options, epochs=1):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "logger",
     [

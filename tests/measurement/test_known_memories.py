@@ -80,7 +80,7 @@ def test_all_of_them(crops):
     assert report.verdict.outcome == "memorized"
     assert report.num_memorized >= 32
     assert report.verdict.headline == f"Memorized: {report.num_memorized} of 40 training images came back."
-    strangers = audited(f, strangers, crops[80:120])
+    strangers = audited(f, strangers[:20], crops[80:100])
     assert strangers.verdict.outcome == "inconclusive"
     assert strangers.num_memorized == 0
 

@@ -32,7 +32,7 @@ class Interrupt(lightning.Callback):
     "where", ["on_train_batch_end", "on_validation_end", "on_train_epoch_end", "on_train_epoch_start"]
 )
 @pytest.mark.parametrize("saves", ["on validation", "at the end of epochs", "every step"])
-@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("order", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_resuming_loses_no_audit_and_repeats_none(where, saves, order):
     """The audits of an interrupted and resumed run are those of an uninterrupted one: triggers, epochs, losses."""
     loaders = DataLoader(Items(images(6)), 2), DataLoader(Items(images(4, seed=1)))

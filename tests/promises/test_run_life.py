@@ -170,7 +170,7 @@ fit([audit_callback(every_n_epochs=2, largest_missing=True), saver], Module(), *
 
 @pytest.mark.parametrize(
     ("at_epoch_end", "epochs"),
-    [(True, 2), pytest.param(False, 2, marks=pytest.mark.slow), pytest.param(True, 3, marks=pytest.mark.slow)],
+    [pytest.param(*case, marks=pytest.mark.slow) for case in ((True, 2), (False, 2), (True, 3))],
 )
 def test_killed_between_the_last_audit_and_the_report_resuming_writes_it(at_epoch_end, epochs):
     """The last audit was that of the last epoch, known to the checkpoint or not, or that at the end of fit."""
