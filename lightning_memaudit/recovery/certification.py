@@ -16,7 +16,7 @@ from lightning_memaudit.recovery.types import Autoencoder, Calibration, Recovery
 
 EFFECTIVE_PARAMETERS = 16
 """Of a search by gradients, see :func:`optimism`. On faces with 31 and 62 observed values, at a train MSE of 1e-3, true
-errors were up to 3.8 and 2.0 times the expected ones without this, and about half of them with 150 and more."""
+errors were up to 8.6 and 2.0 times the expected ones without this, and about half of them with 150 and more."""
 
 MAX_FALSE_RATE = 0.01
 """Default bound on the rate of false certificates: the expected share of images that the autoencoder was not trained
