@@ -10,6 +10,7 @@ from lightning_memaudit.bench.common import load_images
 from lightning_memaudit.cli.main import main
 
 
+@pytest.mark.slow
 def test_the_search_is_compared_for_equal_evaluations(tmp_path, capsys):
     output = tmp_path / "extraction.json"
     options = ["--num_members=8", "--width=64", "--num_layers=4", "--train_losses=[1e-4]", "--num_starts=100"]

@@ -73,6 +73,7 @@ def test_the_report_says_what_was_cut_and_verify_agrees(monkeypatch):
     assert not failed
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_images_though_the_machine_is_another(monkeypatch):
     saver = [ModelCheckpoint("saved", save_last=True)]
     run("one", monkeypatch, 1e-3, epochs=1, callbacks=saver, max_seconds=10)

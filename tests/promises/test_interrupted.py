@@ -43,7 +43,7 @@ def test_sigterm_ends_the_audit_at_once_and_resuming_repeats_it(audit, call, cal
 @pytest.mark.parametrize(
     ("where", "number"),
     [
-        ("model", 30),
+        pytest.param("model", 30, marks=pytest.mark.slow),
         *[pytest.param("write", number, marks=SLOW) for number in (2, 3, 5, 6, 7)],
         *[pytest.param("rename", number, marks=SLOW) for number in (2, 4)],
         ("write", 4),

@@ -67,8 +67,8 @@ def test_commands_run_one_after_the_other(tmp_path, capsys):
 
 def test_there_is_something_to_run():
     assert len(SNIPPETS) == 4, "attach, audit a function, a module of your own, a method of your own"
-    assert {command.split()[3] for command in COMMANDS} == {"fit", "audit", "report", "verify", "dashboard"}
-    assert len(COMMANDS) == 11
+    assert {command.split()[3] for command in COMMANDS} == {"fit", "audit", "report", "verify", "dashboard", "configs"}
+    assert len(COMMANDS) == 12
 
 
 def test_measurements_and_their_options_exist():

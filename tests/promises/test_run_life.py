@@ -268,7 +268,7 @@ class Dies(Module):
         raise RuntimeError("broken")
 
 
-@pytest.mark.parametrize("strategy", ["ddp_fork", pytest.param("ddp_spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", [pytest.param(name, marks=pytest.mark.slow) for name in ("ddp_fork", "ddp_spawn")])
 def test_the_last_report_comes_back_from_processes_that_fit_launched(strategy, tmp_path):
     """In an interpreter of its own, as neither may be launched from one that has threads, or is no script."""
     here = Path(__file__).parent

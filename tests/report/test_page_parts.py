@@ -155,6 +155,7 @@ def test_the_annex_is_of_the_report(finished, tmp_path):
     assert "No images that were not trained on" in " ".join(annex(alone)[3].sentences)
 
 
+@pytest.mark.slow
 def test_figures_in_every_format_are_the_same_when_drawn_again(run):
     assert main(["report", str(run.path), "--figures", "png,pdf,svg"]) == 0
     figures = {path.name: path.read_bytes() for path in (run.path / "figures").iterdir()}
