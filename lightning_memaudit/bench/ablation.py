@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from lightning_memaudit.bench.common import load_images, make_autoencoder, write_and_show
+from lightning_memaudit.bench.common import load_images, make_autoencoder, split_images, write_and_show
 from lightning_memaudit.bench.timing import machine
 from lightning_memaudit.bench.training import train_until
 from lightning_memaudit.measurement.engine import audit
@@ -78,11 +78,7 @@ def ablation(
     Raises:
         ValueError: The file does not hold images, or too few.
     """
-    images = load_images(data)
-    if not 1 <= num_members < len(images):
-        raise ValueError(f"num_members={num_members}: must leave controls of the {len(images)} images")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    members, controls = images[order[:num_members]], images[order[num_members : num_members + CONTROLS]]
+    members, controls = split_images(load_images(data), num_members, seed, CONTROLS)
     torch.manual_seed(seed)
     network = make_autoencoder(f"FC-{num_layers}", members.shape[1:], activation=activation)
     rows: list[dict[str, Any]] = []

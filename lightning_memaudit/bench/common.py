@@ -77,6 +77,28 @@ def load_images(path: str | None, side: int | None = None) -> Tensor:
     return images[:, :, top : top + side, left : left + side].contiguous()
 
 
+def split_images(images: Tensor, num_members: int, seed: int, num_controls: int | None = None) -> tuple[Tensor, Tensor]:
+    """Members and controls, drawn at random from images (n, C, H, W).
+
+    Args:
+        images: To draw from.
+        num_members: How many to train on.
+        seed: Seeds the order.
+        num_controls: Of the others so many at most; None takes all.
+
+    Raises:
+        ValueError: Nothing would be left for controls.
+
+    >>> import torch
+    >>> [len(group) for group in split_images(torch.rand(10, 1, 4, 4), num_members=3, seed=0, num_controls=5)]
+    [3, 5]
+    """
+    if not 1 <= num_members < len(images):
+        raise ValueError(f"num_members={num_members}: must leave controls of the {len(images)} images")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images[order[:num_members]], images[order[num_members:][:num_controls]]
+
+
 def write_and_show(content: Mapping[str, Any], table: Table, output: str, width: int = 100) -> None:
     """Write all numbers to a JSON file in one step, and print the table.
 

@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from lightning_memaudit.bench.common import load_images, make_autoencoder, write_and_show
+from lightning_memaudit.bench.common import load_images, make_autoencoder, split_images, write_and_show
 from lightning_memaudit.bench.timing import machine
 from lightning_memaudit.bench.training import train_until
 from lightning_memaudit.measurement.extraction import extraction_report, search_and_match
@@ -56,11 +56,7 @@ def extraction(
     Raises:
         ValueError: The file does not hold images, or too few.
     """
-    images = load_images(data, side)
-    if not 1 <= num_members < len(images):
-        raise ValueError(f"num_members={num_members}: must leave controls of the {len(images)} images")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    members, controls = images[order[:num_members]], images[order[num_members:]]
+    members, controls = split_images(load_images(data, side), num_members, seed)
     torch.manual_seed(seed)
     network = make_autoencoder(f"FC-{num_layers}", members.shape[1:], width=width, activation=activation).eval()
     rows = _rows(network, members, controls, "untrained", num_starts, threshold_db, seed)

@@ -218,7 +218,6 @@ def _attempt(
     iterations: int,
     seed: int,
     tuning: SelfTuning,
-    begin_at: Tensor | None = None,
 ) -> Candidate:
     """Run every penalty on every mask, and return the best candidate of each image."""
     number = len(problem.observed)
@@ -231,9 +230,7 @@ def _attempt(
     # The data are worth less where noise is on them: as if the penalty were larger, and less of it is spread.
     noise_factor = 1 + noise.square() / TYPICAL_VARIANCE
     penalty = penalty * noise_factor
-    if begin_at is not None:
-        start = begin_at.repeat(count, 1, 1, 1)
-    elif round_.start == "autoencoder":
+    if round_.start == "autoencoder":
         start = autoencoder(problem.observed).repeat(count, 1, 1, 1)
     else:
         start = interpolate(problem.observed.repeat(hypotheses, 1, 1, 1), masks.mask)

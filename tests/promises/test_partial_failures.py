@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from autoencoders import memory
+from failing_inpainter import FailsAtFirst
 from observations import uniform
 
 from lightning_memaudit import audit
@@ -11,24 +12,10 @@ from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.plan import Group, Plan
 from lightning_memaudit.recovery import BlindDeblurring, BlindRecovery
-from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting
 from lightning_memaudit.report.verify import is_true, verify
 from lightning_memaudit.report.write import write_report
 from lightning_memaudit.results.rows import Occasion
 from lightning_memaudit.results.run_folder import RunFolder
-
-
-class FailsAtFirst(BiharmonicInpainting):
-    """An inpainter that crashes on the first block that it is given, together with others and then alone."""
-
-    def __init__(self):
-        self.calls = 0
-
-    def __call__(self, autoencoder, observed, mask):
-        self.calls += 1
-        if self.calls <= 2:
-            raise RuntimeError("no")
-        return super().__call__(autoencoder, observed, mask)
 
 
 @pytest.fixture

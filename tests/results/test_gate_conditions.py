@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 from autoencoders import memory
+from failing_inpainter import FailsAtFirst
 
 from lightning_memaudit import audit
 from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.plan import Group, Plan
 from lightning_memaudit.recovery import KnownMaskRecovery
-from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting
 from lightning_memaudit.report.document import build_document
 from lightning_memaudit.results.gate import COMPARISONS, NAMES, Condition, Examined, named_numbers, read_conditions
 from lightning_memaudit.results.rows import Occasion
@@ -138,19 +138,6 @@ def test_an_inconclusive_verdict_counts_only_where_that_is_asked(tmp_path, stric
     examined = Examined.of(document, (), strict)
     assert examined.is_inconclusive
     assert (examined.fails, examined.is_undecided) == (False, strict)
-
-
-class FailsAtFirst(BiharmonicInpainting):
-    """An inpainter that crashes on the first block that it is given, together with others and then alone."""
-
-    def __init__(self):
-        self.calls = 0
-
-    def __call__(self, autoencoder, observed, mask):
-        self.calls += 1
-        if self.calls <= 2:
-            raise RuntimeError("no")
-        return super().__call__(autoencoder, observed, mask)
 
 
 def test_recoveries_that_failed_are_no_pass(tmp_path):
