@@ -1,191 +1,208 @@
-"""The paper's experiment in small: recovery from FC-10, FC-20 and a U-Net as their training loss falls, in a table."""
+"""The paper's experiments (Abitbul & Dar, arXiv 2310.02897) as a study: at their size, or in small on any images."""
 
-import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import torch
-
-from lightning_memaudit.bench.common import make_autoencoder
-from lightning_memaudit.bench.timing import machine
-from lightning_memaudit.bench.training import train_until
-from lightning_memaudit.measurement.engine import audit
-from lightning_memaudit.measurement.plan import Plan
-from lightning_memaudit.recovery.methods.registry import Method
-from lightning_memaudit.results.files import write_json
-from lightning_memaudit.results.rows import Row
+from lightning_memaudit.bench.paper_tables import write_results
+from lightning_memaudit.bench.study import AuditOf, Study, Training, pieces
 from lightning_memaudit.training.data import ImagesDataModule
 
-PATTERNS = ("random-0.5", "random-0.9", "block-0.25", "block-0.5")
-METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
-AUTOENCODERS = ("FC-10", "FC-20", "U-Net")
+LEVELS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 1e-7)
+FRACTIONS = (
+    "[random-0.1, random-0.25, random-0.5, random-0.75, random-0.9, random-0.95,"
+    " block-0.1, block-0.25, block-0.5, block-0.75]"
+)
+OTHER_MASKS = "[text, strokes-0.3, stripes-0.5]"
+
+_METHODS = "--memaudit.methods=[blind, paper_blind, known_mask, autoencoder_iterations, biharmonic]"
+_NETWORK = "--model.init_args.network.init_args"
+_TRAINING = (
+    "--model.init_args.optimizer.init_args.fused=true",
+    "--model.init_args.scheduler.init_args.patience=20",  # for batches of a part of the images
+)
+
+
+def _audits(members: int, controls: int, levels: Sequence[float], at: float) -> tuple[AuditOf, ...]:
+    """What is asked of every architecture: default masks at every level, and all others at one."""
+    images = (f"--memaudit.num_members={members}", f"--memaudit.num_controls={controls}", _METHODS)
+    few = (f"--memaudit.num_members={min(members, 100)}", "--memaudit.num_controls=100")
+    return (
+        AuditOf("default", tuple(levels), images),
+        AuditOf("fractions", (at,), (*few, _METHODS, f"--memaudit.patterns={FRACTIONS}")),
+        AuditOf("masks", (at,), (*few, _METHODS, f"--memaudit.patterns={OTHER_MASKS}")),
+        AuditOf("penalties", (at,), ("--config=paper/penalties", *few)),
+        AuditOf(
+            "iterations", (at,), ("--config=paper/record", "--memaudit.num_members=16", "--memaudit.num_controls=16")
+        ),
+    )
+
+
+def _fully_connected(name: str, *configs: str, audits: tuple[AuditOf, ...]) -> Training:
+    layers = "fc20" if name.startswith("fc20") else "fc10"
+    return Training(
+        name,
+        "tiny-imagenet",
+        (f"paper/{layers}-tiny-imagenet", *configs, "paper/levels"),
+        (
+            f"{_NETWORK}.width=512",
+            *_TRAINING,
+            "--data.num_train=600",
+            "--data.num_controls=300",
+            "--data.batch_size=50",
+        ),
+        audits,
+    )
+
+
+def _unet(images: str, audits: tuple[AuditOf, ...]) -> Training:
+    return Training(
+        f"unet-{images}",
+        images,
+        ("paper/unet-cifar10", "paper/levels"),
+        (
+            f"{_NETWORK}.base_channels=32",
+            *_TRAINING,
+            "--data.num_train=50",
+            "--data.num_controls=300",
+            "--data.batch_size=10",
+        ),
+        audits,
+    )
+
+
+def _activation(name: str) -> Training:
+    config = f"paper/nonlinearity/{name}"
+    return _fully_connected(
+        f"fc10-{name}", config, audits=(AuditOf("default", (1e-3,), _audits(200, 300, (), 1)[0].options),)
+    )
+
+
+def _large(name: str, config: str, *options: str) -> Training:
+    """25,000 images of CIFAR-10; two hours of training each."""
+    return Training(
+        name,
+        "cifar10",
+        (f"paper/{config}", "paper/levels"),
+        (
+            *options,
+            *_TRAINING,
+            "--data.num_train=25000",
+            "--data.num_controls=300",
+            "--data.batch_size=250",
+            "--trainer.max_time=00:02:00:00",
+        ),
+        (
+            AuditOf(
+                "default", (1e-2, 3e-3, 1e-3), ("--memaudit.num_members=1000", "--memaudit.num_controls=300", _METHODS)
+            ),
+        ),
+    )
+
+
+FULL = (
+    _fully_connected("fc10", audits=_audits(200, 300, LEVELS, 1e-4)),
+    _unet("cifar10", _audits(50, 300, LEVELS, 1e-4)),
+    _fully_connected("fc20", audits=_audits(200, 300, LEVELS, 1e-4)),
+    _unet("svhn", _audits(50, 300, LEVELS, 1e-4)),
+    *map(_activation, ("leakyrelu", "elu", "silu", "tanh")),
+    _large("fc10-25000", "fc10-tiny-imagenet-25000", f"{_NETWORK}.image_shape=[3, 32, 32]"),
+    _large("unet-25000", "unet-cifar10", f"{_NETWORK}.base_channels=16"),
+)
+"""The paper's sizes, the most important first: two cores need days for all of it, a GPU hours."""
+
+
+def small(image_shape: Sequence[int]) -> tuple[Training, ...]:
+    """The same architectures, narrow, on 25 images of one's own.
+
+    Args:
+        image_shape: (C, H, W) of those.
+
+    >>> [training.name for training in small((1, 25, 25))]
+    ['fc10', 'fc20', 'unet']
+    """
+    layers = (f"{_NETWORK}.width=256", f"{_NETWORK}.image_shape={list(image_shape)}")
+    channels = (f"{_NETWORK}.base_channels=16", f"{_NETWORK}.in_channels={image_shape[0]}")
+    few = ("--memaudit.num_members=25", "--memaudit.num_controls=25", _METHODS)
+    images = ("--data.num_train=25", "--data.num_controls=25", "--data.batch_size=5")
+    audits = (AuditOf("default", (1e-3, 1e-4, 1e-5), few),)
+    return tuple(
+        Training(name, "", (f"paper/{config}", "paper/levels"), (*network, *_TRAINING, *images), audits)
+        for name, config, network in (
+            ("fc10", "fc10-tiny-imagenet", layers),
+            ("fc20", "fc20-tiny-imagenet", layers),
+            ("unet", "unet-cifar10", channels),
+        )
+    )
 
 
 def paper(
     data: str,
-    autoencoders: Sequence[str] = AUTOENCODERS,
-    num_members: int = 25,
-    num_controls: int = 25,
-    image_size: int | None = None,
-    train_losses: Sequence[float] = (1e-3, 1e-4, 1e-5),
-    patterns: Sequence[str] = PATTERNS,
-    methods: Sequence[str] = METHODS,
-    diffusion_model: str | None = None,
-    width: int = 256,
-    base_channels: int = 16,
-    activation: str = "PReLU",
-    batch_size: int = 10,
-    max_steps: int = 100_000,
-    threshold_db: float = 30.0,
-    seed: int = 0,
-    device: str = "auto",
-    output: str = "bench-paper.json",
+    size: Literal["small", "full"] = "small",
+    only: str = "*",
+    output: str = "runs/paper",
+    list: bool = False,
 ) -> None:
-    """Train the paper's autoencoders and recover their images, at falling training losses, by every method.
+    """Train the paper's autoencoders and audit them as their training loss falls, with masks and methods of the paper.
 
-    Results are written after every loss. A run with the same output and settings goes on where the last one stopped,
-    with the autoencoders and losses that are not finished; the table at the end is of all that the file holds.
+    Everything is kept in the folder of the output as it comes: the same command again does what is missing. It prints
+    the command of each piece, a training or an audit, by which that number can be had alone; then the table of all that
+    is done, which it also writes to results.md and results.json, with figures beside them.
 
     Args:
-        data: Images to train on: a folder, or an .npy or .npz file.
-        autoencoders: Which of FC-10, FC-20 and U-Net; the first two flatten the images.
-        num_members: Images to train on.
-        num_controls: Images that are not trained on.
-        image_size: Resize images to this side; null keeps them.
-        train_losses: Mean squared errors at which to recover.
-        patterns: Degradations by name.
-        methods: Methods by name.
-        diffusion_model: Folder or hub name of a diffusion model for ddnm, which then joins the methods.
-        width: Units of the hidden layers of FC-10 and FC-20.
-        base_channels: Channels of the U-Net at full resolution.
-        activation: Nonlinearity of all of them.
-        batch_size: Images per step of Adam.
-        max_steps: Steps of Adam at most; the loss reached by then stands in for those that were not.
-        threshold_db: PSNR in dB at or above which an image counts as recovered.
-        seed: Seeds images, weights and masks.
-        device: Where to compute; auto takes a GPU when there is one.
-        output: JSON file with all rows, and what they were made with.
+        data: Small: images to train on, a folder of pictures, or an .npy or .npz file. Full: a folder that holds
+            tiny-imagenet, cifar10 and svhn, each a folder of pictures or such a file; where there are train and test
+            in one, members come from the first and controls from the second.
+        size: Small takes hours on two cores, full takes days there.
+        only: Which pieces, as --list true names them, with * and ?; such as 'fc10/*' or '*/default'.
+        output: Folder of the study.
+        list: Only list the pieces, and whether they are done.
 
     Raises:
-        ValueError: A bad name or number, or an output that was made with other settings; the message says which.
+        ValueError: No such images, or no such piece.
+        RuntimeError: Some pieces failed; all others were done.
     """
-    for name in autoencoders:
-        if name not in AUTOENCODERS:
-            raise ValueError(f"autoencoders: {name!r} is unknown; give any of {', '.join(AUTOENCODERS)}")
-    chosen: dict[str, str | Method] = {name: name for name in methods}
-    if diffusion_model is not None:
-        from lightning_memaudit.recovery.methods.ddnm import DDNM
+    root = Path(output)
+    trainings = FULL if size == "full" else small(_image_shape(data))
+    study = Study(root, [*pieces(trainings, root, lambda images: data_options(Path(data), images))])
+    if list:
+        for piece in study.chosen(only):
+            print(f"{'done' if piece.is_done() else 'to do':6} {piece.name}")
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    failed = study.work(only)
+    print(write_results(study))
+    if failed:
+        raise RuntimeError(f"{len(failed)} pieces failed: {', '.join(failed)}; the same command tries them again")
 
-        chosen["ddnm"] = DDNM(diffusion_model)
-    resolved = Plan.of(patterns, chosen).methods
-    settings = {
-        "data": str(Path(data).resolve()),
-        "num_members": num_members,
-        "num_controls": num_controls,
-        "image_size": image_size,
-        "patterns": list(patterns),
-        "methods": list(chosen),
-        "diffusion_model": diffusion_model,
-        "width": width,
-        "base_channels": base_channels,
-        "activation": activation,
-        "batch_size": batch_size,
-        "threshold_db": threshold_db,
-        "seed": seed,
-    }
-    file = Path(output)
-    rows = _resume(file, settings)
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    module = ImagesDataModule(data, None, num_members, num_controls, image_size, seed=seed)
+
+def data_options(folder: Path, images: str) -> Sequence[str]:
+    """Options of the data module for some images of a study.
+
+    Args:
+        folder: That holds them; or the images themselves where those have no name.
+        images: Name of a folder or of an .npz or .npy file in it.
+
+    Raises:
+        ValueError: They are not there.
+
+    >>> Path("data/cifar10/train").mkdir(parents=True)
+    >>> Path("data/cifar10/test").mkdir()
+    >>> data_options(Path("data"), "cifar10")[1:]
+    ('--data.path=data/cifar10/train', '--data.control_path=data/cifar10/test')
+    """
+    module = "--data=lightning_memaudit.training.data.ImagesDataModule"
+    places = [folder / f"{images}{suffix}" for suffix in ("", ".npz", ".npy")] if images else [folder]
+    place = next((one for one in places if one.exists()), None)
+    if place is None:
+        names = " or ".join(str(one) for one in places)
+        raise ValueError(f"data={str(folder)!r}: {names} is missing; give the folder that holds it")
+    if (place / "train").is_dir() and (place / "test").is_dir():
+        return module, f"--data.path={place / 'train'}", f"--data.control_path={place / 'test'}"
+    return module, f"--data.path={place}"
+
+
+def _image_shape(data: str) -> Sequence[int]:
+    module = ImagesDataModule(data, num_train=1, num_controls=1)
     module.setup()
-    members = module.train_dataset.__getitems__(range(num_members)).to(place)
-    controls = module.control_dataset.__getitems__(range(num_controls)).to(place)
-    for name in autoencoders:
-        torch.manual_seed(seed)
-        network = make_autoencoder(name, members.shape[1:], width, base_channels, activation).to(place)
-        done = {row["target_loss"] for row in rows if row["autoencoder"] == name}
-        wanted = [loss for loss in train_losses if loss not in done]
-        for state in train_until(network, members, wanted, max_steps, batch_size, seed):
-            began = time.perf_counter()
-            report = audit(
-                network,
-                members,
-                controls,
-                patterns=patterns,
-                methods=resolved,
-                threshold_db=threshold_db,
-                seed=seed,
-                save_recoveries=0,
-            )
-            place_in_table = {
-                "autoencoder": name,
-                "target_loss": state.target,
-                "steps": state.steps,
-                "train_seconds": state.seconds,
-                "data": Path(data).name,
-                "image_shape": list(members.shape[1:]),
-                "audit_seconds": time.perf_counter() - began,
-                **machine(place),
-            }
-            rows += [row | place_in_table for row in report.rows]
-            write_json(file, {"settings": settings, "rows": rows})
-            print(f"{name}: loss {state.loss:.1e} after {state.steps} steps, {state.seconds:.0f} s", flush=True)
-    print(markdown(rows))
-
-
-def _resume(file: Path, settings: Mapping[str, Any]) -> list[Row]:
-    """The rows of an earlier run with the same settings; none if there was none."""
-    if not file.exists():
-        return []
-    content = json.loads(file.read_text(encoding="utf-8"))
-    before = content.get("settings", {})
-    other = [name for name, value in settings.items() if before.get(name) != value]
-    if other:
-        raise ValueError(f"output={str(file)!r} was made with another {', '.join(other)}: give another output")
-    rows: list[Row] = content["rows"]
-    return rows
-
-
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table of all rows: recovered members of all, the rate's 95% interval, then recovered controls of all."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    cells = {(row["autoencoder"], row["target_loss"], row["pattern"], row["method"], row["group"]): row for row in rows}
-    lines = [
-        "| autoencoder | train MSE | own PSNR | mask | "
-        + " | ".join(method.replace("_", " ") for method in methods)
-        + " |",
-        "|" + "---|" * (4 + len(methods)),
-    ]
-    for name, target, pattern in dict.fromkeys(
-        (row["autoencoder"], row["target_loss"], row["pattern"]) for row in rows
-    ):
-        found = [cells.get((name, target, pattern, method, "members")) for method in methods]
-        first = next(cell for cell in found if cell is not None)
-        head = [
-            f"{name} ({first['num_images']} images)",
-            f"{first['train_loss']:.1e}",
-            f"{first['reconstruction_psnr_mean']:.0f} dB",
-            pattern,
-        ]
-        parts = [
-            "-"
-            if cell is None
-            else f"{cell['recovery_rate']:.2f} ({cell['ci_low']:.2f}-{cell['ci_high']:.2f}), "
-            + _controls(cells.get((name, target, pattern, method, "controls")))
-            for method, cell in zip(methods, found, strict=True)
-        ]
-        lines.append("| " + " | ".join([*head, *parts]) + " |")
-    first = rows[0] if rows else {"threshold_db": 30.0, "device": "", "threads": 0}
-    lines += [
-        "",
-        f"Share of the training images recovered (PSNR ≥ {first['threshold_db']:g} dB) with its "
-        "exact 95% interval, then how many images were recovered that were not trained on. "
-        f"On {first['device']}, {first['threads']} threads.",
-    ]
-    return "\n".join(lines)
-
-
-def _controls(cell: Mapping[str, Any] | None) -> str:
-    return "" if cell is None else f"{cell['num_recovered']}/{cell['num_images']}"
+    return [*module.train_dataset[0].shape]

@@ -27,7 +27,7 @@ MEASURED = {
     "attack": "the paper's method, and blind without and with gradients",
     "estimate": "the cost of an audit, as told before it and as taken",
     "extraction": "training images that come out when nothing goes in",
-    "paper": "the paper's experiment in small, on your images",
+    "paper": "the paper's experiment, at its size or in small",
     "referee": "how often the verdict's rules are wrong, and what they find, by simulation",
 }
 """What each of them says, in a few words."""
