@@ -14,6 +14,7 @@ from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, first_batch
 from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
 from lightning_memaudit.callback.isolation import is_initialized
+from lightning_memaudit.callback.kept import kept_blocks
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.model_checks import check_model, what_the_model_sees
 from lightning_memaudit.callback.outputs import Outputs
@@ -35,7 +36,7 @@ from lightning_memaudit.measurement.budget import Estimate
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.measurement.measure import InpaintingCache
+from lightning_memaudit.measurement.inpainting_cache import InpaintingCache
 from lightning_memaudit.measurement.pace import Pace, measure_pace, own_psnr
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import Processes
@@ -310,7 +311,7 @@ class Session:
         total = sum(len(group.images) for group in self.groups) * len(self.what.cells)
         began = time.monotonic()
         with self.processes.holding_sigterm(), self._caller.autoencoder(self._seen) as (autoencoder, processes):
-            estimate = self._estimate(autoencoder, processes)
+            estimate, own = self._estimate(autoencoder, processes)
             with AuditProgress(self.trainer, total, occasion.trigger, estimate) as bar:
 
                 def advance(description: str, count: int) -> None:
@@ -320,20 +321,22 @@ class Session:
                 self._references = self._references or reference_models(
                     self.how, self.pl_module, self.trainer, self._seen
                 )
-                how = (processes, self._cache, advance, self._references, self._found.repeated)
+                about = (self._audited_weights, own, self.what.block_size, self._description)
+                kept = None if self.folder is None else kept_blocks(self.folder, processes, about)
+                how = (processes, self._cache, advance, self._references, self._found.repeated, kept)
                 report = run_audit(autoencoder, self.groups, self.what, occasion, *how)
         seconds = max(taken for _, taken in self.processes.gather(time.monotonic() - began))
         self._budget.learn(self.what, self._found.groups, report, seconds)
         return report.with_cost(None if estimate is None else estimate.to_dict(), self.bounds or Bounds(), seconds)
 
-    def _estimate(self, autoencoder: Any, processes: Processes) -> Estimate | None:
-        """What the audit will cost: of the model as it is now."""
+    def _estimate(self, autoencoder: Any, processes: Processes) -> tuple[Estimate | None, dict[str, float]]:
+        """What the audit will cost, and how well the model reproduces intact images, as it is now."""
         groups = self._found.groups
         if not self._budget.knows_pace:  # it could not be called before the first step
             paces = processes.share(partial(measure_pace, autoencoder, groups, self.what))
             self._budget.time(paces, groups, self._references)
         own = processes.share(partial(own_psnr, autoencoder, groups))[0]
-        return self._budget.estimate(self.what, groups, own)
+        return self._budget.estimate(self.what, groups, own), own
 
     def publish(self, report: AuditReport) -> None:
         """Write, show and log an audit, on the first process."""

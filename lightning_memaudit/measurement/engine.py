@@ -14,7 +14,8 @@ from lightning_memaudit.measurement.checks import FUNCTION_MENDS, check_group
 from lightning_memaudit.measurement.extraction import extract
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group, ImageSource
 from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
-from lightning_memaudit.measurement.measure import InpaintingCache, Progress, measure_groups
+from lightning_memaudit.measurement.inpainting_cache import InpaintingCache
+from lightning_memaudit.measurement.measure import Progress, measure_groups
 from lightning_memaudit.measurement.near_duplicates import repeats
 from lightning_memaudit.measurement.plan import (
     DEFAULT_PATTERNS,
@@ -28,6 +29,7 @@ from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.cells import Cell, Columns, Measurement
 from lightning_memaudit.results.hashes import tensors_sha256
+from lightning_memaudit.results.kept_blocks import KeptBlocks
 from lightning_memaudit.results.own_output import Doubt, doubts_about
 from lightning_memaudit.results.rows import Occasion, audit_rows, headline
 
@@ -152,6 +154,7 @@ def run_audit(
     progress: Progress | None = None,
     references: ReferenceModels | None = None,
     repeated: Mapping[str, Sequence[int]] | None = None,
+    kept: KeptBlocks | None = None,
 ) -> AuditReport:
     """Measure every group, join what the processes measured, sum up. Every process returns the same report.
 
@@ -166,6 +169,7 @@ def run_audit(
         references: Models that were trained on other images, measured on the same ones.
         repeated: Positions by group of images that show what was counted before, see
             :func:`~lightning_memaudit.measurement.near_duplicates.repeats`; they are measured, and not judged.
+        kept: Where this process keeps what is measured, for an audit that goes on after a kill.
 
     Raises:
         Exception: As :meth:`~lightning_memaudit.measurement.processes.Processes.share` does, when a method fails or the
@@ -175,7 +179,7 @@ def run_audit(
     uncertified_plan = without_own_certificates(plan, groups)
 
     def measure_all() -> list[Measurement]:
-        found = measure_groups(autoencoder, groups, uncertified_plan, cache, progress)
+        found = measure_groups(autoencoder, groups, uncertified_plan, cache, progress, kept)
         if references is None:
             return found
         return [references.add_to(one, group, plan) for one, group in zip(found, groups, strict=True)]

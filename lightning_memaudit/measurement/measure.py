@@ -6,8 +6,7 @@ This is the only place where the ground truth meets a recovery.
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +16,14 @@ from lightning_memaudit.measurement.baselines import baseline_psnr
 from lightning_memaudit.measurement.beside import inpainting_beside
 from lightning_memaudit.measurement.degradations import Degradation, Degraded
 from lightning_memaudit.measurement.groups import Block, ConditionalAutoencoder, Group
+from lightning_memaudit.measurement.inpainting_cache import CacheKey, InpaintingCache
 from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS, psnr
 from lightning_memaudit.measurement.own_output import in_other_batches, output_sums
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import AuditStopped
+from lightning_memaudit.measurement.saved_recoveries import save_recovery, to_numpy
 from lightning_memaudit.measurement.together import Found, Timed, pattern_batches, recover_together
-from lightning_memaudit.recovery import Autoencoder, Recovery, Trace
+from lightning_memaudit.recovery import Autoencoder, Recovery
 from lightning_memaudit.recovery.batches import per_image_mean
 from lightning_memaudit.recovery.methods.registry import (
     Method,
@@ -31,6 +32,7 @@ from lightning_memaudit.recovery.methods.registry import (
     uses_autoencoder,
 )
 from lightning_memaudit.results.cells import Array, Cell, Columns, Measurement, join_recoveries
+from lightning_memaudit.results.kept_blocks import BlockParts, KeptBlocks
 from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.own_output import OutputSums
 from lightning_memaudit.results.quantities import QUANTITIES
@@ -39,24 +41,8 @@ Progress = Callable[[str, int], None]
 """Called with what was just done and the number of images it did."""
 
 
-CacheKey = tuple[str, str, str, int, int]
-"""Group, pattern, method, the block's first row and its size."""
-
-
-@dataclass
-class InpaintingCache:
-    """What does not depend on the autoencoder: kept for the next audit of the same images.
-
-    Attributes:
-        recoveries: Of methods that do not call it.
-        baselines: PSNR (n,) over the missing pixels of the best filling without the autoencoder.
-
-    >>> InpaintingCache().recoveries
-    {}
-    """
-
-    recoveries: dict[CacheKey, Recovery] = field(default_factory=dict)
-    baselines: dict[CacheKey, Array] = field(default_factory=dict)
+_Together = list[tuple[int, Block]]
+"""Blocks of several groups, each with the number of its group, that one autoencoder recovers together."""
 
 
 def measure(
@@ -77,6 +63,7 @@ def measure_groups(
     plan: Plan,
     cache: InpaintingCache | None = None,
     progress: Progress | None = None,
+    kept: KeptBlocks | None = None,
 ) -> list[Measurement]:
     """Run every pattern and method on groups of images, a block of each at a time.
 
@@ -87,6 +74,7 @@ def measure_groups(
         plan: Patterns, methods and settings.
         cache: Keeps what does not depend on the autoencoder for the next audit of the same images.
         progress: Told after every block, pattern and method.
+        kept: Blocks that were measured before the audit was interrupted; what is measured now joins them.
 
     Returns:
         What was measured of each group.
@@ -95,22 +83,69 @@ def measure_groups(
         Exception: That of a method that fails, where ``plan.raise_errors``; else it becomes a warning, and the images
             of its block count as failed.
     """
-    gathered = [_Gathered(group) for group in groups]
-    for together in _blocks_together(autoencoder, groups, plan.block_size):
-        pieces = [_Piece.of(gathered[number], block, plan) for number, block in together]
-        largest = max((piece.block.images for piece in pieces), key=len)
-        number = sum(len(piece.block.images) for piece in pieces)
-        for patterns in pattern_batches(plan.patterns, largest, number):
-            tasks = [_Task.of(piece, pattern, plan) for piece in pieces for pattern in patterns]
-            _recover_all(tasks, plan, cache, progress)
-            for task in tasks:
-                task.finish(plan, cache)
-    return [one.measurement() for one in gathered]
+    blocks: list[list[BlockParts]] = [[] for _ in groups]
+    for number, (together, is_last) in enumerate(_with_last(_blocks_together(autoencoder, groups, plan.block_size))):
+        parts = None if kept is None else kept.load(number)
+        if parts is None:
+            parts = _measure_block(groups, together, plan, cache, progress)
+            if kept is not None and not is_last:  # of the last nothing would be left to do
+                kept.save(number, parts)
+        elif progress is not None:
+            for which, block in together:
+                progress(f"{groups[which].name} · measured before", len(block.images) * len(plan.cells))
+        for (which, _), part in zip(together, parts, strict=True):
+            blocks[which].append(part)
+    return [_joined(group, mine) for group, mine in zip(groups, blocks, strict=True)]
+
+
+def _measure_block(
+    groups: Sequence[Group],
+    together: Sequence[tuple[int, Block]],
+    plan: Plan,
+    cache: InpaintingCache | None,
+    progress: Progress | None,
+) -> list[BlockParts]:
+    """Every pattern and method on blocks that one autoencoder recovers, each with the number of its group."""
+    pieces = [_Piece.of(groups[which], block, plan) for which, block in together]
+    largest = max((piece.block.images for piece in pieces), key=len)
+    number = sum(len(piece.block.images) for piece in pieces)
+    for patterns in pattern_batches(plan.patterns, largest, number):
+        tasks = [_Task.of(piece, pattern, plan) for piece in pieces for pattern in patterns]
+        _recover_all(tasks, plan, cache, progress)
+        for task in tasks:
+            task.finish(plan, cache)
+    return [piece.parts for piece in pieces]
+
+
+def _joined(group: Group, blocks: Sequence[BlockParts]) -> Measurement:
+    cells: dict[tuple[str, str], list[Cell]] = {}
+    saved: dict[str, list[Array]] = {}
+    for block in blocks:
+        for cell in block.cells:
+            cells.setdefault((cell.pattern, cell.method), []).append(cell)
+        for key, array in block.saved.items():
+            saved.setdefault(key, []).append(array)
+    return Measurement(
+        [Cell.join(same) for same in cells.values()],
+        join_recoveries(saved),
+        sum(block.error_sum for block in blocks),
+        len(group.images),
+        OutputSums.join([one for block in blocks for one in block.outputs]),
+    )
+
+
+def _with_last(blocks: Iterator[_Together]) -> Iterator[tuple[_Together, bool]]:
+    """Each of them, with whether it is the last."""
+    before = next(blocks, None)
+    while before is not None:
+        after = next(blocks, None)
+        yield before, after is None
+        before = after
 
 
 def _blocks_together(
     autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence[Group], block_size: int
-) -> Iterator[list[tuple[int, Block]]]:
+) -> Iterator[_Together]:
     """Blocks that one autoencoder recovers, each with the number of its group: one of every group where that is so."""
     blocks = [group.blocks(autoencoder, block_size) for group in groups]
     if any(group.conditions is not None for group in groups):
@@ -120,55 +155,38 @@ def _blocks_together(
         yield [(number, block) for number, block in enumerate(together) if block is not None]
 
 
-@dataclass
-class _Gathered:
-    """What was measured of a group so far."""
-
-    group: Group
-    parts: dict[tuple[str, str], list[Cell]] = field(default_factory=dict)
-    saved: dict[str, list[Array]] = field(default_factory=dict)
-    error_sum: float = 0.0
-    outputs: list[OutputSums] = field(default_factory=list)
-
-    def measurement(self) -> Measurement:
-        return Measurement(
-            [Cell.join(blocks) for blocks in self.parts.values()],
-            join_recoveries(self.saved),
-            self.error_sum,
-            len(self.group.images),
-            OutputSums.join(self.outputs),
-        )
-
-
 class _Piece(NamedTuple):
     """A block of a group, its columns that owe nothing to a method, and which of its images are kept."""
 
-    gathered: _Gathered
+    group: Group
     block: Block
+    parts: BlockParts
     positions: Array
     columns: Columns
     keep: Array
 
     @classmethod
-    def of(cls, gathered: _Gathered, block: Block, plan: Plan) -> "_Piece":
-        group, images, saved = gathered.group, block.images, gathered.saved
+    def of(cls, group: Group, block: Block, plan: Plan) -> "_Piece":
+        images, parts = block.images, BlockParts()
         positions = np.asarray([group.positions[row] for row in block.rows], dtype=np.int64)
         indices = np.asarray([group.indices[row] for row in block.rows], dtype=np.int64)
         names = np.asarray(group.labels(block.rows), dtype=np.object_)
         keep = np.flatnonzero(positions < plan.save_recoveries)
         reconstruction_psnr: Array = np.zeros(0)
-        appearance = {name: _numpy(metric(images)) for name, metric in APPEARANCE.items()}
+        appearance = {name: to_numpy(metric(images)) for name, metric in APPEARANCE.items()}
         if len(images):
             output = block.autoencoder(images)
-            reconstruction_psnr = _numpy(psnr(_finite(output), images))
-            gathered.error_sum += float(per_image_mean((output - images).double().square()).sum())
+            reconstruction_psnr = to_numpy(psnr(_finite(output), images))
+            parts.error_sum = float(per_image_mean((output - images).double().square()).sum())
             if group.name == "members":
-                gathered.outputs += [output_sums(output, images), in_other_batches(block.autoencoder, images, output)]
+                parts.outputs = [output_sums(output, images), in_other_batches(block.autoencoder, images, output)]
         if len(keep):
-            _save(saved, f"{group.name}/indices", indices[keep])
-            _save(saved, f"{group.name}/names", names[keep].astype(np.str_))
-            _save(saved, f"{group.name}/positions", positions[keep])
-            _save(saved, f"{group.name}/truth", _numpy(images)[keep])
+            parts.saved = {
+                f"{group.name}/indices": indices[keep],
+                f"{group.name}/names": names[keep].astype(np.str_),
+                f"{group.name}/positions": positions[keep],
+                f"{group.name}/truth": to_numpy(images)[keep],
+            }
         columns = {
             "position": positions,
             "image": indices,
@@ -177,7 +195,7 @@ class _Piece(NamedTuple):
             "repeated": np.zeros(len(images), dtype=bool),
             **appearance,
         }
-        return cls(gathered, block, positions, columns, keep)
+        return cls(group, block, parts, positions, columns, keep)
 
 
 class _Task(NamedTuple):
@@ -198,25 +216,24 @@ class _Task(NamedTuple):
     def key(self, method: str) -> CacheKey:
         block = self.piece.block
         begin = block.rows[0] if len(block.images) else 0
-        return self.piece.gathered.group.name, self.pattern, method, begin, len(block.images)
+        return self.piece.group.name, self.pattern, method, begin, len(block.images)
 
     def finish(self, plan: Plan, cache: InpaintingCache | None) -> None:
         """Measure what was found, against the truth, and add it to what was gathered."""
-        gathered, block, _, columns, keep = self.piece
-        images, saved, prefix = block.images, gathered.saved, f"{gathered.group.name}/{self.pattern}"
+        group, block, parts, _, columns, keep = self.piece
+        images, saved, prefix = block.images, parts.saved, f"{group.name}/{self.pattern}"
         if len(keep):
-            _save(saved, f"{prefix}/observed", _numpy(self.degraded.observed)[keep])
-            _save(saved, f"{prefix}/mask", _numpy(self.degraded.mask)[keep].astype(np.uint8))
+            saved[f"{prefix}/observed"] = to_numpy(self.degraded.observed)[keep]
+            saved[f"{prefix}/mask"] = to_numpy(self.degraded.mask)[keep].astype(np.uint8)
         cells: list[Cell] = []
         for name, result in self.found.items():
             recovery = None if result is None else result.recovery
             mine = {**_columns(recovery, plan.methods[name], self.degraded, images), **columns}
             seconds = 0.0 if result is None else result.seconds
-            cells.append(Cell(gathered.group.name, self.pattern, name, mine, seconds))
-            gathered.parts.setdefault((self.pattern, name), []).append(cells[-1])
+            cells.append(Cell(group.name, self.pattern, name, mine, seconds))
             if len(keep):
                 record_at = getattr(plan.methods[name], "record_at", ())
-                _save_recovery(saved, f"{prefix}/{name}", recovery, images, record_at, keep)
+                save_recovery(saved, f"{prefix}/{name}", recovery, images, record_at, keep)
         inpainting = self.found.get(INPAINTER)
         inpainted = None if inpainting is None else inpainting.recovery
         best = _baseline(plan, cells, self.degraded, images, inpainted, self.key(plan.primary), cache)
@@ -224,6 +241,7 @@ class _Task(NamedTuple):
             cell.columns["baseline_psnr"] = best
             hidden = cell.columns["hidden_psnr"].astype(np.float64)
             cell.columns["recovery_gain"] = hidden - best.astype(np.float64)
+        parts.cells += cells
 
 
 def _recover_all(tasks: Sequence[_Task], plan: Plan, cache: InpaintingCache | None, progress: Progress | None) -> None:
@@ -244,8 +262,7 @@ def _recover_all(tasks: Sequence[_Task], plan: Plan, cache: InpaintingCache | No
                 task.found[name] = result
             if progress is not None:
                 for task in mine:
-                    group = task.piece.gathered.group.name
-                    progress(f"{group} · {task.pattern} · {name}", len(task.degraded.observed))
+                    progress(f"{task.piece.group.name} · {task.pattern} · {name}", len(task.degraded.observed))
 
 
 def _recoveries(found: Mapping[str, Timed | None], plan: Plan) -> list[Found]:
@@ -282,8 +299,8 @@ def _recover(
         key = keys[0]
         warnings.warn(f"{key[2]} failed on {key[0]}, {key[1]}: {reason}", stacklevel=3)
         return [None]
-    if reusable is not None:
-        reusable.update({key: result.recovery for key, result in zip(keys, found, strict=True)})
+    if cache is not None and reusable is not None:
+        cache.keep({key: result.recovery for key, result in zip(keys, found, strict=True)})
     return found
 
 
@@ -306,7 +323,7 @@ def _baseline(
     if cache is not None and key in cache.baselines:
         return cache.baselines[key]
     try:
-        best = _numpy(baseline_psnr(degraded, images, plan.methods[plan.primary], inpainted))
+        best = to_numpy(baseline_psnr(degraded, images, plan.methods[plan.primary], inpainted))
     except (AuditStopped, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a method of one's own may need more of the autoencoder than that it can be called
@@ -323,8 +340,8 @@ def _columns(recovery: Recovery | None, method: Method, degraded: Degraded, imag
     if recovery is None:
         columns["gradients_used"] = np.full(count, np.nan)
         return columns | {one.name: np.full(count, one.failed) for one in QUANTITIES}
-    score = _numpy(recovery.score).astype(np.float64)
-    measured = {name: _numpy(metric(recovery, images, degraded.mask)) for name, metric in METRICS.items()}
+    score = to_numpy(recovery.score).astype(np.float64)
+    measured = {name: to_numpy(metric(recovery, images, degraded.mask)) for name, metric in METRICS.items()}
     if not estimates_mask(method):
         measured["mask_accuracy"] = np.full(count, np.nan, dtype=np.float32)
     return {
@@ -332,59 +349,19 @@ def _columns(recovery: Recovery | None, method: Method, degraded: Degraded, imag
         **measured,
         "gradients_used": np.full(count, np.nan if recovery.gradients_used is None else float(recovery.gradients_used)),
         "score": score,
-        "certified": _numpy(recovery.certified),
+        "certified": to_numpy(recovery.certified),
         "diverged": np.isinf(score),
         "failed": np.zeros(count, dtype=bool),
-        "num_evaluations": _numpy(recovery.num_evaluations),
+        "num_evaluations": to_numpy(recovery.num_evaluations),
         "expected_error": _or_nan(recovery.expected_error, count),
         "gain": _or_nan(recovery.gain, count),
     }
 
 
 def _or_nan(values: Tensor | None, count: int) -> Array:
-    return np.full(count, np.nan) if values is None else _numpy(values).astype(np.float64)
+    return np.full(count, np.nan) if values is None else to_numpy(values).astype(np.float64)
 
 
 def _finite(images: Tensor) -> Tensor:
     # A reconstruction with NaN has no PSNR; infinitely wrong is the honest reading.
     return torch.nan_to_num(images, nan=1e6, posinf=1e6, neginf=-1e6)
-
-
-def _save(saved: dict[str, list[Array]], key: str, array: Array) -> None:
-    saved.setdefault(key, []).append(array)
-
-
-def _save_recovery(
-    saved: dict[str, list[Array]],
-    prefix: str,
-    recovery: Recovery | None,
-    images: Tensor,
-    record_at: Sequence[int],
-    keep: "np.ndarray[Any, Any]",
-) -> None:
-    """Keep what came back; NaN where the method failed, so that every array has an entry for each saved image."""
-    if recovery is None:
-        nothing = torch.full_like(images, torch.nan)
-        image, mask, trace = nothing, nothing[:, :1], None
-    else:
-        image, mask, trace = recovery.image, recovery.mask, recovery.trace
-    _save(saved, f"{prefix}/image", _numpy(image)[keep])
-    _save(saved, f"{prefix}/mask", _numpy(mask)[keep])
-    if trace is not None:
-        _save_trace(saved, prefix, trace, record_at, keep)
-
-
-def _save_trace(
-    saved: dict[str, list[Array]], prefix: str, trace: Trace, record_at: Sequence[int], keep: "np.ndarray[Any, Any]"
-) -> None:
-    """Keep what was recorded, image by image; where all had converged before, their last state stands for the rest."""
-    wanted = sorted(set(record_at) | {trace.iterations[0]})
-    steps = [max(row for row, step in enumerate(trace.iterations) if step <= asked) for asked in wanted]
-    _save(saved, f"{prefix}/trace_iterations", np.tile(np.asarray(wanted, dtype=np.int64), (len(keep), 1)))
-    for name, values in (("trace_image", trace.image), ("trace_mask", trace.mask)):
-        _save(saved, f"{prefix}/{name}", _numpy(values[steps].transpose(0, 1))[keep])
-
-
-def _numpy(tensor: Tensor) -> Array:
-    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]] = tensor.detach().cpu().numpy()
-    return array

@@ -7,6 +7,7 @@ A run folder holds::
     images.jsonl                one line per audit, group, image, pattern and method
     recoveries/audit-0003.npz   the newest audit's first images: truth, observed, mask, what came back
     run_config.yaml             the config of the run, where there was one beside the folder
+    unfinished/                 blocks of an audit in progress, of many images
     superseded-1/               all this, and the report, of an earlier run or another history of this one
     .lock                       held while a run writes here
 
@@ -18,18 +19,20 @@ become null. Numpy and json only, no torch.
 Hashes chain the audits, see :mod:`lightning_memaudit.results.chain`; readers get the rows without them.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from lightning_memaudit.results.chain import SEAL, audit_sha256, by_audit, chained, sealed
-from lightning_memaudit.results.files import is_own, plain, replacing, write_json
+from lightning_memaudit.results.files import is_own, plain, replacing, save_arrays, write_json
 from lightning_memaudit.results.folder_lock import FolderLock
 from lightning_memaudit.results.hashes import file_sha256
+from lightning_memaudit.results.kept_blocks import FOLDER as KEPT_BLOCKS
 from lightning_memaudit.results.lines import Row, append_lines, keep_lines, read_lines
 from lightning_memaudit.results.run_reader import (
     AUDITS,
@@ -191,7 +194,7 @@ class RunFolder(RunReader):
         file_of_recoveries = self.path / RECOVERIES / f"audit-{number:04d}.npz"
         if recoveries:
             with replacing(file_of_recoveries) as file:
-                _save(file, recoveries)
+                save_arrays(file, recoveries)
         images = append_lines(self.path / IMAGES, image_rows)
         rows = chained(
             [{**row, "num_rows": len(audit_rows)} for row in audit_rows],
@@ -205,6 +208,7 @@ class RunFolder(RunReader):
             for path in self._saved():
                 if audit_number(path) != number:
                     path.unlink()
+        shutil.rmtree(self.path / KEPT_BLOCKS, ignore_errors=True)
         self._prepared = True
 
     def _seal(self, newest: Sequence[Row]) -> None:
@@ -257,13 +261,3 @@ __all__ = [
     "RunFolder",
     "SavedRecoveries",
 ]
-
-
-def _save(file: IO[bytes], arrays: "Mapping[str, np.ndarray[Any, Any]]") -> None:
-    """Write arrays, and raise ValueError where one would be pickled: whoever reads it would have to run its code."""
-    # NumPy before 2.3, the newest for Python 3.10, has no argument for this, and takes it for one more array.
-    for name, array in arrays.items():
-        if np.asarray(array).dtype.hasobject:
-            raise ValueError(f"{name} holds objects: pass arrays of numbers or text")
-    save: Any = np.savez  # its types take any array for that argument
-    save(file, **arrays)

@@ -13,8 +13,9 @@ from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.extras import proximal_extra
 from lightning_memaudit.measurement.groups import Group
+from lightning_memaudit.measurement.inpainting_cache import InpaintingCache
 from lightning_memaudit.measurement.largest_missing import largest_missing
-from lightning_memaudit.measurement.measure import InpaintingCache, measure
+from lightning_memaudit.measurement.measure import measure
 from lightning_memaudit.measurement.plan import Plan, resolve_methods
 from lightning_memaudit.recovery import KnownMaskRecovery
 from lightning_memaudit.results.cells import Measurement

@@ -11,7 +11,8 @@ from autoencoders import associative, memory
 from lightning_memaudit.measurement import beside
 from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.measurement.measure import InpaintingCache, measure, measure_groups
+from lightning_memaudit.measurement.inpainting_cache import InpaintingCache
+from lightning_memaudit.measurement.measure import measure, measure_groups
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.together import recover_together
 from lightning_memaudit.recovery import AutoencoderIterations, BlindRecovery, KnownMaskRecovery
