@@ -1,4 +1,4 @@
-"""A killed audit goes on: what was measured is not measured again, and the numbers are those of one that ran through."""
+"""A killed audit goes on: what was measured is kept, and the numbers are those of one that ran through."""
 
 from pathlib import Path
 
