@@ -72,7 +72,8 @@ class Outputs:
         if self.print_table:
             from lightning_memaudit.report.terminal import print_audit
 
-            print_audit(report.rows, primary=report.primary)
+            # What the columns are is the same in every audit of a run.
+            print_audit(report.rows, primary=report.primary, legend=report.rows[0]["audit"] == 0)
         self._log(trainer.loggers, report, self._settings(trainer, run), raise_errors)
 
     def _log(

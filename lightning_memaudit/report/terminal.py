@@ -33,18 +33,21 @@ NARROW = 76
 _HEADERS = ("mem-\nbers", "rate", "95% CI", "certi-\nfied", "PSNR", "hid-\nden", "con-\ntrols", "beyond\ninp.")
 
 
-def print_audit(rows: Sequence[Row], console: Console | None = None, primary: str | None = None) -> None:
+def print_audit(
+    rows: Sequence[Row], console: Console | None = None, primary: str | None = None, legend: bool = True
+) -> None:
     """Print the table of one audit, above whatever progress bar is on the screen.
 
     Args:
         rows: All rows of one audit, as in ``audits.jsonl``.
         console: Where to; default: rich's own, which a live display of rich shares.
         primary: The audited method; default: by the names of the methods.
+        legend: Say what the columns are.
     """
     console = console or rich.get_console()
     with _bars_out_of_the_way():
         console.print()
-        console.print(audit_table(rows, console.width, primary))
+        console.print(audit_table(rows, console.width, primary, legend))
         if rows[0].get("extraction"):
             console.print(_text(in_words(rows[0]["extraction"]), console))
         for sentence in cost_sentences(rows):
@@ -92,13 +95,14 @@ def _text(text: str, console: Console) -> Text:
     return Text(printable(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
-def audit_table(rows: Sequence[Row], width: int = 100, primary: str | None = None) -> Table:
+def audit_table(rows: Sequence[Row], width: int = 100, primary: str | None = None, legend: bool = True) -> Table:
     """Pattern by method: how many members came back, against controls and the inpainter.
 
     Args:
         rows: All rows of one audit, as in ``audits.jsonl``.
         width: Of the terminal; 80 columns are enough, from 100 on there is some air; with few, numbers are in words.
         primary: The audited method; default: by the names of the methods.
+        legend: Say what the columns are, below.
 
     Raises:
         ValueError: There are none.
@@ -109,7 +113,7 @@ def audit_table(rows: Sequence[Row], width: int = 100, primary: str | None = Non
     others = {(row["pattern"], row["method"]): row for row in rows if row["group"] != "members"}
     table = Table(
         title=Text(_title(rows)),
-        caption=Text(_caption(rows, primary)),
+        caption=Text(_caption(rows, primary, legend)),
         title_style="bold",
         title_justify="left",
         caption_style="dim",
@@ -195,18 +199,21 @@ def _title(rows: Sequence[Row]) -> str:
     return " | ".join(parts) + "\n" + line
 
 
-def _caption(rows: Sequence[Row], primary: str | None) -> str:
-    text = f"members, controls: recovered, that is PSNR >= {rows[0]['threshold_db']:g} dB"
-    if any(row.get("num_beyond_inpainting") is not None for row in rows):
-        text += f"; beyond inp.: members recovered where {INPAINTER} inpainting of the same mask fails"
-    text += _gains(rows, primary or primary_method(list(dict.fromkeys(row["method"] for row in rows))))
-    text += _certificates(rows)
-    text += f"; {MEMBERS_MSE}: mean squared error of the autoencoder's own output for them, not training_step's loss"
+def _caption(rows: Sequence[Row], primary: str | None, legend: bool) -> str:
+    parts = []
+    if legend:
+        parts.append(f"members, controls: recovered, that is PSNR >= {rows[0]['threshold_db']:g} dB")
+        if any(row.get("num_beyond_inpainting") is not None for row in rows):
+            parts.append(f"beyond inp.: members recovered where {INPAINTER} inpainting of the same mask fails")
+    parts.append(_gains(rows, primary or primary_method(list(dict.fromkeys(row["method"] for row in rows)))))
+    if legend:
+        parts.append(_certificates(rows))
+        what = "mean squared error of the autoencoder's own output for them, not training_step's loss"
+        parts.append(f"{MEMBERS_MSE}: {what}")
     for name in ("diverged", "failed"):
         count = sum(row.get(f"num_{name}") or 0 for row in rows)
-        if count:
-            text += f"; {count} recoveries {name}"
-    return text
+        parts.append(f"{count} recoveries {name}" if count else "")
+    return "; ".join(part for part in parts if part)
 
 
 def _gains(rows: Sequence[Row], primary: str) -> str:
@@ -219,7 +226,7 @@ def _gains(rows: Sequence[Row], primary: str) -> str:
         return ""
     words = ", ".join(f"{printable(name)} {' against '.join(groups.values())}" for name, groups in gains.items())
     whose = f"{printable(primary)}'s median dB over the best filling without the autoencoder"
-    return f"; {whose}, members against controls: {words}"
+    return f"{whose}, members against controls: {words}"
 
 
 def _certified(row: Row) -> str:
@@ -236,7 +243,7 @@ def _certificates(rows: Sequence[Row]) -> str:
     if not claiming:
         return ""
     threshold = f"{rows[0]['threshold_db']:g} dB"
-    text = "; certified: claimed recovered (PSNR >= 25 dB) without the truth"
+    text = "certified: claimed recovered (PSNR >= 25 dB) without the truth"
     if any(row.get("num_certified_true") is not None for row in claiming):
         text += f" : of these at 25 dB : of these at {threshold}"
     sentences: dict[str, list[str]] = {}

@@ -309,7 +309,7 @@ def _cautions(
             "alarm, and the difference is understated."
         )
     if untrained is None and judgement.epoch != 0:
-        cautions.append("No negative control: audit the untrained weights too, with at_epochs: [0].")
+        cautions.append("No negative control: audit the untrained weights too; in a training run, at_epochs=[0] does.")
     return tuple(cautions)
 
 

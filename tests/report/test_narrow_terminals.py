@@ -42,3 +42,21 @@ def test_a_name_is_broken_between_its_words():
     broken = next(number for number, line in enumerate(lines) if line.strip().startswith("autoencoder_"))
     assert lines[broken + 1].strip() == "iterations"
     assert max(map(len, lines)) <= 80
+
+
+def test_the_legend_is_said_once_and_what_was_found_always():
+    members, controls = torch.rand(2, 12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    report = audit(lambda x: x * 0.9, members, controls, patterns=["random-0.5"], methods=["blind", "biharmonic"])
+    told = []
+    for legend in (True, False):
+        out = io.StringIO()
+        print_audit([row | {"num_failed": 7} for row in report.rows], Console(file=out, width=200), legend=legend)
+        told.append(" ".join(out.getvalue().split()))
+    for words, always in (
+        ("members, controls: recovered, that is PSNR >= 30 dB", False),
+        ("certified: claimed recovered", False),
+        ("mean squared error of the autoencoder's own output", False),
+        ("median dB over the best filling without the autoencoder", True),
+        ("28 recoveries failed", True),
+    ):
+        assert [words in one for one in told] == [True, always], words
