@@ -19,7 +19,7 @@ _METHODS = "--memaudit.methods=[blind, paper_blind, known_mask, autoencoder_iter
 _NETWORK = "--model.init_args.network.init_args"
 _TRAINING = (
     "--model.init_args.optimizer.init_args.fused=true",
-    "--model.init_args.scheduler.init_args.patience=20",  # for batches of a part of the images
+    "--model.init_args.scheduler.init_args.patience=60",  # for batches of a part of the images
 )
 
 

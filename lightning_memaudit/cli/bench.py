@@ -16,6 +16,7 @@ BENCHMARKS = {
     "extraction": "lightning_memaudit.bench.extraction:extraction",
     "estimate": "lightning_memaudit.bench.estimate:estimate",
     "paper": "lightning_memaudit.bench.paper:paper",
+    "diffusion": "lightning_memaudit.bench.diffusion:diffusion",
     "referee": "lightning_memaudit.bench.referee:referee",
 }
 """Where each measurement lives, as ``module:function``; its arguments are the command's options."""
@@ -28,6 +29,7 @@ MEASURED = {
     "estimate": "the cost of an audit, as told before it and as taken",
     "extraction": "training images that come out when nothing goes in",
     "paper": "the paper's experiment, at its size or in small",
+    "diffusion": "a diffusion model for ddnm, trained on your images",
     "referee": "how often the verdict's rules are wrong, and what they find, by simulation",
 }
 """What each of them says, in a few words."""

@@ -62,7 +62,7 @@ class DDNM:
         chunk_size: int | None = None,
     ) -> None:
         check_counts(num_steps=num_steps)
-        diffusers = _import_diffusers()
+        diffusers = import_diffusers()
         self.source = str(model) if isinstance(model, str | Path) else type(model).__name__
         if isinstance(model, str | Path):
             model, found = _load(str(model))
@@ -137,7 +137,12 @@ class DDNM:
         return torch.Generator().manual_seed(digest)
 
 
-def _import_diffusers() -> Any:
+def import_diffusers() -> Any:
+    """The library, an extra.
+
+    Raises:
+        ValueError: It is not installed.
+    """
     try:
         import diffusers
     except ImportError as error:
@@ -147,7 +152,7 @@ def _import_diffusers() -> Any:
 
 def _load(source: str) -> tuple[Any, Any]:
     """The UNet, and the scheduler where there is one, of a pipeline or of a model alone."""
-    diffusers = _import_diffusers()
+    diffusers = import_diffusers()
     try:
         pipeline = diffusers.DDPMPipeline.from_pretrained(source, low_cpu_mem_usage=False)
         return pipeline.unet, pipeline.scheduler
