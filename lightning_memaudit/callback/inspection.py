@@ -257,8 +257,9 @@ def reads_the_same(read: ReadGroup, loader: Any, trainer: Trainer, pl_module: Li
     again = replace(source, dataset=dataset, loader=loader, indices=list(read.group.indices[:MOST_READ_AGAIN]))
     try:
         transfer = transfer_for(trainer, pl_module, source)
-        shapes = {"image_shape": read.image_shape, "network": read.network}
-        images = read_group(again, None, read.given, transfer, 0, device=pl_module.device, **shapes).group.images
+        images = read_group(
+            again, None, read.given, transfer, 0, read.image_shape, pl_module.device, network=read.network
+        ).group.images
     except ValueError:
         return False
     return torch.equal(images[0 : len(images)], read.group.images[0 : len(images)])

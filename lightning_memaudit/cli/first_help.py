@@ -17,7 +17,6 @@ AUDIT = {
     "--memaudit.reconstruct": ("METHOD", "What the autoencoder is, if not forward."),
     "--memaudit.mean": ("[X,...]", "What the data set subtracts from the images."),
     "--memaudit.std": ("[X,...]", "What it then divides them by."),
-    "--memaudit.data_range": ("[LOW,HIGH]", "Instead of both: of the values, such as HU."),
     "--memaudit.extraction": ("N", "Also what comes out from N blank starts."),
 }
 WHEN = {

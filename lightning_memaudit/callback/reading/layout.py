@@ -73,7 +73,7 @@ class Layout:
         channels_last: The batch holds (B, *spatial, C).
         flat: The batch holds the same values with axes joined, or without those of size 1: (B, N), (B, H, W).
 
-    >>> Layout((3, 4, 5), channels_last=True).arrange(torch.zeros(2, 4, 5, 3)).shape
+    >>> Layout((3, 4, 5), channels_last=True).arrange(Tensor(2, 4, 5, 3)).shape
     torch.Size([2, 3, 4, 5])
     """
 
