@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_memaudit.measurement.groups import ImageSource
 from lightning_memaudit.recovery import Autoencoder
 
-_WANTED = "a tensor (n, C, H, W) of floating-point images in [0, 1]"
+_WANTED = "a tensor (n, C, *spatial) of floating-point images in [0, 1]"
 
 
 class GivenAutoencoder:
@@ -20,7 +20,7 @@ class GivenAutoencoder:
     A module gets images of the type of its weights, and its results come back as float32.
 
     Args:
-        call: From images (B, C, H, W) to a tensor of the same shape.
+        call: From images (B, C, *spatial) to a tensor of the same shape.
 
     >>> def in_place(images):
     ...     return images.mul_(0.5)
@@ -119,7 +119,7 @@ def _check_batch(name: str, images: Tensor) -> None:
     """What is no batch of images, or one with its channels last, which would be taken for very many channels."""
     shape = tuple(images.shape)
     if len(shape) != 4:
-        ways = {2: f"{name}.view(-1, C, H, W)", 3: f"{name}[:, None] if they are gray, {name}[None] if it is one"}
+        ways = {2: f"{name}.view(-1, C, *spatial)", 3: f"{name}[:, None] if they are gray, {name}[None] if it is one"}
         raise ValueError(f"{name} has shape {shape}: pass {_WANTED}; {ways.get(len(shape), 'n images in one batch')}")
     if not images.is_floating_point():
         scaled = f"{name}.float()" if images.dtype == torch.bool else f"{name} / 255"

@@ -43,8 +43,8 @@ class Degraded(NamedTuple):
     """A degraded batch: ``observed = mask * image + (1 - mask) * fill + noise``, or the blurred image and noise.
 
     Attributes:
-        observed: (B, C, H, W).
-        mask: (B, 1, H, W), or (B, C, H, W) when every channel has its own; 1 where observed, 0 where missing.
+        observed: (B, C, *spatial).
+        mask: (B, 1, *spatial), or (B, C, *spatial) when every channel has its own; 1 where observed, 0 where missing.
 
     >>> images = torch.rand(2, 3, 8, 8)
     >>> observed, mask = parse_degradation("random-0.75+fill-0.5")(images, positions=[0, 1])
@@ -208,7 +208,7 @@ class Degradation:
         return "blur" if self.kind == BLUR else "mask"
 
     def __call__(self, images: Tensor, positions: Sequence[int], seed: int = 0) -> Degraded:
-        """Degrade ``images``, (B, C, H, W).
+        """Degrade ``images``, (B, C, *spatial).
 
         Args:
             images: The truth, in [0, 1].

@@ -28,7 +28,7 @@ def extract(
     """Which members and controls come out of f by themselves. Every process makes the same search, and matches its own.
 
     Args:
-        autoencoder: f, images (B, C, H, W) to the same shape.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         groups: Of each this process's share.
         plan: Its number of starts, threshold, seed and number of pictures are used.
         processes: Those that share the audit.
@@ -60,7 +60,7 @@ def nearest_images(points: Tensor, group: Group, threshold_db: float, block_size
     """To every fixed point the nearest image of a group.
 
     Args:
-        points: The fixed points, (K, C, H, W) on the CPU.
+        points: The fixed points, (K, C, *spatial) on the CPU.
         group: The images.
         threshold_db: PSNR in dB from which the image itself is kept too.
         block_size: Images compared at once.

@@ -11,7 +11,7 @@ from lightning_memaudit.recovery import Autoencoder
 
 
 class ImageSource(Protocol):
-    """Images (n, C, H, W) in [0, 1] that can be sliced; a tensor is one, a lazy data set another.
+    """Images (n, C, *spatial) in [0, 1] that can be sliced; a tensor is one, a lazy data set another.
 
     >>> images: ImageSource = torch.rand(8, 3, 16, 16)
     >>> len(images), tuple(images[0:2].shape)
@@ -23,7 +23,7 @@ class ImageSource(Protocol):
         ...
 
     def __getitem__(self, rows: slice, /) -> Tensor:
-        """The images of a slice, (k, C, H, W)."""
+        """The images of a slice, (k, C, *spatial)."""
         ...
 
 
@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
     Attributes:
         rows: Which images of the group they are.
-        images: (k, C, H, W) in [0, 1].
+        images: (k, C, *spatial) in [0, 1].
         autoencoder: f for these images.
 
     >>> group = Group.whole("members", torch.rand(5, 1, 8, 8))

@@ -16,7 +16,7 @@ _PAIRS_AT_ONCE = 2048
 
 
 class Sliceable(Protocol):
-    """Images (n, C, H, W) in [0, 1] that can be sliced; a tensor is one.
+    """Images (n, C, *spatial) in [0, 1] that can be sliced; a tensor is one.
 
     >>> images: Sliceable = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> images[2] = 0.99 * images[0]
@@ -43,7 +43,7 @@ def near_duplicates(
     almost every pair, and the few that stay are compared in full.
 
     Args:
-        images: Images of one size, (n, C, H, W) in [0, 1].
+        images: Images of one size, (n, C, *spatial) in [0, 1].
         others: The same; default: the images themselves, each compared with all but itself.
         block_size: Images of either set compared at a time; bounds the memory.
         psnr_db: How alike, in dB.

@@ -120,7 +120,7 @@ def measure_pace(autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequ
     """Time a few calls with the first images; None where one of them fails, which the audit will say.
 
     Args:
-        autoencoder: f, images (B, C, H, W) to the same shape; for groups with conditions, what gives one for each.
+        autoencoder: f, images (B, C, *spatial) to the same shape; for groups with conditions, what gives one for each.
         groups: Members first.
         plan: Its methods say what is timed.
 

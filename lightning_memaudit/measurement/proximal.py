@@ -22,7 +22,7 @@ from lightning_memaudit.recovery.checks import check_counts, check_images
 
 FILE = "proximal.json"
 Operator = Callable[[Tensor], Tensor]
-"""A linear map of every image: (B, C, H, W) to (B, C, H, W)."""
+"""A linear map of every image: (B, C, *spatial) to (B, C, *spatial)."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ def proximal_diagnostic(
 
     Args:
         autoencoder: f; images must not influence each other (put a module in eval mode first).
-        images: (B, C, H, W), where to look.
-        num_steps: Dimension of the Krylov spaces; more is more precise. Never more than C·H·W is used.
+        images: (B, C, *spatial), where to look.
+        num_steps: Dimension of the Krylov spaces; more is more precise. Never more than C·prod(spatial) is used.
         tolerance: How far from exact still counts in the verdicts.
         seed: Seeds the start vectors.
         chunk_size: Images at once; bounds the memory, ``chunk_size · num_steps`` images are held.
@@ -211,9 +211,9 @@ def symmetric_extremes(operator: Operator, start: Tensor, num_steps: int) -> Ext
     """Extreme eigenvalues of a symmetric operator by the Lanczos method (Golub & Van Loan, section 10.1).
 
     Args:
-        operator: Symmetric, on (B, C, H, W).
-        start: (B, C, H, W), not zero.
-        num_steps: Number of products, at most C·H·W of them.
+        operator: Symmetric, on (B, C, *spatial).
+        start: (B, C, *spatial), not zero.
+        num_steps: Number of products, at most C·prod(spatial) of them.
 
     Raises:
         ValueError: A product is not finite.
@@ -251,9 +251,9 @@ def krylov(operator: Operator, start: Tensor, num_steps: int) -> Krylov:
     it goes on from another direction, so that no eigenvalue stays out of reach.
 
     Args:
-        operator: Linear, on (B, C, H, W).
-        start: (B, C, H, W), not zero.
-        num_steps: Dimension of the space, m; at most C·H·W is used.
+        operator: Linear, on (B, C, *spatial).
+        start: (B, C, *spatial), not zero.
+        num_steps: Dimension of the space, m; at most C·prod(spatial) is used.
 
     Raises:
         ValueError: A product is not finite.

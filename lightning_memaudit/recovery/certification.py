@@ -41,8 +41,8 @@ def optimism(observed: Tensor, mask: Tensor) -> Tensor:
     elsewhere is 1 / (1 - k / n)^2 times that where it was fitted; infinite where n is no more than k.
 
     Args:
-        observed: (B, C, H, W).
-        mask: (B, 1 or C, H, W), in [0, 1].
+        observed: (B, C, *spatial).
+        mask: (B, 1 or C, *spatial), in [0, 1].
     """
     number = mask.expand_as(observed).flatten(1).sum(1)
     left = (1 - EFFECTIVE_PARAMETERS / number.clamp_min(1)).clamp_min(0)
@@ -148,7 +148,7 @@ def noise_gain(autoencoder: Autoencoder, images: Tensor, deviation: float = 0.1)
 
     Args:
         autoencoder: f.
-        images: x, (B, C, H, W).
+        images: x, (B, C, *spatial).
         deviation: Standard deviation of the noise, positive.
 
     Returns:
@@ -176,11 +176,11 @@ def turned_copies(observed: Tensor, number: int) -> Tensor:
     symmetric, copies are as good as stored and score low; then less is certified, not more.
 
     Args:
-        observed: y, (B, C, H, W), B at least 1.
+        observed: y, (B, C, *spatial), B at least 1.
         number: Copies wanted, at least 1.
 
     Returns:
-        (number, C, H, W).
+        (number, C, *spatial).
     """
     turns: list[Callable[[Tensor], Tensor]] = [
         lambda images: images.flip(-2),

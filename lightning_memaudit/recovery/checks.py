@@ -4,13 +4,13 @@ from torch import Tensor
 
 
 def check_images(name: str, images: Tensor) -> None:
-    """Raise unless ``images`` is a finite floating-point batch (B, C, H, W) of at least one image.
+    """Raise unless ``images`` is a finite floating-point batch (B, C, *spatial) of at least one image.
 
     Raises:
         ValueError: It is not.
     """
     if images.ndim != 4:
-        raise ValueError(f"{name} has shape {tuple(images.shape)}: pass a batch of images (B, C, H, W)")
+        raise ValueError(f"{name} has shape {tuple(images.shape)}: pass a batch of images (B, C, *spatial)")
     if not images.numel():
         raise ValueError(f"{name} has shape {tuple(images.shape)}: pass at least one image")
     if not images.is_floating_point():
@@ -20,7 +20,7 @@ def check_images(name: str, images: Tensor) -> None:
 
 
 def check_mask(mask: Tensor, images: Tensor) -> None:
-    """Raise unless ``mask`` is (B, 1, H, W) or (B, C, H, W) for ``images`` (B, C, H, W), with values in [0, 1].
+    """Raise unless ``mask`` is (B, 1 or C, *spatial) for ``images`` (B, C, *spatial), with values in [0, 1].
 
     Raises:
         ValueError: It is not.

@@ -128,7 +128,7 @@ class OutputSums:
 
     @classmethod
     def of(cls, outputs: "NDArray[np.floating]", images: "NDArray[np.floating]") -> "OutputSums":
-        """Of a batch: both (B, C, H, W). Images whose output is not finite are left out."""
+        """Of a batch: both (B, C, *spatial). Images whose output is not finite are left out."""
         at_once = max(1, _VALUES_AT_ONCE // max(1, images[:1].size))
         if len(images) > at_once:
             begins = range(0, len(images), at_once)
@@ -160,7 +160,7 @@ class OutputSums:
 
 
 def differences_of_calls(first: "NDArray[np.floating]", second: "NDArray[np.floating]") -> NDArray[np.float64]:
-    """How much two outputs (B, C, H, W) for the same images differ, (B,): root mean square, as a share of the range.
+    """How much two outputs (B, C, *spatial) for the same images differ, (B,): root mean square, a share of the range.
 
     The range is that of the image's outputs and 0, and not below that of images, 1: rounding is relative to the values.
     NaN counts as no difference: it is a fault of its own.

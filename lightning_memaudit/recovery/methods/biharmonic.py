@@ -35,7 +35,7 @@ class BiharmonicInpainting:
         return "BiharmonicInpainting()"  # goes into run.json and its hash; an address would differ every time
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
-        """Inpaint ``observed``, (B, C, H, W) in [0, 1], where ``mask``, (B, 1 or C, H, W), is 0.
+        """Inpaint ``observed``, (B, C, *spatial) in [0, 1], where ``mask``, (B, 1 or C, *spatial), is 0.
 
         An image of which nothing is observed stays as it is. ``autoencoder`` is not called.
 
@@ -61,7 +61,7 @@ class BiharmonicInpainting:
 
 
 def _inpaint(image: Image, missing: Missing) -> Image:
-    """One image (C, H, W) with missing pixels (1 or C, H, W)."""
+    """One image (C, *spatial) with missing pixels (1 or C, *spatial)."""
     if len(missing) == 1:
         return _inpaint_shared(image, missing[0])
     return np.concatenate([_inpaint_shared(channel[None], hole) for channel, hole in zip(image, missing, strict=True)])
