@@ -55,13 +55,13 @@ def audit(
     Args:
         autoencoder: f, images (B, C, *spatial) to the same shape; put a module in eval mode first. A module of another
             floating-point type gets images of that.
-        members: Images it was trained on: a tensor or array of floats (n, C, *spatial) in [0, 1] with one to three spatial
-            axes, or anything that slices into such tensors.
+        members: Images it was trained on: a tensor or array of floats (n, C, *spatial) in [0, 1], with one to three
+            spatial axes, or anything that slices into such tensors.
         controls: Images it was not trained on, none of them a member at 8 bits per value; without them no rate means
             much.
         patterns: Degradations by name, see :mod:`lightning_memaudit.measurement.degradations`.
         methods: Names, or a mapping from names to methods; None takes
-            :data:`~lightning_memaudit.measurement.plan.DEFAULT_METHODS`, and for images of 128 pixels a side or more
+            :data:`~lightning_memaudit.measurement.plan.DEFAULT_METHODS`, and for images of 128 x 128 pixels or more
             where those are expected to take more than ten minutes ``blind`` and ``biharmonic``.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
         seed: Seeds the masks.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery import Autoencoder
+from lightning_memaudit.recovery.batches import images_at_once
 
 
 class ImageSource(Protocol):
@@ -134,7 +135,7 @@ class Group:
         return Group(self.name, self.images[rows], self.indices[rows], self.positions[rows], names, conditions)
 
     def blocks(self, autoencoder: Autoencoder | ConditionalAutoencoder, block_size: int) -> Iterator[Block]:
-        """Every image once, at most ``block_size`` at a time, all of one condition.
+        """Every image once, at most ``block_size`` at a time, and fewer of large ones; all of one condition.
 
         Without conditions the blocks are consecutive. An empty group has one block without images, so that what is
         measured of it has columns too.
@@ -143,6 +144,8 @@ class Group:
             autoencoder: f; with conditions, what gives one for each.
             block_size: Images at once.
         """
+        if len(self.images):
+            block_size = images_at_once(block_size, self.images[slice(0, 1)])
         if self.conditions is None or not len(self.indices):
             unconditional = cast(Autoencoder, autoencoder)
             for begin in range(0, max(1, len(self.images)), block_size):

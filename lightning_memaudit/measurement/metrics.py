@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_memaudit.recovery import Recovery
+from lightning_memaudit.recovery.spatial import MOST_AXES, along_axes, axes, spatial
 from lightning_memaudit.results.quantities import MAX_PSNR
 
 SSIM_WINDOW = 11
@@ -52,7 +53,9 @@ def hidden_psnr(images: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004): a Gaussian window of 11 pixels, deviation 1.5, mirrored borders.
+    """Structural similarity (Wang et al. 2004): a Gaussian window of 11 pixels along every axis.
+
+    Its deviation is 1.5, borders are mirrored.
 
     ``(2 m n + c1) (2 cov + c2) / ((m^2 + n^2 + c1) (var + var' + c2))`` with the means m and n, the variances and the
     covariance in the window around each pixel, c1 = 0.01^2 and c2 = 0.03^2; the mean over all windows and channels.
@@ -68,13 +71,12 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
         ValueError: The shapes differ, or are not those of batches.
     """
     _check_same_shape(images, truth)
-    if not len(images) or min(images.shape[2:]) < SSIM_WINDOW:
+    if not len(images) or min(spatial(images)) < SSIM_WINDOW:
         return images.new_full((len(images),), torch.nan)
-    rows, columns = (_window_means(side, images) for side in images.shape[2:])
+    means = [_window_means(side, images) for side in spatial(images)]
     products = torch.stack([images, truth, images.square(), truth.square(), images * truth])
     # Products with banded matrices: on a CPU several times as fast as a convolution with the whole window.
-    with torch.autocast(images.device.type, enabled=False):
-        mine, theirs, my_square, their_square, both = (rows @ products @ columns.mT).unbind()
+    mine, theirs, my_square, their_square, both = along_axes(products, means).unbind()
     variance = (my_square - mine.square()).clamp_min(0) + (their_square - theirs.square()).clamp_min(0)
     similarity = (2 * mine * theirs + 0.01**2) * (2 * (both - mine * theirs) + 0.03**2)
     similarity = similarity / ((mine.square() + theirs.square() + 0.01**2) * (variance + 0.03**2))
@@ -119,9 +121,9 @@ def contrast(images: Tensor) -> Tensor:
 
 
 def roughness(images: Tensor) -> Tensor:
-    """Root mean square difference of neighbouring pixels, across and down, of images (B, C, *spatial): (B,)."""
-    across, down = images.diff(dim=3).square().flatten(1), images.diff(dim=2).square().flatten(1)
-    return torch.cat([across, down], 1).mean(1).sqrt()
+    """Root mean square difference of neighbouring pixels along all axes, of images (B, C, *spatial): (B,)."""
+    steps = [images.diff(dim=axis).square().flatten(1) for axis in reversed(axes(images))]
+    return torch.cat(steps, 1).mean(1).sqrt()
 
 
 APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -182,7 +184,7 @@ def _decibels(mean_squared_error: Tensor) -> Tensor:
 
 
 def _check_same_shape(images: Tensor, truth: Tensor) -> None:
-    if images.shape != truth.shape or images.ndim != 4:
+    if images.shape != truth.shape or not 1 <= images.ndim - 2 <= MOST_AXES:
         raise ValueError(
             f"images of shape {tuple(images.shape)} and truth of shape {tuple(truth.shape)}: give two batches "
             "(B, C, *spatial) of one shape"

@@ -39,6 +39,15 @@ def rows_per_chunk(images: Tensor, chunk_size: int | None) -> int:
     return max(1, elements // max(1, images[0].numel()))
 
 
+VALUES_AT_ONCE = 2**27
+"""Values of the images that are degraded, read or compared together, at most: 512 MiB in float32."""
+
+
+def images_at_once(number: int, images: Tensor) -> int:
+    """``number``, or fewer of images (B, C, *spatial) that are so large that :data:`VALUES_AT_ONCE` hold no more."""
+    return max(1, min(number, VALUES_AT_ONCE // max(1, images[:1].numel())))
+
+
 def rows_by_activations(images: Tensor, activations: int) -> int | None:
     """How many images f should be given at once, at least 1, by the elements that it allocates for one of them.
 

@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from lightning_memaudit.recovery.spatial import MOST_AXES
+
 
 def check_images(name: str, images: Tensor) -> None:
     """Raise unless ``images`` is a finite floating-point batch (B, C, *spatial) of at least one image.
@@ -9,8 +11,11 @@ def check_images(name: str, images: Tensor) -> None:
     Raises:
         ValueError: It is not.
     """
-    if images.ndim != 4:
-        raise ValueError(f"{name} has shape {tuple(images.shape)}: pass a batch of images (B, C, *spatial)")
+    if not 1 <= images.ndim - 2 <= MOST_AXES:
+        raise ValueError(
+            f"{name} has shape {tuple(images.shape)}: pass a batch of images (B, C, *spatial) with one, two or three "
+            "spatial axes, such as (B, C, H, W)"
+        )
     if not images.numel():
         raise ValueError(f"{name} has shape {tuple(images.shape)}: pass at least one image")
     if not images.is_floating_point():

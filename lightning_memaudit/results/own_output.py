@@ -133,7 +133,7 @@ class OutputSums:
         if len(images) > at_once:
             begins = range(0, len(images), at_once)
             return cls.join([cls.of(outputs[i : i + at_once], images[i : i + at_once]) for i in begins])
-        finite = np.isfinite(outputs).all((1, 2, 3))
+        finite = np.isfinite(outputs).all(tuple(range(1, outputs.ndim)))
         f, x = (array[finite].astype(np.float64) for array in (outputs, images))
         num_not_finite = int(len(finite) - finite.sum())
         if not f.size:
@@ -141,7 +141,7 @@ class OutputSums:
         with np.errstate(over="ignore"):  # far below zero: the sigmoid is 0
             sigmoid = 1 / (1 + np.exp(-f))
         terms = (f, x, f * f, x * x, f * x, (f - x) ** 2, (sigmoid - x) ** 2)
-        sums = np.stack([term.sum((0, 2, 3)) for term in terms], 1)
+        sums = np.stack([term.sum((0, *range(2, term.ndim))) for term in terms], 1)
         return cls(f[:, 0].size, sums, float(f.min()), float(f.max()), num_not_finite=num_not_finite)
 
     @staticmethod
