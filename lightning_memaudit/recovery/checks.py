@@ -24,6 +24,18 @@ def check_images(name: str, images: Tensor) -> None:
         raise ValueError(f"{name} holds NaN or infinite values: pass finite images in [0, 1]")
 
 
+def check_plane(method: str, images: Tensor) -> None:
+    """Raise unless ``images`` (B, C, *spatial) have two spatial axes, for a method that knows no others.
+
+    Raises:
+        ValueError: They have another number of them.
+    """
+    if images.ndim != 4:
+        raise ValueError(
+            f"{method} is for images (B, C, H, W), these have {images.ndim - 2} spatial axes: leave it out of methods"
+        )
+
+
 def check_mask(mask: Tensor, images: Tensor) -> None:
     """Raise unless ``mask`` is (B, 1 or C, *spatial) for ``images`` (B, C, *spatial), with values in [0, 1].
 

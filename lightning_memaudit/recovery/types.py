@@ -1,4 +1,8 @@
-"""What goes into a recovery method and what comes out."""
+"""What goes into a recovery method and what comes out.
+
+Images are (B, C, *spatial) everywhere: B of them, any number of channels C, and one, two or three spatial axes. These
+are the length of a signal; height and width of a picture; depth, height and width of a volume.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
