@@ -80,8 +80,8 @@ FUNCTION_MENDS = Mends(
     symmetric="; ({name} + 1) / 2 if they are in [-1, 1]",
     eight_bits="; {name} / 255 if they go up to 255",
     units="; ({name} - lowest) / (highest - lowest), of the values that are possible",
-    call="pass a function of images (B, C, H, W), such as lambda x: model(x.flatten(1)).view_as(x) for a model of flat "
-    "ones",
+    call="pass a function of images (B, C, *spatial), such as lambda x: model(x.flatten(1)).view_as(x) for a model of "
+    "flat ones",
     kind="pass a function that returns the reconstruction alone, such as lambda x: model(x)[0]",
     real="pass a function that returns real numbers, such as lambda x: model(x).real",
     shape="pass a function that returns the same shape, such as lambda x: model(x).view_as(x) for flat outputs",
@@ -99,7 +99,7 @@ FUNCTION_MENDS = Mends(
 
 
 def check_values(name: str, images: Tensor, mends: Mends = RUN_MENDS) -> None:
-    """Raise unless ``images`` is a finite batch (B, C, H, W) in [0, 1]; the message says how to bring it there.
+    """Raise unless ``images`` is a finite batch (B, C, *spatial) in [0, 1]; the message says how to bring it there.
 
     Raises:
         ValueError: It is not.

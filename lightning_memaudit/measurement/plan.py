@@ -18,7 +18,8 @@ DEFAULT_PATTERNS = ("random-0.5", "block-0.25")
 DEFAULT_METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
 
 LARGE_SIDE, LARGE_METHODS = 128, ("blind", "biharmonic")
-"""Images of at least so many pixels a side get these methods instead of the default ones, where those take too long."""
+"""Images of at least so many pixels a side, and volumes of as many, get these methods instead of the default ones,
+where those take too long."""
 
 Methods = Sequence[str] | Mapping[str, str | Method]
 """Names of methods, or a mapping from names to methods or names."""

@@ -2,15 +2,20 @@
 
 from torch import Tensor
 
+from lightning_memaudit.recovery.spatial import MOST_AXES
+
 
 def check_images(name: str, images: Tensor) -> None:
-    """Raise unless ``images`` is a finite floating-point batch (B, C, H, W) of at least one image.
+    """Raise unless ``images`` is a finite floating-point batch (B, C, *spatial) of at least one image.
 
     Raises:
         ValueError: It is not.
     """
-    if images.ndim != 4:
-        raise ValueError(f"{name} has shape {tuple(images.shape)}: pass a batch of images (B, C, H, W)")
+    if not 1 <= images.ndim - 2 <= MOST_AXES:
+        raise ValueError(
+            f"{name} has shape {tuple(images.shape)}: pass a batch of images (B, C, *spatial) with one, two or three "
+            "spatial axes, such as (B, C, H, W)"
+        )
     if not images.numel():
         raise ValueError(f"{name} has shape {tuple(images.shape)}: pass at least one image")
     if not images.is_floating_point():
@@ -19,8 +24,20 @@ def check_images(name: str, images: Tensor) -> None:
         raise ValueError(f"{name} holds NaN or infinite values: pass finite images in [0, 1]")
 
 
+def check_plane(method: str, images: Tensor) -> None:
+    """Raise unless ``images`` (B, C, *spatial) have two spatial axes, for a method that knows no others.
+
+    Raises:
+        ValueError: They have another number of them.
+    """
+    if images.ndim != 4:
+        raise ValueError(
+            f"{method} is for images (B, C, H, W), these have {images.ndim - 2} spatial axes: leave it out of methods"
+        )
+
+
 def check_mask(mask: Tensor, images: Tensor) -> None:
-    """Raise unless ``mask`` is (B, 1, H, W) or (B, C, H, W) for ``images`` (B, C, H, W), with values in [0, 1].
+    """Raise unless ``mask`` is (B, 1 or C, *spatial) for ``images`` (B, C, *spatial), with values in [0, 1].
 
     Raises:
         ValueError: It is not.

@@ -77,9 +77,9 @@ def recover(
 
     Args:
         method: Any method.
-        autoencoder: f, images (B, C, H, W) to the same shape.
-        observed: (B, C, H, W).
-        mask: The true mask, (B, 1 or C, H, W), 1 where observed.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
+        observed: (B, C, *spatial).
+        mask: The true mask, (B, 1 or C, *spatial), 1 where observed.
         earlier: Other methods and what they made of the same observations with the same autoencoder; the known mask
             takes over what was searched alike.
     """
