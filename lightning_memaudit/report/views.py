@@ -6,7 +6,7 @@ import numpy as np
 
 Array = "np.ndarray[Any, Any]"
 
-BETWEEN = 0.5
+BETWEEN = 0.8
 """The grey between slices, and where there is none: neither hidden nor observed in a mask."""
 
 MOST_SAMPLES = 256

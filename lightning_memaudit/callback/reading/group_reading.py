@@ -301,7 +301,9 @@ def _differs(one: Tensor, other: Tensor) -> bool:
 
 def _names(source: Source, indices: Sequence[int], read: Sequence[str | None]) -> list[str]:
     """From the data set's lists, else from the items, else the index."""
-    listed = [None if source.indices is None else name_in_dataset(source.dataset, index) for index in indices]
+    listed = [
+        None if source.indices is None else name_in_dataset(source.dataset, index, source.key) for index in indices
+    ]
     names = [
         in_list or in_item or str(index)
         for index, in_list, in_item in zip(indices, listed, [*read, *([None] * len(indices))], strict=False)

@@ -135,7 +135,7 @@ class _CollateWithItems:
 
 def read_item(item: Any, key: Any, place: int = 0) -> ReadItem:
     """The image and the name in an item of a data set."""
-    name = name_in(item)
+    name = name_in(item, key)
     try:
         return ReadItem(find_in_item(item, key).clone(), name, None, place)
     except ValueError as error:
