@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_memaudit.measurement.groups import ImageSource
 from lightning_memaudit.recovery import Autoencoder
+from lightning_memaudit.recovery.checks import lacks_an_axis
 from lightning_memaudit.recovery.spatial import MOST_AXES
 
 _WANTED = "a tensor (n, C, H, W), or (n, C, D, H, W) of volumes, of floating-point values in [0, 1]"
@@ -128,7 +129,7 @@ def _check_batch(name: str, images: Tensor) -> None:
     channels, size = shape[1], shape[2:]
     if channels > 4 and shape[-1] in (1, 3, 4) and shape[-2] != shape[-1]:
         raise ValueError(f"{name} has shape {shape}, with the channels last: pass them first, {name}.movedim(-1, 1)")
-    if len(size) == 1 and channels > 4 and 4 * channels >= size[0]:
+    if lacks_an_axis(shape):
         raise ValueError(
             f"{name} has shape {shape}: pass {_WANTED}; {name}[:, None] if they are gray, {name}[None] if it is one, "
             f"{name}.movedim(-1, 1) if they are signals with the channels last"

@@ -82,7 +82,7 @@ def block(fraction: float, size: Size, generator: np.random.Generator) -> Missin
         wanted = number / math.prod(sides) if last else fraction ** (1 / len(size)) * side
         sides.append(min(side, max(1, round(wanted))))
     missing = np.zeros(size, dtype=bool)
-    begins = [generator.integers(side - part + 1) for side, part in zip(size, sides, strict=True)]
+    begins = [int(generator.integers(side - part + 1)) for side, part in zip(size, sides, strict=True)]
     missing[_box(begins, sides)] = True
     return missing
 
@@ -92,7 +92,7 @@ def blocks(fraction: float, size: Size, generator: np.random.Generator) -> Missi
     sides = [max(1, round(side / 6)) for side in size]
     missing = np.zeros(size, dtype=bool)
     while missing.mean() < fraction:
-        begins = [generator.integers(1 - part, side) for part, side in zip(sides, size, strict=True)]
+        begins = [int(generator.integers(1 - part, side)) for part, side in zip(sides, size, strict=True)]
         missing[_box(begins, sides)] = True
     return missing
 

@@ -138,8 +138,7 @@ def extraction_report(
 
 
 def _blocks(group: Group, block_size: int) -> Iterator[tuple[int, Tensor]]:
-    if len(group.images):
-        block_size = images_at_once(block_size, group.images[slice(0, 1)])
+    block_size = group.at_once(block_size)
     for first in range(0, len(group.images), block_size):
         yield first, group.images[slice(first, first + block_size)].cpu().float()
 

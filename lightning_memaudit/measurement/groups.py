@@ -10,6 +10,9 @@ from torch import Tensor
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.recovery.batches import images_at_once
 
+FEW = 8
+"""So many images are read together without a look at their size."""
+
 
 class ImageSource(Protocol):
     """Images (n, C, *spatial) in [0, 1] that can be sliced; a tensor is one, a lazy data set another.
@@ -134,6 +137,12 @@ class Group:
         conditions = None if self.conditions is None else self.conditions[rows]
         return Group(self.name, self.images[rows], self.indices[rows], self.positions[rows], names, conditions)
 
+    def at_once(self, number: int) -> int:
+        """How many of the images to read together: ``number``, or fewer where they are large."""
+        if min(number, len(self.images)) <= FEW:
+            return number
+        return images_at_once(number, self.images[slice(0, 1)])
+
     def blocks(self, autoencoder: Autoencoder | ConditionalAutoencoder, block_size: int) -> Iterator[Block]:
         """Every image once, at most ``block_size`` at a time, and fewer of large ones; all of one condition.
 
@@ -144,8 +153,7 @@ class Group:
             autoencoder: f; with conditions, what gives one for each.
             block_size: Images at once.
         """
-        if len(self.images):
-            block_size = images_at_once(block_size, self.images[slice(0, 1)])
+        block_size = self.at_once(block_size)
         if self.conditions is None or not len(self.indices):
             unconditional = cast(Autoencoder, autoencoder)
             for begin in range(0, max(1, len(self.images)), block_size):

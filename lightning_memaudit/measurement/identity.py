@@ -7,7 +7,6 @@ import torch
 
 from lightning_memaudit.measurement.checks import RUN_MENDS, Mends, check_values
 from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.recovery.batches import images_at_once
 
 _NAMED = 3
 """How many of the images that are in both groups a message names."""
@@ -25,8 +24,7 @@ def image_hashes(group: Group, block_size: int = 512, mends: Mends = RUN_MENDS) 
         ValueError: An image holds values that it must not.
     """
     hashes = []
-    if len(group.images):
-        block_size = images_at_once(block_size, group.images[slice(0, 1)])
+    block_size = group.at_once(block_size)
     for begin in range(0, len(group.images), block_size):
         images = group.images[begin : begin + block_size]
         check_values(group.name, images, mends)

@@ -1,5 +1,7 @@
 """Input checks shared by the recovery methods: one line, the argument, the value, the mend."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from lightning_memaudit.recovery.spatial import MOST_AXES
@@ -15,6 +17,11 @@ def check_images(name: str, images: Tensor) -> None:
         raise ValueError(
             f"{name} has shape {tuple(images.shape)}: pass a batch of images (B, C, *spatial) with one, two or three "
             "spatial axes, such as (B, C, H, W)"
+        )
+    if lacks_an_axis(images.shape):
+        raise ValueError(
+            f"{name} has shape {tuple(images.shape)}, which may be images without an axis for number or channels: "
+            "pass (B, C, H, W), or signals (B, C, L) of more values than four times their channels"
         )
     if not images.numel():
         raise ValueError(f"{name} has shape {tuple(images.shape)}: pass at least one image")
@@ -34,6 +41,15 @@ def check_plane(method: str, images: Tensor) -> None:
         raise ValueError(
             f"{method} is for images (B, C, H, W), these have {images.ndim - 2} spatial axes: leave it out of methods"
         )
+
+
+def lacks_an_axis(shape: Sequence[int]) -> bool:
+    """Whether (B, C, L) is rather (B, H, W) or (C, H, W): signals have few channels, or many values each.
+
+    >>> lacks_an_axis((16, 28, 28)), lacks_an_axis((3, 64, 64)), lacks_an_axis((16, 12, 1000)), lacks_an_axis((8, 2, 8))
+    (True, True, False, False)
+    """
+    return len(shape) == 3 and shape[1] > 4 and 4 * shape[1] >= shape[2]
 
 
 def check_mask(mask: Tensor, images: Tensor) -> None:

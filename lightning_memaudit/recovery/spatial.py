@@ -54,8 +54,8 @@ def along_axes(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     *others, last = matrices
     first = values.ndim - len(matrices)
     for axis, matrix in enumerate(others, first):
-        behind = values.shape[axis + 1 :]
-        values = (matrix @ values.flatten(axis + 1)).unflatten(axis + 1, behind)
+        sides = (*values.shape[:axis], len(matrix), *values.shape[axis + 1 :])
+        values = (matrix @ values.flatten(axis + 1)).reshape(sides)
     return values @ last.mT
 
 

@@ -106,7 +106,8 @@ def _by_conjugate_gradients(image: Image, missing: Missing) -> Image:
         direction = residual + squared / previous.clamp_min(1e-300) * direction
     known = image[:, ~missing]
     limits = (limit.reshape(-1, 1, 1, 1) for limit in (known.min(1), known.max(1)))
-    return np.clip(filled.numpy(), *limits)
+    clipped: Image = np.clip(filled.numpy(), *limits)
+    return clipped
 
 
 def _squares(values: Tensor) -> Tensor:
