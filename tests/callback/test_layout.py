@@ -53,6 +53,8 @@ REFUSED = [
     ((2, 3, 32, 32), CONV2, None, "pass image_key=<a function of the item that returns one>"),
     ((4, 3, 32, 32), nn.Conv3d(3, 8, 3), None, "several views or frames"),
     ((2, 1, 3, 8, 8), CONV3, None, "image_key=<a function of the item that returns one image>"),
+    ((5, 32, 32, 3), DENSE, None, "image_shape=(3, 5, 32, 32)"),
+    ((3, 32, 32), nn.Conv3d(3, 8, 3), None, "image_shape=(1, 3, 32, 32) or image_shape=(3, 32, 32)"),
     ((64,), DENSE, None, "pass image_shape=(C, H, W) for flat ones"),
     ((64, 3), DENSE, (3, 8, 8), "axes in another order"),
     ((8, 6, 3), DENSE, (3, 6, 8), "axes in another order"),
@@ -81,6 +83,13 @@ def test_an_image_comes_back_from_every_layout(shape):
         assert torch.equal(alike(found, shape), images)
     if len(shape) > 2:
         assert alike(images.transpose(-1, -2), shape) is None
+
+
+def test_networks_of_others_may_order_their_shape_as_they_like():
+    network = nn.Linear(2, 2)
+    network.image_shape = (16, 16, 16)
+    with pytest.raises(ValueError, match="image_shape="):
+        decide_layout((16, 16, 16), None, NetworkInput.of(network))
 
 
 def test_another_size_stays_another_size():

@@ -29,7 +29,7 @@ class NetworkInput:
     Attributes:
         axes: Numbers of spatial axes that its convolutions slide along; empty where it has none.
         channels: That its convolutions take, the first one's first.
-        shape: (C, *spatial) of an image, where it names one.
+        shape: (C, *spatial) of an image, of a network of this package, which names it.
 
     >>> NetworkInput.of(nn.Sequential(nn.Conv3d(1, 4, 3), nn.ConvTranspose3d(4, 1, 3)))
     NetworkInput(axes=frozenset({3}), channels=(1, 4), shape=None)
@@ -41,17 +41,14 @@ class NetworkInput:
 
     @classmethod
     def of(cls, module: nn.Module) -> "NetworkInput":
-        """Looks at the layers, at ``image_shape`` of a network, and at Lightning's ``example_input_array``."""
+        """Looks at the layers; at ``image_shape`` only of networks of this package, for others order it as they like."""
         found: list[tuple[int, int]] = []
         shape = None
         for layer in module.modules():
             own = layer.__dict__.get("image_shape")
-            if isinstance(own, Sequence) and 2 <= len(own) <= 4 and all(isinstance(one, int) for one in own):
+            if own is not None and type(layer).__module__.startswith("lightning_memaudit."):
                 shape = shape or tuple(own)
             found += [(n, _in_channels(layer)) for n, kinds in CONVOLUTIONS.items() if isinstance(layer, kinds)]
-        example = getattr(module, "example_input_array", None)
-        if isinstance(example, Tensor) and 3 <= example.ndim <= 5:
-            shape = tuple(example.shape[1:])
         channels = [count for _, count in found if count]  # 0: a lazy one does not know yet
         return cls(frozenset(n for n, _ in found), tuple(dict.fromkeys(channels)), shape)
 
@@ -159,9 +156,9 @@ def _of_three_axes(shape: tuple[int, ...], network: NetworkInput) -> Layout:
     frames_first = network.axes == {1} and network.takes_second_axis(shape)
     if 2 in network.axes:
         return with_channels
-    if 3 in network.axes:
+    if 3 in network.axes and network.channels[:1] in ((), (1,)):
         return Layout((1, *shape), flat=True)
-    if with_channels.shape[0] <= MOST_CHANNELS and not frames_first:
+    if 3 not in network.axes and with_channels.shape[0] <= MOST_CHANNELS and not frames_first:
         return with_channels
     moved = (shape[-1], *shape[:-1])
     _refuse(shape, "(depth, height, width) without channels, or channels first, or last", (1, *shape), shape, moved)
@@ -173,7 +170,8 @@ def _of_four_axes(shape: tuple[int, ...], network: NetworkInput) -> Layout:
         return with_channels
     # An axis of as few entries as there are channels in pictures is no depth.
     channels, depth, *_, width = with_channels.shape
-    if not network.axes and channels <= MOST_CHANNELS < min(depth, width):
+    views_last = with_channels.channels_last  # (views, H, W, C) as well as (D, H, W, C)
+    if not network.axes and channels <= MOST_CHANNELS < min(depth, width) and not views_last:
         return with_channels
     moved = (shape[-1], *shape[:-1])
     _refuse(shape, "several views or frames of one image, or a volume with channels first, or last", shape, moved)
