@@ -41,7 +41,7 @@ class NetworkInput:
 
     @classmethod
     def of(cls, module: nn.Module) -> "NetworkInput":
-        """Looks at the layers; at ``image_shape`` only of networks of this package, for others order it as they like."""
+        """From the layers, and from ``image_shape`` of networks of this package: others order it as they like."""
         found: list[tuple[int, int]] = []
         shape = None
         for layer in module.modules():
