@@ -29,6 +29,9 @@ from lightning_memaudit.measurement.identity import image_hashes
 MOST_COMPARED, MOST_TRIED = 256, 8
 """Members that images of the first batch are compared with, for a change of range; and how many of those images."""
 
+MOST_VALUES = 2**26
+"""All values of those members: fewer large volumes are compared."""
+
 FAR_OUTSIDE = 0.5
 """How far beyond [0, 1] noise and augmentation may bring images of a training batch."""
 
@@ -99,7 +102,8 @@ result>
 
     def _check_content(self, images: Tensor) -> None:
         """The batch must hold images that are known to be trained on, or look like them."""
-        members = self.found.reads[0].group.images[slice(0, MOST_COMPARED)]
+        fitting = max(MOST_TRIED, MOST_VALUES // torch.Size(self.format.shape).numel())
+        members = self.found.reads[0].group.images[slice(0, min(MOST_COMPARED, fitting))]
         digests = image_hashes(Group.whole("members", images.clamp(0, 1)))
         read, compared = self.found.reads[0], self.found.compared
         known = set(self.found.hashes["members"]) if read.source.given else self.found.trained

@@ -151,6 +151,8 @@ class Seen:
         Raises:
             ValueError: The output has another shape, or complex numbers.
         """
+        if hasattr(output, "as_tensor"):  # MONAI's MetaTensor: nothing of it goes further
+            output = output.as_tensor()
         if output.is_complex():
             raise ValueError(f"the model returned {output.dtype}: pass reconstruct=<function (module, images)>")
         if not self._fits(output.shape, like):

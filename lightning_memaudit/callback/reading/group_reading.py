@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -27,6 +27,9 @@ READ_TWICE = 16
 
 LEARN_FROM = 128
 """Images from which the way of reading is learned; the others are checked against it."""
+
+LEARN_FROM_VALUES = 2**25
+"""Of large images as many as hold so many values: all of them wait in memory."""
 
 Transfer = Callable[[Any], Any]
 """From a batch as ``collate_fn`` made it to the batch that the model gets: the run's hooks and the device."""
@@ -109,7 +112,8 @@ def read_group(
     reader = Reader(source, seed)
     size = source.batch_size
     blocks = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
-    again = [chosen[:READ_TWICE]] if source.group == "members" and chosen else []
+    twice = chosen[:READ_TWICE] if source.group == "members" else []
+    again = [twice[begin : begin + size] for begin in range(0, len(twice), size)]
     reads = reader.blocks([*blocks, *again]) if chosen else reader.first(wanted or 0)
 
     network, count = network or NetworkInput(), len(chosen) or wanted or 0
@@ -121,7 +125,10 @@ def read_group(
                 break
         taken.finish()
         second = [taken.convert(read) for read in reads] if again else []
-    is_random = any(_differs(one, taken.images[0 : len(one)]) for one in second)
+    begins = accumulate((len(one) for one in second), initial=0)
+    is_random = any(
+        _differs(one, taken.images[begin : begin + len(one)]) for begin, one in zip(begins, second, strict=False)
+    )
     indices = [chosen[place] for place in taken.places] if chosen else list(range(len(taken.images)))
     names = _names(source, indices, taken.names)
     conditions = taken.conditions if conditional else None
@@ -167,7 +174,9 @@ class _Taken:
         """Convert and keep a batch, once the first ones have shown how."""
         batch = self._transferred(read)
         self._waiting.append((batch, read))
-        if sum(len(one.items) or 1 for _, one in self._waiting) >= LEARN_FROM or self.format is not None:
+        waiting = [item for _, one in self._waiting for item in one.items or [None]]
+        values = sum(item.image.numel() for item in waiting if item is not None and item.image is not None)
+        if len(waiting) >= LEARN_FROM or values >= LEARN_FROM_VALUES or self.format is not None:
             self.finish()
 
     def finish(self) -> None:
