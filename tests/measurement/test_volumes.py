@@ -84,6 +84,18 @@ def test_what_is_drawn_on_pictures_is_refused_for_others_before_the_audit(size, 
     assert "\n" not in str(error.value)
 
 
+def test_a_method_for_pictures_alone_is_refused_before_the_audit():
+    class Inpainter:
+        needs_mask = plane_only = True
+
+        def __call__(self, autoencoder, observed, mask):
+            pytest.fail("it was called")
+
+    methods = {"mine": Inpainter(), "blind": "blind"}
+    with pytest.raises(ValueError, match=r"mine is for images \(B, C, H, W\), these have 3 spatial axes: leave it out"):
+        audit(lambda x: x, uniform((3, 1, 4, 5, 6)), methods=methods)
+
+
 @pytest.mark.parametrize("kind", [*(f"{kind}-0.3" for kind in WITH_FRACTION if kind != "strokes"), "half"])
 @pytest.mark.parametrize("size", [(200,), (8, 9, 10)])
 def test_channels_noise_and_fill_go_with_every_kind(kind, size):
