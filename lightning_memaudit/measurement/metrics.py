@@ -8,11 +8,16 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_memaudit.recovery import Recovery
+from lightning_memaudit.recovery.batches import images_at_once
 from lightning_memaudit.recovery.spatial import MOST_AXES, along_axes, axes, spatial
 from lightning_memaudit.results.quantities import MAX_PSNR
 
 SSIM_WINDOW = 11
 """Side of SSIM's window (Wang et al. 2004); smaller images have no SSIM."""
+
+
+PRODUCTS_AT_ONCE = 2**24
+"""Values of the images whose SSIM is computed together at most: it takes ten tensors of their size."""
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
@@ -73,6 +78,9 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     _check_same_shape(images, truth)
     if not len(images) or min(spatial(images)) < SSIM_WINDOW:
         return images.new_full((len(images),), torch.nan)
+    some = images_at_once(len(images), images, PRODUCTS_AT_ONCE)
+    if some < len(images):
+        return torch.cat([ssim(*part) for part in zip(images.split(some), truth.split(some), strict=True)])
     means = [_window_means(side, images) for side in spatial(images)]
     products = torch.stack([images, truth, images.square(), truth.square(), images * truth])
     # Products with banded matrices: on a CPU several times as fast as a convolution with the whole window.

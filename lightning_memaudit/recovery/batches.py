@@ -43,9 +43,9 @@ VALUES_AT_ONCE = 2**27
 """Values of the images that are degraded, read or compared together, at most: 512 MiB in float32."""
 
 
-def images_at_once(number: int, images: Tensor) -> int:
-    """``number``, or fewer of images (B, C, *spatial) that are so large that :data:`VALUES_AT_ONCE` hold no more."""
-    return max(1, min(number, VALUES_AT_ONCE // max(1, images[:1].numel())))
+def images_at_once(number: int, images: Tensor, values: int | None = None) -> int:
+    """``number``, or fewer of images (B, C, *spatial), as many as have so many values; None: :data:`VALUES_AT_ONCE`."""
+    return max(1, min(number, (values or VALUES_AT_ONCE) // max(1, images[:1].numel())))
 
 
 def rows_by_activations(images: Tensor, activations: int) -> int | None:

@@ -51,6 +51,7 @@ class DDNM:
 
     needs_mask: ClassVar[bool] = True
     uses_autoencoder: ClassVar[bool] = False
+    plane_only: ClassVar[bool] = True
 
     def __init__(
         self,

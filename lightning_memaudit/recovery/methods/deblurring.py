@@ -49,6 +49,7 @@ class BlindDeblurring:
     """
 
     families: ClassVar[tuple[Family, ...]] = ("blur",)
+    plane_only: ClassVar[bool] = True
 
     kernel_size: int = 7
     penalties: Sequence[float] = (0.01, 0.03, 0.1, 0.3)

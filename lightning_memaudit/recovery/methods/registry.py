@@ -61,6 +61,11 @@ def recovers_from(method: Method, family: Family) -> bool:
     return family in getattr(method, "families", ("mask",))
 
 
+def is_for_planes(method: Method) -> bool:
+    """Whether the method is for images with two spatial axes alone."""
+    return bool(getattr(method, "plane_only", False))
+
+
 def uses_autoencoder(method: Method) -> bool:
     """Whether the result depends on the autoencoder; if not, it is computed once per run."""
     return bool(getattr(method, "uses_autoencoder", True))
