@@ -13,6 +13,7 @@ from lightning_memaudit.measurement.budget import (
     Experience,
     bounded_plan,
     bounds_for,
+    comparable_side,
     num_conditions,
     sizes_of,
 )
@@ -80,7 +81,7 @@ class Budget:
                 )
             return Bounds((), plan.max_seconds)
         costs = replace(self._costs, costliest=not one_audit)
-        side = min(groups[0].images[slice(0, 1)].shape[-2:])
+        side = comparable_side(groups[0].images[slice(0, 1)])
         bounds = bounds_for(plan, sizes_of(groups), costs.estimate, side)
         if bounds.sentence:
             rank_zero_warn(bounds.sentence)

@@ -29,7 +29,8 @@ class ImageChoice:
         num_members: A seeded random choice of so many; None takes all.
         num_controls: Likewise; 0 audits without controls.
         image_key: Where an image is in an item; a mapping gives each group its own.
-        image_shape: (C, H, W) for data sets of flat vectors.
+        image_shape: (C, *spatial) of an image, with one, two or three spatial axes: needed where the shape in a batch
+            leaves open what its axes are, as for flat vectors.
 
     Raises:
         ValueError: A number is out of its range.
@@ -51,6 +52,9 @@ class ImageChoice:
             raise ValueError(f"num_members={self.num_members}: must be at least 1, or null for all")
         if self.num_controls is not None and self.num_controls < 0:
             raise ValueError(f"num_controls={self.num_controls}: must be at least 1, null for all, or 0 for none")
+        shape = self.image_shape
+        if shape is not None and not (2 <= len(shape) <= 4 and all(isinstance(n, int) and n > 0 for n in shape)):
+            raise ValueError(f"image_shape={shape}: give (C, H, W), (C, D, H, W) for volumes, (C, L) for signals")
 
     def sources(self, loaders: RunLoaders, seed: int) -> list[Source]:
         """Where members and, if there are any, controls are read from; with all items that are available.

@@ -7,6 +7,8 @@ see. But the layers can: the same images must reach them with the same values.
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -18,14 +20,17 @@ from lightning_memaudit.callback.input_watch import InputWatch, like_images, map
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.model_checks import few_images
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact, fit_nearly
-from lightning_memaudit.callback.reading.batch_images import BatchFormat
-from lightning_memaudit.callback.reading.items import tensors_in
+from lightning_memaudit.callback.reading.items import plain, tensors_in
+from lightning_memaudit.callback.reading.layout import Layout
 from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
 
 MOST_COMPARED, MOST_TRIED = 256, 8
 """Members that images of the first batch are compared with, for a change of range; and how many of those images."""
+
+MOST_VALUES = 2**26
+"""All values of those members: fewer large volumes are compared."""
 
 FAR_OUTSIDE = 0.5
 """How far beyond [0, 1] noise and augmentation may bring images of a training batch."""
@@ -97,7 +102,8 @@ result>
 
     def _check_content(self, images: Tensor) -> None:
         """The batch must hold images that are known to be trained on, or look like them."""
-        members = self.found.reads[0].group.images[slice(0, MOST_COMPARED)]
+        fitting = max(MOST_TRIED, MOST_VALUES // torch.Size(self.format.shape).numel())
+        members = self.found.reads[0].group.images[slice(0, min(MOST_COMPARED, fitting))]
         digests = image_hashes(Group.whole("members", images.clamp(0, 1)))
         read, compared = self.found.reads[0], self.found.compared
         known = set(self.found.hashes["members"]) if read.source.given else self.found.trained
@@ -139,15 +145,13 @@ result>
         return self._undone(shaped[0]) if len(shaped) == 1 else None
 
     def _undone(self, found: Tensor) -> Tensor:
+        found = plain(found.detach())
         with suppress(ValueError):
-            return self.format.undo(found.detach())
-        other = BatchFormat(
-            self.format.path,
-            tuple(found.movedim(-1, 1).shape[1:]) if self.format.channels_last else tuple(found.shape[1:]),
-            self.format.channels_last,
-            normalization=self.format.normalization,
-        )
-        return other.undo(found.detach())
+            return self.format.undo(found)
+        layout = self.format.layout
+        moved = found.movedim(-1, 1) if layout.channels_last else found
+        other = replace(self.format, layout=Layout(tuple(moved.shape[1:]), layout.channels_last))
+        return other.undo(found)
 
     def end(self, stepped: bool = True) -> bool:
         """Compare what reached the layers; False where the model was not called at all, so that the next batch counts.
@@ -220,7 +224,12 @@ result>
 
     def _check_order(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
         """Flips are augmentation; channels the other way round, or rows for columns, in all images are not."""
-        for words, moved in (("the channels", images.flip(1)), ("rows and columns", images.transpose(-1, -2))):
+        axes = ("depth", "rows", "columns")[-(images.ndim - 2) :]
+        transposed = [
+            (f"{axes[one]} and {axes[other]}", images.transpose(2 + one, 2 + other))
+            for one, other in combinations(range(len(axes)), 2)
+        ]
+        for words, moved in (("the channels", images.flip(1)), *transposed):
             same_shape = moved.shape == seen.shape and not torch.equal(moved, images)
             if same_shape and bool(torch.allclose(expected.apply(moved).to(seen), seen, atol=1e-3)):
                 raise ValueError(

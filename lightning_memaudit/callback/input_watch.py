@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact
+from lightning_memaudit.callback.reading.items import plain
 
 MOST_CALLS = 4
 """Of each layer, within the first step, that are looked at."""
@@ -34,7 +35,7 @@ class InputWatch:
 
     Args:
         module: The model.
-        shape: (C, H, W) of an image; only inputs that may hold one are kept.
+        shape: (C, *spatial) of an image; only inputs that may hold one are kept.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
     >>> with InputWatch(model, (1, 2, 2)) as watch:
@@ -55,8 +56,8 @@ class InputWatch:
         return self
 
     def size_beside(self, shape: tuple[int, ...]) -> int:
-        """Values of an image within an input (channels, H, W) that has more channels; 0 for other inputs."""
-        beside = len(shape) == 3 and shape[1:] == self.shape[1:] and shape[0] > self.shape[0]
+        """Values of an image within an input (channels, *spatial) that has more channels; 0 for other inputs."""
+        beside = len(shape) == len(self.shape) and shape[1:] == self.shape[1:] and shape[0] > self.shape[0]
         return self.size if beside else 0
 
     def __exit__(self, *exception: object) -> None:
@@ -79,25 +80,25 @@ class _Note:
                 # As many values as an image, or the image beside channels of another kind; a copy: the model may work
                 # in place.
                 whole = self.watch.size in (torch.Size(shape).numel(), self.watch.size_beside(shape))
-                arrivals.append(Arrival(shape, argument.detach().clone() if whole else None))
+                arrivals.append(Arrival(shape, plain(argument.detach()).clone() if whole else None))
                 return
 
 
 def like_images(images: Tensor, seen: Tensor) -> Tensor | None:
-    """What a layer got, in the layout of images (B, C, H, W); None where it is another one.
+    """What a layer got, in the layout of images (B, C, *spatial); None where it is another one.
 
     Where it got them beside other channels: those that are an affine map of the images, else the first ones.
     """
     if len(seen) < len(images) or not seen.is_floating_point():
         return None
     seen = seen[: len(images)]  # those of other dataloaders may follow
-    if seen.ndim == 4 and seen.shape[2:] == images.shape[2:] and seen.shape[1] > images.shape[1]:
+    if seen.ndim == images.ndim and seen.shape[2:] == images.shape[2:] and seen.shape[1] > images.shape[1]:
         count = images.shape[1]
         parts = [seen[:, begin : begin + count] for begin in range(seen.shape[1] - count + 1)]
         return next((part for part in parts if fit_exact(images.to(seen.device), part) is not None), parts[0])
     if seen.numel() != images.numel():
         return None
-    if seen.ndim == 4 and seen.shape != images.shape:
+    if seen.ndim == images.ndim and seen.shape != images.shape:
         moved = seen.movedim(-1, 1)
         return moved if moved.shape == images.shape else None
     return seen.reshape(images.shape)

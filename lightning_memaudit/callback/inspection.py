@@ -18,6 +18,7 @@ from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.reading.group_reading import ReadGroup, read_group
 from lightning_memaudit.callback.reading.items import NoImageFound
+from lightning_memaudit.callback.reading.layout import NetworkInput
 from lightning_memaudit.callback.reading.loaders import RunLoaders, is_stream
 from lightning_memaudit.callback.reading.reader import ReadBatch, Source, places
 from lightning_memaudit.callback.reading.training_images import Compared, compare_with_training
@@ -159,6 +160,7 @@ def read_images(
                 image_shape=which.image_shape,
                 device=pl_module.device,
                 conditional=how.takes_batch(pl_module),
+                network=NetworkInput.of(pl_module),
             )
             with found.problems.caught():
                 try:
@@ -183,7 +185,7 @@ def read_images(
     if left_out:
         found.say(
             f"members: {', '.join(left_out)} is made for batches of several dataloaders and is left out when the "
-            "audit reads images; pass mean and std where it normalizes"
+            "audit reads images; pass mean and std, or data_range, where it normalizes"
         )
     return found
 
@@ -255,7 +257,9 @@ def reads_the_same(read: ReadGroup, loader: Any, trainer: Trainer, pl_module: Li
     again = replace(source, dataset=dataset, loader=loader, indices=list(read.group.indices[:MOST_READ_AGAIN]))
     try:
         transfer = transfer_for(trainer, pl_module, source)
-        images = read_group(again, None, read.given, transfer, 0, read.image_shape, pl_module.device).group.images
+        images = read_group(
+            again, None, read.given, transfer, 0, read.image_shape, pl_module.device, network=read.network
+        ).group.images
     except ValueError:
         return False
     return torch.equal(images[0 : len(images)], read.group.images[0 : len(images)])

@@ -40,9 +40,8 @@ class MemorizationAuditCallback(Callback):
     arXiv 2310.02897) and compared with the truth. Rates go to the loggers, everything to files under ``dirpath``.
 
     One callback may serve several fits, as in cross-validation: each starts afresh, unless it resumes from a checkpoint
-    or goes on with the same trainer and module. It can be pickled and copied.
+    or goes on with the same trainer and module. It can be pickled and copied. Images are pictures, volumes or signals.
 
-    When to audit, which images, how the model is called, what is measured and where results go, in this order:
 
     Args:
         every_n_epochs: After every n-th epoch.
@@ -57,7 +56,7 @@ class MemorizationAuditCallback(Callback):
         image_key: Index, key or attribute of the image in an item, or several, outermost first, or a function of the
             item (in YAML its import path); ``{"members": ..., "controls": ...}`` where they differ. Default: the item
             itself, or its first element.
-        image_shape: (C, H, W) for data sets of flat vectors.
+        image_shape: (C, L), (C, H, W) or (C, D, H, W) of an image, where its shape in a batch leaves that open.
         reconstruct: ``"forward"``, another method's name, or a function ``(module, images)``, in YAML its import path.
             A function ``(module, batch)``, or a method ``(batch)``, gets the run's own batch with the images put in.
         output: Index, key or attribute of the reconstruction in what is returned, or several, outermost first, or a
@@ -65,6 +64,7 @@ class MemorizationAuditCallback(Callback):
         flatten: Give the model (B, C·H·W).
         mean: What the data set subtracts from images in [0, 1], per channel or one for all.
         std: What it then divides by. For images in [-1, 1]: ``mean=[0.5], std=[0.5]``.
+        data_range: Instead of both: the lowest and the highest possible value, such as ``[-1000, 3000]``.
         reference: A model of the same kind that was trained on other images of the same source, or several: members are
             then also told by what the model knows beyond it. A checkpoint, an import path of what makes one, a module.
         patterns: Degradations by name, such as ``random-0.5`` or ``block-0.25``.
@@ -82,9 +82,8 @@ class MemorizationAuditCallback(Callback):
         largest_missing: At the end, also find the largest missing fraction from which each image still comes back.
         extraction: Also look for images that come out by themselves, from at most so many starts, such as 1000.
         max_seconds: That one audit may take, by its estimated cost. Chosen before the first audit, for all of the run:
-            fewer members and controls, 20 of each at least, never more than asked for, as if that were ``num_members``
-            and ``num_controls``; then fewer evaluations; then fewer starts of ``extraction``. The report says what was
-            cut. What runs only at the end, such as ``largest_missing``, is not bounded.
+            fewer members and controls, 20 of each at least, never more than asked for; then fewer evaluations; then
+            fewer starts of ``extraction``. The report says what was cut. ``largest_missing`` is not bounded.
         log_images: Recovered training images per group and pattern to send to the loggers; they are training data.
         log_recoveries: Send W&B the saved recoveries too, and the page with its pictures: all of it training data.
         save_recoveries: Images per group whose recoveries the newest audit keeps on disk.
@@ -125,6 +124,7 @@ class MemorizationAuditCallback(Callback):
         flatten: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        data_range: Sequence[float] | None = None,
         reference: Reference = None,
         patterns: Sequence[str] = DEFAULT_PATTERNS,
         methods: Methods | None = None,
@@ -152,7 +152,7 @@ class MemorizationAuditCallback(Callback):
         check_given(reference)
         self.when = Schedule(every_n_epochs, at_epochs, at_train_loss, at_fit_end)
         self.which = ImageChoice(members, controls, num_members, num_controls, image_key, image_shape)
-        self.how = ModelCall(reconstruct, output, flatten, Normalization(mean, std), reference)
+        self.how = ModelCall(reconstruct, output, flatten, Normalization.of_range(data_range, mean, std), reference)
         self.what = Plan.of(
             patterns,
             methods,

@@ -86,7 +86,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class ModuleAutoencoder:
-    """Whatever a module does with its input, as an autoencoder on images (B, C, H, W) in [0, 1].
+    """Whatever a module does with its input, as an autoencoder on images (B, C, *spatial) in [0, 1].
 
     Attributes:
         call: From the model's input to whatever it returns. It may work in place, and return its input or a buffer.
@@ -255,7 +255,7 @@ class ModelCall:
     def autoencoder(
         self, call: Callable[[Any], Any], seen: Seen | None = None, conditional: bool | None = None
     ) -> HalvingBatches:
-        """Images (B, C, H, W) in [0, 1] to their reconstructions.
+        """Images (B, C, *spatial) in [0, 1] to their reconstructions.
 
         Args:
             call: What :meth:`bind` returns, perhaps within another function.

@@ -49,8 +49,8 @@ def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how:
     """What the model gets of an image in [0, 1].
 
     What the batch holds, unless that cannot be: a model that takes no bytes gets numbers in [0, 1], for then
-    ``training_step`` scales them; one that takes no (B, H, W, C) gets (B, C, H, W). The first training batch shows
-    whether that is so.
+    ``training_step`` scales them; one that takes no (B, *spatial, C) gets (B, C, *spatial). The first training batch
+    shows whether that is so.
 
     Args:
         read: The members.
@@ -79,7 +79,11 @@ def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how:
     def laid_out(given: Tensor) -> Tensor:
         return given.movedim(1, -1) if channels_last else given
 
-    normalization, dtype, channels_last = known.normalization, known.dtype, known.channels_last and not how.flatten
+    normalization, dtype, channels_last = (
+        known.normalization,
+        known.dtype,
+        known.layout.channels_last and not how.flatten,
+    )
     if not dtype.is_floating_point:
         normalization, dtype = Normalization(), torch.float32
         in_bytes = laid_out(images * 255).round()

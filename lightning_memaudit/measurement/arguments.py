@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from lightning_memaudit.measurement.groups import ImageSource
 from lightning_memaudit.recovery import Autoencoder
+from lightning_memaudit.recovery.checks import lacks_an_axis
+from lightning_memaudit.recovery.spatial import MOST_AXES
 
-_WANTED = "a tensor (n, C, H, W) of floating-point images in [0, 1]"
+_WANTED = "a tensor (n, C, H, W), or (n, C, D, H, W) of volumes, of floating-point values in [0, 1]"
 
 
 class GivenAutoencoder:
@@ -20,7 +22,7 @@ class GivenAutoencoder:
     A module gets images of the type of its weights, and its results come back as float32.
 
     Args:
-        call: From images (B, C, H, W) to a tensor of the same shape.
+        call: From images (B, C, *spatial) to a tensor of the same shape.
 
     >>> def in_place(images):
     ...     return images.mul_(0.5)
@@ -116,17 +118,28 @@ def _of_array(name: str, array: "np.ndarray[Any, Any]") -> Tensor:
 
 
 def _check_batch(name: str, images: Tensor) -> None:
-    """What is no batch of images, or one with its channels last, which would be taken for very many channels."""
+    """Refuse what is no batch of images, or one with its axes in another order, which would be taken for another."""
     shape = tuple(images.shape)
-    if len(shape) != 4:
-        ways = {2: f"{name}.view(-1, C, H, W)", 3: f"{name}[:, None] if they are gray, {name}[None] if it is one"}
-        raise ValueError(f"{name} has shape {shape}: pass {_WANTED}; {ways.get(len(shape), 'n images in one batch')}")
+    if not 1 <= len(shape) - 2 <= MOST_AXES:
+        way = f"{name}.view(-1, C, H, W)" if len(shape) == 2 else "n images in one batch"
+        raise ValueError(f"{name} has shape {shape}: pass {_WANTED}; {way}")
     if not images.is_floating_point():
         scaled = f"{name}.float()" if images.dtype == torch.bool else f"{name} / 255"
         raise ValueError(f"{name} has dtype {images.dtype}: pass {_WANTED}, such as {scaled}")
-    if shape[1] > 4 and shape[3] in (1, 3, 4) and shape[2] != shape[3]:
+    channels, size = shape[1], shape[2:]
+    if channels > 4 and shape[-1] in (1, 3, 4) and shape[-2] != shape[-1]:
+        raise ValueError(f"{name} has shape {shape}, with the channels last: pass them first, {name}.movedim(-1, 1)")
+    if lacks_an_axis(shape):
         raise ValueError(
-            f"{name} has shape {shape}, with the channels last: pass them first, {name}.transpose(1, 3).transpose(2, 3)"
+            f"{name} has shape {shape}: pass {_WANTED}; {name}[:, None] if they are gray, {name}[None] if it is one, "
+            f"{name}.movedim(-1, 1) if they are signals with the channels last"
+        )
+    if (channels > 16 and 2 * channels >= min(size)) or (channels > 4 and len(size) == 3 and size[0] in (3, 4)):
+        others = f", {name}.flatten(0, 1) if they are videos" if len(size) == 3 else ""
+        warnings.warn(
+            f"{name} has shape {shape}, which is taken for {shape[0]} images of {channels} channels and "
+            f"{' x '.join(map(str, size))} pixels: pass {name}[:, None] if they have one channel{others}",
+            stacklevel=4,
         )
 
 

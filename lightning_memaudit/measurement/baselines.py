@@ -26,7 +26,7 @@ def baseline_psnr(degraded: Degraded, images: Tensor, method: Method, inpainted:
 
     Args:
         degraded: The observations and their true masks.
-        images: The truth, (B, C, H, W) in [0, 1].
+        images: The truth, (B, C, *spatial) in [0, 1].
         method: The audited one.
         inpainted: What the inpainter made of the same observations; None where it did not run.
 
@@ -54,7 +54,7 @@ def baselines_again(degraded: Degraded, images: Tensor, inpainted: Recovery | No
 
     Args:
         degraded: The observations and their true masks.
-        images: The truth, (B, C, H, W).
+        images: The truth, (B, C, *spatial).
         inpainted: What the inpainter made of the observations; None where it did not run.
         method: The audited one, or None where it cannot be made again.
     """

@@ -46,7 +46,7 @@ class Begun:
         self._results = results
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
-        """What the inpainter makes of ``observed``, (B, C, H, W), given ``mask``; waits where that is on its way.
+        """What the inpainter makes of ``observed``, (B, C, *spatial), given ``mask``; waits where that is on its way.
 
         Raises:
             Exception: What the inpainter raised.

@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from lightning_memaudit.measurement.choice import few_of
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.measured_work import (
@@ -29,6 +31,7 @@ from lightning_memaudit.recovery.batches import ELEMENTS_PER_CHUNK
 from lightning_memaudit.recovery.certification import MAX_FALSE_RATE, controls_needed
 from lightning_memaudit.recovery.extraction import WAVE
 from lightning_memaudit.recovery.methods.registry import Method, uses_autoencoder
+from lightning_memaudit.recovery.spatial import spatial
 from lightning_memaudit.results.cells import Cell
 from lightning_memaudit.results.cost import Bounds, Cut, about
 
@@ -250,7 +253,7 @@ class Costs:
 
 
 def bounds_for(
-    plan: Plan, sizes: Mapping[str, int], estimate: Callable[[Plan, Mapping[str, int]], Estimate], side: int
+    plan: Plan, sizes: Mapping[str, int], estimate: Callable[[Plan, Mapping[str, int]], Estimate], side: float
 ) -> Bounds:
     """What to leave out of the audit that is asked for, where it would take longer than ``plan.max_seconds``.
 
@@ -262,7 +265,7 @@ def bounds_for(
         plan: What is asked for.
         sizes: Images of each group.
         estimate: The cost of any such audit.
-        side: Pixels of the images' shorter side.
+        side: See :func:`comparable_side`.
 
     >>> plan = Plan.of(["half"], ["blind", "biharmonic"], max_seconds=100)
     >>> def a_second_each(plan, sizes):
@@ -347,7 +350,7 @@ def estimated(
     image = groups[0].images[slice(0, 1)]
     num_references = 0 if references is None else len(references.autoencoders)
     costs = Costs(pace, 1, num_conditions(groups), image.device.type, num_references)
-    bounds = bounds_for(plan, sizes_of(groups), costs.estimate, min(image.shape[-2:]))
+    bounds = bounds_for(plan, sizes_of(groups), costs.estimate, comparable_side(image))
     fewer = {cut.argument.removeprefix("num_"): cut.used for cut in bounds.cuts if cut.argument.startswith("num_")}
     return costs.estimate(bounded_plan(plan, bounds), sizes_of(groups) | fewer).to_dict(), bounds
 
@@ -360,6 +363,17 @@ def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def comparable_side(images: Tensor) -> float:
+    """Side of the square with as many pixels as a cube, or a line, has of the shortest side of images.
+
+    >>> import torch
+    >>> [comparable_side(torch.zeros(1, 1, *sides)) for sides in ((32, 48), (16, 16, 16), (64,))]
+    [32.0, 64.0, 8.0]
+    """
+    sides = spatial(images)
+    return float(min(sides) ** (len(sides) / 2))
 
 
 def sizes_of(groups: Sequence[Group]) -> dict[str, int]:

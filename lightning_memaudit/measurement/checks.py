@@ -33,6 +33,7 @@ class Mends:
         values: The images are not in [0, 1].
         symmetric: Continues it, where they may be in [-1, 1].
         eight_bits: Continues it, where they may go up to 255.
+        units: Continues it, where they may be in units of their own.
         call: The autoencoder raises an error.
         kind: It returns no tensor.
         real: It returns complex numbers.
@@ -50,6 +51,7 @@ class Mends:
     values: str = "pass images in [0, 1], or mean and std to undo their normalization"
     symmetric: str = "; mean=[0.5], std=[0.5] if they are in [-1, 1]"
     eight_bits: str = "; std=[0.00392157] if they go up to 255"
+    units: str = "; data_range=[<lowest>, <highest possible value>] if they are in units such as Hounsfield's"
     call: str = "pass reconstruct=<a method, or a function (module, images)>, or flatten=True if it takes flat images"
     kind: str = "pass output=<index, key or attribute> that selects the reconstruction"
     real: str = "pass reconstruct=<a function (module, images) that returns real numbers>"
@@ -67,6 +69,9 @@ class Mends:
     explains_itself: bool = True
 
 
+UNITS = 30.0
+"""Values that span more are not just normalized by a mean and a standard deviation."""
+
 RUN_MENDS = Mends()
 """For images and models of a run, which the callback's arguments describe."""
 
@@ -74,8 +79,9 @@ FUNCTION_MENDS = Mends(
     values="pass images in [0, 1]",
     symmetric="; ({name} + 1) / 2 if they are in [-1, 1]",
     eight_bits="; {name} / 255 if they go up to 255",
-    call="pass a function of images (B, C, H, W), such as lambda x: model(x.flatten(1)).view_as(x) for a model of flat "
-    "ones",
+    units="; ({name} - lowest) / (highest - lowest), of the values that are possible",
+    call="pass a function of images (B, C, *spatial), such as lambda x: model(x.flatten(1)).view_as(x) for a model of "
+    "flat ones",
     kind="pass a function that returns the reconstruction alone, such as lambda x: model(x)[0]",
     real="pass a function that returns real numbers, such as lambda x: model(x).real",
     shape="pass a function that returns the same shape, such as lambda x: model(x).view_as(x) for flat outputs",
@@ -93,7 +99,7 @@ FUNCTION_MENDS = Mends(
 
 
 def check_values(name: str, images: Tensor, mends: Mends = RUN_MENDS) -> None:
-    """Raise unless ``images`` is a finite batch (B, C, H, W) in [0, 1]; the message says how to bring it there.
+    """Raise unless ``images`` is a finite batch (B, C, *spatial) in [0, 1]; the message says how to bring it there.
 
     Raises:
         ValueError: It is not.
@@ -107,6 +113,8 @@ def check_values(name: str, images: Tensor, mends: Mends = RUN_MENDS) -> None:
         mend += mends.symmetric
     elif low >= 0 and 2 < high <= 255:
         mend += mends.eight_bits
+    elif high - low > UNITS:
+        mend += mends.units
     raise ValueError(f"{name} has values in [{low:.4g}, {high:.4g}]: {mend.format(name=name)}")
 
 

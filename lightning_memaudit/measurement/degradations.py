@@ -3,7 +3,8 @@
 A name is a kind of mask, then modifiers after ``+``::
 
     random-0.5                     half of the pixels, chosen at random
-    block-0.25                     one rectangle of a quarter of the image
+    block-0.25                     one box of a quarter of the image
+    slabs-0.3                      evenly spaced along the first axis; of pictures they are stripes
     random-0.9+noise-0.05          Gaussian noise of standard deviation 0.05 on all pixels, missing ones too
     block-0.5+fill-noise           uniform noise where pixels are missing, instead of zeros
     stripes-0.3+fill-0.5+channels  grey where pixels are missing, another mask for every channel
@@ -30,11 +31,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lightning_memaudit.recovery.methods.deblurring import blur
+from lightning_memaudit.recovery.spatial import spatial
 from lightning_memaudit.recovery.types import Family
 from lightning_memaudit.results.names import did_you_mean
 
 Missing = NDArray[np.bool_]
-"""Missing pixels, (H, W), True where missing."""
+"""Missing pixels, (*spatial), True where missing."""
+Size = tuple[int, ...]
+"""The spatial sides of an image: length; height and width; depth, height and width."""
 
 MAX_FRACTION = 0.99
 
@@ -43,8 +47,8 @@ class Degraded(NamedTuple):
     """A degraded batch: ``observed = mask * image + (1 - mask) * fill + noise``, or the blurred image and noise.
 
     Attributes:
-        observed: (B, C, H, W).
-        mask: (B, 1, H, W), or (B, C, H, W) when every channel has its own; 1 where observed, 0 where missing.
+        observed: (B, C, *spatial).
+        mask: (B, 1, *spatial), or (B, C, *spatial) when every channel has its own; 1 where observed, 0 where missing.
 
     >>> images = torch.rand(2, 3, 8, 8)
     >>> observed, mask = parse_degradation("random-0.75+fill-0.5")(images, positions=[0, 1])
@@ -61,111 +65,134 @@ def _part_of(fraction: float, total: int) -> int:
     return min(max(1, round(fraction * total)), total - 1)
 
 
-def random_pixels(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
-    """Exactly ``round(fraction * H * W)`` pixels, nested in the fraction: the first of a random order."""
-    missing = np.zeros(height * width, dtype=bool)
-    missing[generator.permutation(height * width)[: _part_of(fraction, height * width)]] = True
-    return missing.reshape(height, width)
+def random_pixels(fraction: float, size: Size, generator: np.random.Generator) -> Missing:
+    """Exactly ``round(fraction * number of pixels)`` pixels, nested in the fraction: the first of a random order."""
+    number = math.prod(size)
+    missing = np.zeros(number, dtype=bool)
+    missing[generator.permutation(number)[: _part_of(fraction, number)]] = True
+    return missing.reshape(size)
 
 
-def block(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
-    """One rectangle of about the image's proportions, at a random place."""
-    rows = min(height, max(1, round(math.sqrt(fraction) * height)))
-    columns = min(width, max(1, round(fraction * height * width / rows)))
-    top = generator.integers(height - rows + 1)
-    left = generator.integers(width - columns + 1)
-    missing = np.zeros((height, width), dtype=bool)
-    missing[top : top + rows, left : left + columns] = True
+def block(fraction: float, size: Size, generator: np.random.Generator) -> Missing:
+    """One box of about the image's proportions, at a random place."""
+    number = math.prod([fraction, *size])
+    sides: list[int] = []
+    for side in size:
+        last = len(sides) == len(size) - 1  # it makes up for the rounding of the others
+        wanted = number / math.prod(sides) if last else fraction ** (1 / len(size)) * side
+        sides.append(min(side, max(1, round(wanted))))
+    missing = np.zeros(size, dtype=bool)
+    begins = [int(generator.integers(side - part + 1)) for side, part in zip(size, sides, strict=True)]
+    missing[_box(begins, sides)] = True
     return missing
 
 
-def blocks(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
-    """Small rectangles of a sixth of the image's sides, at random places, until at least the fraction is covered."""
-    rows, columns = max(1, round(height / 6)), max(1, round(width / 6))
-    missing = np.zeros((height, width), dtype=bool)
+def blocks(fraction: float, size: Size, generator: np.random.Generator) -> Missing:
+    """Small boxes of a sixth of the image's sides, at random places, until at least the fraction is covered."""
+    sides = [max(1, round(side / 6)) for side in size]
+    missing = np.zeros(size, dtype=bool)
     while missing.mean() < fraction:
-        top, left = generator.integers(1 - rows, height), generator.integers(1 - columns, width)
-        missing[max(0, top) : top + rows, max(0, left) : left + columns] = True
+        begins = [int(generator.integers(1 - part, side)) for part, side in zip(sides, size, strict=True)]
+        missing[_box(begins, sides)] = True
     return missing
 
 
-def rows(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
-    """Whole rows, chosen at random: ``round(fraction * H)`` of them."""
-    missing = np.zeros((height, width), dtype=bool)
-    missing[generator.permutation(height)[: _part_of(fraction, height)]] = True
+def _box(begins: Sequence[int], sides: Sequence[int]) -> tuple[slice, ...]:
+    """The part of a box that is within the image."""
+    return tuple(slice(max(0, begin), begin + side) for begin, side in zip(begins, sides, strict=True))
+
+
+def rows(fraction: float, size: Size, generator: np.random.Generator) -> Missing:
+    """All at some places along the first axis, which are rows of pictures and slices of volumes, chosen at random."""
+    missing = np.zeros(size, dtype=bool)
+    missing[generator.permutation(size[0])[: _part_of(fraction, size[0])]] = True
     return missing
 
 
-def columns(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
-    """Whole columns, chosen at random: ``round(fraction * W)`` of them."""
-    return rows(fraction, width, height, generator).T
+def columns(fraction: float, size: Size, generator: np.random.Generator) -> Missing:
+    """All at some places along the last axis, chosen at random."""
+    missing = np.zeros(size, dtype=bool)
+    missing[..., generator.permutation(size[-1])[: _part_of(fraction, size[-1])]] = True
+    return missing
 
 
-def stripes(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
-    """Evenly spaced horizontal stripes from a random row on: in every eighth of the image the fraction is missing."""
-    period = max(2.0, height / 8)
-    phase = (np.arange(height) + generator.uniform(0, period)) % period / period
+def slabs(fraction: float, size: Size, generator: np.random.Generator) -> Missing:
+    """Evenly spaced along the first axis, from a random place on: in every eighth of it the fraction is missing.
+
+    They are horizontal stripes of pictures, slabs of volumes, gaps of signals.
+    """
+    length = size[0]
+    period = max(2.0, length / 8)
+    phase = (np.arange(length) + generator.uniform(0, period)) % period / period
     order = np.argsort(phase, kind="stable")
-    missing = np.zeros((height, width), dtype=bool)
-    missing[order[: _part_of(fraction, height)]] = True
+    missing = np.zeros(size, dtype=bool)
+    missing[order[: _part_of(fraction, length)]] = True
     return missing
 
 
-def half(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
-    """The left, right, upper or lower half, chosen at random; the fraction is not used."""
-    missing = np.zeros((height, width), dtype=bool)
-    side = (np.s_[:, : width // 2], np.s_[:, -(width // 2) :], np.s_[: height // 2], np.s_[-(height // 2) :])
-    missing[side[generator.integers(4)]] = True
+def half(fraction: float, size: Size, generator: np.random.Generator) -> Missing:
+    """One half along one of the axes, of the first or the second one, chosen at random; the fraction is not used."""
+    missing = np.zeros(size, dtype=bool)
+    # An axis with a single place has no halves.
+    long = [axis for axis in reversed(range(len(size))) if size[axis] > 1] or [len(size) - 1]
+    which, second = divmod(int(generator.integers(2 * len(long))), 2)
+    part = size[long[which]] // 2
+    np.moveaxis(missing, long[which], 0)[slice(-part, None) if second else slice(part)] = True
     return missing
 
 
-def strokes(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
+def strokes(fraction: float, size: Size, generator: np.random.Generator) -> Missing:
     """Strokes as of a thick pen, until at least the fraction is covered (free-form masks, Yu et al. 2019)."""
-    size = np.array([width, height])
+    height, width = size
+    corner = np.array([width, height])
     pen = max(1, round(min(height, width) / 12))
     canvas = Image.new("1", (width, height))
     draw = ImageDraw.Draw(canvas)
     while np.asarray(canvas).mean() < fraction:
-        point = generator.uniform(0, size)
+        point = generator.uniform(0, corner)
         angle = generator.uniform(0, 2 * math.pi)
         for _ in range(generator.integers(3, 8)):
             angle += generator.normal(0, 0.7)
             step = generator.uniform(0.1, 0.25) * min(height, width)
-            end = np.clip(point + step * np.array([math.cos(angle), math.sin(angle)]), 0, size - 1)
+            end = np.clip(point + step * np.array([math.cos(angle), math.sin(angle)]), 0, corner - 1)
             draw.line([*point.tolist(), *end.tolist()], fill=1, width=pen)
             point = end
     return np.array(canvas)
 
 
-def text(fraction: float, height: int, width: int, generator: np.random.Generator) -> Missing:
+def text(fraction: float, size: Size, generator: np.random.Generator) -> Missing:
     """Lines of random letters across the whole image, a fifth of its height each (at least 7 pixels).
 
     The fraction is not used.
     """
-    size = max(7, round(height / 5))
-    font = ImageFont.load_default(size)
+    height, width = size
+    line_height = max(7, round(height / 5))
+    font = ImageFont.load_default(line_height)
     canvas = Image.new("1", (width, height))
     draw = ImageDraw.Draw(canvas)
     letters = list(string.ascii_letters)
-    for top in range(-int(generator.integers(size)), height, size):
-        line = "".join(generator.choice(letters, 2 + 3 * width // size))
-        draw.text((-int(generator.integers(size)), top), line, fill=1, font=font)
+    for top in range(-int(generator.integers(line_height)), height, line_height):
+        line = "".join(generator.choice(letters, 2 + 3 * width // line_height))
+        draw.text((-int(generator.integers(line_height)), top), line, fill=1, font=font)
     return np.array(canvas)
 
 
-MaskKind = Callable[[float, int, int, np.random.Generator], Missing]
-"""From the missing fraction, in (0, 0.99], the height and the width in pixels and a generator to the missing pixels."""
+MaskKind = Callable[[float, Size, np.random.Generator], Missing]
+"""From the missing fraction, in (0, 0.99], the sides in pixels and a generator to the missing pixels."""
 
 WITH_FRACTION: dict[str, MaskKind] = {
     "random": random_pixels,
     "block": block,
     "blocks": blocks,
-    "stripes": stripes,
+    "stripes": slabs,
+    "slabs": slabs,
     "rows": rows,
     "columns": columns,
     "strokes": strokes,
 }
 WITHOUT_FRACTION: dict[str, MaskKind] = {"half": half, "text": text}
+DRAWN = ("strokes", "text")
+"""Kinds that are drawn on a plane: for images with two spatial axes alone."""
 BLUR = "blur"
 MAX_BLUR = 1.5
 """Standard deviation in pixels of the largest blur whose kernel is within the support that
@@ -208,7 +235,7 @@ class Degradation:
         return "blur" if self.kind == BLUR else "mask"
 
     def __call__(self, images: Tensor, positions: Sequence[int], seed: int = 0) -> Degraded:
-        """Degrade ``images``, (B, C, H, W).
+        """Degrade ``images``, (B, C, *spatial).
 
         Args:
             images: The truth, in [0, 1].
@@ -216,20 +243,25 @@ class Degradation:
             seed: Seed of the whole audit, 0 or more.
 
         Raises:
-            ValueError: The images are smaller than the kernel of a blur.
+            ValueError: The images are smaller than the kernel of a blur, or a kind is not for as many spatial axes.
         """
+        size = spatial(images)
+        if self.kind in (BLUR, *DRAWN) and len(size) != 2:
+            raise ValueError(
+                f"pattern {self.name!r}: {self.kind} is for images with two spatial axes, these have {len(size)}; "
+                "random, block, blocks, slabs and half are for any"
+            )
         if self.kind == BLUR:
             blurred = blur(images, self._kernel(images)) if len(images) else images
             return Degraded(self._with_noise(blurred, positions, seed), torch.ones_like(images[:, :1]))
         channels = images.shape[1]
-        height, width = images.shape[2:]
         make = (WITH_FRACTION | WITHOUT_FRACTION)[self.kind]
         generators = [self._generator(seed, position, "mask") for position in positions]
         layers = channels if self.per_channel else 1
-        missing = np.zeros((len(images), layers, height, width), dtype=bool)
+        missing = np.zeros((len(images), layers, *size), dtype=bool)
         for row, generator in enumerate(generators):
             for layer in range(layers):
-                missing[row, layer] = make(self.fraction, height, width, generator)
+                missing[row, layer] = make(self.fraction, size, generator)
         mask = torch.from_numpy(~missing).to(images)
         fill: Tensor | float = 0.0 if self.fill is None else self.fill
         if self.fill is None:
@@ -246,8 +278,8 @@ class Degradation:
     def _kernel(self, images: Tensor) -> Tensor:
         """The blur for each image, (B, 1, K, K), of sum 1: two standard deviations to each side."""
         reach = math.ceil(2 * self.blur)
-        if min(images.shape[2:]) < 2 * reach + 1:
-            size = " x ".join(map(str, images.shape[2:]))
+        if min(spatial(images)) < 2 * reach + 1:
+            size = " x ".join(map(str, spatial(images)))
             raise ValueError(
                 f"pattern {self.name!r}: its kernel of {2 * reach + 1} pixels is larger than {size} images"
             )

@@ -55,15 +55,15 @@ def audit(
     The autoencoder gets copies and what it returns is copied: it may work in place, or overwrite what it returned.
 
     Args:
-        autoencoder: f, images (B, C, H, W) to the same shape; put a module in eval mode first. A module of another
+        autoencoder: f, images (B, C, *spatial) to the same shape; put a module in eval mode first. A module of another
             floating-point type gets images of that.
-        members: Images it was trained on: a tensor or array of floats (n, C, H, W) in [0, 1], or anything that slices
-            into such tensors.
+        members: Images it was trained on: a tensor or array of floats (n, C, *spatial) in [0, 1], with one to three
+            spatial axes, or anything that slices into such tensors.
         controls: Images it was not trained on, none of them a member at 8 bits per value; without them no rate means
             much.
         patterns: Degradations by name, see :mod:`lightning_memaudit.measurement.degradations`.
         methods: Names, or a mapping from names to methods; None takes
-            :data:`~lightning_memaudit.measurement.plan.DEFAULT_METHODS`, and for images of 128 pixels a side or more
+            :data:`~lightning_memaudit.measurement.plan.DEFAULT_METHODS`, and for images of 128 x 128 pixels or more
             where those are expected to take more than ten minutes ``blind`` and ``biharmonic``.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
         seed: Seeds the masks.
@@ -159,7 +159,7 @@ def run_audit(
     """Measure every group, join what the processes measured, sum up. Every process returns the same report.
 
     Args:
-        autoencoder: f, images (B, C, H, W) to the same shape; for groups with conditions, what gives one for each.
+        autoencoder: f, images (B, C, *spatial) to the same shape; for groups with conditions, what gives one for each.
         groups: Members and, if there are any, controls; of each this process's share, checked before.
         plan: Patterns, methods and settings.
         occasion: When and why the audit runs; goes into the report.

@@ -7,19 +7,19 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.recovery import Autoencoder
-from lightning_memaudit.recovery.batches import per_image_mean
+from lightning_memaudit.recovery.batches import images_at_once, per_image_mean
 from lightning_memaudit.recovery.extraction import Extraction, FixedPointSearch
+from lightning_memaudit.recovery.spatial import axes, patch_means, resized, spatial
 from lightning_memaudit.results.extraction import MARGIN_DB, ExtractionReport, Nearest
 from lightning_memaudit.results.quantities import MAX_PSNR
 
 COARSE = 4
-"""A trivial copy of an image is its mean color, or means over so many patches a side, interpolated."""
+"""A trivial copy of an image is its mean color, or means over so many patches along every axis, interpolated."""
 
 
 def extract(
@@ -28,7 +28,7 @@ def extract(
     """Which members and controls come out of f by themselves. Every process makes the same search, and matches its own.
 
     Args:
-        autoencoder: f, images (B, C, H, W) to the same shape.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         groups: Of each this process's share.
         plan: Its number of starts, threshold, seed and number of pictures are used.
         processes: Those that share the audit.
@@ -60,7 +60,7 @@ def nearest_images(points: Tensor, group: Group, threshold_db: float, block_size
     """To every fixed point the nearest image of a group.
 
     Args:
-        points: The fixed points, (K, C, H, W) on the CPU.
+        points: The fixed points, (K, C, *spatial) on the CPU.
         group: The images.
         threshold_db: PSNR in dB from which the image itself is kept too.
         block_size: Images compared at once.
@@ -69,7 +69,7 @@ def nearest_images(points: Tensor, group: Group, threshold_db: float, block_size
     least = torch.full((number,), torch.inf, dtype=torch.float64)
     row_of = torch.full((number,), -1, dtype=torch.int64)
     for first, images in _blocks(group, block_size):
-        for part in torch.split(torch.arange(number), block_size):
+        for part in torch.split(torch.arange(number), images_at_once(block_size, points)):
             distances = _mean_squares(points[part], images)
             value, row = distances.min(1)
             better = value < least[part]
@@ -100,9 +100,8 @@ def nearest_images(points: Tensor, group: Group, threshold_db: float, block_size
 
 def trivial_error(images: Tensor) -> Tensor:
     """Mean squared error of the nearest trivial copy of each image, (B,): one color, or a few smooth patches."""
-    means = images.mean((2, 3), keepdim=True)
-    patches = functional.adaptive_avg_pool2d(images, COARSE)
-    coarse = functional.interpolate(patches, size=images.shape[2:], mode="bicubic", align_corners=False)
+    means = images.mean(axes(images), keepdim=True)
+    coarse = resized(patch_means(images, COARSE), spatial(images))
     errors = [per_image_mean((copy - images).double().square()) for copy in (means, coarse)]
     return torch.minimum(*errors)
 
@@ -112,8 +111,7 @@ def search_and_match(
 ) -> tuple[Extraction, list[Nearest]]:
     """Search the fixed points of f, then compare them with this process's part of every group."""
     images = groups[0].images[slice(0, 1)]
-    channels, height, width = (int(size) for size in images.shape[1:])
-    found = search(autoencoder, (channels, height, width), images.device)
+    found = search(autoencoder, images.shape[1:], images.device)
     return found, [nearest_images(found.images, group, threshold_db) for group in groups]
 
 
@@ -140,6 +138,7 @@ def extraction_report(
 
 
 def _blocks(group: Group, block_size: int) -> Iterator[tuple[int, Tensor]]:
+    block_size = group.at_once(block_size)
     for first in range(0, len(group.images), block_size):
         yield first, group.images[slice(first, first + block_size)].cpu().float()
 

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery import Autoencoder
+from lightning_memaudit.recovery.batches import images_at_once
+
+FEW = 8
+"""So many images are read together without a look at their size."""
 
 
 class ImageSource(Protocol):
-    """Images (n, C, H, W) in [0, 1] that can be sliced; a tensor is one, a lazy data set another.
+    """Images (n, C, *spatial) in [0, 1] that can be sliced; a tensor is one, a lazy data set another.
 
     >>> images: ImageSource = torch.rand(8, 3, 16, 16)
     >>> len(images), tuple(images[0:2].shape)
@@ -23,7 +27,7 @@ class ImageSource(Protocol):
         ...
 
     def __getitem__(self, rows: slice, /) -> Tensor:
-        """The images of a slice, (k, C, H, W)."""
+        """The images of a slice, (k, C, *spatial)."""
         ...
 
 
@@ -49,7 +53,7 @@ class Block(NamedTuple):
 
     Attributes:
         rows: Which images of the group they are.
-        images: (k, C, H, W) in [0, 1].
+        images: (k, C, *spatial) in [0, 1].
         autoencoder: f for these images.
 
     >>> group = Group.whole("members", torch.rand(5, 1, 8, 8))
@@ -133,8 +137,14 @@ class Group:
         conditions = None if self.conditions is None else self.conditions[rows]
         return Group(self.name, self.images[rows], self.indices[rows], self.positions[rows], names, conditions)
 
+    def at_once(self, number: int) -> int:
+        """How many of the images to read together: ``number``, or fewer where they are large."""
+        if min(number, len(self.images)) <= FEW:
+            return number
+        return images_at_once(number, self.images[slice(0, 1)])
+
     def blocks(self, autoencoder: Autoencoder | ConditionalAutoencoder, block_size: int) -> Iterator[Block]:
-        """Every image once, at most ``block_size`` at a time, all of one condition.
+        """Every image once, at most ``block_size`` at a time, and fewer of large ones; all of one condition.
 
         Without conditions the blocks are consecutive. An empty group has one block without images, so that what is
         measured of it has columns too.
@@ -143,6 +153,7 @@ class Group:
             autoencoder: f; with conditions, what gives one for each.
             block_size: Images at once.
         """
+        block_size = self.at_once(block_size)
         if self.conditions is None or not len(self.indices):
             unconditional = cast(Autoencoder, autoencoder)
             for begin in range(0, max(1, len(self.images)), block_size):

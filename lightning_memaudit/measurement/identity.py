@@ -24,6 +24,7 @@ def image_hashes(group: Group, block_size: int = 512, mends: Mends = RUN_MENDS) 
         ValueError: An image holds values that it must not.
     """
     hashes = []
+    block_size = group.at_once(block_size)
     for begin in range(0, len(group.images), block_size):
         images = group.images[begin : begin + block_size]
         check_values(group.name, images, mends)

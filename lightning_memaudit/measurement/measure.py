@@ -68,7 +68,7 @@ def measure_groups(
     """Run every pattern and method on groups of images, a block of each at a time.
 
     Args:
-        autoencoder: f, images (B, C, H, W) to the same shape, in [0, 1]; for groups with conditions, what gives one
+        autoencoder: f, images (B, C, *spatial) to the same shape, in [0, 1]; for groups with conditions, what gives one
             for each of them.
         groups: The images. An empty group gives cells with empty columns.
         plan: Patterns, methods and settings.

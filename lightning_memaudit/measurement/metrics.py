@@ -8,18 +8,24 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_memaudit.recovery import Recovery
+from lightning_memaudit.recovery.batches import images_at_once
+from lightning_memaudit.recovery.spatial import MOST_AXES, along_axes, axes, spatial
 from lightning_memaudit.results.quantities import MAX_PSNR
 
 SSIM_WINDOW = 11
 """Side of SSIM's window (Wang et al. 2004); smaller images have no SSIM."""
 
 
+PRODUCTS_AT_ONCE = 2**24
+"""Values of the images whose SSIM is computed together at most: it takes ten tensors of their size."""
+
+
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, ``-10 log10 mean (x - truth)^2`` for a peak of 1.
 
     Args:
-        images: (B, C, H, W).
-        truth: (B, C, H, W), in [0, 1].
+        images: (B, C, *spatial).
+        truth: (B, C, *spatial), in [0, 1].
 
     Returns:
         (B,) at most :data:`~lightning_memaudit.results.quantities.MAX_PSNR`; NaN where an image is.
@@ -35,9 +41,9 @@ def hidden_psnr(images: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     """PSNR in dB over the missing pixels alone.
 
     Args:
-        images: (B, C, H, W).
-        truth: (B, C, H, W), in [0, 1].
-        mask: The true mask, (B, 1 or C, H, W), 1 where observed.
+        images: (B, C, *spatial).
+        truth: (B, C, *spatial), in [0, 1].
+        mask: The true mask, (B, 1 or C, *spatial), 1 where observed.
 
     Returns:
         (B,) at most :data:`~lightning_memaudit.results.quantities.MAX_PSNR`; NaN where nothing is missing.
@@ -52,14 +58,16 @@ def hidden_psnr(images: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004): a Gaussian window of 11 pixels, deviation 1.5, mirrored borders.
+    """Structural similarity (Wang et al. 2004): a Gaussian window of 11 pixels along every axis.
+
+    Its deviation is 1.5, borders are mirrored.
 
     ``(2 m n + c1) (2 cov + c2) / ((m^2 + n^2 + c1) (var + var' + c2))`` with the means m and n, the variances and the
     covariance in the window around each pixel, c1 = 0.01^2 and c2 = 0.03^2; the mean over all windows and channels.
 
     Args:
-        images: (B, C, H, W).
-        truth: (B, C, H, W), in [0, 1].
+        images: (B, C, *spatial).
+        truth: (B, C, *spatial), in [0, 1].
 
     Returns:
         (B,) in [-1, 1]; NaN for images with a side under 11 pixels.
@@ -68,13 +76,15 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
         ValueError: The shapes differ, or are not those of batches.
     """
     _check_same_shape(images, truth)
-    if not len(images) or min(images.shape[2:]) < SSIM_WINDOW:
+    if not len(images) or min(spatial(images)) < SSIM_WINDOW:
         return images.new_full((len(images),), torch.nan)
-    rows, columns = (_window_means(side, images) for side in images.shape[2:])
+    some = images_at_once(len(images), images, PRODUCTS_AT_ONCE)
+    if some < len(images):
+        return torch.cat([ssim(*part) for part in zip(images.split(some), truth.split(some), strict=True)])
+    means = [_window_means(side, images) for side in spatial(images)]
     products = torch.stack([images, truth, images.square(), truth.square(), images * truth])
     # Products with banded matrices: on a CPU several times as fast as a convolution with the whole window.
-    with torch.autocast(images.device.type, enabled=False):
-        mine, theirs, my_square, their_square, both = (rows @ products @ columns.mT).unbind()
+    mine, theirs, my_square, their_square, both = along_axes(products, means).unbind()
     variance = (my_square - mine.square()).clamp_min(0) + (their_square - theirs.square()).clamp_min(0)
     similarity = (2 * mine * theirs + 0.01**2) * (2 * (both - mine * theirs) + 0.03**2)
     similarity = similarity / ((mine.square() + theirs.square() + 0.01**2) * (variance + 0.03**2))
@@ -95,8 +105,8 @@ def mask_accuracy(estimate: Tensor, mask: Tensor) -> Tensor:
     """Share of the mask's entries that an estimate gets right when it is rounded to 0 or 1: (B,) in [0, 1].
 
     Args:
-        estimate: (B, 1 or C, H, W), in [0, 1].
-        mask: (B, 1 or C, H, W). Where only one of them is shared by the channels, it is compared with each.
+        estimate: (B, 1 or C, *spatial), in [0, 1].
+        mask: (B, 1 or C, *spatial). Where only one of them is shared by the channels, it is compared with each.
     """
     return ((estimate >= 0.5) == (mask >= 0.5)).flatten(1).float().mean(1)
 
@@ -107,21 +117,21 @@ METRICS: dict[str, Callable[[Recovery, Tensor, Tensor], Tensor]] = {
     "ssim": lambda recovery, truth, mask: ssim(recovery.image, truth),
     "mask_accuracy": lambda recovery, truth, mask: mask_accuracy(recovery.mask, mask),
 }
-"""What is computed from a recovery, the truth (B, C, H, W) and the true mask (B, 1 or C, H, W): (B,) numbers each.
+"""From a recovery, the truth (B, C, *spatial) and the true mask (B, 1 or C, *spatial) to (B,) numbers each.
 
 A new one is a function above, a line here and one in :data:`~lightning_memaudit.results.quantities.QUANTITIES`."""
 
 
 def contrast(images: Tensor) -> Tensor:
-    """Standard deviation of all values of each image (B, C, H, W): (B,)."""
+    """Standard deviation of all values of each image (B, C, *spatial): (B,)."""
     flat = images.flatten(1)
     return (flat - flat.mean(1, keepdim=True)).square().mean(1).sqrt()
 
 
 def roughness(images: Tensor) -> Tensor:
-    """Root mean square difference of neighbouring pixels, across and down, of images (B, C, H, W): (B,)."""
-    across, down = images.diff(dim=3).square().flatten(1), images.diff(dim=2).square().flatten(1)
-    return torch.cat([across, down], 1).mean(1).sqrt()
+    """Root mean square difference of neighbouring pixels along all axes, of images (B, C, *spatial): (B,)."""
+    steps = [images.diff(dim=axis).square().flatten(1) for axis in reversed(axes(images))]
+    return torch.cat(steps, 1).mean(1).sqrt()
 
 
 APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -130,7 +140,7 @@ APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {
     "roughness": roughness,
     "value_range": lambda images: images.flatten(1).amax(1) - images.flatten(1).amin(1),
 }
-"""What an image looks like, which owes nothing to any autoencoder: from (B, C, H, W) to (B,) numbers each."""
+"""What an image looks like, which owes nothing to any autoencoder: from (B, C, *spatial) to (B,) numbers each."""
 
 
 class RecoveryRate(Metric):
@@ -167,7 +177,7 @@ class RecoveryRate(Metric):
         self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, images: Tensor, truth: Tensor) -> None:
-        """Count a batch: ``images`` and ``truth``, both (B, C, H, W)."""
+        """Count a batch: ``images`` and ``truth``, both (B, C, *spatial)."""
         levels = torch.tensor(self.thresholds_db, device=images.device)
         self.num_recovered += (psnr(images, truth)[:, None] >= levels).sum(0)
         self.num_images += len(images)
@@ -182,8 +192,8 @@ def _decibels(mean_squared_error: Tensor) -> Tensor:
 
 
 def _check_same_shape(images: Tensor, truth: Tensor) -> None:
-    if images.shape != truth.shape or images.ndim != 4:
+    if images.shape != truth.shape or not 1 <= images.ndim - 2 <= MOST_AXES:
         raise ValueError(
             f"images of shape {tuple(images.shape)} and truth of shape {tuple(truth.shape)}: give two batches "
-            "(B, C, H, W) of one shape"
+            "(B, C, *spatial) of one shape"
         )

@@ -12,11 +12,16 @@ NEAR_DUPLICATE_PSNR = 25.0
 REPEAT_PSNR = 35.0
 """Images at least this alike show the same: copies, recompressed ones, or one grey level off."""
 
+_VALUES_AT_ONCE = 2**27
+"""Values of one set that are compared at a time at most: of large images these are fewer than are asked for."""
+
 _PAIRS_AT_ONCE = 2048
+
+_POOLS = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)
 
 
 class Sliceable(Protocol):
-    """Images (n, C, H, W) in [0, 1] that can be sliced; a tensor is one.
+    """Images (n, C, *spatial) in [0, 1] that can be sliced; a tensor is one.
 
     >>> images: Sliceable = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> images[2] = 0.99 * images[0]
@@ -43,7 +48,7 @@ def near_duplicates(
     almost every pair, and the few that stay are compared in full.
 
     Args:
-        images: Images of one size, (n, C, H, W) in [0, 1].
+        images: Images of one size, (n, C, *spatial) in [0, 1].
         others: The same; default: the images themselves, each compared with all but itself.
         block_size: Images of either set compared at a time; bounds the memory.
         psnr_db: How alike, in dB.
@@ -53,6 +58,8 @@ def near_duplicates(
         (n,) bool, on the CPU.
     """
     limit = 10 ** (-psnr_db / 10)
+    most = _VALUES_AT_ONCE // max(1, images[slice(0, 1)].numel())
+    block_size, pairs_at_once = (max(1, min(number, most)) for number in (block_size, _PAIRS_AT_ONCE))
     against: Sliceable = images if others is None else others
     near = torch.zeros(len(images), dtype=torch.bool)
     thumbnails = _all_thumbnails(images, block_size)
@@ -71,7 +78,7 @@ def near_duplicates(
                 continue
             block = images[slice(first, first + block_size)].cpu()
             other_block = against[slice(start, start + block_size)].cpu()
-            for some in torch.split(pairs, _PAIRS_AT_ONCE):
+            for some in torch.split(pairs, pairs_at_once):
                 rows, columns = some[~near[first + some[:, 0]]].unbind(1)
                 error = (block[rows] - other_block[columns]).square().flatten(1).mean(1)
                 near[first + rows[error <= limit]] = True
@@ -103,6 +110,6 @@ def _all_thumbnails(images: Sliceable, block_size: int) -> Tensor:
 
 def _thumbnails(images: Tensor) -> Tensor:
     """Means over equal patches, flat; the image itself where its sides have no such patches."""
-    height, width = images.shape[-2:]
-    patch = (height // 8 if height % 8 == 0 else 1, width // 8 if width % 8 == 0 else 1)
-    return functional.avg_pool2d(images, patch).flatten(1)
+    patch = tuple(side // 8 if side % 8 == 0 else 1 for side in images.shape[2:])
+    means: Tensor = _POOLS[len(patch) - 1](images, patch)
+    return means.flatten(1)

@@ -15,7 +15,7 @@ from lightning_memaudit.results.own_output import (
 
 
 def output_sums(output: Tensor, images: Tensor) -> OutputSums:
-    """The sums of a batch: f(x) and x, both (B, C, H, W)."""
+    """The sums of a batch: f(x) and x, both (B, C, *spatial)."""
     return OutputSums.of(_array(output), _array(images))
 
 
@@ -29,7 +29,7 @@ def in_other_batches(autoencoder: Autoencoder, images: Tensor, output: Tensor) -
 
     Args:
         autoencoder: f.
-        images: A batch (B, C, H, W), at least one image.
+        images: A batch (B, C, *spatial), at least one image.
         output: f(images).
     """
     first = output.clone()  # the next call may overwrite it

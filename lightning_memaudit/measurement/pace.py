@@ -15,6 +15,7 @@ from lightning_memaudit.measurement.processes import AuditStopped
 from lightning_memaudit.recovery import Autoencoder, KnownMaskRecovery
 from lightning_memaudit.recovery.gradients import DifferentiableAutoencoder
 from lightning_memaudit.recovery.methods.registry import recover, uses_autoencoder
+from lightning_memaudit.recovery.spatial import repeat
 from lightning_memaudit.recovery.tuning import Round, SelfTuning
 
 MOST_TIMED, LEAST_TIMED = 32, 2
@@ -120,7 +121,7 @@ def measure_pace(autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequ
     """Time a few calls with the first images; None where one of them fails, which the audit will say.
 
     Args:
-        autoencoder: f, images (B, C, H, W) to the same shape; for groups with conditions, what gives one for each.
+        autoencoder: f, images (B, C, *spatial) to the same shape; for groups with conditions, what gives one for each.
         groups: Members first.
         plan: Its methods say what is timed.
 
@@ -274,7 +275,7 @@ def _kept_bytes(f: Autoencoder, image: Tensor) -> int:
 
 def _repeated(images: Tensor, number: int) -> Tensor:
     """So many images, the same ones again where there are fewer."""
-    return images.repeat(-(-number // len(images)), 1, 1, 1)[:number]
+    return repeat(images, -(-number // len(images)))[:number]
 
 
 def _seconds(work: Callable[[], Any]) -> float:

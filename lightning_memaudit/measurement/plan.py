@@ -10,15 +10,16 @@ from lightning_memaudit.measurement.checks import check_group, check_values
 from lightning_memaudit.measurement.degradations import Degradation, parse_degradation
 from lightning_memaudit.measurement.groups import Group, ImageSource
 from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery
-from lightning_memaudit.recovery.checks import check_counts
-from lightning_memaudit.recovery.methods.registry import METHODS, Method, recovers_from, uses_autoencoder
+from lightning_memaudit.recovery.checks import check_counts, check_plane
+from lightning_memaudit.recovery.methods.registry import METHODS, Method, is_for_planes, recovers_from, uses_autoencoder
 from lightning_memaudit.results.names import INPAINTER, check_name, did_you_mean, primary_method
 
 DEFAULT_PATTERNS = ("random-0.5", "block-0.25")
 DEFAULT_METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
 
 LARGE_SIDE, LARGE_METHODS = 128, ("blind", "biharmonic")
-"""Images of at least so many pixels a side get these methods instead of the default ones, where those take too long."""
+"""Images of at least so many pixels a side, and volumes of as many, get these methods instead of the default ones,
+where those take too long."""
 
 Methods = Sequence[str] | Mapping[str, str | Method]
 """Names of methods, or a mapping from names to methods or names."""
@@ -222,11 +223,14 @@ def check_degradations(plan: Plan, group: Group) -> None:
     """Degrade the first image of a group by every pattern: sizes that do not fit are known before the audit.
 
     Raises:
-        ValueError: A pattern cannot be applied to images of this size.
+        ValueError: A pattern cannot be applied to images of this size, or a method is for other numbers of axes.
     """
     image = group.images[slice(0, 1)]
     for pattern in plan.patterns:
         pattern(image, [0], plan.seed)
+    for name, method in plan.methods.items():
+        if is_for_planes(method):
+            check_plane(name, image)
 
 
 __all__ = [

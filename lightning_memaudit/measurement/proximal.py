@@ -17,12 +17,14 @@ from torch.func import jvp, vjp
 from torch.nn.utils import parametrize
 
 from lightning_memaudit.recovery import Autoencoder
-from lightning_memaudit.recovery.batches import per_image_mean
+from lightning_memaudit.recovery.batches import images_at_once, per_image_mean
 from lightning_memaudit.recovery.checks import check_counts, check_images
 
 FILE = "proximal.json"
+MOST_IMAGES = 16
+"""That are looked at together."""
 Operator = Callable[[Tensor], Tensor]
-"""A linear map of every image: (B, C, H, W) to (B, C, H, W)."""
+"""A linear map of every image: (B, C, *spatial) to (B, C, *spatial)."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def proximal_diagnostic(
     num_steps: int = 40,
     tolerance: float = 1e-3,
     seed: int = 0,
-    chunk_size: int = 16,
+    chunk_size: int | None = None,
 ) -> ProximalReport:
     """Measure how far an autoencoder is from a proximal map at given images.
 
@@ -126,16 +128,19 @@ def proximal_diagnostic(
 
     Args:
         autoencoder: f; images must not influence each other (put a module in eval mode first).
-        images: (B, C, H, W), where to look.
-        num_steps: Dimension of the Krylov spaces; more is more precise. Never more than C·H·W is used.
+        images: (B, C, *spatial), where to look.
+        num_steps: Dimension of the Krylov spaces; more is more precise. Never more than C·prod(spatial) is used.
         tolerance: How far from exact still counts in the verdicts.
         seed: Seeds the start vectors.
-        chunk_size: Images at once; bounds the memory, ``chunk_size · num_steps`` images are held.
+        chunk_size: Images at once; None is 16, or fewer where ``chunk_size · num_steps`` images, which are held, would
+            be too large.
 
     Raises:
         ValueError: Bad shapes or numbers, or f returns values that are not finite.
     """
     check_images("images", images)
+    if chunk_size is None:
+        chunk_size = images_at_once(MOST_IMAGES * num_steps, images) // max(1, num_steps) or 1
     check_counts(num_steps=num_steps, chunk_size=chunk_size)
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance}: must be 0 or more")
@@ -211,9 +216,9 @@ def symmetric_extremes(operator: Operator, start: Tensor, num_steps: int) -> Ext
     """Extreme eigenvalues of a symmetric operator by the Lanczos method (Golub & Van Loan, section 10.1).
 
     Args:
-        operator: Symmetric, on (B, C, H, W).
-        start: (B, C, H, W), not zero.
-        num_steps: Number of products, at most C·H·W of them.
+        operator: Symmetric, on (B, C, *spatial).
+        start: (B, C, *spatial), not zero.
+        num_steps: Number of products, at most C·prod(spatial) of them.
 
     Raises:
         ValueError: A product is not finite.
@@ -251,9 +256,9 @@ def krylov(operator: Operator, start: Tensor, num_steps: int) -> Krylov:
     it goes on from another direction, so that no eigenvalue stays out of reach.
 
     Args:
-        operator: Linear, on (B, C, H, W).
-        start: (B, C, H, W), not zero.
-        num_steps: Dimension of the space, m; at most C·H·W is used.
+        operator: Linear, on (B, C, *spatial).
+        start: (B, C, *spatial), not zero.
+        num_steps: Dimension of the space, m; at most C·prod(spatial) is used.
 
     Raises:
         ValueError: A product is not finite.

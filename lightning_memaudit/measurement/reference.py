@@ -134,7 +134,7 @@ def given_references(reference: Any, autoencoder: Autoencoder, groups: Sequence[
         name = f"reference[{number}]" if isinstance(reference, list | tuple) else "reference"
         if not callable(one):
             raise ValueError(
-                f"{name} is of type {type(one).__name__}: pass a function of images (B, C, H, W), such as a module "
+                f"{name} is of type {type(one).__name__}: pass a function of images (B, C, *spatial), such as a module "
                 "that was trained on other images of the same source"
             )
         check_module(one, "members", groups[0].images, name)

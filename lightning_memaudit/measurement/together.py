@@ -54,7 +54,7 @@ def pattern_batches(
 
     Args:
         patterns: All patterns.
-        images: (B, C, H, W).
+        images: (B, C, *spatial).
         number: Images of that size in all; None is B.
 
     >>> from lightning_memaudit.measurement.degradations import parse_degradation

@@ -15,11 +15,12 @@ from lightning_memaudit.recovery.batches import per_image_mean, same_channels
 from lightning_memaudit.recovery.checks import check_counts
 from lightning_memaudit.recovery.interpolation import Interpolation
 from lightning_memaudit.recovery.masks import MaskEstimator
+from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.types import Autoencoder, Trace
 
 
 class State(NamedTuple):
-    """The three ADMM variables, each (B, C, H, W).
+    """The three ADMM variables, each (B, C, *spatial).
 
     Attributes:
         image: x, the estimate that fits the data.
@@ -40,7 +41,7 @@ class State(NamedTuple):
 def data_step(observed: Tensor, mask: Tensor, prior: Tensor, dual: Tensor, penalty: Tensor) -> Tensor:
     """Minimize ``|h x - y|^2 + penalty |x - (z - u)|^2`` over x, elementwise for a diagonal degradation h.
 
-    x = (h y + penalty (z - u)) / (h^2 + penalty), (B, C, H, W); the arguments are as those of :func:`step`
+    x = (h y + penalty (z - u)) / (h^2 + penalty), (B, C, *spatial); the arguments are as those of :func:`step`
     """
     return (mask * observed + penalty * (prior - dual)) / (mask.square() + penalty)
 
@@ -53,11 +54,11 @@ def step(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, state: State,
     u = u + x - z                                      dual
 
     Args:
-        autoencoder: f, from (B, C, H, W) to (B, C, H, W).
-        observed: y, (B, C, H, W).
-        mask: h, (B, 1, H, W) or (B, C, H, W), in [0, 1].
+        autoencoder: f, from (B, C, *spatial) to (B, C, *spatial).
+        observed: y, (B, C, *spatial).
+        mask: h, (B, 1, *spatial) or (B, C, *spatial), in [0, 1].
         state: x, z and u of the last iteration.
-        penalty: (B, 1, 1, 1), positive, one per row.
+        penalty: (B, 1, *ones), positive, one per row.
     """
     image = data_step(observed, mask, state.prior, state.dual, penalty)
     prior = autoencoder(image + state.dual)
@@ -66,7 +67,7 @@ def step(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, state: State,
 
 
 class _Neighbours(NamedTuple):
-    """Where corrections are spread from, how, and which share of them every pixel takes, (B, 1 or C, H, W)."""
+    """Where corrections are spread from, how, and which share of them every pixel takes, (B, 1 or C, *spatial)."""
 
     observed: Tensor
     interpolation: Interpolation
@@ -96,13 +97,13 @@ class Workspace:
 
     Args:
         autoencoder: f, which leaves its input alone and returns a tensor of its own.
-        observed: y, (B, C, H, W).
-        start: First x and z, (B, C, H, W).
+        observed: y, (B, C, *spatial).
+        start: First x and z, (B, C, *spatial).
         penalty: (B,), positive, one per row.
         spread: s, (B,), in [0, 1]; None is :func:`step`.
 
     Attributes:
-        prior: z, (B, C, H, W).
+        prior: z, (B, C, *spatial).
 
     >>> ones = torch.ones(2, 1, 4, 4)
     >>> work = Workspace(lambda v: v / 2, observed=ones, start=0 * ones, penalty=torch.tensor([1.0, 3.0]))
@@ -116,10 +117,10 @@ class Workspace:
         self, autoencoder: Autoencoder, observed: Tensor, start: Tensor, penalty: Tensor, spread: Tensor | None = None
     ) -> None:
         self._autoencoder = autoencoder
-        self._spread = None if spread is None else spread.view(-1, 1, 1, 1)
+        self._spread = None if spread is None else with_axes(spread, observed)
         self._neighbours: _Neighbours | None = None
         self._observed = observed
-        self._penalty = penalty.view(-1, 1, 1, 1)
+        self._penalty = with_axes(penalty, observed)
         self.prior = start.to(observed.dtype)
         self._dual = torch.zeros_like(observed)
         self._constant = torch.empty_like(observed)
@@ -129,7 +130,7 @@ class Workspace:
 
     @property
     def image(self) -> Tensor:
-        """The x of the last iteration, which must have been asked for it, (B, C, H, W); the start before the first."""
+        """The last iteration's x, which it must have been asked for, (B, C, *spatial); the start before the first."""
         assert self._image is not None
         return self._image
 
@@ -141,7 +142,7 @@ class Workspace:
         return self.image
 
     def set_mask(self, mask: Tensor) -> None:
-        """Take over a mask (B, 1 or C, H, W)."""
+        """Take over a mask (B, 1 or C, *spatial)."""
         mask = mask.to(self._observed.dtype)
         denominator = mask.square().add_(self._penalty)
         self._weight = self._penalty / denominator
@@ -191,8 +192,8 @@ class Solution(NamedTuple):
     """Where the alternation stopped, one row per attempt.
 
     Attributes:
-        image: (B, C, H, W), not finite where the attempt diverged.
-        mask: (B, 1 or C, H, W).
+        image: (B, C, *spatial), not finite where the attempt diverged.
+        mask: (B, 1 or C, *spatial).
         fixed_point_residual: (B,) mean ``(f(x) - x)^2``.
         data_residual: (B,) mean over the mask of ``(x - y)^2``; infinite where the mask is empty.
         num_evaluations: (B,) int64.
@@ -281,10 +282,10 @@ def alternate(
 
     Args:
         autoencoder: f.
-        observed: y, (B, C, H, W).
+        observed: y, (B, C, *spatial).
         penalty: (B,), positive, one per row.
-        mask: The known mask, (B, 1 or C, H, W), or an estimator of it.
-        start: First image, (B, C, H, W), usually f(y).
+        mask: The known mask, (B, 1 or C, *spatial), or an estimator of it.
+        start: First image, (B, C, *spatial), usually f(y).
         settings: Iterations and tolerances.
         record_at: Iterations to record; 0 is the start. Recording costs one more evaluation each, which is not counted.
     """

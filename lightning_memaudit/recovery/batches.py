@@ -39,11 +39,20 @@ def rows_per_chunk(images: Tensor, chunk_size: int | None) -> int:
     return max(1, elements // max(1, images[0].numel()))
 
 
+VALUES_AT_ONCE = 2**27
+"""Values of the images that are degraded, read or compared together, at most: 512 MiB in float32."""
+
+
+def images_at_once(number: int, images: Tensor, values: int | None = None) -> int:
+    """``number``, or fewer of images (B, C, *spatial), as many as have so many values; None: :data:`VALUES_AT_ONCE`."""
+    return max(1, min(number, (values or VALUES_AT_ONCE) // max(1, images[:1].numel())))
+
+
 def rows_by_activations(images: Tensor, activations: int) -> int | None:
     """How many images f should be given at once, at least 1, by the elements that it allocates for one of them.
 
     Args:
-        images: (B, C, H, W), for their device.
+        images: (B, C, *spatial), for their device.
         activations: Of one image; 0 where it is not known.
 
     Returns:
@@ -91,6 +100,6 @@ def per_image_mean(values: Tensor) -> Tensor:
 
 
 def same_channels(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Masks (B, 1 or C, H, W) with as many channels as the one that has most."""
+    """Masks (B, 1 or C, *spatial) with as many channels as the one that has most."""
     channels = max(mask.shape[1] for mask in masks)
-    return [mask.expand(-1, channels, -1, -1) for mask in masks]
+    return [mask.expand(-1, channels, *mask.shape[2:]) for mask in masks]

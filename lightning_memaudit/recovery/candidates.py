@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_memaudit.recovery.batches import per_image_mean, same_channels
 from lightning_memaudit.recovery.interpolation import Interpolation
+from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.types import Autoencoder
 
 ERROR_PER_SCORE = 2.0
@@ -19,8 +20,8 @@ class Candidate(NamedTuple):
     """An estimate of B images and what speaks for it.
 
     Attributes:
-        image: (B, C, H, W) the data where they are observed, the autoencoder's image elsewhere.
-        mask: (B, 1 or C, H, W), in [0, 1].
+        image: (B, C, *spatial) the data where they are observed, the autoencoder's image elsewhere.
+        mask: (B, 1 or C, *spatial), in [0, 1].
         score: (B,) blind score, 0 or more, lower is better: data residual of f(image) where observed plus fixed-point
             residual elsewhere; infinite where the candidate is not finite.
         expected_error: (B,) estimate of the image's mean squared error: :data:`ERROR_PER_SCORE` times the score times
@@ -68,22 +69,22 @@ def refine(
 
     Args:
         autoencoder: f.
-        observed: y, (B, C, H, W).
-        mask: h, (B, 1 or C, H, W), in [0, 1].
-        image: x, (B, C, H, W).
+        observed: y, (B, C, *spatial).
+        mask: h, (B, 1 or C, *spatial), in [0, 1].
+        image: x, (B, C, *spatial).
         noise: (B,) standard deviation of the noise.
         steps: Evaluations of f, at least 1; the best candidate by score is returned.
         explained_share: From f(x), y and h to the share of y that f(x) explains, (B,) in (0, 1]; None takes it for 1.
     """
     variance = noise.square()
     kept = mask.expand_as(image).flatten(1).any(1)
-    explained = torch.where(kept.view(-1, 1, 1, 1), mask, torch.ones_like(mask))
-    exact = (variance == 0).to(image.dtype).view(-1, 1, 1, 1)
+    explained = torch.where(with_axes(kept, image), mask, torch.ones_like(mask))
+    exact = with_axes((variance == 0).to(image.dtype), image)
     interpolation = Interpolation(explained)
     best: Candidate | None = None
     for _ in range(steps):
         error = (masked_mean((observed - image).square(), mask) - variance).clamp_min(1e-6)
-        trust = torch.where(variance > 0, error / (error + variance), 1.0).nan_to_num(1.0).view(-1, 1, 1, 1)
+        trust = with_axes(torch.where(variance > 0, error / (error + variance), 1.0).nan_to_num(1.0), image)
         estimate = torch.lerp(image, observed, mask * trust)
         output = autoencoder(estimate)
         residual = observed - output
@@ -104,19 +105,19 @@ def refine(
 
 
 def add_interpolated_residual(output: Tensor, observed: Tensor, interpolation: Interpolation, exact: Tensor) -> Tensor:
-    """``f(x) + r``, (B, C, H, W), with r the interpolation of y - f(x): errors of f resemble those at pixels nearby.
+    """``f(x) + r``, (B, C, *spatial), r the interpolation of y - f(x): errors of f resemble those at pixels nearby.
 
     Args:
-        output: f(x), (B, C, H, W).
-        observed: y, (B, C, H, W).
+        output: f(x), (B, C, *spatial).
+        observed: y, (B, C, *spatial).
         interpolation: Of the mask.
-        exact: (B, 1, 1, 1), 1 for data without noise; noise says nothing of the neighbours, there r is 0.
+        exact: (B, 1, *ones), 1 for data without noise; noise says nothing of the neighbours, there r is 0.
     """
     return output + interpolation.fill(observed - output) * exact
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean of (B, C, H, W) over all but the first dimension, (B,); 0 where all weights are 0."""
+    """Weighted mean of (B, C, *spatial) over all but the first dimension, (B,); 0 where all weights are 0."""
     weight = weight.expand_as(values).flatten(1)
     total = weight.sum(1)
     return torch.where(total > 0, (weight * values.flatten(1)).sum(1) / total.clamp_min(1e-6), 0)
@@ -127,4 +128,4 @@ def better(first: Candidate, second: Candidate) -> Candidate:
     first_mask, second_mask = same_channels([first.mask, second.mask])
     take = second.score < first.score
     pairs = zip(first._replace(mask=first_mask), second._replace(mask=second_mask), strict=True)
-    return Candidate(*(torch.where(take.view(-1, *[1] * (one.ndim - 1)), other, one) for one, other in pairs))
+    return Candidate(*(torch.where(with_axes(take, one), other, one) for one, other in pairs))

@@ -6,12 +6,15 @@ al. 2005), whatever the distribution. So a threshold just below the lowest of th
 rate of 1% from n = 99 on, and no claim is made from fewer.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from lightning_memaudit.recovery.spatial import axes, spatial
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Recovery
 
 EFFECTIVE_PARAMETERS = 16
@@ -41,8 +44,8 @@ def optimism(observed: Tensor, mask: Tensor) -> Tensor:
     elsewhere is 1 / (1 - k / n)^2 times that where it was fitted; infinite where n is no more than k.
 
     Args:
-        observed: (B, C, H, W).
-        mask: (B, 1 or C, H, W), in [0, 1].
+        observed: (B, C, *spatial).
+        mask: (B, 1 or C, *spatial), in [0, 1].
     """
     number = mask.expand_as(observed).flatten(1).sum(1)
     left = (1 - EFFECTIVE_PARAMETERS / number.clamp_min(1)).clamp_min(0)
@@ -148,7 +151,7 @@ def noise_gain(autoencoder: Autoencoder, images: Tensor, deviation: float = 0.1)
 
     Args:
         autoencoder: f.
-        images: x, (B, C, H, W).
+        images: x, (B, C, *spatial).
         deviation: Standard deviation of the noise, positive.
 
     Returns:
@@ -166,9 +169,10 @@ def turned_copies(observed: Tensor, number: int) -> Tensor:
     A turned image was most likely not trained on, and has the colours, contrast, smoothness and share of missing pixels
     of its original. So its blind score takes the place of that of an image that was not trained on. Square images are
     rotated by 90 degrees, flipped vertically, rotated by 180 and by 270 degrees and mirrored at either diagonal, others
-    flipped vertically and rotated by 180 degrees. All images are turned in one way, then all in the next. Where more
-    copies are wanted the turns are repeated, each time with another shift; what leaves at one border enters at the
-    opposite one.
+    flipped vertically and rotated by 180 degrees. Volumes are flipped along any axes but the last one alone, and turned
+    in the plane of two axes of equal length; signals are reversed. All images are turned in one way, then all in the
+    next. Where more copies are wanted the turns are repeated, each time with another shift; what leaves at one border
+    enters at the opposite one.
 
     Turned copies are not guaranteed to be exchangeable with images that were not trained on. An autoencoder may find
     turned scenes harder than upright ones, and so score them higher: for that :data:`COPIES_MARGIN` lowers the
@@ -176,31 +180,45 @@ def turned_copies(observed: Tensor, number: int) -> Tensor:
     symmetric, copies are as good as stored and score low; then less is certified, not more.
 
     Args:
-        observed: y, (B, C, H, W), B at least 1.
+        observed: y, (B, C, *spatial), B at least 1.
         number: Copies wanted, at least 1.
 
     Returns:
-        (number, C, H, W).
+        (number, C, *spatial).
     """
-    turns: list[Callable[[Tensor], Tensor]] = [
-        lambda images: images.flip(-2),
-        lambda images: images.flip(-2, -1),
-    ]
-    if observed.shape[-1] == observed.shape[-2]:
-        turns = [
-            lambda images: images.transpose(-2, -1).flip(-1),
-            *turns,
-            lambda images: images.transpose(-2, -1).flip(-2),
-            lambda images: images.transpose(-2, -1),
-            lambda images: images.transpose(-2, -1).flip(-2, -1),
-        ]
-    height, width = observed.shape[-2:]
+    turns = _turns(observed)
+    sides = spatial(observed)
     copies: list[Tensor] = []
     for index in range(math.ceil(number / len(observed))):
         copy = turns[index % len(turns)](observed)
         if index >= len(turns):
             # Steps of the golden ratio never repeat and spread evenly.
             shift = index * 0.6180339887 % 1
-            copy = copy.roll((round(shift * height), round((shift + 0.5) % 1 * width)), (-2, -1))
+            shifts = [round((shift + place / len(sides)) % 1 * side) for place, side in enumerate(sides)]
+            copy = copy.roll(shifts, axes(observed))
         copies.append(copy)
     return torch.cat(copies)[:number].contiguous()
+
+
+def _turns(images: Tensor) -> list[Callable[[Tensor], Tensor]]:
+    """Every way to flip axes but the last one alone, and to turn and mirror the plane of two equally long ones."""
+    dimensions = axes(images)
+    sets = [some for count, _ in enumerate(dimensions, 1) for some in itertools.combinations(dimensions, count)]
+    flips = [some for some in sets if some != dimensions[-1:] or len(sets) == 1]
+    turns: list[Callable[[Tensor], Tensor]] = [partial(torch.flip, dims=some) for some in flips]
+    pairs = itertools.combinations(dimensions, 2)
+    planes = [(one, other) for one, other in pairs if images.shape[one] == images.shape[other]]
+    if not planes:
+        return turns
+    first, second = planes[-1]  # of volumes that of height and width, where they agree
+
+    def mirrored(images: Tensor, *flipped: int) -> Tensor:
+        return images.transpose(first, second).flip(flipped)
+
+    return [
+        lambda images: mirrored(images, second),
+        *turns,
+        lambda images: mirrored(images, first),
+        lambda images: mirrored(images),
+        lambda images: mirrored(images, first, second),
+    ]

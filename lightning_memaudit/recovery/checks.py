@@ -1,16 +1,28 @@
 """Input checks shared by the recovery methods: one line, the argument, the value, the mend."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
+
+from lightning_memaudit.recovery.spatial import MOST_AXES
 
 
 def check_images(name: str, images: Tensor) -> None:
-    """Raise unless ``images`` is a finite floating-point batch (B, C, H, W) of at least one image.
+    """Raise unless ``images`` is a finite floating-point batch (B, C, *spatial) of at least one image.
 
     Raises:
         ValueError: It is not.
     """
-    if images.ndim != 4:
-        raise ValueError(f"{name} has shape {tuple(images.shape)}: pass a batch of images (B, C, H, W)")
+    if not 1 <= images.ndim - 2 <= MOST_AXES:
+        raise ValueError(
+            f"{name} has shape {tuple(images.shape)}: pass a batch of images (B, C, *spatial) with one, two or three "
+            "spatial axes, such as (B, C, H, W)"
+        )
+    if lacks_an_axis(images.shape):
+        raise ValueError(
+            f"{name} has shape {tuple(images.shape)}, which may be images without an axis for number or channels: "
+            "pass (B, C, H, W), or signals (B, C, L) of more values than four times their channels"
+        )
     if not images.numel():
         raise ValueError(f"{name} has shape {tuple(images.shape)}: pass at least one image")
     if not images.is_floating_point():
@@ -19,8 +31,29 @@ def check_images(name: str, images: Tensor) -> None:
         raise ValueError(f"{name} holds NaN or infinite values: pass finite images in [0, 1]")
 
 
+def check_plane(method: str, images: Tensor) -> None:
+    """Raise unless ``images`` (B, C, *spatial) have two spatial axes, for a method that knows no others.
+
+    Raises:
+        ValueError: They have another number of them.
+    """
+    if images.ndim != 4:
+        raise ValueError(
+            f"{method} is for images (B, C, H, W), these have {images.ndim - 2} spatial axes: leave it out of methods"
+        )
+
+
+def lacks_an_axis(shape: Sequence[int]) -> bool:
+    """Whether (B, C, L) is rather (B, H, W) or (C, H, W): signals have few channels, or many values each.
+
+    >>> lacks_an_axis((16, 28, 28)), lacks_an_axis((3, 64, 64)), lacks_an_axis((16, 12, 1000)), lacks_an_axis((8, 2, 8))
+    (True, True, False, False)
+    """
+    return len(shape) == 3 and shape[1] > 4 and 4 * shape[1] >= shape[2]
+
+
 def check_mask(mask: Tensor, images: Tensor) -> None:
-    """Raise unless ``mask`` is (B, 1, H, W) or (B, C, H, W) for ``images`` (B, C, H, W), with values in [0, 1].
+    """Raise unless ``mask`` is (B, 1 or C, *spatial) for ``images`` (B, C, *spatial), with values in [0, 1].
 
     Raises:
         ValueError: It is not.

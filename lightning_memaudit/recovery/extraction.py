@@ -14,6 +14,7 @@ point are a fair sample of its basin, and those found once or twice tell how man
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -21,11 +22,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lightning_memaudit.recovery.batches import map_chunks, per_image_mean, rows_per_chunk
 from lightning_memaudit.recovery.checks import check_counts
 from lightning_memaudit.recovery.protection import InputProtected
+from lightning_memaudit.recovery.spatial import resized, row_values
 from lightning_memaudit.recovery.types import Autoencoder
 
 DIVERGED = 1e4
@@ -40,7 +41,7 @@ class Extraction(NamedTuple):
     """The fixed points of an autoencoder that N starts have found, K of them distinct.
 
     Attributes:
-        images: (K, C, H, W) float32 on the CPU, in the order of discovery.
+        images: (K, C, *spatial) float32 on the CPU, in the order of discovery.
         residual: (K,) mean squared ``f(x) - x``.
         basin: (K,) int64, how many starts ended there.
         end: (N,) int64, at which of the K each start ended; -1 for a start that did not settle.
@@ -129,13 +130,13 @@ class FixedPointSearch:
 
     @torch.no_grad()
     def __call__(
-        self, autoencoder: Autoencoder, image_shape: tuple[int, int, int], device: torch.device | str = "cpu"
+        self, autoencoder: Autoencoder, image_shape: Sequence[int], device: torch.device | str = "cpu"
     ) -> Extraction:
         """Search.
 
         Args:
-            autoencoder: f, images (B, C, H, W) to the same shape.
-            image_shape: (C, H, W).
+            autoencoder: f, images (B, C, *spatial) to the same shape.
+            image_shape: (C, *spatial).
             device: Where f takes its images.
         """
         f = _Counted(autoencoder)
@@ -169,13 +170,13 @@ class FixedPointSearch:
         )
 
     def _own_outputs(self, f: "_Counted", probe: Tensor, chunk: int, number: int = 64) -> Tensor:
-        """What f makes of smooth noise, those outputs that are finite: (n, C, H, W) on the CPU."""
-        shape = (probe.shape[1], probe.shape[2], probe.shape[3])
-        noise = torch.stack([_smooth_noise(shape, _generator(self.seed, 2**40 + row)) for row in range(number)])
+        """What f makes of smooth noise, those outputs that are finite: (n, C, *spatial) on the CPU."""
+        generators = [_generator(self.seed, 2**40 + row) for row in range(number)]
+        noise = torch.stack([_smooth_noise(probe.shape[1:], generator) for generator in generators])
         outputs = torch.cat(map_chunks(lambda part: f(noise[part].to(probe.device)), number, chunk)).cpu()
         return outputs[outputs.flatten(1).isfinite().all(1)]
 
-    def _starts(self, rows: range, shape: tuple[int, int, int], own: Tensor) -> Tensor:
+    def _starts(self, rows: range, shape: Sequence[int], own: Tensor) -> Tensor:
         """Smooth noise at even positions, f's own outputs at odd ones; each of a contrast of its own."""
         middle = own.mean(0)
         starts = []
@@ -196,11 +197,11 @@ class FixedPointSearch:
         return self._settle(f, starts[part])
 
     def _settle(self, f: "_Counted", start: Tensor) -> tuple[Tensor, Tensor]:
-        """The best point of each orbit, (B, C, H, W), and its mean squared residual; infinite where it diverged."""
+        """The best point of each orbit, (B, C, *spatial), and its mean squared residual; infinite where it diverged."""
         x = start
         for _ in range(self.num_plain):
             x = f(x)
-        best, least = start.clone(), torch.full_like(start[:, 0, 0, 0], torch.inf)
+        best, least = start.clone(), row_values(start, torch.inf)
         lost = torch.zeros_like(least, dtype=torch.bool)
         rows = torch.arange(len(start), device=start.device)
         points: list[Tensor] = []
@@ -257,7 +258,7 @@ class _Distinct:
     """The distinct ones of the points added so far; a point belongs to the nearest one that is near enough."""
 
     def __init__(self, probe: Tensor, limit: float) -> None:
-        self.images, self.residuals = probe[:0], probe[:0, 0, 0, 0]
+        self.images, self.residuals = probe[:0], row_values(probe[:0], 0.0)
         self._limit = limit
         self._counts: list[int] = []
 
@@ -292,12 +293,12 @@ def _generator(seed: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
 
 
-def _smooth_noise(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-    """Uniform noise on a coarse grid of 2 to 8 points a side, interpolated: (C, H, W), about in [0, 1]."""
-    channels, height, width = shape
+def _smooth_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Uniform noise on a grid of 2 to 8 points along every axis, interpolated: (C, *spatial), about in [0, 1]."""
+    channels, *size = shape
     side = int(torch.randint(2, 9, (), generator=generator))
-    coarse = torch.rand(1, channels, side, side, generator=generator)
-    return functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)[0]
+    coarse = torch.rand(1, channels, *[side] * len(size), generator=generator)
+    return resized(coarse, size)[0]
 
 
 __all__ = ["Extraction", "FixedPointSearch"]

@@ -4,12 +4,15 @@ A degraded image mixes pixels of two origins. Missing pixels that were filled wi
 the noise; missing pixels that were filled with noise do not resemble their neighbours.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from lightning_memaudit.recovery.spatial import row_values, spatial, with_axes
 
 LEAST_SHARE = 0.05
 """A value is taken for a fill only if at least this share of the pixels has it; fewer may have it by chance."""
@@ -20,10 +23,10 @@ class ConstantFill(NamedTuple):
 
     Attributes:
         present: (B,) whether there is one.
-        mask: (B, 1 or C, H, W) probability of being observed; 1 everywhere where there is none.
+        mask: (B, 1 or C, *spatial) probability of being observed; 1 everywhere where there is none.
         noise: (B,) standard deviation of the noise, as read off the missing pixels; 0 for exact repeats.
         per_channel: (B,) whether every channel has a mask of its own.
-        value: (B, C, 1, 1) the fill, where there is noise on it.
+        value: (B, C, *ones) the fill, where there is noise on it.
 
     >>> image = torch.linspace(0, 1, 8).repeat(1, 1, 8, 1)
     >>> image[..., 4:] = 0.3  # missing, and filled with grey
@@ -52,11 +55,11 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
     which no image has.
 
     Args:
-        observed: y, (B, C, H, W).
+        observed: y, (B, C, *spatial).
         noise: Standard deviation of the noise; 0 looks for exact repeats alone, None is for a level not known.
     """
     if noise:
-        return _noisy_fill(observed, torch.full_like(observed[:, 0, 0, 0], noise), None)
+        return _noisy_fill(observed, row_values(observed, noise), None)
     batch, channels = observed.shape[:2]
     pixels = observed.flatten(2)
     repeated, share = _most_frequent(_codes(observed))
@@ -75,9 +78,9 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
     found = ConstantFill(
         present,
         mask.to(observed.dtype).view(batch, -1, *observed.shape[2:]),
-        torch.zeros_like(observed[:, 0, 0, 0]),
+        row_values(observed, 0.0),
         per_channel,
-        torch.zeros_like(observed[:, :, :1, :1]),
+        with_axes(torch.zeros_like(pixels[..., 0]), observed),
     )
     rows = (~found.present).nonzero().squeeze(1)
     if noise is None and len(rows):
@@ -92,7 +95,7 @@ def find_other_fill(observed: Tensor, fill: ConstantFill) -> ConstantFill:
     found a mask per channel, this takes the most frequent pixel.
 
     Args:
-        observed: y, (B, C, H, W).
+        observed: y, (B, C, *spatial).
         fill: What :func:`find_constant_fill` found; where there is noise on it, nothing else is looked for.
     """
     codes = _codes(observed)
@@ -102,11 +105,12 @@ def find_other_fill(observed: Tensor, fill: ConstantFill) -> ConstantFill:
     present = fill.present & (fill.noise == 0) & (share >= LEAST_SHARE)
     mask = (~(repeated & present[:, None])).to(observed.dtype).view(-1, 1, *observed.shape[2:])
     nothing = torch.zeros_like(fill.noise)
-    return ConstantFill(present, mask, nothing, torch.zeros_like(present), torch.zeros_like(observed[:, :, :1, :1]))
+    value = with_axes(torch.zeros_like(observed.flatten(2)[..., 0]), observed)
+    return ConstantFill(present, mask, nothing, torch.zeros_like(present), value)
 
 
 def _codes(observed: Tensor) -> Tensor:
-    """One number per pixel, (B, H W), that tells pixels apart which differ in any channel."""
+    """One number per pixel, (B, N) of N pixels, that tells pixels apart which differ in any channel."""
     pixels = observed.flatten(2)
     code = torch.zeros_like(pixels[:, 0], dtype=torch.float64)
     for channel, values in enumerate(pixels.unbind(1)):
@@ -131,7 +135,7 @@ def _noisy_zeros(observed: Tensor) -> ConstantFill:
     below = observed.flatten(1).clamp_max(0)
     number = (below < 0).to(observed.dtype).sum(1)
     level = (below.square().sum(1) / number.clamp_min(1)).sqrt()
-    found = _noisy_fill(observed, level.clamp_min(1e-6), torch.zeros_like(observed[:, :, :1, 0]))
+    found = _noisy_fill(observed, level.clamp_min(1e-6), torch.zeros_like(observed.flatten(2)[..., :1]))
     many = number / below.shape[1] >= LEAST_SHARE / 2
     return found._replace(present=found.present & many, noise=torch.where(many, level, 0))
 
@@ -140,7 +144,7 @@ def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> Consta
     """A Gaussian spike of known width among values spread evenly over their range: expectation-maximization.
 
     Args:
-        observed: y, (B, C, H, W).
+        observed: y, (B, C, *spatial).
         noise: (B,) width.
         value: (B, C, 1) position of the spike; None looks for the densest one.
     """
@@ -178,14 +182,13 @@ def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> Consta
         else:
             better = likelihood > best[0]
             best = tuple(  # type: ignore[assignment]
-                torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
-                for new, old in zip(found, best, strict=True)
+                torch.where(with_axes(better, new), new, old) for new, old in zip(found, best, strict=True)
             )
     assert best is not None
     _, missing, share, center = best
     present = share >= LEAST_SHARE
     mask = torch.where(present[:, None], 1 - missing, 1.0).view(len(observed), 1, *observed.shape[2:])
-    return ConstantFill(present, mask, noise, torch.zeros_like(present), center[..., None])
+    return ConstantFill(present, mask, noise, torch.zeros_like(present), with_axes(center, observed))
 
 
 def _replace(exact: ConstantFill, rows: Tensor, noisy: ConstantFill) -> ConstantFill:
@@ -204,21 +207,21 @@ def local_agreement(observed: Tensor, size: int = 7, tolerance: float = 0.1) -> 
     Image content resembles its surroundings, noise in place of missing pixels does not.
 
     Args:
-        observed: y, (B, C, H, W), nominally in [0, 1].
-        size: Side of the neighbourhood, odd.
+        observed: y, (B, C, *spatial), nominally in [0, 1].
+        size: Side of the neighbourhood along every axis, odd.
         tolerance: Largest difference that counts as a resemblance.
 
     Returns:
-        (B, 1, H, W), the weighted number of those neighbours; a neighbour at distance d weighs ``exp(-d^2 / 8)``.
+        (B, 1, *spatial), the weighted number of those neighbours; a neighbour at distance d weighs ``exp(-d^2 / 8)``.
     """
-    height, width = observed.shape[-2:]
-    reach = size // 2
-    padded = functional.pad(observed, (reach,) * 4, value=torch.inf)
+    sides, reach = spatial(observed), size // 2
+    padded = functional.pad(observed, (reach,) * 2 * len(sides), value=torch.inf)
     agreement = torch.zeros_like(observed[:, :1])
-    for down in range(-reach, reach + 1):
-        for right in range(-reach, reach + 1):
-            if down or right:
-                neighbour = padded[..., reach + down : reach + down + height, reach + right : reach + right + width]
-                resembles = ((neighbour - observed).abs() < tolerance).all(1, keepdim=True)
-                agreement += math.exp(-(down**2 + right**2) / 8) * resembles
+    for step in itertools.product(range(-reach, reach + 1), repeat=len(sides)):
+        if any(step):
+            neighbour = padded
+            for axis, (by, side) in enumerate(zip(step, sides, strict=True), 2):
+                neighbour = neighbour.narrow(axis, reach + by, side)
+            resembles = ((neighbour - observed).abs() < tolerance).all(1, keepdim=True)
+            agreement += math.exp(-sum(by**2 for by in step) / 8) * resembles
     return agreement

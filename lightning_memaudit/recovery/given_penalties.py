@@ -9,6 +9,7 @@ from lightning_memaudit.recovery.admm import Alternation, Solution, alternate
 from lightning_memaudit.recovery.batches import map_chunks, rows_per_chunk
 from lightning_memaudit.recovery.masks import MaskEstimator
 from lightning_memaudit.recovery.protection import InputProtected
+from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.types import Autoencoder, Recovery, Trace, concatenate
 
 
@@ -26,8 +27,8 @@ def recover_with_penalties(
 
     Args:
         autoencoder: f.
-        observed: (B, C, H, W).
-        mask: The known mask, (B, 1 or C, H, W), or an estimator of it.
+        observed: (B, C, *spatial).
+        mask: The known mask, (B, 1 or C, *spatial), or an estimator of it.
         penalties: P positive numbers; the batch has B·P rows.
         settings: Iterations and tolerances.
         chunk_size: Rows at once; None chooses by memory.
@@ -67,11 +68,11 @@ def choose_best_attempts(solution: Solution, observed: Tensor, count: int) -> Re
     score, best = solution.score.view(-1, count).min(1)
     rows = torch.arange(len(observed), device=observed.device) * count + best
     finite = score.isfinite()
-    shape = (-1, 1, 1, 1)
+    usable = with_axes(finite, observed)
     trace = solution.trace
     return Recovery(
-        image=torch.where(finite.view(shape), solution.image[rows], observed),
-        mask=torch.where(finite.view(shape), solution.mask[rows], 1.0),
+        image=torch.where(usable, solution.image[rows], observed),
+        mask=torch.where(usable, solution.mask[rows], 1.0),
         score=score,
         certified=torch.zeros_like(finite),
         num_evaluations=solution.num_evaluations.view(-1, count).sum(1),

@@ -47,7 +47,7 @@ class DifferentiableAutoencoder(InputProtected):
     outlives the call.
 
     Args:
-        autoencoder: f, (B, C, H, W) to the same shape.
+        autoencoder: f, (B, C, *spatial) to the same shape.
 
     Attributes:
         has_gradients: Whether f can be differentiated, as far as :meth:`look_for_gradients` has found.
@@ -75,7 +75,7 @@ class DifferentiableAutoencoder(InputProtected):
         What f keeps for that also tells how many images fit the memory at once.
 
         Args:
-            image: (1, C, H, W).
+            image: (1, C, *spatial).
         """
         self.has_gradients = False
         kept = 0
@@ -116,9 +116,9 @@ class DifferentiableAutoencoder(InputProtected):
         and has less freedom to fit what f does not know.
 
         Args:
-            observed: y, (B, C, H, W).
-            mask: h, (B, 1 or C, H, W), in [0, 1].
-            start: First v, (B, C, H, W).
+            observed: y, (B, C, *spatial).
+            mask: h, (B, 1 or C, *spatial), in [0, 1].
+            start: First v, (B, C, *spatial).
             max_gradients: (B,), see :func:`~lightning_memaudit.recovery.descent.minimize`.
             applications: Of f, at least 1; a gradient costs as many times :data:`GRADIENT_EVALUATIONS`.
 
@@ -133,7 +133,7 @@ class DifferentiableAutoencoder(InputProtected):
         return found._replace(point=torch.lerp(found.point, observed, mask.expand_as(observed)))
 
     def apply(self, image: Tensor, observed: Tensor, mask: Tensor, applications: int) -> Tensor:
-        """The output of f with the data put in, x <- h y + (1 - h) f(x), so many times: (B, C, H, W)."""
+        """The output of f with the data put in, x <- h y + (1 - h) f(x), so many times: (B, C, *spatial)."""
         for _ in range(applications):
             image = torch.lerp(self(image), observed, mask.expand_as(observed))
         return image

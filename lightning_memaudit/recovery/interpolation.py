@@ -9,23 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_memaudit.recovery.spatial import along_axes, axes, spatial
+
 OWN_WEIGHT = 0.02
 """A cell's value is a weighted mean: its share of observed pixels weighs the cell's own average, this number weighs the
 value from the next coarser level."""
 
 
 class _Level(NamedTuple):
-    """A level of the pyramid of size (h, w), below one of size (H, W).
+    """A level of the pyramid; the one above it has about twice as many cells along every axis.
 
     Attributes:
-        halve: Means of pairs of rows and of columns, (h, H) and (w, W).
-        double: Linear interpolation of rows and of columns, (H, h) and (W, w).
-        scale: ``1 / (share of observed pixels + OWN_WEIGHT)``, (B, 1 or C, h, w).
+        halve: Means of pairs, for every axis (cells here, cells above).
+        double: Linear interpolation, for every axis (cells above, cells here).
+        scale: ``1 / (share of observed pixels + OWN_WEIGHT)``, (B, 1 or C, *cells here).
         coarse_share: ``OWN_WEIGHT * scale``, what the coarser level counts, of the same shape.
     """
 
-    halve: tuple[Tensor, Tensor]
-    double: tuple[Tensor, Tensor]
+    halve: list[Tensor]
+    double: list[Tensor]
     scale: Tensor
     coarse_share: Tensor
 
@@ -39,7 +41,7 @@ class Interpolation:
     resampling for batches of images of some tens of pixels a side.
 
     Args:
-        mask: h, (B, 1 or C, H, W), in [0, 1].
+        mask: h, (B, 1 or C, *spatial), in [0, 1].
 
     >>> mask, row = torch.tensor([1.0, 0, 0, 1]).expand(1, 1, 4, 4), torch.tensor([0.2, 0, 0, 0.8])
     >>> filled = Interpolation(mask).fill(row.expand(1, 1, 4, 4))
@@ -51,30 +53,30 @@ class Interpolation:
         self._mask = mask
         self._levels: list[_Level] = []
         weights = mask
-        while min(weights.shape[-2:]) > 1:
-            rows, columns = weights.shape[-2:]
-            halve = _halving(rows, mask), _halving(columns, mask)
-            double = _doubling(rows, mask), _doubling(columns, mask)
-            weights = _along_sides(weights, halve)
+        sides = spatial(mask)
+        while sum(side > 1 for side in sides) >= min(2, len(sides)):
+            halve, double = ([make(side, mask) for side in sides] for make in (_halving, _doubling))
+            weights = along_axes(weights, halve)
+            sides = spatial(weights)
             scale = 1 / (weights + OWN_WEIGHT)
             self._levels.append(_Level(halve, double, scale, OWN_WEIGHT * scale))
-        self._total = weights.mean((-2, -1), keepdim=True).clamp_min(1e-6)
+        self._total = weights.mean(axes(mask), keepdim=True).clamp_min(1e-6)
 
     def __call__(self, weighted: Tensor) -> Tensor:
-        """Averages of values that are multiplied by the mask already, (B, C, H, W) to the same shape.
+        """Averages of values that are multiplied by the mask already, (B, C, *spatial) to the same shape.
 
         0 where a whole image is missing.
         """
         values = [weighted]
         for level in self._levels:
-            values.append(_along_sides(values[-1], level.halve))
-        filled = (values[-1].mean((-2, -1), keepdim=True) / self._total).expand_as(values[-1])
+            values.append(along_axes(values[-1], level.halve))
+        filled = (values[-1].mean(axes(weighted), keepdim=True) / self._total).expand_as(values[-1])
         for level, own in zip(reversed(self._levels), reversed(values[1:]), strict=True):
-            filled = _along_sides(torch.addcmul(own * level.scale, filled, level.coarse_share), level.double)
+            filled = along_axes(torch.addcmul(own * level.scale, filled, level.coarse_share), level.double)
         return filled
 
     def fill(self, observed: Tensor) -> Tensor:
-        """The observed values where they are observed and their averages elsewhere, (B, C, H, W)."""
+        """The observed values where they are observed and their averages elsewhere, (B, C, *spatial)."""
         return torch.lerp(self(observed * self._mask), observed, self._mask.expand_as(observed))
 
 
@@ -84,26 +86,19 @@ def interpolate(observed: Tensor, mask: Tensor) -> Tensor:
     Exact where observed.
 
     Args:
-        observed: y, (B, C, H, W).
-        mask: h, (B, 1 or C, H, W), in [0, 1].
+        observed: y, (B, C, *spatial).
+        mask: h, (B, 1 or C, *spatial), in [0, 1].
 
     Returns:
-        (B, C, H, W); 0 where a whole image is missing.
+        (B, C, *spatial); 0 where a whole image is missing.
     """
     return Interpolation(mask).fill(observed)
 
 
-def _along_sides(values: Tensor, matrices: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply one matrix to the rows and one to the columns of (B, C, H, W)."""
-    rows, columns = matrices
-    if not torch.is_autocast_enabled(values.device.type):
-        return rows @ values @ columns.mT
-    with torch.autocast(values.device.type, enabled=False):  # averages of data keep the precision of the data
-        return rows @ values @ columns.mT
-
-
 def _halving(side: int, like: Tensor) -> Tensor:
     """Means of pairs, (side / 2 rounded up, side); at an odd end the missing one counts as 0."""
+    if side == 1:  # halved before: the cells of the other axes go on without it
+        return like.new_ones(1, 1)
     identity = functional.pad(torch.eye(side, dtype=like.dtype, device=like.device), (0, side % 2))
     return functional.avg_pool1d(identity, 2).mT
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_memaudit.recovery.fills import find_constant_fill, local_agreement
 from lightning_memaudit.recovery.masks import LeastSquaresMask, MaskEstimator, PosteriorMask, mask_of_smallest_errors
+from lightning_memaudit.recovery.spatial import repeat, with_axes
 from lightning_memaudit.recovery.types import Problem
 
 PIXEL_SPREADS = (1.0, 4.0)
@@ -54,10 +55,10 @@ class AutomaticMask:
     noise: float | None = None
 
     def __call__(self, image: Tensor, observed: Tensor) -> Tensor:
-        """Estimate the mask of ``observed`` given ``image``, both (B, C, H, W): (B, 1 or C, H, W), in [0, 1]."""
+        """The mask of ``observed`` given ``image``, both (B, C, *spatial): (B, 1 or C, *spatial), in [0, 1]."""
         fill = find_constant_fill(observed, self.noise)
         content = PosteriorMask("noise", noise=self.noise or 0.0)(image, observed)
-        return torch.where(fill.present.view(-1, 1, 1, 1), fill.mask, content)
+        return torch.where(with_axes(fill.present, observed), fill.mask, content)
 
 
 MASK_ESTIMATORS: dict[str, MaskEstimator] = {
@@ -75,7 +76,7 @@ class MaskCourse(NamedTuple):
     For B images and M hypotheses about the mask, such as shares of observed pixels, there are M·B masks.
 
     Attributes:
-        mask: The first masks, (M·B, 1 or C, H, W) in [0, 1]: B for the first hypothesis, then B for the next.
+        mask: The first masks, (M·B, 1 or C, *spatial) in [0, 1]: B for the first hypothesis, then B for the next.
         update: From the current image, the observation and the share of the iterations that are done, in [0, 1], to the
             next mask; None for masks that stay. The rows are those of ``mask``, repeated for every penalty.
         explained: From f(x), the observation and the mask to the share of the observation that f(x) explains, (B,) in
@@ -107,7 +108,7 @@ class EstimatedMask:
     """The rule for a mask estimator: the current image updates the mask every few iterations.
 
     Attributes:
-        estimator: Any function ``(image, observed) -> mask``, (B, C, H, W) to (B, 1 or C, H, W).
+        estimator: Any function ``(image, observed) -> mask``, (B, C, *spatial) to (B, 1 or C, *spatial).
 
     >>> image, mask = torch.full((1, 1, 8, 8), 0.5), (torch.arange(8) < 4).float().expand(1, 1, 8, 8)
     >>> problem = Problem.whole(mask * image, mask=torch.ones(1, 1, 8, 8), noise=torch.zeros(1))
@@ -132,7 +133,7 @@ class NoisyFill:
     from the current image, the fill and the noise.
 
     Attributes:
-        value: (B, C, 1, 1) the fill of all images that the search began with.
+        value: (B, C, *ones) the fill of all images that the search began with.
 
     >>> noise = 0.05 * torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> image, mask = torch.full((1, 1, 16, 16), 0.6), (torch.arange(16) < 8).float().expand(1, 1, 16, 16)
@@ -147,8 +148,8 @@ class NoisyFill:
         """Begin with the pixels that noise on the fill does not explain."""
         value = self.value[problem.number]
         far = (problem.observed - value).square().sum(1, keepdim=True).sqrt()
-        limit = (3 + math.sqrt(value.shape[1])) * problem.noise.view(-1, 1, 1, 1)
-        fill, noise = value.repeat(num_penalties, 1, 1, 1), problem.noise.repeat(num_penalties)
+        limit = (3 + math.sqrt(value.shape[1])) * with_axes(problem.noise, far)
+        fill, noise = repeat(value, num_penalties), problem.noise.repeat(num_penalties)
 
         def update(image: Tensor, observed: Tensor, done: float) -> Tensor:
             return PosteriorMask().posterior(image, observed, fill=fill, noise=noise).mask
@@ -190,7 +191,7 @@ class MaskFromContent:
         else:
             agreement = torch.cat([local_agreement(channel) for channel in torch.split(observed, 1, 1)], 1)
         share = observed.new_tensor(self.shares).repeat_interleave(len(observed))
-        mask = mask_of_smallest_errors(-agreement.repeat(len(self.shares), 1, 1, 1), share)
+        mask = mask_of_smallest_errors(-repeat(agreement, len(self.shares)), share)
         share = share.repeat(num_penalties)
 
         def update(image: Tensor, observed: Tensor, done: float) -> Tensor:
@@ -216,13 +217,13 @@ class MaskFromContent:
         return (evidence / observed[0].numel()).nan_to_num(0).clamp(LEAST_EVIDENCE, 1)
 
     def posterior(self, image: Tensor, observed: Tensor, share: Tensor, steps: int) -> Tensor:
-        """The posterior rounded to 0 or 1, (B, 1 or C, H, W), after ``steps`` of expectation-maximization.
+        """The posterior rounded to 0 or 1, (B, 1 or C, *spatial), after ``steps`` of expectation-maximization.
 
-        All ones where the evidence is at most ``5 log(C·H·W)`` nats: an image may explain so much by chance.
+        All ones where the evidence is at most ``5 log(C·prod(spatial))`` nats: an image may explain so much by chance.
         """
         posterior = self._estimator(observed).posterior(image, observed, steps, share)
         needed = 5 * math.log(observed[0].numel())
-        explained = (posterior.evidence > needed).view(-1, 1, 1, 1)
+        explained = with_axes(posterior.evidence > needed, observed)
         return torch.where(explained, (posterior.mask > 0.5).to(image.dtype), torch.ones_like(posterior.mask))
 
     def _estimator(self, observed: Tensor) -> PosteriorMask:

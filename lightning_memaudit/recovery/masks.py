@@ -1,7 +1,7 @@
 """Estimates of the unknown mask, given the current estimate of the image.
 
-A mask estimator is a function ``estimate(image, observed) -> mask`` on batches (B, C, H, W). The mask is in [0, 1],
-1 means observed; (B, 1, H, W) when it is shared by the channels, (B, C, H, W) when each channel has its own.
+A mask estimator is a function ``estimate(image, observed) -> mask`` on batches (B, C, *spatial). The mask is in [0, 1],
+1 means observed; (B, 1, *spatial) when it is shared by the channels, (B, C, *spatial) when each channel has its own.
 """
 
 import math
@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from lightning_memaudit.recovery.spatial import axes, row_values, with_axes
 
 MaskEstimator = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,7 +32,7 @@ class LeastSquaresMask:
     ``h = 1 where |x - y|^2 < |y|^2, else 0``; the condition is computed as ``x (x - 2 y) < 0``.
 
     Attributes:
-        shared: One mask for all channels (B, 1, H, W), or one per channel (B, C, H, W).
+        shared: One mask for all channels (B, 1, *spatial), or one per channel (B, C, *spatial).
 
     >>> image, mask = torch.full((1, 3, 4, 4), 0.5), torch.tensor([1.0, 0, 1, 0]).expand(1, 1, 4, 4)
     >>> torch.equal(LeastSquaresMask()(image, observed=mask * image), mask)
@@ -40,7 +42,7 @@ class LeastSquaresMask:
     shared: bool = True
 
     def __call__(self, image: Tensor, observed: Tensor) -> Tensor:
-        """Estimate the mask of ``observed`` given ``image``, both (B, C, H, W)."""
+        """Estimate the mask of ``observed`` given ``image``, both (B, C, *spatial)."""
         difference = torch.sub(image, observed, alpha=2).mul_(image)
         if self.shared:
             difference = difference.sum(1, keepdim=True)
@@ -51,7 +53,7 @@ class Posterior(NamedTuple):
     """The mask's posterior and what was estimated with it.
 
     Attributes:
-        mask: (B, 1 or C, H, W) probability of being observed.
+        mask: (B, 1 or C, *spatial) probability of being observed.
         variance: (B,) mean squared error of the image where observed, s^2.
         evidence: (B,) in nats: log likelihood of the observation given the image, less that of an empty mask, under
             which all pixels are fill. It says how much of the observation the image explains.
@@ -87,7 +89,7 @@ class PosteriorMask:
         prior: Probability of being observed before anything is seen, in (0, 1); None estimates it, as the mean of h.
         share: Share of the pixels, in (0, 1), that is observed for sure: s^2 is first estimated from so many of them,
             those that fit best.
-        shared: One mask for all channels (B, 1, H, W), or one per channel (B, C, H, W).
+        shared: One mask for all channels (B, 1, *spatial), or one per channel (B, C, *spatial).
         spreads: Factors on noise^2 + s^2 in P(y|h=1), any of them equally likely for a pixel: above 1 for images whose
             errors are not the same everywhere.
         coupled: Whether neighbouring mask entries inform each other, as much as they prove to be alike.
@@ -122,7 +124,7 @@ class PosteriorMask:
                 raise ValueError(f"{name}={value}: must be between 0 and 1")
 
     def __call__(self, image: Tensor, observed: Tensor) -> Tensor:
-        """Estimate the mask of ``observed`` given ``image``, both (B, C, H, W)."""
+        """Estimate the mask of ``observed`` given ``image``, both (B, C, *spatial)."""
         return self.posterior(image, observed).mask
 
     def posterior(
@@ -136,13 +138,13 @@ class PosteriorMask:
     ) -> Posterior:
         """Estimate mask and error together, by ``steps`` rounds of expectation-maximization.
 
-        ``share`` (B,), ``fill`` (B, C, 1, 1) and ``noise`` (B,) stand in for the attributes, image by image. ``image``
-        and ``observed`` are (B, C, H, W).
+        ``share`` (B,), ``fill`` (B, C, *ones) and ``noise`` (B,) stand in for the attributes, image by image. ``image``
+        and ``observed`` are (B, C, *spatial).
         """
         values = observed.shape[1] if self.shared else 1  # behind one mask entry
         error = self._over_channels((observed - image).square())
         if share is None:
-            share = torch.full_like(error[:, 0, 0, 0], self.share)
+            share = row_values(error, self.share)
         if noise is None:
             noise = torch.full_like(share, self.noise)
         mask = mask_of_smallest_errors(error, share)
@@ -150,9 +152,9 @@ class PosteriorMask:
         for number in range(steps):
             kept = values * mask.flatten(1).sum(1).clamp_min(1e-6)
             variance = ((mask * error).flatten(1).sum(1) / kept - noise_variance).clamp_min(SMALLEST_VARIANCE)
-            observed_density = self._observed_density(error, values, (variance + noise_variance).view(-1, 1, 1, 1))
+            observed_density = self._observed_density(error, values, with_axes(variance + noise_variance, error))
             missing_density = self._missing_density(
-                observed, mask, values, fill, noise_variance.clamp_min(SMALLEST_VARIANCE).view(-1, 1, 1, 1)
+                observed, mask, values, fill, with_axes(noise_variance.clamp_min(SMALLEST_VARIANCE), error)
             )
             prior = self._prior(mask)
             odds = observed_density - missing_density + torch.logit(prior)
@@ -163,8 +165,8 @@ class PosteriorMask:
 
     def _prior(self, mask: Tensor) -> Tensor:
         if self.prior is not None:
-            return mask.new_full((len(mask), 1, 1, 1), self.prior)
-        return mask.flatten(1).mean(1).clamp(LEAST_PRIOR, 1 - LEAST_PRIOR).view(-1, 1, 1, 1)
+            return with_axes(row_values(mask, self.prior), mask)
+        return with_axes(mask.flatten(1).mean(1).clamp(LEAST_PRIOR, 1 - LEAST_PRIOR), mask)
 
     def _observed_density(self, error: Tensor, values: int, variance: Tensor) -> Tensor:
         densities = [log_normal(error, values, spread * variance) for spread in self.spreads]
@@ -181,7 +183,7 @@ class PosteriorMask:
         elif self.fill == "constant":
             missing = (1 - mask).expand_as(observed).flatten(2)
             average = (missing * observed.flatten(2)).sum(2) / missing.sum(2).clamp_min(1e-6)
-            value = average[:, :, None, None]
+            value = with_axes(average, observed)
         else:
             value = float(self.fill)
         return log_normal(self._over_channels((observed - value).square()), values, variance)
@@ -191,22 +193,22 @@ class PosteriorMask:
 
 
 def coupling(mask: Tensor) -> Tensor:
-    """What the four neighbours of every mask entry add to its log odds of being observed.
+    """What the nearest neighbours of every mask entry, two along every axis, add to its log odds of being observed.
 
-    The mean field of a pairwise model, with the shares p(a, b) of horizontal or vertical neighbours that are (a, b):
+    The mean field of a pairwise model, with the shares p(a, b) of neighbours along an axis that are (a, b):
 
     sum over neighbours j of  h_j log (p(1, 1) / p(0, 1) p0 / p1) + (1 - h_j) log (p(1, 0) / p(0, 0) p0 / p1)
 
     which is 0 where neighbours are independent, and large where the mask consists of blocks or stripes.
 
     Args:
-        mask: h, (B, M, H, W), in [0, 1].
+        mask: h, (B, M, *spatial), in [0, 1].
 
     Returns:
-        (B, M, H, W).
+        (B, M, *spatial).
     """
     result = torch.zeros_like(mask)
-    for dimension in (2, 3):
+    for dimension in axes(mask):
         length = mask.shape[dimension] - 1
         first, second = mask.narrow(dimension, 0, length), mask.narrow(dimension, 1, length)
         # One pair of each kind is added to those that are counted, so that no share is 0.
@@ -214,8 +216,8 @@ def coupling(mask: Tensor) -> Tensor:
         neither = ((1 - first) * (1 - second)).flatten(1).sum(1, dtype=torch.float32) + 1
         one = (first + second - 2 * first * second).flatten(1).sum(1, dtype=torch.float32) / 2 + 1
         odds = torch.log((both + one) / (neither + one))
-        beside_observed = (torch.log(both / one) - odds).view(-1, 1, 1, 1).to(mask.dtype)
-        beside_missing = (torch.log(one / neither) - odds).view(-1, 1, 1, 1).to(mask.dtype)
+        beside_observed = with_axes(torch.log(both / one) - odds, mask).to(mask.dtype)
+        beside_missing = with_axes(torch.log(one / neither) - odds, mask).to(mask.dtype)
         result.narrow(dimension, 0, length).add_(torch.lerp(beside_missing, beside_observed, second))
         result.narrow(dimension, 1, length).add_(torch.lerp(beside_missing, beside_observed, first))
     return result
@@ -232,12 +234,12 @@ def mask_of_smallest_errors(error: Tensor, share: Tensor) -> Tensor:
     Least trimmed squares (Rousseeuw 1984) over masks that keep a known share; ties are kept.
 
     Args:
-        error: (B, M, H, W).
+        error: (B, M, *spatial).
         share: (B,), in (0, 1].
 
     Returns:
-        (B, M, H, W), of the error's type.
+        (B, M, *spatial), of the error's type.
     """
     ordered = error.flatten(1).sort(1).values
     last = (share * ordered.shape[1]).round().long().clamp(1, ordered.shape[1]) - 1
-    return (error <= ordered.gather(1, last[:, None]).view(-1, 1, 1, 1)).to(error.dtype)
+    return (error <= with_axes(ordered.gather(1, last[:, None]), error)).to(error.dtype)

@@ -22,7 +22,7 @@ class InputProtected:
     or numpy, are not noticed.
 
     Args:
-        autoencoder: f, (B, C, H, W) to the same shape.
+        autoencoder: f, (B, C, *spatial) to the same shape.
 
     >>> import torch
     >>> images = torch.full((1, 1, 2, 2), -1.0)
@@ -36,7 +36,7 @@ class InputProtected:
         self._writes: bool | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """f(images), (B, C, H, W), of the dtype of ``images``.
+        """f(images), (B, C, *spatial), of the dtype of ``images``.
 
         Raises:
             RuntimeError: f wrote into its input, but had not written into that of the first call.

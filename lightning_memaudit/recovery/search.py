@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lightning_memaudit.recovery.admm import Alternation, Workspace, alternate
 from lightning_memaudit.recovery.batches import map_chunks, rows_by_activations, rows_per_chunk, same_channels
@@ -21,6 +20,7 @@ from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_mask
 from lightning_memaudit.recovery.masks import LeastSquaresMask
 from lightning_memaudit.recovery.protection import InputProtected
+from lightning_memaudit.recovery.spatial import repeat, resized, row_values, spatial, with_axes
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, concatenate
 
@@ -31,6 +31,10 @@ variance doubles the penalty: the data then count for less."""
 
 PAPERS_PENALTY = 0.1
 """Of the iteration that ``paper_blind`` runs."""
+
+
+COARSE = 4
+"""Random values along every axis of smooth noise."""
 
 
 class SearchResult(NamedTuple):
@@ -182,7 +186,7 @@ class _Descent(NamedTuple):
         # Where f errs by as much at the truth, a descent overfits: hidden pixels that f returns all too well. So its
         # own point does not compete, only what f makes of it, which is of the same kind as what the iteration finds.
         output = self.autoencoder(self.autoencoder.apply(found.point, observed, mask, applications - 1))
-        image = add_interpolated_residual(output, observed, Interpolation(mask), torch.ones_like(mask[:, :1, :1, :1]))
+        image = add_interpolated_residual(output, observed, Interpolation(mask), with_axes(row_values(mask, 1.0), mask))
         candidate = refine(
             self.autoencoder, observed, mask, image, problem.noise[rows], steps=assessment - applications
         )
@@ -191,17 +195,17 @@ class _Descent(NamedTuple):
 
 
 def _descent_start(start: DescentStart, problem: Problem, seed: int) -> Tensor:
-    """The first values of hidden pixels, (B, C, H, W)."""
+    """The first values of hidden pixels, (B, C, *spatial)."""
     observed = problem.observed
     if start == "observed":
         return observed
     if start in ("interpolated", "negative"):
         filled = interpolate(observed, problem.mask)
         return filled if start == "interpolated" else 1 - filled
-    size = observed.shape[-2:] if start == "noise" else (4, 4)
+    size = [side if start == "noise" else COARSE for side in spatial(observed)]
     noise = _noise((observed.shape[1], *size), observed, seed)
     # The same for every image: what is found for one must not depend on the others in its batch.
-    return functional.interpolate(noise[None], size=observed.shape[-2:], mode="bicubic").expand_as(observed)
+    return resized(noise[None], spatial(observed)).expand_as(observed)
 
 
 def _noise(shape: Sequence[int], like: Tensor, seed: int) -> Tensor:
@@ -223,22 +227,22 @@ def _attempt(
     number = len(problem.observed)
     hypotheses = len(masks.mask) // number
     count = len(round_.penalties) * hypotheses
-    observed = problem.observed.repeat(count, 1, 1, 1)
-    mask = masks.mask.repeat(len(round_.penalties), 1, 1, 1)
+    observed = repeat(problem.observed, count)
+    mask = repeat(masks.mask, len(round_.penalties))
     noise = problem.noise.repeat(count)
     penalty = observed.new_tensor(round_.penalties).repeat_interleave(hypotheses * number)
     # The data are worth less where noise is on them: as if the penalty were larger, and less of it is spread.
     noise_factor = 1 + noise.square() / TYPICAL_VARIANCE
     penalty = penalty * noise_factor
     if round_.start == "autoencoder":
-        start = autoencoder(problem.observed).repeat(count, 1, 1, 1)
+        start = repeat(autoencoder(problem.observed), count)
     else:
-        start = interpolate(problem.observed.repeat(hypotheses, 1, 1, 1), masks.mask)
+        start = interpolate(repeat(problem.observed, hypotheses), masks.mask)
         if round_.start == "random":
             # The same for every image: what is found for one must not depend on the others in its batch.
             filling = _noise(start.shape[1:], start, seed)
             start = autoencoder(torch.lerp(filling.expand_as(start), start, masks.mask.expand_as(start)))
-        start = start.repeat(len(round_.penalties), 1, 1, 1)
+        start = repeat(start, len(round_.penalties))
     work = Workspace(autoencoder, observed, start, penalty, tuning.spread / noise_factor if tuning.spread else None)
     work.set_mask(mask)
     for iteration in range(iterations):
@@ -249,7 +253,7 @@ def _attempt(
         work.advance(image=masks.update is not None and (last or (iteration + 1) % tuning.mask_steps == 0))
     if masks.update is not None:
         mask = masks.update(work.image, observed, 1.0)
-    exact = (noise == 0).to(observed.dtype).view(-1, 1, 1, 1)
+    exact = with_axes((noise == 0).to(observed.dtype), observed)
     image = add_interpolated_residual(work.prior, observed, Interpolation(mask), exact)
     assessed = refine(autoencoder, observed, mask, image, noise, tuning.refinements, masks.explained)
     parts = [Candidate(*part) for part in zip(*(torch.split(field, number) for field in assessed), strict=True)]
@@ -326,7 +330,7 @@ def recover_self_tuned(
 
     Args:
         autoencoder: f.
-        observed: (B, C, H, W).
+        observed: (B, C, *spatial).
         search: From f, a chunk of ``observed`` and of ``more`` to what was found.
         chunk_size: Attempts at once; None chooses by memory.
         gradients: ``auto`` differentiates f where that is possible.
@@ -346,14 +350,14 @@ def recover_self_tuned(
         part = observed[images]
         candidate, num_evaluations, relied = search(protected, part, *(rows[images] for rows in more))
         finite = candidate.score.isfinite()
-        shape = (-1, 1, 1, 1)
-        image = torch.where(finite.view(shape), candidate.image, part)
+        usable = with_axes(finite, part)
+        image = torch.where(usable, candidate.image, part)
         expected = torch.where(finite, candidate.expected_error, torch.inf)
         if used:
             expected = torch.where(relied, expected * optimism(part, candidate.mask), expected).nan_to_num(torch.inf)
         return Recovery(
             image=image,
-            mask=torch.where(finite.view(shape), candidate.mask, 1.0),
+            mask=torch.where(usable, candidate.mask, 1.0),
             score=candidate.score,
             certified=torch.zeros_like(finite),
             num_evaluations=num_evaluations + GAIN_EVALUATIONS,

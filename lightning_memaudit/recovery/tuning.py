@@ -7,13 +7,13 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lightning_memaudit.recovery.admm import Alternation
 from lightning_memaudit.recovery.checks import check_counts, check_penalties
+from lightning_memaudit.recovery.spatial import row_values, within_reach
 
 NEARBY = 2
-"""Rows and columns between a hidden pixel and an observed one that tells something of it."""
+"""Steps along every axis between a hidden pixel and an observed one that tells something of it."""
 
 Start = Literal["interpolated", "autoencoder", "random"]
 
@@ -86,7 +86,7 @@ class SelfTuning:
         max_gradients: Gradients of a descent at most.
         patience_per_hidden_share: With gradients, an image's patience is so many times the share of its pixels that is
             hidden, and ``patience`` at least: where more is hidden there are more wrong images to end in. Hidden pixels
-            count half where one nearby is observed, at most :data:`NEARBY` rows and columns away.
+            count half where one nearby is observed, at most :data:`NEARBY` steps away along every axis.
         doubtful_error: With gradients, an image with an error above this is given up sooner.
         hopeless_error: With gradients, one with an error above this is given up soonest: it hardly ever comes back.
         patience_per_far_share: That soonest is so many times the share of its pixels that are hidden and have no
@@ -162,12 +162,12 @@ class SelfTuning:
         return (*alternating, self.papers_iteration, self.rounds[-1])
 
     def patience_with(self, mask: Tensor, gradients: bool) -> "Patience":
-        """Of images with these masks, (B, 1 or C, H, W)."""
+        """Of images with these masks, (B, 1 or C, *spatial)."""
         if not gradients:
-            same = torch.full_like(mask[:, 0, 0, 0], self.patience)
+            same = row_values(mask, self.patience)
             return Patience(same, same, self.doubtful_error, self.hopeless_error)
         hidden = (1 - mask).flatten(1).mean(1)
-        far = (functional.max_pool2d(mask, 2 * NEARBY + 1, 1, NEARBY) == 0).flatten(1).float().mean(1)
+        far = (within_reach(mask, NEARBY) == 0).flatten(1).float().mean(1)
         most = (self.patience_per_hidden_share * (hidden + far) / 2).round().clamp_min(self.patience)
         least = torch.minimum(most, (self.patience_per_far_share * far).round().clamp_min(1))
         return Patience(most, least, self.doubtful_error, self.hopeless_error)

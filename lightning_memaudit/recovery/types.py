@@ -1,4 +1,8 @@
-"""What goes into a recovery method and what comes out."""
+"""What goes into a recovery method and what comes out.
+
+Images are (B, C, *spatial) everywhere: B of them, any number of channels C, and one, two or three spatial axes. These
+are the length of a signal; height and width of a picture; depth, height and width of a volume.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +14,7 @@ from torch import Tensor
 from lightning_memaudit.recovery.batches import same_channels
 
 Autoencoder = Callable[[Tensor], Tensor]
-"""Any function from images (B, C, H, W) to images of the same shape, nominally in [0, 1]."""
+"""Any function from images (B, C, *spatial) to images of the same shape, nominally in [0, 1]."""
 
 Family = Literal["mask", "blur"]
 """What H of ``y = H x + noise`` is: diagonal, or circulant."""
@@ -21,8 +25,8 @@ class Trace(NamedTuple):
 
     Attributes:
         iterations: The K recorded iteration numbers, 0 is the start.
-        image: (K, B, C, H, W) image estimates.
-        mask: (K, B, 1 or C, H, W) mask estimates in [0, 1].
+        image: (K, B, C, *spatial) image estimates.
+        mask: (K, B, 1 or C, *spatial) mask estimates in [0, 1].
         fixed_point_residual: (K, B) mean squared ``f(x) - x``.
         data_residual: (K, B) mean squared ``x - y`` over the estimated mask.
 
@@ -75,8 +79,8 @@ class Recovery(NamedTuple):
     """Result of a recovery method on a batch of B images.
 
     Attributes:
-        image: (B, C, H, W) estimate, finite everywhere (diverged images fall back to the observation).
-        mask: (B, 1, H, W), or (B, C, H, W) when not shared by channels; in [0, 1], 1 means observed.
+        image: (B, C, *spatial) estimate, finite everywhere (diverged images fall back to the observation).
+        mask: (B, 1, *spatial), or (B, C, *spatial) when not shared by channels; in [0, 1], 1 means observed.
         score: (B,) blind score, lower is better; ``inf`` where the iterations diverged.
         certified: (B,) bool, claimed recovered without any ground truth.
         num_evaluations: (B,) int64, evaluations of the autoencoder spent on each image.
@@ -144,7 +148,7 @@ class RecoveryMethod(Protocol):
     """
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
-        """Recover a batch of images of shape (B, C, H, W)."""
+        """Recover a batch of images of shape (B, C, *spatial)."""
         ...
 
 
@@ -161,7 +165,7 @@ class InformedRecoveryMethod(Protocol):
     """
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
-        """Recover a batch of images of shape (B, C, H, W) from the true mask, (B, 1 or C, H, W)."""
+        """Recover a batch of images of shape (B, C, *spatial) from the true mask, (B, 1 or C, *spatial)."""
         ...
 
 
@@ -198,7 +202,7 @@ def _join_traces(traces: Sequence[Trace]) -> Trace:
     prolonged = []
     for trace in traces:
         missing = len(longest) - len(trace.iterations)
-        fields = trace._replace(mask=trace.mask.expand(-1, -1, channels, -1, -1))[1:]
+        fields = trace._replace(mask=trace.mask.expand(-1, -1, channels, *trace.mask.shape[3:]))[1:]
         prolonged.append([torch.cat([field, field[-1:].expand(missing, *field.shape[1:])]) for field in fields])
     return Trace(longest, *(torch.cat(field, 1) for field in zip(*prolonged, strict=True)))
 
@@ -212,8 +216,8 @@ class Problem(NamedTuple):
     """What is known of B degraded images; every field has B rows.
 
     Attributes:
-        observed: y, (B, C, H, W).
-        mask: (B, 1 or C, H, W), in [0, 1]; a guess where it must be estimated.
+        observed: y, (B, C, *spatial).
+        mask: (B, 1 or C, *spatial), in [0, 1]; a guess where it must be estimated.
         noise: (B,) standard deviation of the noise.
         number: (B,) number of each image among those that the search began with.
 

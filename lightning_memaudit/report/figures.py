@@ -24,6 +24,7 @@ from lightning_memaudit.report.style import (
 from lightning_memaudit.results.rows import Row
 
 FIGURES = "figures"
+LONG_NAME = 14
 
 
 def write_figures(view: RunView, formats: Sequence[str] = ("png",), pictures: bool = True) -> list[Path]:
@@ -119,7 +120,9 @@ def _strip(examples: Sequence[Example], pattern: str, methods: list[str], occasi
     for column, head in enumerate(heads):
         sheet.head(column, head.replace(" ", "\n", 1) if len(head) > 15 else head)
     for line, example in enumerate(examples):
-        sheet.label(line, f"{example.why}\n{example.kind} {drawn_name(example.name, example.image)}")
+        name = drawn_name(example.name, example.image)
+        between = "\n" if len(name) > LONG_NAME else " "  # on a line of its own where it would reach the border
+        sheet.label(line, f"{example.why}\n{example.kind}{between}{name}")
         sheet.image(line, 0, example.observed)
         _show_recovery(sheet, line, 1, example, first)
         sheet.image(line, 2, example.truth)

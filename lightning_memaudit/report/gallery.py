@@ -22,8 +22,8 @@ class Extracted(NamedTuple):
 
     Attributes:
         row: Of ``images`` in the extraction of ``report.json``.
-        truth: (C, H, W).
-        image: (C, H, W), the fixed point.
+        truth: (C, *spatial).
+        image: (C, *spatial), the fixed point.
         share: Of the starts, that ended there.
 
     >>> one = Extracted({"image": 3, "psnr": 41.26}, np.zeros((1, 8, 8)), np.zeros((1, 8, 8)), share=0.125)

@@ -11,7 +11,8 @@ import numpy as np
 
 from lightning_memaudit.report.labels import saved_names, shortened
 from lightning_memaudit.report.logged_tables import tables
-from lightning_memaudit.report.selection import displayed
+from lightning_memaudit.report.selection import center_of
+from lightning_memaudit.report.views import displayed
 from lightning_memaudit.report.wandb_run import WandbRun
 from lightning_memaudit.results.audit_report import AuditReport
 
@@ -101,7 +102,9 @@ def shown_images(report: AuditReport, prefix: str, num_images: int) -> Iterator[
             # Bytes: what loggers make of floating point differs, down to black pictures.
             # Without those on which the method failed.
             there = [row for row in range(min(num_images, len(images))) if not np.isnan(images[row]).all()]
-            shown = [(255 * displayed(images[row])).round().astype(np.uint8) for row in there]
+            places = [center_of(report.recoveries, key, row) for row in there]
+            pictures = [displayed(images[row], at) for row, at in zip(there, places, strict=True)]
+            shown = [(255 * picture).round().astype(np.uint8) for picture in pictures]
             if shown:
                 group = key.partition("/")[0]
                 names = saved_names(report.recoveries, group)

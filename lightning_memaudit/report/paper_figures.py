@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from lightning_memaudit.report.document import missing_fraction, run_name
 from lightning_memaudit.report.labels import MEMBERS_MSE, printable, saved_names
 from lightning_memaudit.report.rates import draw_rates, rate_legend
-from lightning_memaudit.report.selection import best_median_worst
+from lightning_memaudit.report.selection import best_median_worst, center_of
 from lightning_memaudit.report.sheet import Sheet
 from lightning_memaudit.report.style import (
     LEGEND_WIDTH,
@@ -20,6 +20,7 @@ from lightning_memaudit.report.style import (
     method_label,
     occasion_words,
 )
+from lightning_memaudit.report.views import picture_of
 from lightning_memaudit.results.quantities import MAX_PSNR
 from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder
@@ -76,6 +77,7 @@ def _iteration_figure(
     for column, head in enumerate(["truth", "observed", *[f"step {step}" for step in iterations]]):
         sheet.head(column, head)
     for place, (image, why) in enumerate(chosen):
+        at = center_of(arrays, f"members/{pattern}/observed", image)
         for number, (kind, name) in enumerate(kinds):
             line = place * len(kinds) + number
             label = f"{method_label(name)},\nestimated mask" if kind == "mask" else method_label(name)
@@ -84,29 +86,25 @@ def _iteration_figure(
             sheet.label(line, (f"{why}, member {member}\n" if number == 0 else "") + label)
             for step in range(len(iterations)):
                 if kind == "mask":
-                    sheet.image(line, 2 + step, masks[image, step], framed=True)
+                    sheet.image(line, 2 + step, picture_of(masks[image, step], at), framed=True)
                 else:
-                    _show_step(sheet, line, 2 + step, traces[name][image, step], truth[image], occasion["threshold_db"])
+                    recovery = traces[name][image, step]
+                    caption, recovered = _outcome(recovery, truth[image], occasion["threshold_db"])
+                    sheet.image(line, 2 + step, picture_of(recovery, at), caption, recovered=recovered)
         first = place * len(kinds)
-        sheet.image(first, 0, truth[image])
-        sheet.image(first, 1, arrays[f"members/{pattern}/observed"][image])
+        sheet.image(first, 0, picture_of(truth[image], at))
+        sheet.image(first, 1, picture_of(arrays[f"members/{pattern}/observed"][image], at))
         true_mask = arrays[f"members/{pattern}/mask"][image].astype(float)
-        sheet.image(first + 1, 1, true_mask, "true mask,\nwhite: observed", framed=True)
+        sheet.image(first + 1, 1, picture_of(true_mask, at), "true mask,\nwhite: observed", framed=True)
     return sheet.figure
 
 
-def _show_step(
-    sheet: Sheet,
-    line: int,
-    column: int,
-    image: "np.ndarray[Any, Any]",
-    truth: "np.ndarray[Any, Any]",
-    threshold_db: float,
-) -> None:
+def _outcome(image: "np.ndarray[Any, Any]", truth: "np.ndarray[Any, Any]", threshold_db: float) -> tuple[str, bool]:
+    """The caption of a recovery, and whether it counts as recovered."""
     quality = _psnr(image, truth)
     recovered = quality >= threshold_db
     caption = f"{quality:.1f} dB {'✓' if recovered else '✗'}" if np.isfinite(quality) else "diverged ✗"
-    sheet.image(line, column, image, caption, recovered=recovered)
+    return caption, recovered
 
 
 def _psnr(image: "np.ndarray[Any, Any]", truth: "np.ndarray[Any, Any]") -> float:

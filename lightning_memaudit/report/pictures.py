@@ -11,8 +11,9 @@ from lightning_memaudit.report.document import missing_fraction
 from lightning_memaudit.report.gallery import gallery
 from lightning_memaudit.report.labels import shortened
 from lightning_memaudit.report.run_view import RunView
-from lightning_memaudit.report.selection import Example, choose_examples, displayed, shown_methods
+from lightning_memaudit.report.selection import Example, choose_examples, shown_methods
 from lightning_memaudit.report.style import method_label
+from lightning_memaudit.report.views import displayed
 
 FEW = ("best", "median", "worst", "the only one")
 """The members that stand for all of them where there is little room, and the best control."""
@@ -92,7 +93,7 @@ def page_gallery(view: RunView) -> list[dict[str, Any]]:
 
 
 def picture(image: "np.ndarray[Any, Any]") -> str:
-    """An image (C, H, W) in [0, 1] as a PNG data URI, at its own size."""
+    """An image (C, *spatial) in [0, 1] as a PNG data URI, at its own size, see :func:`.displayed`."""
     from PIL import Image
 
     pixels = (displayed(image) * 255).round().astype(np.uint8)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lightning_memaudit.report.labels import image_name, saved_names
+from lightning_memaudit.report.views import hidden_center, picture_of
 from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -19,7 +20,7 @@ class Outcome:
     """What one method made of one image.
 
     Attributes:
-        image: (C, H, W).
+        image: (C, H, W), see :func:`.picture_of`.
         psnr: In dB; None when it could not be computed.
         recovered: Whether it counts as recovered.
         diverged: Whether the iterations diverged.
@@ -53,7 +54,7 @@ class Example:
         group: ``members`` or ``controls``.
         image: Index within its data set.
         name: What a person calls it there, as it was recorded: anything may be in it.
-        truth: (C, H, W).
+        truth: (C, H, W): of a volume slices through the largest hidden part, like all that follow.
         observed: (C, H, W).
         mask: (1 or C, H, W), as the first method that estimates one has it; None when no method does.
         mask_accuracy: Share of the mask's entries that are right.
@@ -123,10 +124,29 @@ def choose_examples(
         for row, why in _spread_members(order) if group == "members" else _best_and_median(order):
             numbers = table.get((group, indices[row], primary), {})
             name = names[row] if numbers.get("name") is None else image_name(numbers)
-            outcomes, mask, accuracy = _recovered(arrays, table, group, pattern, methods, row, indices[row])
-            truth, observed = arrays[f"{group}/truth"][row], arrays[f"{group}/{pattern}/observed"][row]
+            at = center_of(arrays, f"{group}/{pattern}/observed", row)
+            outcomes, mask, accuracy = _recovered(arrays, table, group, pattern, methods, row, indices[row], at)
+            keys = (f"{group}/truth", f"{group}/{pattern}/observed")
+            truth, observed = (picture_of(arrays[key][row], at) for key in keys)
             examples.append(Example(why, group, indices[row], name, truth, observed, mask, accuracy, outcomes))
     return examples
+
+
+def center_of(arrays: "Mapping[str, np.ndarray[Any, Any]]", key: str, row: int) -> tuple[int, ...] | None:
+    """Where a volume is cut to be shown: in the largest part that its pattern hides of it, of the truth the first one.
+
+    Args:
+        arrays: The saved recoveries.
+        key: Of the volume's array in them.
+        row: Of the volume.
+    """
+    group, *rest = key.split("/")
+    known = [f"{group}/{rest[0]}/mask"] if len(rest) > 1 else [name for name in arrays if _is_mask(name, group)]
+    return hidden_center(arrays[known[0]][row]) if known and known[0] in arrays else None
+
+
+def _is_mask(name: str, group: str) -> bool:
+    return name.startswith(f"{group}/") and name.endswith("/mask") and name.count("/") == 2
 
 
 def _psnr(row: Row | None) -> float:
@@ -190,6 +210,7 @@ def _recovered(
     methods: Sequence[str],
     row: int,
     index: int,
+    at: tuple[int, ...] | None,
 ) -> "tuple[dict[str, Outcome], np.ndarray[Any, Any] | None, float | None]":
     """What each method made of an image, the first estimate of the mask, and how much of that is right."""
     outcomes = {}
@@ -200,14 +221,9 @@ def _recovered(
         if key not in arrays or numbers is None or numbers.get("failed"):
             continue
         outcomes[method] = Outcome(
-            arrays[key][row], numbers["psnr"], bool(numbers["recovered"]), bool(numbers["diverged"])
+            picture_of(arrays[key][row], at), numbers["psnr"], bool(numbers["recovered"]), bool(numbers["diverged"])
         )
         if mask is None and numbers["mask_accuracy"] is not None:
-            mask, accuracy = arrays[f"{group}/{pattern}/{method}/mask"][row], float(numbers["mask_accuracy"])
+            mask = picture_of(arrays[f"{group}/{pattern}/{method}/mask"][row], at)
+            accuracy = float(numbers["mask_accuracy"])
     return outcomes, mask, accuracy
-
-
-def displayed(image: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """(C, H, W) as matplotlib shows it: (H, W) gray or (H, W, 3) colour in [0, 1]; other channels are averaged."""
-    image = np.clip(np.nan_to_num(np.asarray(image, dtype=np.float64)), 0, 1)
-    return image.transpose(1, 2, 0) if image.shape[0] == 3 else image.mean(0)

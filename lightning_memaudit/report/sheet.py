@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lightning_memaudit.report.selection import displayed
 from lightning_memaudit.report.style import NOT_RECOVERED, RECOVERED, figure_style
+from lightning_memaudit.report.views import displayed
 
 _BELOW = 0.26
 """Inches under an image, for its caption."""
@@ -70,7 +70,7 @@ class Sheet:
         Args:
             line: From the top.
             column: From the left.
-            image: (C, H, W) in [0, 1].
+            image: (C, *spatial) in [0, 1], see :func:`.displayed`.
             caption: Below it.
             recovered: Frames it: thick where it counts as recovered, thin and dashed where not.
             framed: With a plain thin frame, as a mask has.

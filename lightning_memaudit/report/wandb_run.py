@@ -11,7 +11,8 @@ import numpy as np
 
 from lightning_memaudit.report.labels import printable, saved_names, shortened
 from lightning_memaudit.report.logged_tables import tables
-from lightning_memaudit.report.selection import displayed
+from lightning_memaudit.report.selection import center_of
+from lightning_memaudit.report.views import displayed
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.gate import OUTCOME, named_numbers
 from lightning_memaudit.results.rows import Row, headline_names
@@ -167,11 +168,11 @@ def recovered_table(report: AuditReport, num_images: int, picture: Any) -> tuple
     methods = list(dict.fromkeys(row["method"] for row in report.rows))
     psnr = {(row["group"], row["pattern"], row["method"], row["image"]): row["psnr"] for row in report.images}
 
-    def cell(key: str, row: int, caption: str) -> Any:
+    def cell(key: str, row: int, caption: str, at: tuple[int, ...] | None) -> Any:
         """None where the method failed, or does not run on the pattern."""
         if key not in arrays or np.isnan(arrays[key][row]).all():
             return None
-        return picture((255 * displayed(arrays[key][row])).round().astype(np.uint8), caption=caption)
+        return picture((255 * displayed(arrays[key][row], at)).round().astype(np.uint8), caption=caption)
 
     def rows() -> Iterator[list[Any]]:
         for group in dict.fromkeys(row["group"] for row in report.rows):
@@ -181,14 +182,15 @@ def recovered_table(report: AuditReport, num_images: int, picture: Any) -> tuple
             for pattern in dict.fromkeys(row["pattern"] for row in report.rows if row["group"] == group):
                 for row in range(min(num_images, len(indices))):
                     name, image = names[row], int(indices[row])
+                    at = center_of(arrays, f"{group}/{pattern}/observed", row)
                     values = {method: psnr.get((group, pattern, method, image)) for method in methods}
                     yield [
                         *(group, image, printable(name), pattern),
-                        cell(f"{group}/truth", row, f"{group[:-1]} {shortened(name, MAX_CAPTION)}"),
-                        cell(f"{group}/{pattern}/observed", row, pattern),
-                        cell(f"{group}/{pattern}/mask", row, "mask"),
+                        cell(f"{group}/truth", row, f"{group[:-1]} {shortened(name, MAX_CAPTION)}", at),
+                        cell(f"{group}/{pattern}/observed", row, pattern, at),
+                        cell(f"{group}/{pattern}/mask", row, "mask", at),
                         *(
-                            cell(f"{group}/{pattern}/{method}/image", row, _caption(method, value))
+                            cell(f"{group}/{pattern}/{method}/image", row, _caption(method, value), at)
                             for method, value in values.items()
                         ),
                     ]

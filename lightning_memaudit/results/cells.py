@@ -106,6 +106,14 @@ class Measurement:
         )
 
 
+_CHANNEL_AXIS = {"mask": 1, "trace_mask": 2}
+"""Of the arrays that may be shared by the channels."""
+
+
+def _with_channels(array: Array, axis: int, channels: int) -> Array:
+    return np.broadcast_to(array, (*array.shape[:axis], channels, *array.shape[axis + 1 :]))
+
+
 def join_recoveries(parts: Mapping[str, Sequence[Array]]) -> Columns:
     """Join the arrays of blocks or processes, one entry per saved image in all arrays of a group.
 
@@ -121,9 +129,11 @@ def join_recoveries(parts: Mapping[str, Sequence[Array]]) -> Columns:
     """
     joined = {}
     for key, arrays in parts.items():
-        channels = max((array.shape[1] for array in arrays if array.ndim == 4), default=0)
-        shapes = [(len(one), channels, *one.shape[2:]) if one.ndim == 4 else one.shape for one in arrays]
-        array = np.concatenate([np.broadcast_to(one, shape) for one, shape in zip(arrays, shapes, strict=True)])
+        axis = _CHANNEL_AXIS.get(key.rpartition("/")[2])
+        if axis is not None:
+            channels = max(array.shape[axis] for array in arrays)
+            arrays = [_with_channels(array, axis, channels) for array in arrays]
+        array = np.concatenate(arrays)
         if len(array) == sum(map(len, parts[f"{key.partition('/')[0]}/positions"])):
             joined[key] = array
     return joined

@@ -52,7 +52,7 @@ class ExtractionReport:
         summary: Numbers of the search and of what it found; also in every row of the audit, as ``extraction``.
         images: One row per image that came out, ``group``, ``image``, ``name``, ``position``, ``psnr`` in dB,
             ``basin`` (starts that ended at it) and ``share`` of the starts; members first, the largest basin first.
-        pictures: ``extraction/truth`` and ``extraction/image``, (n, C, H, W) both, of the first of those images.
+        pictures: ``extraction/truth`` and ``extraction/image``, (n, C, *spatial) both, of the first of those images.
 
     >>> nearest = Nearest("members", np.array([40.0]), np.array([9.0]), np.zeros(1), np.array([7]), ["7"], {}, 3)
     >>> summary = {"threshold_db": 30.0, "num_starts": 4}
@@ -92,7 +92,7 @@ class ExtractionReport:
             summary: Numbers of the search, with ``threshold_db`` and ``num_starts``.
             nearest: One per group and process.
             basin: (K,) starts that ended at each fixed point.
-            points: (K, C, H, W) the fixed points.
+            points: (K, C, *spatial) the fixed points.
             num_pictures: Images to keep pictures of.
         """
         threshold, num_starts = summary["threshold_db"], max(1, summary["num_starts"])

@@ -47,7 +47,7 @@ def array_sha256(array: "np.ndarray[Any, Any]") -> str:
 
 
 def image_sha256(image: "np.ndarray[Any, Any]") -> str:
-    """SHA-256 of an image (C, H, W) in [0, 1] at 8 bits per value."""
+    """SHA-256 of an image (C, *spatial) in [0, 1] at 8 bits per value."""
     return hashlib.sha256((np.clip(image, 0, 1) * np.float32(255)).round().astype(np.uint8).tobytes()).hexdigest()
 
 

@@ -128,12 +128,12 @@ class OutputSums:
 
     @classmethod
     def of(cls, outputs: "NDArray[np.floating]", images: "NDArray[np.floating]") -> "OutputSums":
-        """Of a batch: both (B, C, H, W). Images whose output is not finite are left out."""
+        """Of a batch: both (B, C, *spatial). Images whose output is not finite are left out."""
         at_once = max(1, _VALUES_AT_ONCE // max(1, images[:1].size))
         if len(images) > at_once:
             begins = range(0, len(images), at_once)
             return cls.join([cls.of(outputs[i : i + at_once], images[i : i + at_once]) for i in begins])
-        finite = np.isfinite(outputs).all((1, 2, 3))
+        finite = np.isfinite(outputs).all(tuple(range(1, outputs.ndim)))
         f, x = (array[finite].astype(np.float64) for array in (outputs, images))
         num_not_finite = int(len(finite) - finite.sum())
         if not f.size:
@@ -141,7 +141,7 @@ class OutputSums:
         with np.errstate(over="ignore"):  # far below zero: the sigmoid is 0
             sigmoid = 1 / (1 + np.exp(-f))
         terms = (f, x, f * f, x * x, f * x, (f - x) ** 2, (sigmoid - x) ** 2)
-        sums = np.stack([term.sum((0, 2, 3)) for term in terms], 1)
+        sums = np.stack([term.sum((0, *range(2, term.ndim))) for term in terms], 1)
         return cls(f[:, 0].size, sums, float(f.min()), float(f.max()), num_not_finite=num_not_finite)
 
     @staticmethod
@@ -160,7 +160,7 @@ class OutputSums:
 
 
 def differences_of_calls(first: "NDArray[np.floating]", second: "NDArray[np.floating]") -> NDArray[np.float64]:
-    """How much two outputs (B, C, H, W) for the same images differ, (B,): root mean square, as a share of the range.
+    """How much two outputs (B, C, *spatial) for the same images differ, (B,): root mean square, a share of the range.
 
     The range is that of the image's outputs and 0, and not below that of images, 1: rounding is relative to the values.
     NaN counts as no difference: it is a fault of its own.

@@ -9,23 +9,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_memaudit.training.pixels import ImageSize, in_unit_range, resize_and_crop, value_range
+from lightning_memaudit.training.windows import NEEDED, Window
 
-LAYOUTS = ("auto", "HWC", "CHW")
+LAYOUTS = ("auto", "HWC", "CHW", "DHW", "DHWC", "CDHW", "L", "LC", "CL")
 CHANNELS = (1, 3, 4)
 MEND = "give uint8, uint16, bool, or float scaled to [0, 1]"
+UNITS = f"or, where values are in units of their own, {NEEDED}"
 
 
 class ArrayImages:
-    """The images of an array, as (C, H, W): uint8, or float32 in [0, 1].
+    """The images of an array, as (C, *spatial): uint8, or float32 in [0, 1].
 
     uint8 stays what it is and bool becomes 0 and 255; uint16 is divided by 65535; floats of any width and byte order
-    must be in [0, 1].
+    must be in [0, 1]. With a window, numbers of any type are what it makes of them.
 
     Args:
-        array: (N, H, W), (N, H, W, C) or (N, C, H, W).
+        array: (N, H, W), (N, H, W, C) or (N, C, H, W); volumes and signals as ``layout`` says.
         layout: See :class:`ImagesDataModule`.
         image_size: See :func:`resize_and_crop`.
         file: Where the array comes from, for names and messages.
+        window: How values in other units become those in [0, 1].
 
     Raises:
         ValueError: The array is not one of images; at indexing, an image has values outside of [0, 1].
@@ -47,21 +50,29 @@ class ArrayImages:
         layout: str = "auto",
         image_size: ImageSize | None = None,
         file: Path | None = None,
+        window: Window | None = None,
     ) -> None:
+        self.window = window
         self.source = "" if file is None else f"{file}: "
         if layout not in LAYOUTS:
             raise ValueError(f"layout={layout!r}: give one of {', '.join(LAYOUTS)}")
-        if array.ndim not in (3, 4) or 0 in array.shape:
+        # Grey pictures need no layout; all others have as many axes as theirs, after the first.
+        fits = array.ndim in (3, 4) if layout in ("auto", "HWC", "CHW") else array.ndim == len(layout) + 1
+        if not fits or 0 in array.shape:
+            given = "" if layout == "auto" else f" of layout={layout}"
             raise ValueError(
-                f"{self.source}an array of shape {list(array.shape)} does not hold images; "
-                "give (N, H, W), (N, H, W, C) or (N, C, H, W)"
+                f"{self.source}an array of shape {list(array.shape)} does not hold images{given}; give (N, H, W), "
+                "(N, H, W, C) or (N, C, H, W), or set layout to DHW, DHWC or CDHW for volumes, L, LC or CL for signals"
             )
-        if array.dtype.kind not in "bf" and array.dtype.name not in ("uint8", "uint16"):
-            values = f" with {value_range(array)}" if array.dtype.kind in "iu" else ""
-            raise ValueError(f"{self.source}an array of {array.dtype}{values} does not hold images; {MEND}")
-        if array.ndim == 4 and layout == "auto":
-            layout = self._find_layout(array.shape)
-        self.array, self.channels_last, self.image_size = array, layout == "HWC", image_size
+        number = array.dtype.kind in "biuf"
+        if not (array.dtype.kind in "bf" or array.dtype.name in ("uint8", "uint16") or (window and number)):
+            values, units = (f" with {value_range(array)}", f"; {UNITS}") if number else ("", "")
+            raise ValueError(f"{self.source}an array of {array.dtype}{values} does not hold images; {MEND}{units}")
+        if layout == "auto":
+            layout = self._find_layout(array.shape) if array.ndim == 4 else "HW"
+        if array.ndim == 3 and layout in ("HWC", "CHW"):
+            layout = "HW"
+        self.array, self.layout, self.image_size = array, layout, image_size
         self.names = [str(index) if file is None else f"{file.name}[{index}]" for index in range(len(array))]
 
     def _find_layout(self, shape: tuple[int, ...]) -> str:
@@ -69,7 +80,8 @@ class ArrayImages:
         if last == second:
             both = ": the second axis and the last could be them" if last else ""
             raise ValueError(
-                f"{self.source}layout=auto cannot tell the channels of shape {list(shape)}{both}; set HWC or CHW"
+                f"{self.source}layout=auto cannot tell the channels of shape {list(shape)}{both}; set HWC or CHW, "
+                "or DHW for volumes without them"
             )
         return "HWC" if last else "CHW"
 
@@ -78,21 +90,28 @@ class ArrayImages:
 
     def __getitem__(self, index: int) -> Tensor:
         pixels = self._pixels(index)
-        if pixels.ndim == 2:
+        if "C" not in self.layout:
             pixels = pixels[None]
-        elif self.channels_last:
-            pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        elif self.layout.endswith("C"):
+            pixels = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
         return resize_and_crop(torch.from_numpy(pixels), self.image_size)
 
     def _pixels(self, index: int) -> NDArray[Any]:
         stored = np.array(self.array[index])
+        if self.window is not None:
+            try:
+                return self.window.scale(stored)
+            except ValueError as error:
+                raise ValueError(f"{self.source}image {index} cannot be read ({error})") from error
         if stored.dtype == np.uint8:
             return stored
         if stored.dtype == np.bool_:
             return stored * np.uint8(255)
         values = in_unit_range(stored / np.float32(65535) if stored.dtype.kind == "u" else stored)
         if values is None:
-            raise ValueError(f"{self.source}image {index} is of {stored.dtype} with {value_range(stored)}; {MEND}")
+            raise ValueError(
+                f"{self.source}image {index} is of {stored.dtype} with {value_range(stored)}; {MEND}; {UNITS}"
+            )
         return values
 
 

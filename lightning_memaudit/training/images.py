@@ -22,10 +22,10 @@ DARK = 0.1
 
 
 class ImageTensorDataset(Dataset[Tensor]):
-    """Images held in one tensor; its items are float images (C, H, W) in [0, 1].
+    """Images held in one tensor; its items are float images (C, *spatial) in [0, 1].
 
     Args:
-        images: (N, C, H, W), uint8, or floating point in [0, 1].
+        images: (N, C, *spatial) with one, two or three spatial axes, uint8, or floating point in [0, 1].
         names: What a person calls each image, such as its file; its number where there are none.
 
     Raises:
@@ -39,8 +39,10 @@ class ImageTensorDataset(Dataset[Tensor]):
     names: list[str]
 
     def __init__(self, images: Tensor, names: Sequence[str] | None = None) -> None:
-        if images.ndim != 4 or 0 in images.shape:
-            raise ValueError(f"images of shape {list(images.shape)} are not a batch; give (N, C, H, W)")
+        if not 3 <= images.ndim <= 5 or 0 in images.shape:
+            raise ValueError(
+                f"images of shape {list(images.shape)} are not a batch; give (N, C, H, W), (N, C, D, H, W) or (N, C, L)"
+            )
         if images.dtype != torch.uint8:
             images = images.float()
             low, high = float(images.min()), float(images.max())
@@ -60,7 +62,7 @@ class ImageTensorDataset(Dataset[Tensor]):
         return to_float(self.images[index])
 
     def __getitems__(self, indices: Sequence[int]) -> Tensor:
-        """A whole batch (B, C, H, W) at once, which spares the loader one call and one copy per image."""
+        """A whole batch (B, C, *spatial) at once, which spares the loader one call and one copy per image."""
         return to_float(self.images[torch.as_tensor(indices)])
 
 
@@ -78,7 +80,7 @@ def _already_a_batch(batch: Any) -> Any:
 
 
 class ImagePool(Protocol):
-    """Images that are read one by one, each (C, H, W), uint8 or float in [0, 1]; a tensor (N, C, H, W) is one.
+    """Images that are read one by one, each (C, *spatial), uint8 or float in [0, 1]; a tensor (N, C, *spatial) is one.
 
     Where it has ``names``, a list as long as it is, they become those of the data sets.
 
@@ -109,7 +111,7 @@ def take_distinct(
         seen: Digests of the images that were taken before; those of the new ones are added.
 
     Returns:
-        (n, C, H, W) with n at most ``wanted``, uint8 where all of them are, else float; and their names in the pool.
+        (n, C, *spatial) with n at most ``wanted``, uint8 where all of them are, else float; and their names there.
 
     Raises:
         ValueError: The images differ in shape.
@@ -258,7 +260,7 @@ class ImageDataModule(LightningDataModule):
         self._is_set_up = True
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Batches (B, C, H, W) of members, in a new order every epoch unless all are one batch."""
+        """Batches (B, C, *spatial) of members, in a new order every epoch unless all are one batch."""
         batch_size = min(self.batch_size or len(self.train_dataset), len(self.train_dataset))
         return DataLoader(
             self.train_dataset,
@@ -268,6 +270,6 @@ class ImageDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """Batches (B, C, H, W) of controls."""
+        """Batches (B, C, *spatial) of controls."""
         batch_size = min(self.batch_size or 256, len(self.control_dataset))
         return DataLoader(self.control_dataset, batch_size=batch_size, collate_fn=_already_a_batch)

@@ -15,7 +15,7 @@ class AutoencoderModule(LightningModule):
     The defaults memorize: Adam at 1e-3 takes the package's networks on 50 images to a loss of 1e-6.
 
     Args:
-        network: Any module from images (B, C, H, W) to images of the same shape.
+        network: Any module from images (B, C, *spatial) to images of the same shape.
         optimizer: Makes the optimizer from the parameters.
         scheduler: Makes a learning rate scheduler from the optimizer; it steps once per epoch.
 
@@ -44,7 +44,7 @@ class AutoencoderModule(LightningModule):
         self.scheduler = scheduler
 
     def forward(self, images: Tensor) -> Tensor:
-        """Reconstruct images of shape (B, C, H, W)."""
+        """Reconstruct images of shape (B, C, *spatial)."""
         reconstruction: Tensor = self.network(images)
         return reconstruction
 

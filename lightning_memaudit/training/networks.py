@@ -1,7 +1,8 @@
 """Autoencoders whose memorization is worth auditing: fully connected, U-Net, tied.
 
-All of them take and return images (B, C, H, W), nominally in [0, 1], and end in a linear layer: a squashed
-output would bound what an iteration of the autoencoder can do, and the audit iterates it.
+All of them take and return images, nominally in [0, 1], and end in a linear layer: a squashed output would bound what
+an iteration of the autoencoder can do, and the audit iterates it. The U-Net's are (B, C, H, W), those of the others
+(B, C, *spatial): signals, pictures or volumes.
 """
 
 import difflib
@@ -81,15 +82,17 @@ def _at_least(argument: str, value: int, least: int) -> int:
     return value
 
 
-def _checked_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
-    if len(image_shape) != 3 or any(size < 1 for size in image_shape):
-        raise ValueError(f"image_shape={list(image_shape)} is not (channels, height, width); such as [1, 25, 25]")
-    channels, height, width = (int(size) for size in image_shape)
-    return channels, height, width
+def _checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
+    if not 2 <= len(image_shape) <= 4 or any(size < 1 for size in image_shape):
+        raise ValueError(
+            f"image_shape={list(image_shape)} is not (channels, height, width), such as [1, 25, 25]; of volumes it "
+            "is such as [1, 16, 16, 16], of signals [1, 64]"
+        )
+    return tuple(int(size) for size in image_shape)
 
 
 class _FlatAutoencoder(nn.Module):
-    """Flattens images (B, C, H, W) for `encode_decode` and shapes them back."""
+    """Flattens images (B, C, *spatial) for `encode_decode` and shapes them back."""
 
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__()
@@ -97,7 +100,7 @@ class _FlatAutoencoder(nn.Module):
         self.num_pixels = math.prod(self.image_shape)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Reconstruct images of shape (B, C, H, W)."""
+        """Reconstruct images of shape (B, C, *spatial)."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"images of shape {list(images.shape[1:])} do not fit image_shape={list(self.image_shape)}; "
@@ -106,7 +109,7 @@ class _FlatAutoencoder(nn.Module):
         return self.encode_decode(images.flatten(1)).view_as(images)
 
     def encode_decode(self, flat: Tensor) -> Tensor:
-        """Reconstruct flat images of shape (B, C*H*W)."""
+        """Reconstruct flat images of shape (B, N), N values each."""
         raise NotImplementedError
 
 
@@ -122,7 +125,8 @@ class FullyConnectedAutoencoder(_FlatAutoencoder):
     training images can be recovered; from 0.05 all of them can. Much smaller ones hardly start to train.
 
     Args:
-        image_shape: (channels, height, width) of the images.
+        image_shape: (channels, height, width) of the images, of volumes (channels, depth, height, width), of signals
+            (channels, length).
         num_layers: Number of linear layers, at least 2; an activation follows each but the last.
         width: Units of every hidden layer.
         activation: Name of an elementwise nonlinearity in :mod:`torch.nn`; see :data:`ACTIVATIONS`.
@@ -163,7 +167,7 @@ class FullyConnectedAutoencoder(_FlatAutoencoder):
                 self.layers.append(make_activation(activation))
 
     def encode_decode(self, flat: Tensor) -> Tensor:
-        """Reconstruct flat images of shape (B, C*H*W)."""
+        """Reconstruct flat images of shape (B, N), N values each."""
         result: Tensor = self.layers(flat)
         return result
 
@@ -292,7 +296,8 @@ class TiedAutoencoder(_FlatAutoencoder):
     Moreau proximity operator (Moreau 1965). ``proximal=True`` enforces both conditions.
 
     Args:
-        image_shape: (channels, height, width) of the images.
+        image_shape: (channels, height, width) of the images, of volumes (channels, depth, height, width), of signals
+            (channels, length).
         width: Units of the hidden layer, the rows of W.
         activation: Name of an elementwise nonlinearity in :mod:`torch.nn`; see :data:`ACTIVATIONS`.
         proximal: Keep ``|W|_2 <= 1`` throughout training, and refuse activations that fall, rise faster
@@ -330,7 +335,7 @@ class TiedAutoencoder(_FlatAutoencoder):
             parametrize.register_parametrization(self, "weight", SpectralNormBound())
 
     def encode_decode(self, flat: Tensor) -> Tensor:
-        """Reconstruct flat images of shape (B, C*H*W)."""
+        """Reconstruct flat images of shape (B, N), N values each."""
         weight = self.weight  # once: under the parametrization every access computes the norm
         hidden: Tensor = self.activation(functional.linear(flat, weight, self.bias))
         return hidden @ weight

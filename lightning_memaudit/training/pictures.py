@@ -49,12 +49,12 @@ class PictureFolder:
     def __init__(
         self, folder: Path, image_size: ImageSize | None = None, grayscale: bool = False, argument: str = "path"
     ) -> None:
-        self.files = sorted(_picture_files(folder))
+        self.files = sorted(file for file in files_below(folder) if file.suffix.lower() in PICTURE_SUFFIXES)
         if not self.files:
             kinds = ", ".join(PICTURE_SUFFIXES)
             raise FileNotFoundError(f"{argument}={str(folder)!r}: no pictures in this folder; looked for {kinds}")
         self.image_size, self.mode = image_size, "L" if grayscale else "RGB"
-        self.names = [_as_text(file.relative_to(folder)) for file in self.files]
+        self.names = [as_text(file.relative_to(folder)) for file in self.files]
         self._has_said_frames = False
 
     def __len__(self) -> int:
@@ -160,7 +160,12 @@ def _deep_gray(picture: Image.Image, tags: Any) -> NDArray[np.float32]:
     return 1 - gray if kind == "TIFF" and tags.get(PHOTOMETRIC) == 0 else gray
 
 
-def _picture_files(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and its subfolders, through links.
+
+    Raises:
+        ValueError: A subfolder cannot be read.
+    """
     visited = set()
     for place, subfolders, names in os.walk(folder, followlinks=True, onerror=_raise):
         subfolders.sort()
@@ -170,15 +175,13 @@ def _picture_files(folder: Path) -> Iterator[Path]:
             continue
         visited.add(real)
         for name in names:
-            file = Path(place, name)
-            if file.suffix.lower() in PICTURE_SUFFIXES:
-                yield file
+            yield Path(place, name)
 
 
 def _raise(error: OSError) -> NoReturn:
     raise ValueError(f"{error.filename} cannot be read as a folder ({error.strerror}); {MEND_OR_REMOVE}") from error
 
 
-def _as_text(path: Path) -> str:
+def as_text(path: Path) -> str:
     """A path with ``/``, and with what is no UTF-8 in it spelled out: it must be possible to write it down."""
     return path.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -174,3 +174,16 @@ def test_a_picture_without_its_channel_is_taken_unless_it_may_be_patches(side, a
     else:
         with pytest.raises(ValueError, match="as those of patches are: pass reconstruct="):
             Seen().undo(images[:, 0], images)
+
+
+class Tagged(torch.Tensor):
+    """As MONAI's MetaTensor, which stays one through every operation."""
+
+    def as_tensor(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_what_a_subclass_adds_to_the_output_goes_no_further():
+    found = Seen(Normalization([0.5], [0.5])).undo(IMAGES.as_subclass(Tagged), IMAGES)
+    assert type(found) is torch.Tensor
+    assert torch.equal(found, IMAGES * 0.5 + 0.5)

@@ -108,7 +108,7 @@ def test_the_spectral_bounds_gradient_is_right():
         (lambda: FullyConnectedAutoencoder(activation="leakyrelu"), "did you mean 'LeakyReLU'"),
         (lambda: FullyConnectedAutoencoder(num_layers=1), "num_layers=1"),
         (lambda: FullyConnectedAutoencoder(width=0), "width=0"),
-        (lambda: FullyConnectedAutoencoder(image_shape=(25, 25)), "image_shape"),
+        (lambda: FullyConnectedAutoencoder(image_shape=(25,)), "image_shape"),
         (lambda: FullyConnectedAutoencoder(initial_gain=0), "initial_gain=0"),
         (lambda: UNetAutoencoder(depth=0), "depth=0"),
         (lambda: TiedAutoencoder(activation="SiLU", proximal=True), "cannot be proximal"),

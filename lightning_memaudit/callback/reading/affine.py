@@ -102,7 +102,7 @@ def fit_nearly(before: Tensor, after: Tensor, expected: Affine) -> Affine | None
     clearly another one than expected.
 
     Args:
-        before: Images (B, C, H, W).
+        before: Images (B, C, *spatial).
         after: Of the same shape.
         expected: What it would be by rights.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,13 +10,8 @@ from torch import Tensor
 
 from lightning_memaudit.callback.keys import Key, key_path, select
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact
-from lightning_memaudit.callback.reading.items import (
-    as_tensor,
-    channels_first,
-    find_in_item,
-    is_channels_last,
-    tensors_in,
-)
+from lightning_memaudit.callback.reading.items import as_tensor, find_in_item, plain, tensors_in
+from lightning_memaudit.callback.reading.layout import Layout, NetworkInput, alike, decide_layout
 from lightning_memaudit.callback.reading.reader import ReadItem
 from lightning_memaudit.callback.seen import Normalization
 
@@ -28,24 +23,25 @@ class BatchFormat:
     Attributes:
         path: Where in the batch, outermost key first; a function of the batch; None where no batch holds them, and the
             items are read themselves.
-        shape: (C, H, W) of one image.
-        channels_last: The batch holds (B, H, W, C).
-        flat: The batch holds (B, N).
+        layout: How one image stands there.
         dtype: Of the images in the batch.
         normalization: Undone, so that images are in [0, 1].
         inferred: Whether the normalization was found by comparing batches with items.
 
-    >>> BatchFormat((0,), (1, 2, 2)).images([torch.ones(3, 1, 2, 2), "labels"]).shape
+    >>> BatchFormat((0,), Layout((1, 2, 2))).images([torch.ones(3, 1, 2, 2), "labels"]).shape
     torch.Size([3, 1, 2, 2])
     """
 
     path: Any
-    shape: tuple[int, ...]
-    channels_last: bool = False
-    flat: bool = False
+    layout: Layout
     dtype: torch.dtype = torch.float32
     normalization: Normalization = field(default_factory=Normalization)
     inferred: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *spatial) of one image."""
+        return self.layout.shape
 
     def find(self, batch: Any) -> Tensor:
         """The tensor of images in a batch, as it stands there.
@@ -60,29 +56,20 @@ class BatchFormat:
         return tensor
 
     def images(self, batch: Any) -> Tensor:
-        """The images (B, C, H, W) of a batch, in [0, 1] as float32."""
+        """The images (B, C, *spatial) of a batch, in [0, 1] as float32."""
         return self.undo(self.find(batch))
 
     def undo(self, found: Tensor) -> Tensor:
-        """From the tensor in a batch to images (B, C, H, W) in [0, 1].
+        """From the tensor in a batch to images (B, C, *spatial) in [0, 1].
 
         Raises:
             ValueError: The images have another shape than the first ones.
         """
-        images = arranged(found, self.shape if self.flat else None, self.channels_last)
+        images = self.layout.arrange(found)
         if tuple(images.shape[1:]) != self.shape:
             raise ValueError(f"shape {tuple(images.shape[1:])} where the first images have {self.shape}")
         images = to_float(images)
         return images if self.normalization.is_identity else self.normalization.undo(images)
-
-
-def arranged(found: Tensor, image_shape: Sequence[int] | None, channels_last: bool) -> Tensor:
-    """The tensor of a batch as (B, C, H, W), of the same type."""
-    if image_shape is not None and tuple(found.shape[1:]) != tuple(image_shape):
-        return found.reshape(len(found), *image_shape)
-    if found.ndim == 3:
-        return found[:, None]
-    return found.movedim(-1, -3) if channels_last else found
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -134,16 +121,15 @@ def _holds(tensor: Tensor, items: Sequence[ReadItem]) -> bool:
     before = item_images(items)
     if before is None or not tensor.ndim or len(tensor) != len(before) or tensor.numel() != before.numel():
         return False
-    after = channels_first(tensor) if tensor.ndim == 4 else tensor
-    before = before.to(after.device)
-    if bool((before == after.reshape(before.shape)).all()):
+    found = alike(plain(tensor), before.shape[1:])
+    if found is None:
+        return False
+    before = before.to(found.device)
+    if bool((before == found).all()):
         return True
-    return fit_exact(_four(before).float(), _four(after.reshape(before.shape))) is not None
-
-
-def _four(images: Tensor) -> Tensor:
-    """(B, C, ...) of any images."""
-    return images[:, None] if images.ndim < 4 else images
+    # The first axis may be one of channels, or rows.
+    together = fit_exact(before[:, None].float(), found[:, None])
+    return together is not None or (before.ndim > 2 and fit_exact(before.float(), found) is not None)
 
 
 def item_images(items: Sequence[ReadItem]) -> Tensor | None:
@@ -161,6 +147,7 @@ def learn_format(
     key: Key | None,
     image_shape: Sequence[int] | None,
     normalization: Normalization,
+    network: NetworkInput | None = None,
 ) -> BatchFormat:
     """How images stand in batches, from a few of them and the items that they were made of.
 
@@ -168,7 +155,7 @@ def learn_format(
     [0, 1] that the items hold, as after a normalization on the device, the map is undone; else images are in [0, 1].
 
     Raises:
-        ValueError: There are no images, or no images in [0, 1].
+        ValueError: There are no images, what their axes are is not known, or their range is not.
     """
     path = locate(batches[0], key, items[0])
     read = [item for part in items for item in part]
@@ -181,29 +168,18 @@ def learn_format(
             raise problem or ValueError(_ragged(group, read) or f"{group}: no images found in its batches")
         found = own
     else:
-        probe = BatchFormat(path, ())
+        probe = BatchFormat(path, Layout(()))
         found = torch.cat([probe.find(batch) for batch in batches])
-    channels_last = found.ndim == 4 and is_channels_last(found.shape[1:])
-    flat = image_shape is not None and tuple(found.shape[1:]) != tuple(image_shape)
-    if flat and found[0].numel() != torch.Size(image_shape or ()).numel():
-        raise ValueError(
-            f"item 0 of the data set has shape {tuple(found.shape[1:])}: image_shape={tuple(image_shape or ())} does "
-            "not fit"
-        )
-    images = arranged(found, image_shape, channels_last)
-    if images.ndim != 4:
-        raise ValueError(
-            f"item 0 of the data set has shape {tuple(found.shape[1:])}: images are (C, H, W); pass "
-            "image_shape=(C, H, W) for flat ones"
-        )
-    shape = tuple(images.shape[1:])
+    layout = decide_layout(found.shape[1:], image_shape, network)
+    images = layout.arrange(found)
     counts = not images.is_floating_point() and images.dtype not in (torch.uint8, torch.bool)
     if counts and normalization.is_identity:
         raise ValueError(
             f"{group}: images are {images.dtype} with values up to {int(images.max())}, of unknown range: pass "
-            "std=[<1 / the largest possible value>], or convert them to floating-point numbers in [0, 1]"
+            "std=[<1 / the largest possible value>] or data_range=[<lowest>, <highest possible value>], or convert "
+            "them to floating-point numbers in [0, 1]"
         )
-    inferred = None if path is None or own is None else _inferred(own, images, image_shape)
+    inferred = None if path is None or own is None else _inferred(own, images)
     if inferred is not None and not inferred.is_identity:
         mean, std = inferred.mean_and_std
         given = Affine.of_normalization(normalization)
@@ -213,17 +189,20 @@ def learn_format(
                 f"{inferred.words('image')}: leave them out, for what happens after reading is undone anyway"
             )
         if all(one > 0 for one in std):
-            return BatchFormat(path, shape, channels_last, flat, found.dtype, Normalization(mean, std), True)
+            return BatchFormat(path, layout, found.dtype, Normalization(mean, std), True)
     if not normalization.is_identity and images.dtype == torch.uint8:
         # The given numbers are of the values as they stand, 0 to 255.
         std = [255 * one for one in normalization.std or [1.0]]
-        normalization = Normalization(normalization.mean, std)
-    return BatchFormat(path, shape, channels_last, flat, found.dtype, normalization)
+        normalization = replace(normalization, std=std)
+    return BatchFormat(path, layout, found.dtype, normalization)
 
 
-def _inferred(own: Tensor, images: Tensor, image_shape: Sequence[int] | None) -> Affine | None:
+def _inferred(own: Tensor, images: Tensor) -> Affine | None:
     """The affine map from images in [0, 1] in the items to those in the batches."""
-    before = to_float(arranged(own, image_shape, own.ndim == 4 and is_channels_last(own.shape[1:])))
+    found = alike(own, images.shape[1:])
+    if found is None:
+        return None
+    before = to_float(found)
     if before.shape != images.shape or float(before.min()) < -1e-4 or float(before.max()) > 1 + 1e-4:
         return None
     after = to_float(images) if images.dtype == torch.uint8 else images

@@ -5,15 +5,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_memaudit.callback.conditions import Condition, conditions_of
-from lightning_memaudit.callback.reading.batch_images import BatchFormat, arranged, item_images, learn_format, to_float
+from lightning_memaudit.callback.reading.batch_images import BatchFormat, item_images, learn_format, to_float
 from lightning_memaudit.callback.reading.image_names import name_in_dataset, names_in_batch, without_common_folder
+from lightning_memaudit.callback.reading.layout import NetworkInput, alike
 from lightning_memaudit.callback.reading.reader import ReadBatch, Reader, Source
 from lightning_memaudit.callback.reading.stored_images import StoredImages
 from lightning_memaudit.callback.seen import Normalization
@@ -26,6 +27,9 @@ READ_TWICE = 16
 
 LEARN_FROM = 128
 """Images from which the way of reading is learned; the others are checked against it."""
+
+LEARN_FROM_VALUES = 2**25
+"""Of large images as many as hold so many values: all of them wait in memory."""
 
 Transfer = Callable[[Any], Any]
 """From a batch as ``collate_fn`` made it to the batch that the model gets: the run's hooks and the device."""
@@ -42,7 +46,8 @@ class ReadGroup:
         num_available: Images that there are to choose from; None where that is not known.
         random: Whether reading an image twice gave different ones.
         given: The normalization that the user gave.
-        image_shape: Likewise, of flat images.
+        image_shape: Likewise, (C, *spatial).
+        network: What the network takes.
         reading: How it was read, in words; empty where there is nothing to say.
         problems: Why these images cannot be audited as they are, such as values outside [0, 1].
 
@@ -59,6 +64,7 @@ class ReadGroup:
     random: bool = False
     given: Normalization = field(default_factory=Normalization)
     image_shape: Sequence[int] | None = None
+    network: NetworkInput = field(default_factory=NetworkInput)
     reading: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -72,6 +78,7 @@ def read_group(
     image_shape: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     conditional: bool = False,
+    network: NetworkInput | None = None,
 ) -> ReadGroup:
     """Read a seeded choice of images, as the run itself reads them.
 
@@ -81,9 +88,10 @@ def read_group(
         normalization: Given by the user; undone.
         transfer: The run's batch hooks and the move to the device.
         seed: Of the choice and of the reading process.
-        image_shape: (C, H, W) for flat images.
+        image_shape: (C, *spatial), where neither shape nor network tell.
         device: Where the images go.
         conditional: Keep of each image what its batch holds besides it.
+        network: What the network takes.
 
     Raises:
         ValueError: An image cannot be read, or is no image in [0, 1].
@@ -104,10 +112,12 @@ def read_group(
     reader = Reader(source, seed)
     size = source.batch_size
     blocks = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
-    again = [chosen[:READ_TWICE]] if source.group == "members" and chosen else []
+    twice = chosen[:READ_TWICE] if source.group == "members" else []
+    again = [twice[begin : begin + size] for begin in range(0, len(twice), size)]
     reads = reader.blocks([*blocks, *again]) if chosen else reader.first(wanted or 0)
 
-    taken = _Taken(source, normalization, transfer, image_shape, device, conditional, len(chosen) or wanted or 0)
+    network, count = network or NetworkInput(), len(chosen) or wanted or 0
+    taken = _Taken(source, normalization, transfer, image_shape, network, device, conditional, count)
     with closing(reads):  # or the reading process would be ended by the garbage collector, at any moment
         for read in islice(reads, len(blocks) or None):
             taken.take(read)
@@ -115,16 +125,18 @@ def read_group(
                 break
         taken.finish()
         second = [taken.convert(read) for read in reads] if again else []
-    is_random = any(_differs(one, taken.images[0 : len(one)]) for one in second)
+    begins = accumulate((len(one) for one in second), initial=0)
+    is_random = any(
+        _differs(one, taken.images[begin : begin + len(one)]) for begin, one in zip(begins, second, strict=False)
+    )
     indices = [chosen[place] for place in taken.places] if chosen else list(range(len(taken.images)))
     names = _names(source, indices, taken.names)
     conditions = taken.conditions if conditional else None
     group = Group(source.group, taken.images, indices, range(len(indices)), names, conditions)
     available = None if source.indices is None else len(source.indices)
     words = _in_words(source, taken, reader.note)
-    return ReadGroup(
-        group, source, taken.known, available, is_random, normalization, image_shape, words, taken.problems
-    )
+    given = (normalization, image_shape, network)
+    return ReadGroup(group, source, taken.known, available, is_random, *given, words, taken.problems)
 
 
 class _Taken:
@@ -136,11 +148,13 @@ class _Taken:
         normalization: Normalization,
         transfer: Transfer,
         image_shape: Sequence[int] | None,
+        network: NetworkInput,
         device: torch.device | str,
         conditional: bool,
         count: int,
     ) -> None:
         self.source, self.normalization, self.transfer = source, normalization, transfer
+        self.network = network
         self.image_shape, self.device, self.conditional, self.count = image_shape, device, conditional, count
         self.names: list[str | None] = []
         self.places: list[int] = []
@@ -160,7 +174,9 @@ class _Taken:
         """Convert and keep a batch, once the first ones have shown how."""
         batch = self._transferred(read)
         self._waiting.append((batch, read))
-        if sum(len(one.items) or 1 for _, one in self._waiting) >= LEARN_FROM or self.format is not None:
+        waiting = [item for _, one in self._waiting for item in one.items or [None]]
+        values = sum(item.image.numel() for item in waiting if item is not None and item.image is not None)
+        if len(waiting) >= LEARN_FROM or values >= LEARN_FROM_VALUES or self.format is not None:
             self.finish()
 
     def finish(self) -> None:
@@ -175,6 +191,7 @@ class _Taken:
                 self.source.key,
                 self.image_shape,
                 self.normalization,
+                self.network,
             )
             self.images = StoredImages(self.format.shape, self.count, self.device)
         for batch, read in self._waiting:
@@ -197,7 +214,15 @@ class _Taken:
         try:
             check_values(self.source.group, images)
         except ValueError as error:
-            self.problems = self.problems or [str(error)]
+            text = str(error)
+            if self.normalization.data_range is not None and bool(images.isfinite().all()):
+                low, high = self.normalization.data_range
+                ends = [low + (high - low) * float(end) for end in images.aminmax()]
+                text = (
+                    f"{self.source.group} has values in [{ends[0]:.4g}, {ends[1]:.4g}], beyond data_range=[{low:g}, "
+                    f"{high:g}]: pass a range that holds all values, or clip them in the data set's own transform"
+                )
+            self.problems = self.problems or [text]
 
     def convert(self, read: ReadBatch) -> Tensor:
         """The images of a batch, in [0, 1]."""
@@ -223,7 +248,7 @@ class _Taken:
         else:
             found = known.find(batch)
         first = len(self.images)
-        if arranged(found, known.shape if known.flat else None, known.channels_last).shape[1:] != known.shape:
+        if known.layout.arrange(found).shape[1:] != known.shape:
             raise ValueError(
                 f"items 0 and {first} of {group} have shapes {known.shape} and {tuple(found.shape[1:])}: images must "
                 "be of one size; pass members or controls that are"
@@ -249,15 +274,17 @@ class _Taken:
 
 
 def _agrees(own: Tensor, images: Tensor) -> bool:
-    return bool(torch.allclose(to_float(own).reshape(images.shape).to(images.device), images, atol=5e-3))
+    before = alike(own, images.shape[1:])
+    return before is not None and bool(torch.allclose(to_float(before).to(images.device), images, atol=5e-3))
 
 
 def _order(read: ReadBatch, images: Tensor) -> Tensor | None:
     """The rows of a batch in the order of its items, where a ``collate_fn`` has sorted them; None where it has not."""
-    items = item_images(read.items)
-    if items is None or items.numel() != images.numel():
+    own = item_images(read.items)
+    items = None if own is None or len(own) != len(images) else alike(own, images.shape[1:])
+    if items is None:
         return None
-    items_at_8_bits, images_at_8_bits = (_at_8_bits(one) for one in (to_float(items).reshape(images.shape), images))
+    items_at_8_bits, images_at_8_bits = (_at_8_bits(one) for one in (to_float(items), images))
     if torch.equal(items_at_8_bits, images_at_8_bits):  # as nearly always, with nothing to hash
         return None
     wanted, found = _digests(items_at_8_bits), _digests(images_at_8_bits)
@@ -283,7 +310,9 @@ def _differs(one: Tensor, other: Tensor) -> bool:
 
 def _names(source: Source, indices: Sequence[int], read: Sequence[str | None]) -> list[str]:
     """From the data set's lists, else from the items, else the index."""
-    listed = [None if source.indices is None else name_in_dataset(source.dataset, index) for index in indices]
+    listed = [
+        None if source.indices is None else name_in_dataset(source.dataset, index, source.key) for index in indices
+    ]
     names = [
         in_list or in_item or str(index)
         for index, in_list, in_item in zip(indices, listed, [*read, *([None] * len(indices))], strict=False)

@@ -19,12 +19,21 @@ LISTS = ("names", "samples", "imgs", "paths", "files", "filenames", "file_names"
 """Attributes of a data set that hold one name per item."""
 
 
-def name_in(item: Any) -> str | None:
+def name_in(item: Any, key: Any = None) -> str | None:
     """What an item itself says that it is called; None where it says nothing.
+
+    Args:
+        item: Of a data set.
+        key: Of the image in it: of several files of an item, such as image and segmentation, its own comes first.
 
     >>> name_in({"pixels": 0, "path": "cats/0017.jpg"}), name_in((0, 1))
     ('cats/0017.jpg', None)
     """
+    own = _innermost(key)
+    if isinstance(item, Mapping) and own in item:
+        for metadata in (_attribute(item[own], "meta"), item.get(f"{own}_meta_dict")):
+            if isinstance(metadata, Mapping) and (name := _text(metadata.get("filename_or_obj"))) is not None:
+                return name  # MONAI
     for part in (item, *(item if isinstance(item, tuple | list) and len(item) < 10 else ())):
         named = isinstance(part, Mapping) or hasattr(part, "__dict__")
         for key in ITEM_KEYS if named else ():
@@ -40,6 +49,12 @@ def name_in(item: Any) -> str | None:
                 if isinstance(metadata, Mapping) and (name := _text(metadata.get("filename_or_obj"))) is not None:
                     return name
     return None
+
+
+def _innermost(key: Any) -> str | None:
+    """The name that the image has in its mapping; None for other keys."""
+    last = key[-1] if isinstance(key, Sequence) and not isinstance(key, str) and key else key
+    return last if isinstance(last, str) else None
 
 
 def names_in_batch(batch: Any, count: int) -> list[str | None]:
@@ -80,11 +95,11 @@ def _text(value: Any) -> str | None:
     return str(value)
 
 
-def name_in_dataset(dataset: Any, index: int) -> str | None:
+def name_in_dataset(dataset: Any, index: int, key: Any = None) -> str | None:
     """What the data set has as the name of an item, without reading it; None where it has none.
 
     Looks at lists with one entry per item, such as ``samples`` of torchvision's folders, through Subset and
-    ConcatDataset.
+    ConcatDataset. Of entries with several paths the one of the image's own key comes first.
 
     >>> from types import SimpleNamespace
     >>> class Folder(list):
@@ -104,16 +119,20 @@ def name_in_dataset(dataset: Any, index: int) -> str | None:
     for position, entries in enumerate(likely):
         known = position < sum(name in own for name in LISTS)
         if isinstance(entries, list | tuple | np.ndarray) and len(entries) == size and size:
-            name = _entry_name(entries[place], known)
+            name = _entry_name(entries[place], known, _innermost(key))
             if name is not None:
                 return relative(name, own.get("root"))
     return None
 
 
-def _entry_name(entry: Any, known: bool) -> str | None:
+def _entry_name(entry: Any, known: bool, key: str | None) -> str | None:
     """From a path, or a tuple or mapping that holds one; anything goes where the list is known to hold names."""
     if isinstance(entry, Mapping):
-        return name_in(entry) or next((name for value in entry.values() if (name := _path(value))), None)
+        return (
+            _path(entry.get(key))
+            or name_in(entry)
+            or next((name for value in entry.values() if (name := _path(value))), None)
+        )
     if isinstance(entry, tuple | list) and entry:
         entry = entry[0]
     return _text(entry) if known else _path(entry)

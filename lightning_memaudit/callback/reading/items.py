@@ -11,11 +11,11 @@ from torch import Tensor
 from lightning_memaudit.callback.keys import select
 
 CHANNELS = (1, 3, 4)
-"""Numbers of channels that tell (H, W, C) from (C, H, W)."""
+"""Numbers of channels that tell (H, W, C) from (C, H, W), and volumes likewise."""
 
 
 def find_in_item(item: Any, key: Any) -> Tensor:
-    """The image (C, H, W), (H, W) or flat, of any type, within a data set's item.
+    """The image (C, *spatial), without channels, or flat, of any type, within a data set's item.
 
     Without a key: the item itself when it is a tensor, an array or a PIL image, else the first element of a tuple or
     list.
@@ -76,7 +76,7 @@ def _no_image(value: Any) -> NoImageFound:
 
 def _looks_like_image(part: Any) -> bool:
     image = as_tensor(part)
-    return image is not None and image.ndim in (2, 3) and image.numel() > 1
+    return image is not None and image.ndim in (2, 3, 4) and image.numel() > 1
 
 
 def as_tensor(value: Any) -> Tensor | None:
@@ -86,7 +86,7 @@ def as_tensor(value: Any) -> Tensor | None:
     (torch.float32, None)
     """
     if isinstance(value, Tensor):
-        return value.detach().as_subclass(Tensor)
+        return plain(value.detach())
     if hasattr(value, "getbands"):  # a PIL image
         if value.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L"):
             value = value.convert("RGB")
@@ -99,20 +99,25 @@ def as_tensor(value: Any) -> Tensor | None:
     return None
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """Without what subclasses such as MONAI's MetaTensor add, on the same memory."""
+    return tensor.as_subclass(Tensor)
+
+
 def channels_first(image: Tensor) -> Tensor:
-    """(H, W, C) as (C, H, W); anything else as it is."""
-    return image.movedim(-1, -3) if is_channels_last(image.shape[-3:]) else image
+    """(H, W, C) as (C, H, W), (D, H, W, C) as (C, D, H, W); anything else as it is."""
+    return image.movedim(-1, 0) if is_channels_last(image.shape) else image
 
 
 def is_channels_last(shape: Sequence[int]) -> bool:
-    """Whether these three dimensions are (H, W, C): three or four channels at the end and none in front.
+    """Whether these are (H, W, C) or (D, H, W, C): one, three or four channels at the end and none in front.
 
     >>> is_channels_last((32, 32, 3)), is_channels_last((3, 32, 32)), is_channels_last((8, 4, 4))
     (True, False, False)
     """
-    if len(shape) != 3 or shape[-1] not in CHANNELS or shape[0] in CHANNELS:
+    if len(shape) not in (3, 4) or shape[-1] not in CHANNELS or shape[0] in CHANNELS:
         return False
-    return shape[1] > shape[2]  # as many rows as columns at the end are a small picture of many channels
+    return shape[-2] > shape[-1]  # as many rows as columns at the end are a small picture of many channels
 
 
 def tensors_in(batch: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Tensor]]:

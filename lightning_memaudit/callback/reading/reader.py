@@ -78,7 +78,7 @@ class ReadItem:
     """What an item itself says of its image.
 
     Attributes:
-        image: As it stands in the item, (C, H, W), (H, W) or flat, of any type; None where there is none.
+        image: As it stands in the item, (C, *spatial), without channels or flat, of any type; None where there is none.
         name: What it is called there, such as a file's path; None where it has no name.
         problem: Why there is no image.
         place: Among the items that were read together.
@@ -135,7 +135,7 @@ class _CollateWithItems:
 
 def read_item(item: Any, key: Any, place: int = 0) -> ReadItem:
     """The image and the name in an item of a data set."""
-    name = name_in(item)
+    name = name_in(item, key)
     try:
         return ReadItem(find_in_item(item, key).clone(), name, None, place)
     except ValueError as error:

@@ -14,10 +14,10 @@ CACHE_BYTES = 2**30
 
 
 class StoredImages:
-    """Images (n, C, H, W) in [0, 1] that are sliced like a tensor; many of them lie in a file.
+    """Images (n, C, *spatial) in [0, 1] that are sliced like a tensor; many of them lie in a file.
 
     Args:
-        shape: (C, H, W).
+        shape: (C, *spatial).
         count: Most images that will be added.
         device: Where slices go.
 
@@ -39,7 +39,7 @@ class StoredImages:
             self._kept = torch.from_file(name, shared=True, size=values).view(count, *shape)
 
     def add(self, images: Tensor) -> None:
-        """Append images (k, C, H, W)."""
+        """Append images (k, C, *spatial)."""
         self._kept[self._size : self._size + len(images)] = images
         self._size += len(images)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_memaudit.recovery.batches import map_chunks, per_image_mean, rows_per_chunk
 from lightning_memaudit.recovery.checks import check_counts, check_images
 from lightning_memaudit.recovery.protection import InputProtected
+from lightning_memaudit.recovery.spatial import row_values, with_axes
 from lightning_memaudit.recovery.types import Autoencoder, Family, Recovery, Trace, concatenate
 
 
@@ -48,7 +49,7 @@ class AutoencoderIterations:
         check_counts(num_iterations=self.num_iterations, check_every=self.check_every)
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
-        """Iterate from ``observed``, (B, C, H, W).
+        """Iterate from ``observed``, (B, C, *spatial).
 
         Raises:
             ValueError: ``observed`` is not a finite batch of images.
@@ -64,7 +65,7 @@ class AutoencoderIterations:
     def _iterate(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
         image, final = observed, observed.clone()
         rows = torch.arange(len(observed), device=observed.device)
-        residual = torch.full_like(observed[:, 0, 0, 0], torch.inf)
+        residual = row_values(observed, torch.inf)
         evaluations = torch.zeros(len(observed), dtype=torch.int64, device=observed.device)
         records = {0: observed} if 0 in self.record_at else {}
         for iteration in range(1, self.num_iterations + 1):
@@ -82,7 +83,7 @@ class AutoencoderIterations:
                         break
         finite = final.flatten(1).isfinite().all(1) & residual.isfinite()
         return Recovery(
-            image=torch.where(finite.view(-1, 1, 1, 1), final, observed),
+            image=torch.where(with_axes(finite, observed), final, observed),
             mask=torch.ones_like(observed[:, :1]),
             score=torch.where(finite, residual, torch.inf),
             certified=torch.zeros_like(finite),

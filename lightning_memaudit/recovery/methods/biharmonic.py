@@ -10,16 +10,22 @@ from torch import Tensor
 
 from lightning_memaudit.recovery import Autoencoder, Recovery
 from lightning_memaudit.recovery.checks import check_images, check_mask
+from lightning_memaudit.recovery.interpolation import interpolate
 
 Image = NDArray[np.float64]
 Missing = NDArray[np.bool_]
+
+RELATIVE_RESIDUAL, MOST_STEPS = 1e-4, 2000
+"""Conjugate gradients end at that residual, as a share of that of the interpolation which they start from, or after so
+many steps: some tens for pixels that are missing at random, hundreds for half of a volume."""
 
 
 class BiharmonicInpainting:
     """Fill the missing pixels of each image smoothly, given the true mask (scikit-image's ``inpaint_biharmonic``).
 
     It solves the biharmonic equation in the missing region (Damelin & Hoang, 2018). It never sees the autoencoder,
-    so that what it recovers is no evidence of memorization.
+    so that what it recovers is no evidence of memorization. Of volumes the same equation is solved by conjugate
+    gradients: a direct solution takes minutes and gigabytes from some fifty voxels a side on.
 
     >>> ramp, mask = torch.linspace(0, 1, 8).repeat(1, 1, 8, 1), torch.ones(1, 1, 8, 8)
     >>> mask[..., 3:5, 3:5] = 0
@@ -35,7 +41,7 @@ class BiharmonicInpainting:
         return "BiharmonicInpainting()"  # goes into run.json and its hash; an address would differ every time
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
-        """Inpaint ``observed``, (B, C, H, W) in [0, 1], where ``mask``, (B, 1 or C, H, W), is 0.
+        """Inpaint ``observed``, (B, C, *spatial) in [0, 1], where ``mask``, (B, 1 or C, *spatial), is 0.
 
         An image of which nothing is observed stays as it is. ``autoencoder`` is not called.
 
@@ -61,7 +67,7 @@ class BiharmonicInpainting:
 
 
 def _inpaint(image: Image, missing: Missing) -> Image:
-    """One image (C, H, W) with missing pixels (1 or C, H, W)."""
+    """One image (C, *spatial) with missing pixels (1 or C, *spatial)."""
     if len(missing) == 1:
         return _inpaint_shared(image, missing[0])
     return np.concatenate([_inpaint_shared(channel[None], hole) for channel, hole in zip(image, missing, strict=True)])
@@ -70,5 +76,49 @@ def _inpaint(image: Image, missing: Missing) -> Image:
 def _inpaint_shared(image: Image, missing: Missing) -> Image:
     if not missing.any() or missing.all():
         return image
-    filled: Image = inpaint_biharmonic(image, missing, channel_axis=0)
+    if missing.ndim == 3:
+        filled = _by_conjugate_gradients(image, missing)
+    else:
+        filled = inpaint_biharmonic(image, missing, channel_axis=0)
     return np.clip(filled, 0.0, 1.0)
+
+
+def _by_conjugate_gradients(image: Image, missing: Missing) -> Image:
+    """What ``inpaint_biharmonic`` returns, up to about 1e-3 of the range, for large volumes too.
+
+    With L the Laplacian of the grid, mirrored at the borders, and u the values that are missing, others being given,
+    it solves (L L u) = 0 where they are missing (Hestenes & Stiefel 1952), all channels at once.
+    """
+    observed, hidden = torch.from_numpy(image), torch.from_numpy(missing).to(torch.float64)
+    filled = interpolate(observed[None], 1 - hidden[None, None])[0]
+    residual = -hidden * _laplacian(_laplacian(filled))
+    direction = residual.clone()
+    squared = _squares(residual)
+    enough = RELATIVE_RESIDUAL**2 * squared
+    for _ in range(MOST_STEPS):
+        if not bool((squared > enough).any()):
+            break
+        product = hidden * _laplacian(_laplacian(direction))
+        length = squared / (direction * product).sum((1, 2, 3), keepdim=True).clamp_min(1e-300)
+        filled = filled + length * direction
+        residual = residual - length * product
+        previous, squared = squared, _squares(residual)
+        direction = residual + squared / previous.clamp_min(1e-300) * direction
+    known = image[:, ~missing]
+    limits = (limit.reshape(-1, 1, 1, 1) for limit in (known.min(1), known.max(1)))
+    clipped: Image = np.clip(filled.numpy(), *limits)
+    return clipped
+
+
+def _squares(values: Tensor) -> Tensor:
+    return values.square().sum((1, 2, 3), keepdim=True)
+
+
+def _laplacian(values: Tensor) -> Tensor:
+    """Of (C, *spatial): the neighbours along all spatial axes less the value itself, as far as there are any."""
+    result = torch.zeros_like(values)
+    for axis in range(1, values.ndim):
+        step = values.diff(dim=axis)
+        result.narrow(axis, 0, step.shape[axis]).add_(step)
+        result.narrow(axis, 1, step.shape[axis]).sub_(step)
+    return result

@@ -45,6 +45,7 @@ from lightning_memaudit.recovery.search import (
     scatter,
     search,
 )
+from lightning_memaudit.recovery.spatial import row_values
 from lightning_memaudit.recovery.tuning import SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem, Recovery
 
@@ -129,7 +130,7 @@ class BlindRecovery:
         return self.penalties is None and self.certification is not None
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
-        """Recover ``observed``, (B, C, H, W).
+        """Recover ``observed``, (B, C, *spatial).
 
         Raises:
             ValueError: ``observed`` is not a finite batch of images.
@@ -153,7 +154,7 @@ class BlindRecovery:
 
         Args:
             autoencoder: f.
-            observed: (B, C, H, W).
+            observed: (B, C, *spatial).
             recovery: Of these.
         """
         if self.penalties is not None:
@@ -174,7 +175,7 @@ class BlindRecovery:
     def _search(self, autoencoder: Autoencoder, observed: Tensor) -> SearchResult:
         budget = evaluations_allowed(self.max_evaluations, autoencoder) - GAIN_EVALUATIONS
         if self.mask_estimator != "auto":
-            noise = torch.full_like(observed[:, 0, 0, 0], self.noise or 0.0)
+            noise = row_values(observed, self.noise or 0.0)
             estimator = self._estimator()
             mask = estimator(autoencoder(observed), observed)
             problem = Problem.whole(observed, mask, noise)
@@ -202,7 +203,7 @@ class BlindRecovery:
 
     def _search_fill(self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, budget: int) -> SearchResult:
         """Search with the mask that the fill implies, or from the content where there is none."""
-        noise = torch.full_like(observed[:, 0, 0, 0], self.noise or 0.0)
+        noise = row_values(observed, self.noise or 0.0)
         noisy = fill.present & (fill.noise > 0)
         parts: list[tuple[Tensor, SearchResult]] = []
         exact = fill.present & ~noisy

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_memaudit.recovery import Autoencoder, Recovery
 from lightning_memaudit.recovery.batches import map_chunks, rows_per_chunk
-from lightning_memaudit.recovery.checks import check_counts, check_images, check_mask
+from lightning_memaudit.recovery.checks import check_counts, check_images, check_mask, check_plane
 from lightning_memaudit.recovery.types import concatenate
 
 
@@ -51,6 +51,7 @@ class DDNM:
 
     needs_mask: ClassVar[bool] = True
     uses_autoencoder: ClassVar[bool] = False
+    plane_only: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class DDNM:
             ValueError: The shapes do not fit each other or the model, or values are not finite.
         """
         check_images("observed", observed)
+        check_plane("ddnm", observed)
         check_mask(mask, observed)
         channels = self.model.config.in_channels
         if observed.shape[1] != channels:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.batches import map_chunks, per_image_mean, rows_per_chunk
-from lightning_memaudit.recovery.checks import check_counts, check_images, check_noise, check_penalties
+from lightning_memaudit.recovery.checks import check_counts, check_images, check_noise, check_penalties, check_plane
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.types import Autoencoder, Family, Recovery, concatenate
 
@@ -49,6 +49,7 @@ class BlindDeblurring:
     """
 
     families: ClassVar[tuple[Family, ...]] = ("blur",)
+    plane_only: ClassVar[bool] = True
 
     kernel_size: int = 7
     penalties: Sequence[float] = (0.01, 0.03, 0.1, 0.3)
@@ -68,9 +69,10 @@ class BlindDeblurring:
         """Recover ``observed``, (B, C, H, W); the kernels come back in ``recovery.kernel``, (B, 1, K, K).
 
         Raises:
-            ValueError: ``observed`` is not a finite batch of images, or smaller than the kernel.
+            ValueError: ``observed`` is not a finite batch of images with two spatial axes, or smaller than the kernel.
         """
         check_images("observed", observed)
+        check_plane("blind_deblurring", observed)
         autoencoder = InputProtected(autoencoder)
         if min(observed.shape[-2:]) < self.kernel_size:
             raise ValueError(f"kernel_size={self.kernel_size}: larger than the images, {tuple(observed.shape[-2:])}")

@@ -20,6 +20,7 @@ from lightning_memaudit.recovery.gradients import UseOfGradients, check_gradient
 from lightning_memaudit.recovery.mask_rules import known_mask
 from lightning_memaudit.recovery.methods.blind import BlindRecovery
 from lightning_memaudit.recovery.search import GAIN_EVALUATIONS, SearchResult, recover_self_tuned, search
+from lightning_memaudit.recovery.spatial import row_values
 from lightning_memaudit.recovery.tuning import SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, concatenate
 
@@ -78,7 +79,7 @@ class KnownMaskRecovery:
         check_noise(self.noise)
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> Recovery:
-        """Recover ``observed``, (B, C, H, W), given ``mask``, (B, 1 or C, H, W), of any type, in [0, 1].
+        """Recover ``observed``, (B, C, *spatial), given ``mask``, (B, 1 or C, *spatial), of any type, in [0, 1].
 
         Raises:
             ValueError: The shapes do not fit or values are not finite.
@@ -92,7 +93,7 @@ class KnownMaskRecovery:
             )
 
         def find(autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> SearchResult:
-            problem = Problem.whole(observed, mask, torch.full_like(observed[:, 0, 0, 0], self.noise))
+            problem = Problem.whole(observed, mask, row_values(observed, self.noise))
             budget = evaluations_allowed(self.max_evaluations, autoencoder) - GAIN_EVALUATIONS
             return search(autoencoder, problem, known_mask, self.tuning, budget)
 
@@ -106,8 +107,8 @@ class KnownMaskRecovery:
         Args:
             earlier: Methods and what they made of the same ``observed`` with the same ``autoencoder``.
             autoencoder: f.
-            observed: (B, C, H, W).
-            mask: The true mask, (B, 1 or C, H, W).
+            observed: (B, C, *spatial).
+            mask: The true mask, (B, 1 or C, *spatial).
 
         Returns:
             The recovery; ``num_evaluations`` is what a call spends, although images taken over cost none here.

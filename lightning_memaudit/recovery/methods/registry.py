@@ -61,6 +61,11 @@ def recovers_from(method: Method, family: Family) -> bool:
     return family in getattr(method, "families", ("mask",))
 
 
+def is_for_planes(method: Method) -> bool:
+    """Whether the method is for images with two spatial axes alone."""
+    return bool(getattr(method, "plane_only", False))
+
+
 def uses_autoencoder(method: Method) -> bool:
     """Whether the result depends on the autoencoder; if not, it is computed once per run."""
     return bool(getattr(method, "uses_autoencoder", True))
@@ -77,9 +82,9 @@ def recover(
 
     Args:
         method: Any method.
-        autoencoder: f, images (B, C, H, W) to the same shape.
-        observed: (B, C, H, W).
-        mask: The true mask, (B, 1 or C, H, W), 1 where observed.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
+        observed: (B, C, *spatial).
+        mask: The true mask, (B, 1 or C, *spatial), 1 where observed.
         earlier: Other methods and what they made of the same observations with the same autoencoder; the known mask
             takes over what was searched alike.
     """

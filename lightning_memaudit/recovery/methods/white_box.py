@@ -13,6 +13,7 @@ from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.mask_rules import AutomaticMask
 from lightning_memaudit.recovery.masks import MaskEstimator
 from lightning_memaudit.recovery.protection import InputProtected
+from lightning_memaudit.recovery.spatial import row_values, with_axes
 from lightning_memaudit.recovery.types import Autoencoder, Recovery, concatenate
 
 
@@ -64,7 +65,7 @@ class WhiteBoxRecovery:
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive")
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
-        """Recover ``observed``, (B, C, H, W), in whatever grad mode the caller is; weights of f get no gradients.
+        """Recover ``observed``, (B, C, *spatial), in whatever grad mode the caller is; weights of f get no gradients.
 
         Raises:
             ValueError: ``observed`` is not a finite batch of images, or f cannot be differentiated.
@@ -89,11 +90,12 @@ class WhiteBoxRecovery:
             image = image - self.learning_rate * (1 - step / (self.num_steps + 1)) * direction
         with torch.no_grad():
             mask = self.mask_estimator(image, observed)
-            candidate = refine(autoencoder, observed, mask, image, torch.zeros_like(observed[:, 0, 0, 0]))
+            candidate = refine(autoencoder, observed, mask, image, row_values(observed, 0.0))
         finite = candidate.score.isfinite()
+        usable = with_axes(finite, observed)
         return Recovery(
-            image=torch.where(finite.view(-1, 1, 1, 1), candidate.image, observed),
-            mask=torch.where(finite.view(-1, 1, 1, 1), candidate.mask, 1.0),
+            image=torch.where(usable, candidate.image, observed),
+            mask=torch.where(usable, candidate.mask, 1.0),
             score=candidate.score,
             certified=torch.zeros_like(finite),
             num_evaluations=torch.full_like(finite, 3 * self.num_steps + 1, dtype=torch.int64),

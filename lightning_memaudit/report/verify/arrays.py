@@ -87,7 +87,7 @@ def _array_problems(images: Sequence[Row], arrays: Arrays, wanted: Any, shape: A
             elif len(arrays[key]) != len(order):
                 yield f"{key} holds {len(arrays[key])} images, the results {len(order)}"
         truth = arrays[f"{group}/truth"]
-        if truth.ndim != 4 or (shape is not None and list(truth.shape[1:]) != list(shape)):
+        if not 3 <= truth.ndim <= 5 or (shape is not None and list(truth.shape[1:]) != list(shape)):
             yield f"{group}/truth has the shape {truth.shape}, the images {shape}"
         if not (np.isfinite(truth).all() and truth.min() > -1e-3 and truth.max() < 1 + 1e-3):
             yield f"{group}/truth is not in [0, 1]"
@@ -162,7 +162,7 @@ def _measured(arrays: Arrays, group: str, pattern: str, method: str) -> dict[str
     given = torch.from_numpy(truth.astype(np.float32)), torch.from_numpy(mask.astype(np.float32))
     found = {name: metric(recovery, *given).double().numpy() for name, metric in METRICS.items()}
     found |= {name: metric(given[0]).double().numpy() for name, metric in APPEARANCE.items()}
-    axes = (1, 2, 3)
+    axes = tuple(range(1, image.ndim))
     lost = np.isnan(image).all(axes) & np.isnan(estimate).all(axes)
     constant = (np.abs(estimate - 1) < 1e-6).all(axes) | np.isclose(estimate, mask, atol=1e-6).all(axes)
     return found | {

@@ -1,0 +1,85 @@
+"""The spatial axes of images (B, C, *spatial): one, two or three of them, told from the shape alone."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MOST_AXES = 3
+"""Length; height and width; depth, height and width."""
+
+_MAX_POOLS = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
+_AVERAGES: tuple[Callable[..., Tensor], ...] = (
+    functional.adaptive_avg_pool1d,
+    functional.adaptive_avg_pool2d,
+    functional.adaptive_avg_pool3d,
+)
+
+
+def spatial(images: Tensor) -> tuple[int, ...]:
+    """The sides of images (B, C, *spatial)."""
+    return tuple(images.shape[2:])
+
+
+def axes(images: Tensor) -> tuple[int, ...]:
+    """The spatial dimensions of images (B, C, *spatial): (2, 3) where there are two."""
+    return tuple(range(2, images.ndim))
+
+
+def with_axes(values: Tensor, like: Tensor) -> Tensor:
+    """Values (B,) or (B, C) with ones for the dimensions that images ``like`` (B, C, *spatial) have more."""
+    return values.view(*values.shape, *[1] * (like.ndim - values.ndim))
+
+
+def row_values(images: Tensor, value: float) -> Tensor:
+    """The same value for every image, (B,), of the images' type and device."""
+    return images.new_full((len(images),), value)
+
+
+def repeat(images: Tensor, count: int) -> Tensor:
+    """All rows, then all of them again, ``count`` times in all."""
+    return images.repeat(count, *[1] * (images.ndim - 1))
+
+
+def along_axes(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Apply one matrix (new side, side) to each of the last axes of ``values``, the first matrix to the first of them.
+
+    Products are taken in the precision of the values, also in mixed precision.
+    """
+    if torch.is_autocast_enabled(values.device.type):
+        with torch.autocast(values.device.type, enabled=False):
+            return along_axes(values, matrices)
+    *others, last = matrices
+    first = values.ndim - len(matrices)
+    for axis, matrix in enumerate(others, first):
+        sides = (*values.shape[:axis], len(matrix), *values.shape[axis + 1 :])
+        values = (matrix @ values.flatten(axis + 1)).reshape(sides)
+    return values @ last.mT
+
+
+def resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Cubic interpolation of images (B, C, *spatial) to other sides, (B, C, *size).
+
+    Cubic interpolation goes axis by axis, so that torch's, which is for two of them, does the others after these.
+    """
+    planes = images.flatten(1, -3) if images.ndim > 3 else images[:, :, None]
+    sides = (1, *size)[-2:]
+    done = functional.interpolate(planes, size=sides, mode="bicubic", align_corners=False)
+    if images.ndim == 5:
+        stacks = done.reshape(*images.shape[:3], math.prod(sides))
+        stacks = functional.interpolate(stacks, size=(size[0], stacks.shape[-1]), mode="bicubic", align_corners=False)
+        return stacks.reshape(*images.shape[:2], *size)
+    return done.reshape(*images.shape[:2], *size)
+
+
+def patch_means(images: Tensor, number: int) -> Tensor:
+    """Means over ``number`` patches along every axis: (B, C, *spatial) to (B, C, *[number])."""
+    return _AVERAGES[images.ndim - 3](images, number)
+
+
+def within_reach(mask: Tensor, reach: int) -> Tensor:
+    """The largest value within so many steps along every axis: (B, C, *spatial) to the same shape."""
+    largest: Tensor = _MAX_POOLS[mask.ndim - 3](mask, 2 * reach + 1, 1, reach)
+    return largest

@@ -1,0 +1,104 @@
+"""Images of any number of axes as pictures: volumes as three slices through one point, signals as curves."""
+
+from typing import Any
+
+import numpy as np
+
+Array = "np.ndarray[Any, Any]"
+
+BETWEEN = 0.8
+"""The grey between slices, and where there is none: neither hidden nor observed in a mask."""
+
+MOST_SAMPLES = 256
+"""Columns of a signal's curve; a longer signal is drawn by its extremes."""
+
+SHOWN_CHANNELS = 3
+
+
+def picture_of(image: "np.ndarray[Any, Any]", at: "tuple[int, ...] | None" = None) -> "np.ndarray[Any, Any]":
+    """An image (C, *spatial) in [0, 1] as a picture (C, H, W).
+
+    A picture stays what it is. Of a volume there are three slices through one point: across the depth at the top left,
+    below it across the height, to the right of it across the width; an axis keeps its place from slice to slice. A
+    signal becomes the curves of its first three channels, one above the other, dark on white.
+
+    Args:
+        image: (C, L), (C, H, W) or (C, D, H, W).
+        at: The point, an index per spatial axis; None is the middle.
+
+    >>> [picture_of(np.zeros(shape)).shape for shape in ((1, 8, 8), (2, 5, 6, 7), (1, 64))]
+    [(1, 8, 8), (2, 12, 13), (1, 32, 64)]
+    """
+    if image.ndim == 2:
+        return _curves(image)
+    if image.ndim == 3:
+        return image
+    depth, height, width = image.shape[1:]
+    d, h, w = at or (depth // 2, height // 2, width // 2)
+    gap = max(1, width // 32)
+    sheet = np.full((len(image), height + gap + depth, width + gap + depth), BETWEEN, image.dtype)
+    sheet[:, :height, :width] = image[:, d]
+    sheet[:, height + gap :, :width] = image[:, :, h]
+    sheet[:, :height, width + gap :] = image[:, :, :, w].transpose(0, 2, 1)
+    return sheet
+
+
+def _curves(signal: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """(1, H, W): every channel in a band of its own."""
+    shown = np.clip(np.nan_to_num(signal[:SHOWN_CHANNELS].astype(np.float64)), 0, 1)
+    length = shown.shape[1]
+    columns = min(length, MOST_SAMPLES)
+    height = max(16, max(32, columns // 2) // len(shown))
+    level = np.rint((1 - shown) * (height - 1)).astype(int)
+    first = np.arange(columns) * length // columns
+    last = np.maximum((np.arange(columns) + 1) * length // columns, first + 1)
+    rows = np.arange(height)[:, None]
+    bands = []
+    for channel in level:
+        # To the next column's first sample, so that a curve has no gaps.
+        parts = [channel[begin : end + 1] for begin, end in zip(first, last, strict=True)]
+        top, bottom = (np.array([extreme(part) for part in parts]) for extreme in (np.min, np.max))
+        bands.append(np.where((rows >= top) & (rows <= bottom), 0.0, 1.0))
+    return np.concatenate(bands)[None]
+
+
+def hidden_center(mask: "np.ndarray[Any, Any] | None") -> "tuple[int, ...] | None":
+    """A point in the middle of the largest hidden part of a volume; None where nothing is hidden, or of other images.
+
+    Args:
+        mask: (1 or C, D, H, W), 1 where observed; a voxel is hidden that is hidden in any channel.
+
+    >>> mask = np.ones((1, 8, 8, 8))
+    >>> mask[0, 0, 0, 0] = mask[0, 3:6, 4:7, 5:8] = 0
+    >>> hidden_center(mask)
+    (4, 5, 6)
+    """
+    if mask is None or mask.ndim != 4:
+        return None
+    hidden = (np.asarray(mask) < 0.5).any(0)
+    if not hidden.any():
+        return None
+    from scipy import ndimage
+
+    parts, _ = ndimage.label(hidden)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0  # what is observed
+    inside = np.argwhere(parts == sizes.argmax())
+    nearest = np.square(inside - inside.mean(0)).sum(1).argmin()
+    return tuple(int(index) for index in inside[nearest])
+
+
+def displayed(image: "np.ndarray[Any, Any]", at: "tuple[int, ...] | None" = None) -> "np.ndarray[Any, Any]":
+    """An image (C, *spatial) as matplotlib shows it: (H, W) gray or (H, W, 3) colour in [0, 1].
+
+    Three channels are red, green and blue, of more the first three; of two the first is shown, in grey.
+
+    Args:
+        image: See :func:`picture_of`.
+        at: Likewise.
+
+    >>> displayed(np.zeros((13, 8, 8))).shape, displayed(np.zeros((2, 8, 8))).shape
+    ((8, 8, 3), (8, 8))
+    """
+    picture = np.clip(np.nan_to_num(np.asarray(picture_of(image, at), dtype=np.float64)), 0, 1)
+    return picture[:SHOWN_CHANNELS].transpose(1, 2, 0) if len(picture) >= SHOWN_CHANNELS else picture[0]

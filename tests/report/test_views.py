@@ -1,0 +1,81 @@
+"""Volumes as slices, signals as curves, many channels as colours."""
+
+import numpy as np
+import pytest
+
+from lightning_memaudit import audit
+from lightning_memaudit.report.pictures import picture
+from lightning_memaudit.report.selection import choose_examples
+from lightning_memaudit.report.views import displayed, hidden_center, picture_of
+
+RANDOM = np.random.default_rng(0)
+VOLUME = RANDOM.random((2, 5, 6, 7))
+
+
+def test_pictures_stay_the_very_same():
+    image = RANDOM.random((3, 8, 9))
+    assert picture_of(image) is image
+    np.testing.assert_array_equal(displayed(image), image.transpose(1, 2, 0))
+    np.testing.assert_array_equal(displayed(image[:1]), image[0])
+
+
+def test_a_volume_is_three_slices_through_the_point():
+    shown = picture_of(VOLUME, (4, 1, 2))
+    np.testing.assert_array_equal(shown[:, :6, :7], VOLUME[:, 4])
+    np.testing.assert_array_equal(shown[:, 7:, :7], VOLUME[:, :, 1])
+    np.testing.assert_array_equal(shown[:, :6, 8:].swapaxes(1, 2), VOLUME[:, :, :, 2])
+    np.testing.assert_array_equal(picture_of(VOLUME), picture_of(VOLUME, (2, 3, 3)))
+
+
+def test_the_point_is_in_the_largest_hidden_part():
+    mask = np.ones((1, 9, 9, 9), dtype=np.uint8)
+    mask[0, :2, :2, :2] = 0
+    mask[0, 3:8, 4:7, 0:3] = 0
+    assert hidden_center(mask) == (5, 5, 1)
+    ring = np.ones((1, 1, 9, 9))
+    ring[0, 0, 2:7, 2:7] = 0
+    ring[0, 0, 3:6, 3:6] = 1
+    assert ring[(0, *hidden_center(ring))] == 0, "a hidden voxel, not the middle of the ring"
+    assert hidden_center(np.ones((1, 4, 4, 4))) is None
+    assert hidden_center(np.zeros((1, 4, 4))) is None
+
+
+@pytest.mark.parametrize("length", [5, 64, 1000])
+def test_a_curve_goes_through_its_samples(length):
+    signal = np.sin(np.arange(length) / 4)[None] / 2 + 0.5
+    (curve,) = picture_of(signal)
+    height, width = curve.shape
+    assert width == min(length, 256)
+    for column in range(width):
+        rows = np.flatnonzero(curve[:, column] == 0)
+        part = signal[0, column * length // width : max((column + 1) * length // width, column * length // width + 1)]
+        assert rows.min() <= round((1 - part.max()) * (height - 1)) + 1
+        assert rows.max() >= round((1 - part.min()) * (height - 1)) - 1
+        assert len(rows) == rows.max() - rows.min() + 1
+
+
+def test_signals_that_diverged_and_several_channels():
+    assert picture_of(np.full((1, 64), np.nan)).shape == (1, 32, 64)
+    assert picture_of(np.zeros((12, 64))).shape == (1, 48, 64)
+
+
+def test_many_channels_are_shown_by_their_first_ones():
+    image = RANDOM.random((13, 4, 4))
+    np.testing.assert_array_equal(displayed(image), image[:3].transpose(1, 2, 0))
+    np.testing.assert_array_equal(displayed(image[:2]), image[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 7, 8), (2, 48), (13, 8, 8)])
+def test_an_audit_is_shown(shape):
+    import torch
+
+    members, controls = torch.rand(3, *shape), torch.rand(2, *shape)
+    report = audit(lambda x: 0.5 * x, members, controls, patterns=["block-0.25"], methods=["blind"])
+    assert report._repr_html_().count("data:image/png") == 15
+    examples = choose_examples(report.recoveries, report.images, "block-0.25", ["blind"])
+    for one in examples:
+        shown = [one.truth, one.observed, one.mask, one.outcomes["blind"].image]
+        assert len({image.shape[1:] for image in shown}) == 1, "cut at one place"
+        assert all(picture(image).startswith("data:image/png") for image in shown)
+        if len(shape) == 4:
+            assert (one.observed == 0).mean() > 0.1, "the slices show what is hidden"
