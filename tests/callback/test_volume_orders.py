@@ -1,8 +1,11 @@
-"""Volumes and signals as a model sees them, and back."""
+"""Volumes and signals as a model sees them, and back; what their files are called."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from lightning_memaudit.callback.reading.image_names import name_in
 from lightning_memaudit.callback.seen import Normalization, Seen
 
 
@@ -49,3 +52,11 @@ def test_a_volume_with_its_axes_in_another_order_is_refused():
         Seen().undo(images.movedim(1, -1), images)
     with pytest.raises(ValueError, match="may be in another order"):
         Seen().undo(torch.rand(2, 8, 45), images)
+
+
+@pytest.mark.parametrize("key", ["image", [0, "image"]])
+def test_of_several_files_of_an_item_the_images_own_names_it(key):
+    files = {name: SimpleNamespace(_meta={"filename_or_obj": f"{name}.nii"}) for name in ("label", "image")}
+    assert name_in(files, key) == "image.nii"
+    older = {"label_meta_dict": {"filename_or_obj": "label.nii"}, "image_meta_dict": {"filename_or_obj": "image.nii"}}
+    assert name_in({"label": 0, "image": 0, **older}, key) == "image.nii"

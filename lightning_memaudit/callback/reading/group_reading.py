@@ -174,10 +174,10 @@ class _Taken:
         """Convert and keep a batch, once the first ones have shown how."""
         batch = self._transferred(read)
         self._waiting.append((batch, read))
-        number = sum(max(1, len(one.items)) for _, one in self._waiting)
-        waiting = (item.image for _, one in self._waiting for item in one.items)
-        values = sum(image.numel() for image in waiting if image is not None)
-        if number >= LEARN_FROM or values >= LEARN_FROM_VALUES or self.format is not None:
+        count = sum(len(one.items) or 1 for _, one in self._waiting)
+        images = [item.image for _, one in self._waiting for item in one.items if item.image is not None]
+        values = sum(image.numel() for image in images)
+        if count >= LEARN_FROM or values >= LEARN_FROM_VALUES or self.format is not None:
             self.finish()
 
     def finish(self) -> None:
