@@ -38,14 +38,14 @@ def _audits(members: int, controls: int, levels: Sequence[float], at: float) -> 
     )
 
 
-def _fully_connected(name: str, *configs: str, audits: tuple[AuditOf, ...]) -> Training:
-    layers = "fc20" if name.startswith("fc20") else "fc10"
+def _fully_connected(name: str, *configs: str, width: int, epochs: int, audits: tuple[AuditOf, ...]) -> Training:
     return Training(
         name,
         "tiny-imagenet",
-        (f"paper/{layers}-tiny-imagenet", *configs, "paper/levels"),
+        (f"paper/{name[:4]}-tiny-imagenet", *configs, "paper/levels"),
         (
-            f"{_NETWORK}.width=512",
+            f"{_NETWORK}.width={width}",
+            f"--trainer.max_epochs={epochs}",
             *_TRAINING,
             "--data.num_train=600",
             "--data.num_controls=300",
@@ -73,9 +73,8 @@ def _unet(images: str, audits: tuple[AuditOf, ...]) -> Training:
 
 def _activation(name: str) -> Training:
     config = f"paper/nonlinearity/{name}"
-    return _fully_connected(
-        f"fc10-{name}", config, audits=(AuditOf("default", (1e-3,), _audits(200, 300, (), 1)[0].options),)
-    )
+    default = AuditOf("default", (1e-3,), _audits(200, 300, (), 1)[0].options)
+    return _fully_connected(f"fc10-{name}", config, width=512, epochs=1500, audits=(default,))
 
 
 def _large(name: str, config: str, *options: str) -> Training:
@@ -101,9 +100,10 @@ def _large(name: str, config: str, *options: str) -> Training:
 
 
 FULL = (
-    _fully_connected("fc10", audits=_audits(200, 300, LEVELS, 1e-4)),
+    _fully_connected("fc10", width=512, epochs=1500, audits=_audits(200, 300, LEVELS[:3], 1e-3)),
+    _fully_connected("fc10-wide", width=1024, epochs=4000, audits=_audits(200, 300, LEVELS[2:], 1e-4)),
     _unet("cifar10", _audits(50, 300, LEVELS, 1e-4)),
-    _fully_connected("fc20", audits=_audits(200, 300, LEVELS, 1e-4)),
+    _fully_connected("fc20", width=512, epochs=1500, audits=_audits(200, 300, LEVELS[:3], 1e-3)),
     _unet("svhn", _audits(50, 300, LEVELS, 1e-4)),
     *map(_activation, ("leakyrelu", "elu", "silu", "tanh")),
     _large("fc10-25000", "fc10-tiny-imagenet-25000", f"{_NETWORK}.image_shape=[3, 32, 32]"),
