@@ -34,6 +34,7 @@ class Mends:
         symmetric: Continues it, where they may be in [-1, 1].
         eight_bits: Continues it, where they may go up to 255.
         units: Continues it, where they may be in units of their own.
+        standardized: Continues it, where each may be normalized by itself, by numbers that nothing undoes.
         call: The autoencoder raises an error.
         kind: It returns no tensor.
         real: It returns complex numbers.
@@ -52,6 +53,7 @@ class Mends:
     symmetric: str = "; mean=[0.5], std=[0.5] if they are in [-1, 1]"
     eight_bits: str = "; std=[0.00392157] if they go up to 255"
     units: str = "; data_range=[<lowest>, <highest possible value>] if they are in units such as Hounsfield's"
+    standardized: str = "; data_range=[<lowest>, <highest possible value>] if each image is normalized by itself"
     call: str = "pass reconstruct=<a method, or a function (module, images)>, or flatten=True if it takes flat images"
     kind: str = "pass output=<index, key or attribute> that selects the reconstruction"
     real: str = "pass reconstruct=<a function (module, images) that returns real numbers>"
@@ -80,6 +82,7 @@ FUNCTION_MENDS = Mends(
     symmetric="; ({name} + 1) / 2 if they are in [-1, 1]",
     eight_bits="; {name} / 255 if they go up to 255",
     units="; ({name} - lowest) / (highest - lowest), of the values that are possible",
+    standardized="; ({name} - lowest) / (highest - lowest), of the values that are possible",
     call="pass a function of images (B, C, *spatial), such as lambda x: model(x.flatten(1)).view_as(x) for a model of "
     "flat ones",
     kind="pass a function that returns the reconstruction alone, such as lambda x: model(x)[0]",
@@ -115,6 +118,8 @@ def check_values(name: str, images: Tensor, mends: Mends = RUN_MENDS) -> None:
         mend += mends.eight_bits
     elif high - low > UNITS:
         mend += mends.units
+    elif low < 0:
+        mend += mends.standardized
     raise ValueError(f"{name} has values in [{low:.4g}, {high:.4g}]: {mend.format(name=name)}")
 
 

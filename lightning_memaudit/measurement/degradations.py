@@ -249,7 +249,7 @@ class Degradation:
         if self.kind in (BLUR, *DRAWN) and len(size) != 2:
             raise ValueError(
                 f"pattern {self.name!r}: {self.kind} is for images with two spatial axes, these have {len(size)}; "
-                "random, block, blocks, slabs and half are for any"
+                "random, block, blocks, slabs, rows, columns and half are for any"
             )
         if self.kind == BLUR:
             blurred = blur(images, self._kernel(images)) if len(images) else images

@@ -13,7 +13,7 @@ from lightning_memaudit.report.labels import shortened
 from lightning_memaudit.report.run_view import RunView
 from lightning_memaudit.report.selection import Example, choose_examples, shown_methods
 from lightning_memaudit.report.style import method_label
-from lightning_memaudit.report.views import displayed
+from lightning_memaudit.report.views import displayed, drawn_as
 
 FEW = ("best", "median", "worst", "the only one")
 """The members that stand for all of them where there is little room, and the best control."""
@@ -38,7 +38,8 @@ def page_strips(view: RunView, few: bool = False) -> list[dict[str, Any]]:
             examples = [one for one in examples if one.why in (FEW if one.group == "members" else FEW[:1])]
         if examples:
             rows = [_strip_row(one, pattern, methods) for one in examples]
-            strips.append({"pattern": pattern, "methods": methods, "rows": rows, "masks": not few})
+            drawn = drawn_as(view.saved.arrays[f"{examples[0].group}/truth"].shape[1:])
+            strips.append({"pattern": pattern, "methods": methods, "rows": rows, "masks": not few, "drawn": drawn})
     return strips
 
 

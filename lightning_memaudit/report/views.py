@@ -43,6 +43,34 @@ def picture_of(image: "np.ndarray[Any, Any]", at: "tuple[int, ...] | None" = Non
     return sheet
 
 
+def drawn_as(shape: "tuple[int, ...]") -> str:
+    """What a reader must know of how images of this shape, (C, *spatial), are drawn; nothing of gray and RGB pictures.
+
+    >>> drawn_as((1, 16, 16, 16))
+    'Of a volume there are slices across the first axis (top left), the second (below) and the third (right), \
+through one point in its largest hidden part.'
+    >>> drawn_as((8, 16, 16))
+    'Of 8 channels the first three are shown, as red, green and blue.'
+    >>> drawn_as((3, 16, 16))
+    ''
+    """
+    sentences = []
+    if len(shape) == 4:
+        sentences.append(
+            "Of a volume there are slices across the first axis (top left), the second (below) and the third (right), "
+            "through one point in its largest hidden part."
+        )
+    if len(shape) == 2:
+        sentences.append("A signal is a curve from 0 (bottom) to 1 (top).")
+    channels = shape[0]
+    if channels > SHOWN_CHANNELS:
+        colours = "" if len(shape) == 2 else ", as red, green and blue"
+        sentences.append(f"Of {channels} channels the first three are shown{colours}.")
+    elif channels == 2 and len(shape) != 2:
+        sentences.append("Of 2 channels the first is shown.")
+    return " ".join(sentences)
+
+
 def _curves(signal: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     """(1, H, W): every channel in a band of its own."""
     shown = np.clip(np.nan_to_num(signal[:SHOWN_CHANNELS].astype(np.float64)), 0, 1)

@@ -103,7 +103,7 @@ BAD_ARGUMENTS = {
         "members": Items(np.full((3, 1, 8, 8), 9, np.int32))
     },
     "items 0 and 3 of the data set have shapes (1, 8, 8) and (1, 8, 9)": {"members": RAGGED},
-    "item 0 of the data set has shape (64,): images are (C, H, W); pass image_shape": {
+    "item 0 of the data set has shape (64,): images are (C, H, W), volumes (C, D, H, W)": {
         "members": Items(images(shape=(64,)))
     },
     "item 0 of the data set has shape (1, 8, 8): image_shape=(3, 8, 8) does not fit": {"image_shape": (3, 8, 8)},

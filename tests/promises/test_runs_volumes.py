@@ -201,6 +201,10 @@ REFUSED = {
         lambda: run_of(Convolutional(3), CUBE, lambda image: 4000 * image - 1000),
         r"members has values in \[-1000, 3000\]: .*data_range=\[<lowest>, <highest possible value>\]",
     ),
+    "each volume normalized by itself": (
+        lambda: run_of(Convolutional(3), CUBE, lambda image: (image - image.mean()) / image.std()),
+        r"members has values in \[-\d.*\]: .*data_range=.* if each image is normalized by itself",
+    ),
     "integers": (
         lambda: run_of(Convolutional(3), CUBE, lambda image: (4000 * image - 1000).short()),
         r"members: images are torch.int16 .* of unknown range: pass std=.* data_range=",

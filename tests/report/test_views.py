@@ -65,13 +65,28 @@ def test_many_channels_are_shown_by_their_first_ones():
     np.testing.assert_array_equal(displayed(image[:2]), image[0])
 
 
-@pytest.mark.parametrize("shape", [(1, 6, 7, 8), (2, 48), (13, 8, 8)])
-def test_an_audit_is_shown(shape):
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((1, 6, 7, 8), "Of a volume there are slices"),
+        ((2, 48), "A signal is a curve"),
+        ((13, 8, 8), "Of 13 channels the first three"),
+        ((2, 8, 8), "Of 2 channels the first"),
+        ((3, 8, 8), None),
+        ((1, 8, 8), None),
+    ],
+)
+def test_an_audit_is_shown_and_the_page_says_how(shape, said, tmp_path):
     import torch
 
     members, controls = torch.rand(3, *shape), torch.rand(2, *shape)
     report = audit(lambda x: 0.5 * x, members, controls, patterns=["block-0.25"], methods=["blind"])
     assert report._repr_html_().count("data:image/png") == 15
+    page = report.to_html(tmp_path / "report.html").read_text(encoding="utf-8")
+    sentences = ("Of a volume", "A signal is", "channels the first")
+    assert [one for one in sentences if one in page] == [one for one in sentences if said and one in said]
+    if said:
+        assert page.count(said) == 2, "above the first strip and above all strips"
     examples = choose_examples(report.recoveries, report.images, "block-0.25", ["blind"])
     for one in examples:
         shown = [one.truth, one.observed, one.mask, one.outcomes["blind"].image]
