@@ -80,7 +80,9 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
         return images.new_full((len(images),), torch.nan)
     some = images_at_once(len(images), images, PRODUCTS_AT_ONCE)
     if some < len(images):
-        return torch.cat([ssim(*part) for part in zip(torch.split(images, some), torch.split(truth, some), strict=True)])
+        return torch.cat(
+            [ssim(*part) for part in zip(torch.split(images, some), torch.split(truth, some), strict=True)]
+        )
     means = [_window_means(side, images) for side in spatial(images)]
     products = torch.stack([images, truth, images.square(), truth.square(), images * truth])
     # Products with banded matrices: on a CPU several times as fast as a convolution with the whole window.
