@@ -12,6 +12,7 @@ from lightning_memaudit.measurement.groups import Group, ImageSource
 from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery
 from lightning_memaudit.recovery.checks import check_counts, check_plane
 from lightning_memaudit.recovery.methods.registry import METHODS, Method, is_for_planes, recovers_from, uses_autoencoder
+from lightning_memaudit.recovery.spatial import spatial
 from lightning_memaudit.results.names import INPAINTER, check_name, did_you_mean, primary_method
 
 DEFAULT_PATTERNS = ("random-0.5", "block-0.25")
@@ -223,11 +224,18 @@ def check_degradations(plan: Plan, group: Group) -> None:
     """Degrade the first image of a group by every pattern: sizes that do not fit are known before the audit.
 
     Raises:
-        ValueError: A pattern cannot be applied to images of this size, or a method is for other numbers of axes.
+        ValueError: A pattern cannot be applied to images of this size, or hides nothing or all of them, or a method is
+            for other numbers of axes.
     """
     image = group.images[slice(0, 1)]
     for pattern in plan.patterns:
-        pattern(image, [0], plan.seed)
+        mask = pattern(image, [0], plan.seed).mask
+        if pattern.family == "mask" and (bool((mask > 0).all()) or not bool(mask.any())):
+            size = " x ".join(map(str, spatial(image)))
+            raise ValueError(
+                f"pattern {pattern.name!r}: of {size} images it hides {'all' if not bool(mask.any()) else 'nothing'}; "
+                "leave it out, or choose another kind or fraction"
+            )
     for name, method in plan.methods.items():
         if is_for_planes(method):
             check_plane(name, image)

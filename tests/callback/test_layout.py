@@ -37,6 +37,13 @@ KNOWN = [
     ((3, 64), DENSE, (3, 8, 8), Layout((3, 8, 8), flat=True)),
     ((8, 8, 5), DENSE, (5, 8, 8), Layout((5, 8, 8), channels_last=True)),
     ((12, 64), CONV2, (12, 64), Layout((12, 64))),
+    # Axes of size 1 more, and neighbouring axes joined.
+    ((1, 3, 8, 8), DENSE, (3, 8, 8), Layout((3, 8, 8), flat=True)),
+    ((1, 64), DENSE, (8, 8, 1), Layout((8, 8, 1), flat=True)),
+    ((2, 3, 8, 8), nn.Conv2d(6, 8, 3), (6, 8, 8), Layout((6, 8, 8), flat=True)),
+    # Attention along channels, in a network of pictures.
+    ((28, 20), nn.Sequential(CONV2, nn.Conv1d(1, 1, 3)), None, Layout((1, 28, 20), flat=True)),
+    ((13, 32, 32), nn.ModuleList([nn.Conv2d(13, 8, 3), CONV3]), None, Layout((13, 32, 32))),
 ]
 
 
@@ -55,11 +62,20 @@ REFUSED = [
     ((2, 1, 3, 8, 8), CONV3, None, "image_key=<a function of the item that returns one image>"),
     ((5, 32, 32, 3), DENSE, None, "image_shape=(3, 5, 32, 32)"),
     ((3, 32, 32), nn.Conv3d(3, 8, 3), None, "image_shape=(1, 3, 32, 32) or image_shape=(3, 32, 32)"),
+    # A loss that sees spectrograms of signals, or slices of volumes, one by one.
+    ((12, 64), nn.ModuleList([nn.Conv1d(12, 8, 3), CONV2]), None, "image_shape=(1, 12, 64) or image_shape=(12, 64)"),
+    ((16, 32, 32), nn.ModuleList([CONV2, CONV3]), None, "image_shape=(1, 16, 32, 32) or image_shape=(16, 32, 32)"),
+    # As many frames as a layer behind the first has channels.
+    ((8, 3, 32, 32), nn.Sequential(nn.Conv3d(3, 8, 3), nn.Conv3d(8, 3, 3)), None, "several views or frames"),
+    ((3, 1, 32, 32), nn.Sequential(nn.Conv3d(1, 3, 3), nn.Conv3d(3, 1, 3)), None, "several views or frames"),
+    ((8, 3, 32, 32), nn.ModuleList([CONV2, nn.Conv3d(8, 8, 3)]), None, "several views or frames"),
+    ((8, 3, 32, 32), nn.LazyConv3d(8, 3), None, "several views or frames"),
     ((64,), DENSE, None, "pass image_shape=(C, H, W) for flat ones"),
     ((64, 3), DENSE, (3, 8, 8), "axes in another order"),
     ((8, 6, 3), DENSE, (3, 6, 8), "axes in another order"),
     ((3, 8, 8), DENSE, (3, 8, 9), "image_shape=(3, 8, 9) does not fit"),
     ((2, 3, 8, 8), DENSE, (3, 8, 8), "image_key=<a function of the item that returns one>"),
+    ((2, 3, 8, 8), DENSE, (3, 16, 8), "axes in another order"),
 ]
 
 

@@ -84,6 +84,23 @@ def test_what_is_drawn_on_pictures_is_refused_for_others_before_the_audit(size, 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "hides"),
+    [
+        ("rows-0.5", (1, 8, 8), "nothing"),
+        ("slabs-0.3", (1, 40), "nothing"),
+        ("columns-0.5", (8, 1), "nothing"),
+        ("block-0.9", (2, 2, 2), "all"),
+        ("random-0.5", (1,), "nothing"),
+    ],
+)
+def test_a_mask_that_hides_nothing_or_all_of_so_small_images_is_refused_before_the_audit(name, size, hides):
+    images = uniform((2, 1, *size))
+    with pytest.raises(ValueError, match=f"{name}.*images it hides {hides}; leave it out") as error:
+        audit(lambda x: x, images, images / 2, patterns=[name], methods=["biharmonic"])
+    assert "\n" not in str(error.value)
+
+
 def test_a_method_for_pictures_alone_is_refused_before_the_audit():
     class Inpainter:
         needs_mask = plane_only = True

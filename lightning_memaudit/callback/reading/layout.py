@@ -27,16 +27,15 @@ class NetworkInput:
     """What a network says of the images that it takes.
 
     Attributes:
-        axes: Numbers of spatial axes that its convolutions slide along; empty where it has none.
-        channels: That its convolutions take, the first one's first.
+        convolutions: Of each the number of axes that it slides along, and of channels that it takes; the first first.
         shape: (C, *spatial) of an image, of a network of this package, which names it.
 
-    >>> NetworkInput.of(nn.Sequential(nn.Conv3d(1, 4, 3), nn.ConvTranspose3d(4, 1, 3)))
-    NetworkInput(axes=frozenset({3}), channels=(1, 4), shape=None)
+    >>> network = NetworkInput.of(nn.Sequential(nn.Conv3d(1, 4, 3), nn.ConvTranspose3d(4, 1, 3)))
+    >>> network.axes, network.channels(3), network.channels(2)
+    (frozenset({3}), (1, 4), ())
     """
 
-    axes: frozenset[int] = frozenset()
-    channels: tuple[int, ...] = ()
+    convolutions: tuple[tuple[int, int], ...] = ()
     shape: tuple[int, ...] | None = None
 
     @classmethod
@@ -49,12 +48,25 @@ class NetworkInput:
             if own is not None and type(layer).__module__.startswith("lightning_memaudit."):
                 shape = shape or tuple(own)
             found += [(n, _in_channels(layer)) for n, kinds in CONVOLUTIONS.items() if isinstance(layer, kinds)]
-        channels = [count for _, count in found if count]  # 0: a lazy one does not know yet
-        return cls(frozenset(n for n, _ in found), tuple(dict.fromkeys(channels)), shape)
+        return cls(tuple(dict.fromkeys(found)), shape)
 
-    def takes_second_axis(self, shape: Sequence[int]) -> bool:
-        """Whether its channels are the second axis of an image rather than the first, as where frames come first."""
-        return bool(self.channels) and self.channels[0] == shape[1] and shape[0] not in self.channels
+    @property
+    def axes(self) -> frozenset[int]:
+        """Numbers of spatial axes that convolutions slide along; empty where there is none."""
+        return frozenset(axes for axes, _ in self.convolutions)
+
+    def channels(self, axes: int) -> tuple[int, ...]:
+        """That convolutions along so many axes take: a loss's network beside an autoencoder may have others."""
+        return tuple(count for n, count in self.convolutions if n == axes and count)  # 0: a lazy one does not know yet
+
+    def takes_second_axis(self, shape: Sequence[int], axes: int) -> bool:
+        """Whether the channels are the second axis of an image rather than the first, as where frames come first."""
+        first, second = shape[:2]
+        own = self.channels(axes)
+        if own[:1] == (second,) != (first,):
+            # Layers behind the first one may have as many channels as there are frames.
+            return first not in own or second <= MOST_CHANNELS
+        return second <= MOST_CHANNELS < first and any(self.channels(n)[:1] == (second,) for n in self.axes)
 
 
 def _in_channels(layer: Any) -> int:
@@ -130,8 +142,7 @@ def _as_given(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> Layout:
         raise ValueError(f"{_item(shape)}: image_shape={image_shape} does not fit{views}")
     if moved and len(shape) > 1:
         return Layout(image_shape, channels_last=True)
-    # Joining neighbouring axes keeps the order of the values; anything else would mix pixels up.
-    if set(accumulate(shape, mul)) <= set(accumulate(image_shape, mul)):
+    if _in_same_order(shape, image_shape):
         return Layout(image_shape, flat=True)
     raise ValueError(
         f"{_item(shape)}: image_shape={image_shape} has its axes in another order; pass image_key=<a function of the "
@@ -139,24 +150,37 @@ def _as_given(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> Layout:
     )
 
 
+def _in_same_order(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether one shape is the other with neighbouring axes joined, or without axes of size 1.
+
+    That keeps the order of the values; anything else would mix pixels up.
+    """
+    begins = [{1, *accumulate(shape, mul)} for shape in (one, other)]
+    return prod(one) == prod(other) and (begins[0] <= begins[1] or begins[1] <= begins[0])
+
+
 def _of_two_axes(shape: tuple[int, ...], network: NetworkInput) -> Layout:
     rows, columns = shape
     picture = Layout((1, rows, columns), flat=True)
-    if 2 in network.axes:
+    # A network of pictures may have small convolutions along channels, one of signals a loss that sees spectrograms.
+    takes_signals = bool({*network.channels(1)[:1]} & {*shape})
+    if 2 in network.axes and not takes_signals:
         return picture
-    if network.axes == {1} or rows == 1:
-        return _with_channels(shape, network)
+    if network.axes == {1} or (rows == 1 and 2 not in network.axes):
+        return _with_channels(shape, network.channels(1))
     if rows == columns and not network.axes:
         return picture
     _refuse(shape, "(height, width) without channels, or (channels, length)", (1, *shape), shape)
 
 
 def _of_three_axes(shape: tuple[int, ...], network: NetworkInput) -> Layout:
-    with_channels = _with_channels(shape, network)
-    frames_first = network.axes == {1} and network.takes_second_axis(shape)
-    if 2 in network.axes:
+    with_channels = _with_channels(shape, network.channels(2))
+    frames_first = network.axes == {1} and network.takes_second_axis(shape, 1)
+    # With convolutions along two and three axes, one of both may be that of a loss, slice by slice.
+    of_pictures = 3 not in network.axes or network.channels(2)[:1] == with_channels.shape[:1]
+    if 2 in network.axes and of_pictures:
         return with_channels
-    if 3 in network.axes and network.channels[:1] in ((), (1,)):
+    if network.axes & {2, 3} == {3} and network.channels(3)[:1] in ((), (1,)):
         return Layout((1, *shape), flat=True)
     if 3 not in network.axes and with_channels.shape[0] <= MOST_CHANNELS and not frames_first:
         return with_channels
@@ -165,11 +189,12 @@ def _of_three_axes(shape: tuple[int, ...], network: NetworkInput) -> Layout:
 
 
 def _of_four_axes(shape: tuple[int, ...], network: NetworkInput) -> Layout:
-    with_channels = _with_channels(shape, network)
-    if 3 in network.axes and not network.takes_second_axis(shape):
+    with_channels = _with_channels(shape, network.channels(3))
+    channels, depth, *_, width = with_channels.shape
+    takes_them = channels <= MOST_CHANNELS or channels in network.channels(3)
+    if 3 in network.axes and takes_them and not network.takes_second_axis(shape, 3):
         return with_channels
     # An axis of as few entries as there are channels in pictures is no depth.
-    channels, depth, *_, width = with_channels.shape
     views_last = with_channels.channels_last  # (views, H, W, C) as well as (D, H, W, C)
     if not network.axes and channels <= MOST_CHANNELS < min(depth, width) and not views_last:
         return with_channels
@@ -177,9 +202,9 @@ def _of_four_axes(shape: tuple[int, ...], network: NetworkInput) -> Layout:
     _refuse(shape, "several views or frames of one image, or a volume with channels first, or last", shape, moved)
 
 
-def _with_channels(shape: tuple[int, ...], network: NetworkInput) -> Layout:
-    """Channels first, unless shape or network say last."""
-    taken, first, end = network.channels, shape[0], shape[-1]
+def _with_channels(shape: tuple[int, ...], taken: Sequence[int]) -> Layout:
+    """Channels first, unless the shape or the channels that the network takes say last."""
+    first, end = shape[0], shape[-1]
     last = is_channels_last(shape)
     if taken:
         says_first = taken[0] == first and end not in taken
@@ -207,6 +232,4 @@ def alike(own: Tensor, shape: Sequence[int]) -> Tensor | None:
         return own
     if own.ndim > 2 and tuple(own.movedim(-1, 1).shape[1:]) == tuple(shape):
         return own.movedim(-1, 1)
-    joined, apart = (set(accumulate(one, mul)) for one in (own.shape[1:], shape))
-    same_order = own.shape[1:].numel() == prod(shape) and (joined <= apart or apart <= joined)
-    return own.reshape(len(own), *shape) if same_order else None
+    return own.reshape(len(own), *shape) if _in_same_order(own.shape[1:], shape) else None
