@@ -66,9 +66,9 @@ def test_commands_run_one_after_the_other(tmp_path, capsys):
 
 
 def test_there_is_something_to_run():
-    assert len(SNIPPETS) == 4, "attach, audit a function, a module of your own, a method of your own"
+    assert len(SNIPPETS) == 5, "attach, audit a function, volumes, a module of your own, a method of your own"
     assert {command.split()[3] for command in COMMANDS} == {"fit", "audit", "report", "verify", "dashboard", "configs"}
-    assert len(COMMANDS) == 12
+    assert len(COMMANDS) == 11
 
 
 def test_measurements_and_their_options_exist():
