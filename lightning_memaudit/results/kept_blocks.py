@@ -8,6 +8,7 @@ Blocks lie in a folder of their own beside the results, which is removed once th
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
@@ -15,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from lightning_memaudit.results.cells import Array, Cell
-from lightning_memaudit.results.files import replacing, save_arrays, write_text
+from lightning_memaudit.results.files import save_arrays
 from lightning_memaudit.results.own_output import OutputSums
 
 FOLDER = "unfinished"
@@ -86,6 +87,7 @@ class KeptBlocks:
         key: Of all that the blocks depend on: weights, images, settings, versions.
         rank: Of the process.
 
+    >>> Path("results").mkdir()
     >>> kept = KeptBlocks(Path("results"), key="weights, images, settings")
     >>> kept.save(0, [BlockParts(error_sum=0.5)])
     >>> KeptBlocks(Path("results"), key="weights, images, settings").load(0)[0].error_sum
@@ -111,19 +113,24 @@ class KeptBlocks:
             return None
 
     def save(self, number: int, parts: Iterable[BlockParts]) -> None:
-        """Keep a block; those that were kept with another key are removed."""
+        """Keep a block, where there is room for it; those that were kept with another key are removed."""
+        with suppress(OSError):  # an audit that cannot be kept in parts is done all the same
+            self._save(number, parts)
+
+    def _save(self, number: int, parts: Iterable[BlockParts]) -> None:
         folder = self.path / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # in a folder that was removed meanwhile nothing is kept
         key = folder / _KEY
         if not key.is_file() or key.read_text(encoding="utf-8") != self.key:
             for other in folder.glob("*.npz"):
                 other.unlink(missing_ok=True)
-            write_text(key, self.key)
+            key.write_text(self.key, encoding="utf-8")
         arrays: dict[str, Array] = {}
         count = 0
         for count, part in enumerate(parts, start=1):
             arrays |= {f"{count - 1}/{name}": array for name, array in part.to_arrays().items()}
-        with replacing(folder / self._name(number)) as file:
+        # Written as it comes: what a kill tears is not taken for a block, and only measured again.
+        with (folder / self._name(number)).open("wb") as file:
             save_arrays(file, {**arrays, "parts": np.array(count)})
 
     def _name(self, number: int) -> str:

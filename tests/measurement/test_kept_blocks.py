@@ -54,6 +54,7 @@ def assert_same(found, expected):
 def test_an_interrupted_measurement_goes_on_where_it_stopped():
     whole = Shrink()
     expected = measure_groups(whole, GROUPS, PLAN)
+    Path("results").mkdir()
     kept = KeptBlocks(Path("results"), "key")
     with pytest.raises(KeyboardInterrupt):
         measure_groups(Shrink(life=whole.count * 2 // 3), GROUPS, PLAN, kept=kept)
@@ -68,6 +69,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped():
 
 
 def test_blocks_of_anything_else_and_torn_ones_are_not_taken():
+    Path("results").mkdir()
     kept = KeptBlocks(Path("results"), "key")
     kept.save(0, [BlockParts(error_sum=1.0)])
     assert kept.load(0)[0].error_sum == 1.0
@@ -86,8 +88,15 @@ def test_blocks_of_anything_else_and_torn_ones_are_not_taken():
 
 
 def test_one_block_leaves_no_files():
+    Path("results").mkdir()
     measure_groups(Shrink(), [group.first(2) for group in GROUPS], PLAN, kept=KeptBlocks(Path("results"), "key"))
-    assert not Path("results").exists()
+    assert not list(Path("results").iterdir())
+
+
+def test_what_cannot_be_kept_costs_nothing():
+    found = measure_groups(Shrink(), GROUPS, PLAN, kept=KeptBlocks(Path("nowhere"), "key"))
+    assert_same(found, measure_groups(Shrink(), GROUPS, PLAN))
+    assert not Path("nowhere").exists()
 
 
 def test_the_command_goes_on_after_a_kill_and_its_results_are_true(monkeypatch, capsys):

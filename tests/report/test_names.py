@@ -122,8 +122,8 @@ def test_figures_draw_names_as_they_are(named, tmp_path):
             figure.savefig(io.BytesIO())
     texts = [text for figure in drawn for text in figure.axes[0].texts]
     assert not any(text.get_parse_math() for text in texts)
-    labels = [text.get_text() for text in texts if "\nmember " in text.get_text()]
-    shown = {label.split("\n")[1].removeprefix("member ") for label in labels}
+    labels = [text.get_text() for text in texts if "\nmember" in text.get_text()]
+    shown = {label.split("\n", 1)[1].removeprefix("member")[1:] for label in labels}
     assert shown == {"$a_{$ and $\\frac$", "\N{REPLACEMENT CHARACTER}.jpg (1)", "_%_#", shortened("x" * 300, 22)}
 
 
