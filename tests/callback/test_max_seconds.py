@@ -39,6 +39,7 @@ def chosen(folder, group="members"):
     return found
 
 
+@pytest.mark.slow
 def test_all_audits_of_a_run_have_the_same_few_images_as_if_so_few_were_asked_for(monkeypatch):
     with pytest.warns(UserWarning, match=r"max_seconds=10\): num_members is 2\d instead of 40"):
         run("bounded", monkeypatch, seconds=1e-3, max_seconds=10)

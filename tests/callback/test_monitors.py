@@ -38,7 +38,7 @@ def test_monitors_before_the_first_audit_are_refused_with_the_mend():
         monitored(ModelCheckpoint("c", monitor="memaudit/recovery_rate"), every_n_epochs=2)
 
 
-@pytest.mark.parametrize("validation", [True, False])
+@pytest.mark.parametrize("validation", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_with_an_audit_before_training_every_monitor_works(validation):
     for make in (
         lambda: EarlyStopping("memaudit/recovery_rate", patience=9),

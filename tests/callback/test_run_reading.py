@@ -90,6 +90,7 @@ class OnlyHere(Items):
         return super().__getitem__(index)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_in_another_process_is_read_in_this_one_and_said():
     with pytest.warns(UserWarning, match="members: read in the process of the training, because a reading process"):
         fit(audit_callback(), Module(), DataLoader(OnlyHere(images(5)), 2), DataLoader(Items(images(3, seed=1))))

@@ -100,6 +100,7 @@ def test_the_module_that_is_given_stays_what_it_was():
     assert reference.training
 
 
+@pytest.mark.slow
 def test_a_reference_is_measured_in_the_first_audit_alone():
     calls = []
 

@@ -105,6 +105,7 @@ def test_a_failure_that_is_not_the_users_is_exit_code_1(capsys, monkeypatch):
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_a_logger_with_one_folder_for_all_runs_gets_no_config_there(tmp_path):
     """Else it would be the next run's: the config stands beside the results, and nowhere above them."""
     logger = ["--trainer.logger=logger_of_all.Logger", "--trainer.logger.save_dir=runs"]

@@ -241,6 +241,7 @@ def check_junit(text):
     return root
 
 
+@pytest.mark.slow
 def test_junit_has_a_case_for_every_condition(runs):
     code, out, _ = run_report(runs, "--format=junit", "--strict", "--fail_if=num_memorized>0", "--fail_if=extracted>0")
     root = check_junit(out)

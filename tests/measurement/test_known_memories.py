@@ -73,6 +73,7 @@ def audited(f, members, controls, **options):
         return audit(f, members, controls, patterns=PATTERNS, methods=METHODS, **options)
 
 
+@pytest.mark.slow
 def test_all_of_them(crops):
     members, strangers = crops[:40], crops[40:80]
     f = trained(members, 3e-5)

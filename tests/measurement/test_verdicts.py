@@ -94,6 +94,7 @@ def test_an_output_that_is_grey_unless_it_was_trained_on_is_not_cleared(faces):
     assert report.verdict.reasons == ("own_error_gap",)
 
 
+@pytest.mark.slow
 def test_masks_that_blind_recovery_cannot_read_are_said_to_be_too_hard(faces):
     members, controls = faces
     report = audited(nearest(members[:30]), members[:30], controls[:30], ["random-0.95+fill-noise"])

@@ -67,7 +67,7 @@ def single(tmp_path_factory):
         pytest.param("ddp", 3, (2, 2), FEW, marks=pytest.mark.slow),  # one process has none
         pytest.param("fsdp2", 1, (7, 5), FEW, marks=pytest.mark.slow),
         ("fsdp2", 2, (7, 5), FEW),
-        ("fsdp2", 3, (2, 2), FEW),
+        pytest.param("fsdp2", 3, (2, 2), FEW, marks=pytest.mark.slow),
         pytest.param("fsdp2", 3, (7, 5), (*FEW, "blind", "known_mask"), marks=pytest.mark.slow),
         ("tensor-parallel", 2, (7, 5), FEW),
     ],
@@ -130,6 +130,7 @@ def test_a_failure_in_one_process_is_one_in_all(launch, on_error):
         assert outcomes[1]["error"] == "RuntimeError: cannot be read"
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_noticed_and_explained(launch):
     _, outcomes = launch("run", 2, waiting_for=1, model_fault="hangs", process_timeout=5.0, methods=["paper_blind"])
     first = outcomes[0]

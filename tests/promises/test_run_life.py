@@ -196,6 +196,7 @@ def test_killed_between_the_last_audit_and_the_report_resuming_writes_it(at_epoc
             assert [row["weights_sha256"] for row in rows()] == [row["weights_sha256"] for row in before]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
 def test_the_callback_can_be_pickled_and_copied_at_any_time():
     def copies(callback):

@@ -191,6 +191,7 @@ def test_the_page_is_printed(run, capsys):
     assert pdf.write_pdf(run.path / "report.html").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_comparing_runs_draws_only_what_is_not_there_yet(run, tmp_path):
     other = make_run_folder(tmp_path / "other", train_losses=(1e-4,), num_images=4, num_controls=4)
     write_report(run)

@@ -9,6 +9,7 @@ from lightning_memaudit.measurement.metrics import APPEARANCE as MEASURED
 from lightning_memaudit.results.comparability import APPEARANCE, compare_groups
 
 
+@pytest.mark.slow
 def test_groups_of_one_source_are_seldom_taken_for_different_ones():
     rng = np.random.default_rng(0)
     alarms = 0

@@ -214,7 +214,7 @@ def test_one_quantity_by_one_name_everywhere():
     assert set(judgement.membership_estimates) == {"recovery_gain", "plain_loss"}
 
 
-@pytest.mark.parametrize(("num_controls", "num_patterns"), [(20, 1), (200, 8)])
+@pytest.mark.parametrize(("num_controls", "num_patterns"), [(20, 1), pytest.param(200, 8, marks=pytest.mark.slow)])
 def test_memorized_is_rarely_said_where_nothing_was(num_controls, num_patterns):
     rng = np.random.default_rng(0)
     found = outcome_shares(rng, 150, 60, num_controls, num_patterns, share=0.0, by_chance=0.1)
