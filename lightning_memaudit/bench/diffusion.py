@@ -20,9 +20,10 @@ from lightning_memaudit.measurement.metrics import psnr
 from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting
 from lightning_memaudit.recovery.methods.ddnm import DDNM, import_diffusers
 from lightning_memaudit.training.data import ImagesDataModule
+from lightning_memaudit.training.images import already_a_batch
 
-_keep_most: Any = get_ema_multi_avg_fn(0.9995)  # type: ignore[no-untyped-call]
 PATTERNS = ("random-0.5", "random-0.9", "block-0.25", "block-0.5")
+_keep_most: Any = get_ema_multi_avg_fn(0.9995)  # type: ignore[no-untyped-call]
 
 
 class DiffusionModule(LightningModule):
@@ -110,7 +111,7 @@ def diffusion(
     torch.manual_seed(seed)
     module = DiffusionModule(channels, min(sides), width)
     chosen = Subset(images.train_dataset, range(skip, skip + num_images))
-    loader = DataLoader(chosen, batch_size, shuffle=True, collate_fn=_already_a_batch)
+    loader = DataLoader(chosen, batch_size, shuffle=True, collate_fn=already_a_batch)
     last = folder / "checkpoints" / "last.ckpt"
     timer = Timer(duration=timedelta(hours=hours))
     save = ModelCheckpoint(
@@ -128,10 +129,6 @@ def diffusion(
     _judge(
         module, images.control_dataset[:], folder, data, hours=timer.time_elapsed() / 3600, steps=trainer.global_step
     )
-
-
-def _already_a_batch(batch: Any) -> Any:
-    return batch
 
 
 @torch.no_grad()

@@ -24,7 +24,6 @@ def kept_blocks(
         about: Hash of the weights, how well the model reproduces the first images (which tells of code that has
             changed), images in a block, and the content of ``run.json``; those of the first process count.
 
-    >>> import torch
     >>> folder, alone = RunFolder("runs/a/memaudit"), Processes()
     >>> first, second, other = (
     ...     kept_blocks(folder, alone, (weights, {"members": 41.5}, 512, {"created": created}))

@@ -25,6 +25,7 @@ from lightning_memaudit.results.rows import Row
 
 FIGURES = "figures"
 LONG_NAME = 14
+"""Letters of an image's name from which on it has a line of its own beside a strip."""
 
 
 def write_figures(view: RunView, formats: Sequence[str] = ("png",), pictures: bool = True) -> list[Path]:

@@ -75,7 +75,8 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
-def _already_a_batch(batch: Any) -> Any:
+def already_a_batch(batch: Any) -> Any:
+    """The ``collate_fn`` of a data set that returns whole batches."""
     return batch
 
 
@@ -266,10 +267,10 @@ class ImageDataModule(LightningDataModule):
             self.train_dataset,
             batch_size=batch_size,
             shuffle=batch_size < len(self.train_dataset),
-            collate_fn=_already_a_batch,
+            collate_fn=already_a_batch,
         )
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Batches (B, C, *spatial) of controls."""
         batch_size = min(self.batch_size or 256, len(self.control_dataset))
-        return DataLoader(self.control_dataset, batch_size=batch_size, collate_fn=_already_a_batch)
+        return DataLoader(self.control_dataset, batch_size=batch_size, collate_fn=already_a_batch)

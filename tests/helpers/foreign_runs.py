@@ -200,3 +200,22 @@ def saved_rows(group):
     rows = [row for row in RunFolder("memaudit").images() if row["group"] == group]
     newest = max(row["audit"] for row in rows)
     return [row for row in rows if row["audit"] == newest]
+
+
+def refuse_before_the_first_step(build, message):
+    """Train it with a callback, and see that it is refused in one line that matches, before any step."""
+    steps = []
+
+    class Steps(lightning.Callback):
+        def on_before_optimizer_step(self, *arguments):
+            steps.append(1)
+
+    def built():
+        run = build()
+        run.callbacks = [Steps()]
+        return run
+
+    with pytest.raises(ValueError, match=message) as error:
+        train(built, lambda run: audit_callback(**run.lines))
+    assert "\n" not in str(error.value)
+    assert steps == []

@@ -7,10 +7,9 @@ import pytest
 import torch
 from foreign_parts import MEAN, RGB, STD, Pictures, Plain, first, in_bytes, normalized, plainly
 from foreign_ranges import CONTROLS, MEMBERS, run_of, through_normalization
-from foreign_runs import ForeignRun, check, train
+from foreign_runs import ForeignRun, check, refuse_before_the_first_step
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
-from training_runs import audit_callback
 
 pytestmark = pytest.mark.usefixtures("without_report")
 
@@ -194,19 +193,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_the_run_is_refused_before_its_first_step(name):
-    build, message = REFUSED[name]
-    steps = []
-
-    class Steps(lightning.Callback):
-        def on_before_optimizer_step(self, *arguments):
-            steps.append(1)
-
-    def built():
-        run = build()
-        run.callbacks = [Steps()]
-        return run
-
-    with pytest.raises(ValueError, match=message) as error:
-        train(built, lambda run: audit_callback(**run.lines))
-    assert "\n" not in str(error.value)
-    assert steps == []
+    refuse_before_the_first_step(*REFUSED[name])

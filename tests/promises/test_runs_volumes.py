@@ -1,10 +1,9 @@
 """Volumes, signals and images of many channels: read as they are, or refused in one line; the training undisturbed."""
 
-import lightning
 import pytest
 import torch
 from foreign_parts import Pictures, Plain, Trained, pictures
-from foreign_runs import ForeignRun, check, train
+from foreign_runs import ForeignRun, check, refuse_before_the_first_step, train
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -222,19 +221,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_the_run_is_refused_before_its_first_step(name):
-    build, message = REFUSED[name]
-    steps = []
-
-    class Steps(lightning.Callback):
-        def on_before_optimizer_step(self, *arguments):
-            steps.append(1)
-
-    def built():
-        run = build()
-        run.callbacks = [Steps()]
-        return run
-
-    with pytest.raises(ValueError, match=message) as error:
-        train(built, lambda run: audit_callback(**run.lines))
-    assert "\n" not in str(error.value)
-    assert steps == []
+    refuse_before_the_first_step(*REFUSED[name])
