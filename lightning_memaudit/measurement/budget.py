@@ -224,10 +224,12 @@ class Costs:
 
     def _copies(self, method: Method, pattern: Any, group: str, sizes: Mapping[str, int]) -> Work:
         """Of the turned copies on which a blind method calibrates itself, where the controls are too few for that."""
-        needed = controls_needed(MAX_FALSE_RATE)
-        turns = isinstance(method, BlindRecovery) and method.certification == "turned_copies" and not method.penalties
-        if not turns or sizes.get("controls", 0) >= needed or self._own_psnr(group) < COPIES_FROM_DB:
+        controls = sizes.get("controls", 0)
+        turns = isinstance(method, BlindRecovery) and method.calibrates_on_copies
+        enough = controls >= controls_needed(MAX_FALSE_RATE) or (group == "controls" and controls)
+        if not turns or enough or self._own_psnr(group) < COPIES_FROM_DB:
             return Work(0.0, 0.0)
+        needed = controls_needed(MAX_FALSE_RATE) - controls // self.num_shares
         mean = self._work(method, pattern, group).evaluations
         own = self._own_psnr("controls") if "controls" in sizes else WORST_PSNR
         longest = max(FEWEST_EVALUATIONS, FEWEST_EVALUATIONS + LONGEST_BEYOND_MEAN * (mean - FIRST_ROUND))

@@ -52,8 +52,8 @@ def without_own_certificates(plan: Plan, groups: Sequence[Group]) -> Plan:
 def certify_from_controls(cells: Sequence[Cell], plan: Plan) -> dict[tuple[str, str], Row]:
     """Certify in the cells of all methods that claim, pattern by pattern, by their scores of the controls.
 
-    With fewer controls than the rate takes, the cells keep what the method itself has certified. With enough of them,
-    but of another source than the members, nothing is certified.
+    With fewer controls than the rate takes, the cells keep what the method itself has certified, for which it takes
+    turned copies beside them. With controls of another source than the members nothing is certified.
 
     Args:
         cells: All cells of an audit; their certificates are replaced.
@@ -79,7 +79,8 @@ def certify_from_controls(cells: Sequence[Cell], plan: Plan) -> dict[tuple[str, 
                 cell.columns["claims"] = np.ones_like(cell.columns["claims"])
             controls = [_distinct_scores(cell) for cell in mine if cell.group == "controls"]
             scores = np.concatenate(controls) if controls else np.zeros(0)
-            if len(scores) < NEEDED:
+            counts = len(scores) >= NEEDED or _uses_turned_copies(method)  # towards the threshold
+            if len(scores) < NEEDED and not (counts and len(scores) and different):
                 described[pattern, name] = _own(method, len(scores))
             else:
                 calibration = _calibration(scores[~np.isnan(scores)], different)
@@ -120,7 +121,8 @@ def _own(method: Method, num_controls: int) -> Row:
     if not _uses_turned_copies(method):
         return _row(OWN, None, f"{few}, so the certificates are the method's own", num_controls, None, (None, None))
     rate = 1 / (NEEDED + 1)
-    reason = f"{few}, so turned copies of the degraded images stand in for them"
+    part = "make up for the others" if num_controls else "stand in for them"
+    reason = f"{few}, so turned copies of the degraded images {part}"
     return _row(TURNED_COPIES, None, reason, num_controls, rate, (None, None))
 
 
@@ -158,4 +160,4 @@ def _row(
 
 
 def _uses_turned_copies(method: Method) -> bool:
-    return isinstance(method, BlindRecovery) and method.certification == "turned_copies"
+    return isinstance(method, BlindRecovery) and method.calibrates_on_copies

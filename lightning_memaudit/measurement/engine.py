@@ -3,9 +3,8 @@
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
-
-import numpy as np
 
 from lightning_memaudit.measurement.arguments import GivenAutoencoder, check_module, given_images, module_of
 from lightning_memaudit.measurement.budget import bounded_groups, bounded_plan, estimated
@@ -176,6 +175,7 @@ def run_audit(
             audit must end.
     """
     processes = processes or Processes()
+    groups = [replace(group, repeated=(repeated or {}).get(group.name, ())) for group in groups]
     uncertified_plan = without_own_certificates(plan, groups)
 
     def measure_all() -> list[Measurement]:
@@ -193,8 +193,6 @@ def run_audit(
         if group.name == "members":
             train_loss = joined.error_sum / max(1, joined.num_images)
             doubts = doubts_about(joined.outputs)
-        for cell in joined.cells:
-            cell.columns["repeated"] = np.isin(cell.columns["position"], (repeated or {}).get(group.name, ()))
         cells += joined.cells
         recoveries |= joined.recoveries
     certifications = certify_from_controls(cells, plan)

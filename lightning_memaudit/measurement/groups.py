@@ -79,6 +79,8 @@ class Group:
         names: What a person calls each image in its data set, as the path of a file; None calls it by its index.
         conditions: What the autoencoder is given with each image, as a label; only images with equal ones are recovered
             together. None where it is given nothing; then, and only then, it is called without ``given``.
+        repeated: Positions of images that show what was counted before, see
+            :func:`~lightning_memaudit.measurement.near_duplicates.repeats`; they are measured, and not judged.
 
     Raises:
         ValueError: Not as many names or conditions as images, or conditions that cannot be compared.
@@ -95,6 +97,7 @@ class Group:
     positions: Sequence[int]
     names: Sequence[str] | None = None
     conditions: Sequence[Hashable] | None = None
+    repeated: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for what in ("names", "conditions"):

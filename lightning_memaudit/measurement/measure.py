@@ -5,7 +5,7 @@ This is the only place where the ground truth meets a recovery.
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from lightning_memaudit.measurement.own_output import in_other_batches, output_s
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import AuditStopped
 from lightning_memaudit.measurement.saved_recoveries import save_recovery, to_numpy
-from lightning_memaudit.measurement.together import Found, Timed, pattern_batches, recover_together
+from lightning_memaudit.measurement.together import Observations, Timed, pattern_batches, recover_together
 from lightning_memaudit.recovery import Autoencoder, Recovery
 from lightning_memaudit.recovery.batches import per_image_mean
 from lightning_memaudit.recovery.methods.registry import (
@@ -192,7 +192,7 @@ class _Piece(NamedTuple):
             "image": indices,
             "name": names,
             "reconstruction_psnr": reconstruction_psnr,
-            "repeated": np.zeros(len(images), dtype=bool),
+            "repeated": np.isin(positions, group.repeated),
             **appearance,
         }
         return cls(group, block, parts, positions, columns, keep)
@@ -217,6 +217,13 @@ class _Task(NamedTuple):
         block = self.piece.block
         begin = block.rows[0] if len(block.images) else 0
         return self.piece.group.name, self.pattern, method, begin, len(block.images)
+
+    def observations(self, plan: Plan) -> Observations:
+        """For the next method."""
+        group, _, _, _, columns, _ = self.piece
+        controls = torch.from_numpy(np.logical_not(columns["repeated"])) & (group.name == "controls")
+        earlier = [(plan.methods[name], one.recovery) for name, one in self.found.items() if one is not None]
+        return Observations(self.pattern, self.degraded, controls, earlier)
 
     def finish(self, plan: Plan, cache: InpaintingCache | None) -> None:
         """Measure what was found, against the truth, and add it to what was gathered."""
@@ -252,12 +259,11 @@ def _recover_all(tasks: Sequence[_Task], plan: Plan, cache: InpaintingCache | No
         for name, method in methods.items():
             mine = [task for task in tasks if name in task.methods]
             some = [task for task in mine if len(task.degraded.observed)]
-            earlier = [_recoveries(task.found, plan) for task in some]
-            degraded, keys = [task.degraded for task in some], [task.key(name) for task in some]
+            sets, keys = [task.observations(plan) for task in some], [task.key(name) for task in some]
             for task in mine:
                 task.found[name] = None
             autoencoder = tasks[0].piece.block.autoencoder
-            results = _recover(autoencoder, method, degraded, keys, cache, plan.raise_errors, earlier)
+            results = _recover(autoencoder, method, sets, keys, cache, plan.raise_errors)
             for task, result in zip(some, results, strict=True):
                 task.found[name] = result
             if progress is not None:
@@ -265,36 +271,31 @@ def _recover_all(tasks: Sequence[_Task], plan: Plan, cache: InpaintingCache | No
                     progress(f"{task.piece.group.name} · {task.pattern} · {name}", len(task.degraded.observed))
 
 
-def _recoveries(found: Mapping[str, Timed | None], plan: Plan) -> list[Found]:
-    return [(plan.methods[name], result.recovery) for name, result in found.items() if result is not None]
-
-
 def _recover(
     autoencoder: Autoencoder,
     method: Method,
-    degraded: Sequence[Degraded],
+    sets: Sequence[Observations],
     keys: Sequence[CacheKey],
     cache: InpaintingCache | None,
     raise_errors: bool,
-    earlier: Sequence[Sequence[Found]],
 ) -> Sequence[Timed | None]:
     """One result for each of several sets of observations, all of at least one image; None where the method failed."""
-    if not degraded:
+    if not sets:
         return []
     reusable = None if cache is None or uses_autoencoder(method) else cache.recoveries
     if reusable is not None and all(key in reusable for key in keys):
         return [Timed(reusable[key], 0.0) for key in keys]
     try:
-        found = recover_together(method, autoencoder, degraded, earlier)
+        found = recover_together(method, autoencoder, sets)
     except Exception as error:
         if raise_errors or isinstance(error, AuditStopped):
             raise
         reason = f"{type(error).__name__}: {error}"
-        if len(degraded) > 1:  # it may fail on one pattern or group where it does not on another
+        if len(sets) > 1:  # it may fail on one pattern or group where it does not on another
             names = "; ".join(f"{key[0]}, {key[1]}" for key in keys)
             warnings.warn(f"{keys[0][2]} failed on {names} together, now tried one by one: {reason}", stacklevel=3)
-            rows = zip(degraded, keys, earlier, strict=True)
-            parts = [_recover(autoencoder, method, [one], [key], cache, False, [before]) for one, key, before in rows]
+            rows = zip(sets, keys, strict=True)
+            parts = [_recover(autoencoder, method, [one], [key], cache, False) for one, key in rows]
             return [result for (result,) in parts]
         key = keys[0]
         warnings.warn(f"{key[2]} failed on {key[0]}, {key[1]}: {reason}", stacklevel=3)

@@ -28,19 +28,41 @@ Found = tuple[Method, Recovery]
 """A method, and what it made of some observations."""
 
 
-class Timed(NamedTuple):
-    """What a method made of one pattern, and how long it took.
+class Observations(NamedTuple):
+    """Images of one group behind one pattern, and what is known of them before a method recovers them.
 
     Attributes:
-        recovery: Of the pattern's observations.
-        seconds: Wall time; of several patterns at once each has a share, by its evaluations of f.
+        pattern: Its name.
+        degraded: B observations and true masks.
+        controls: (B,) bool, which of them are images that were not trained on, each picture once.
+        earlier: What other methods have found, see :func:`~lightning_memaudit.recovery.methods.registry.recover`.
 
     >>> from lightning_memaudit.measurement.degradations import parse_degradation
     >>> images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    >>> degraded = [parse_degradation(name)(images, [0, 1], 0) for name in ("random-0.5", "block-0.25")]
-    >>> both = recover_together(AutoencoderIterations(), torch.clone, degraded, [[], []])
-    >>> [torch.equal(one.recovery.image, part.observed) for one, part in zip(both, degraded)]
+    >>> sets = [
+    ...     Observations(name, parse_degradation(name)(images, [0, 1], 0), torch.tensor([False, False]))
+    ...     for name in ("random-0.5", "block-0.25")
+    ... ]
+    >>> both = recover_together(AutoencoderIterations(), torch.clone, sets)
+    >>> [torch.equal(one.recovery.image, part.degraded.observed) for one, part in zip(both, sets)]
     [True, True]
+    """
+
+    pattern: str
+    degraded: Degraded
+    controls: Tensor
+    earlier: Sequence[Found] = ()
+
+
+class Timed(NamedTuple):
+    """What a method made of a set of observations, and how long it took.
+
+    Attributes:
+        recovery: Of these observations.
+        seconds: Wall time; of several sets at once each has a share, by its evaluations of f.
+
+    >>> Timed(AutoencoderIterations()(torch.clone, torch.zeros(1, 1, 8, 8)), seconds=0.5).recovery.image.shape
+    torch.Size([1, 1, 8, 8])
     """
 
     recovery: Recovery
@@ -71,28 +93,42 @@ ATTEMPTS_PER_IMAGE = 4
 """Rows that a search may make of each image at once."""
 
 
-def recover_together(
-    method: Method, autoencoder: Autoencoder, degraded: Sequence[Degraded], earlier: Sequence[Sequence[Found]]
-) -> list[Timed]:
+def recover_together(method: Method, autoencoder: Autoencoder, sets: Sequence[Observations]) -> list[Timed]:
     """Call a method on several sets of observations: as one batch where that changes nothing but the time.
+
+    A blind method that certifies by turned copies takes the controls of the same pattern before these.
 
     Args:
         method: Any method.
         autoencoder: f.
-        degraded: Of every pattern and group the observations and true masks.
-        earlier: Of each of these what other methods have found, see
-            :func:`~lightning_memaudit.recovery.methods.registry.recover`.
+        sets: Of one autoencoder, each of at least one image.
 
     Returns:
-        One recovery for each of ``degraded``.
+        One recovery for each of ``sets``.
     """
-    shapes = {(one.observed.shape[1:], one.mask.shape[1:]) for one in degraded}
-    if len(degraded) > 1 and len(shapes) == 1 and _rows_are_independent(method):
-        return _as_one_batch(method, autoencoder, degraded, earlier)
-    found = []
-    for one, before in zip(degraded, earlier, strict=True):
+    if not isinstance(method, BlindRecovery) or not method.calibrates_on_copies:
+        return _search(method, autoencoder, sets)
+    found = _search(replace(method, certification=None), autoencoder, sets)
+    scores: dict[str, list[Tensor]] = {}
+    for one, (recovery, _) in zip(sets, found, strict=True):
+        scores.setdefault(one.pattern, []).append(recovery.score[one.controls.to(recovery.score.device)])
+    certified = []
+    for one, (recovery, seconds) in zip(sets, found, strict=True):
         began = time.perf_counter()
-        recovery = recover(method, autoencoder, one.observed, one.mask, before)
+        controls = torch.cat(scores[one.pattern])
+        recovery = method.certify(autoencoder, one.degraded.observed, recovery, controls)
+        certified.append(Timed(recovery, seconds + time.perf_counter() - began))
+    return certified
+
+
+def _search(method: Method, autoencoder: Autoencoder, sets: Sequence[Observations]) -> list[Timed]:
+    shapes = {(one.degraded.observed.shape[1:], one.degraded.mask.shape[1:]) for one in sets}
+    if len(sets) > 1 and len(shapes) == 1 and _rows_are_independent(method):
+        return _as_one_batch(method, autoencoder, sets)
+    found = []
+    for one in sets:
+        began = time.perf_counter()
+        recovery = recover(method, autoencoder, *one.degraded[:2], one.earlier)
         found.append(Timed(recovery, time.perf_counter() - began))
     return found
 
@@ -103,28 +139,14 @@ def _rows_are_independent(method: Method) -> bool:
     return not method.record_at  # type: ignore[union-attr]
 
 
-def _as_one_batch(
-    method: Method, autoencoder: Autoencoder, degraded: Sequence[Degraded], earlier: Sequence[Sequence[Found]]
-) -> list[Timed]:
-    observed, mask = (torch.cat(field) for field in zip(*degraded, strict=True))
+def _as_one_batch(method: Method, autoencoder: Autoencoder, sets: Sequence[Observations]) -> list[Timed]:
+    observed, mask = (torch.cat(field) for field in zip(*(one.degraded for one in sets), strict=True))
     began = time.perf_counter()
-    # What calibrates on copies of its observations does so pattern by pattern and group by group.
-    calibrates = isinstance(method, BlindRecovery) and method.certification is not None
-    searching = replace(method, certification=None) if calibrates else method  # type: ignore[type-var]
-    whole = recover(searching, autoencoder, observed, mask, _joined(earlier))
+    whole = recover(method, autoencoder, observed, mask, _joined([one.earlier for one in sets]))
     seconds = time.perf_counter() - began
     shares = whole.num_evaluations.double() / whole.num_evaluations.sum().clamp_min(1)
-    found = []
-    sizes = [len(one.observed) for one in degraded]
-    for rows in torch.split(torch.arange(len(observed), device=observed.device), sizes):
-        recovery = whole.select(rows)
-        mine = seconds * float(shares[rows].sum())
-        if isinstance(method, BlindRecovery) and calibrates:
-            began = time.perf_counter()
-            recovery = method.certify(autoencoder, observed[rows], recovery)
-            mine += time.perf_counter() - began
-        found.append(Timed(recovery, mine))
-    return found
+    rows = torch.split(torch.arange(len(observed), device=observed.device), [len(one.controls) for one in sets])
+    return [Timed(whole.select(some), seconds * float(shares[some].sum())) for some in rows]
 
 
 def _joined(earlier: Sequence[Sequence[Found]]) -> list[Found]:

@@ -1,6 +1,6 @@
 """Get images back: pure torch, no Lightning; takes any callable autoencoder."""
 
-from lightning_memaudit.recovery.admm import Alternation
+from lightning_memaudit.recovery.alternation import Alternation
 from lightning_memaudit.recovery.certification import calibrate, certify, turned_copies
 from lightning_memaudit.recovery.masks import LeastSquaresMask, PosteriorMask
 from lightning_memaudit.recovery.methods.autoencoder_iterations import AutoencoderIterations

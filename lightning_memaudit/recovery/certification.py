@@ -181,14 +181,14 @@ def turned_copies(observed: Tensor, number: int) -> Tensor:
 
     Args:
         observed: y, (B, C, *spatial), B at least 1.
-        number: Copies wanted, at least 1.
+        number: Copies wanted.
 
     Returns:
         (number, C, *spatial).
     """
     turns = _turns(observed)
     sides = spatial(observed)
-    copies: list[Tensor] = []
+    copies = [observed[:0]]
     for index in range(math.ceil(number / len(observed))):
         copy = turns[index % len(turns)](observed)
         if index >= len(turns):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.admm import Alternation, Solution, alternate
+from lightning_memaudit.recovery.alternation import Alternation, Solution, alternate
 from lightning_memaudit.recovery.batches import map_chunks, rows_per_chunk
 from lightning_memaudit.recovery.masks import MaskEstimator
 from lightning_memaudit.recovery.protection import InputProtected

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.admm import Alternation, Workspace, alternate
+from lightning_memaudit.recovery.admm import Workspace
+from lightning_memaudit.recovery.alternation import Alternation, alternate
 from lightning_memaudit.recovery.batches import map_chunks, rows_by_activations, rows_per_chunk, same_channels
 from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine
 from lightning_memaudit.recovery.certification import noise_gain, optimism

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.admm import Alternation
+from lightning_memaudit.recovery.alternation import Alternation
 from lightning_memaudit.recovery.checks import check_counts, check_penalties
 from lightning_memaudit.recovery.spatial import row_values, within_reach
 

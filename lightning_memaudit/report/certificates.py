@@ -23,9 +23,10 @@ def certificate_sentence(certification: Mapping[str, Any]) -> str:
         return f"by the method's own rule, whose rate is not known here: {reason}"
     rate = certification["false_rate"]
     if source == "turned copies":
+        controls = "the controls and " if certification.get("num_control_scores") else ""
         return (
-            f"by turned copies of the degraded images, falsely for about {rate:.1%} of images not trained on as far as "
-            f"the copies resemble those, which nothing guarantees ({reason.partition(', so ')[0]})"
+            f"by {controls}turned copies of the degraded images, falsely for about {rate:.1%} of images not trained on "
+            f"as far as the copies resemble those, which nothing guarantees ({reason.partition(', so ')[0]})"
         )
     number = certification["num_control_scores"]
     whose = "a given calibration's" if source == "given" else "the controls'"

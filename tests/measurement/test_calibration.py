@@ -63,10 +63,11 @@ def test_only_control_images_count(num_controls):
     assert certified == {"members": 4, "controls": 0}
 
 
-def test_controls_of_another_source_certify_nothing():
+@pytest.mark.parametrize("number", [40, NEEDED])
+def test_controls_of_another_source_certify_nothing(number):
     """A smooth memory that has stored none of the images: what is certified by controls of noise is false."""
     stored, strangers = smooth_images(40, channels=1), smooth_images(40, channels=1, seed=31)
-    noise = torch.rand(NEEDED, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    noise = torch.rand(number, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     report = audit(associative(stored), strangers, noise, patterns=["random-0.5"], methods=["blind"])
     row = report.rows[0]
     assert row["num_certified"] == 0
@@ -82,6 +83,16 @@ def test_controls_of_another_source_certify_nothing():
     )
     assert alike.rows[0]["certification"]["source"] == "controls"
     assert alike.rows[0]["num_certified"] == 40
+
+
+def test_a_few_controls_that_show_members_do_not_spoil_the_certificates():
+    """They score as low as members do, and are left out: the others and turned copies set the threshold."""
+    members, others = torch.rand(6, 1, 12, 12) * 0.8 + 0.1, torch.rand(5, 1, 12, 12) * 0.8 + 0.1
+    controls = torch.cat([others, members[:2] + 0.002])
+    report = audit(memory(members), members, controls, patterns=["random-0.5"], methods=["blind"])
+    claim = report.rows[0]["certification"]
+    assert (claim["source"], claim["num_control_scores"]) == ("turned copies", 5)
+    assert report.rows[0]["num_certified"] == 6
 
 
 def test_without_any_certificate_where_controls_fail_after_the_copies_were_left_out():

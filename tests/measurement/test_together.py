@@ -14,7 +14,7 @@ from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.inpainting_cache import InpaintingCache
 from lightning_memaudit.measurement.measure import measure, measure_groups
 from lightning_memaudit.measurement.plan import Plan
-from lightning_memaudit.measurement.together import recover_together
+from lightning_memaudit.measurement.together import Observations, recover_together
 from lightning_memaudit.recovery import AutoencoderIterations, BlindRecovery, KnownMaskRecovery
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting
@@ -42,11 +42,29 @@ def assert_same(found, expected):
 def test_patterns_together_are_found_as_one_by_one(images, name):
     method, autoencoder = METHODS[name](), associative(images[:6])
     degraded = [degrade(images, one) for one in ("random-0.5", "block-0.25", "random-0.9")]
-    together = recover_together(method, autoencoder, degraded, [[], [], []])
+    controls = torch.zeros(len(images), dtype=torch.bool)
+    together = recover_together(
+        method, autoencoder, [Observations(str(number), one, controls) for number, one in enumerate(degraded)]
+    )
     for one, part in zip(together, degraded, strict=True):
         alone = method(autoencoder, part.observed, part.mask) if name == "known_mask" else method(autoencoder, part[0])
         assert_same(one.recovery, alone)
         assert one.recovery.calibration == alone.calibration
+
+
+def test_the_controls_of_a_pattern_count_towards_its_threshold(images):
+    """Of two controls one is as good as stored: no member scores lower than it, under the patterns where it counts."""
+    stored, controls = images[:6], torch.cat([images[:1], images[6:7]])
+    counting = {"random-0.5": [True, True], "block-0.25": [False, True]}
+    sets = [
+        Observations(pattern, degrade(part, pattern), torch.tensor(which))
+        for pattern, counted in counting.items()
+        for part, which in ((stored, [False] * 6), (controls, counted))
+    ]
+    members, _, others, _ = recover_together(BlindRecovery(), memory(stored), sets)
+    assert int(members.recovery.certified.sum()) <= 1, "at most the one that scores even lower"
+    assert others.recovery.certified.all()
+    assert others.recovery.calibration.num_controls == 99
 
 
 def test_the_known_mask_takes_over_what_blind_searched_alike_and_finds_the_rest_itself(images):

@@ -12,7 +12,8 @@ from lightning_memaudit.recovery import (
     BlindRecovery,
     KnownMaskRecovery,
 )
-from lightning_memaudit.recovery.admm import State, Workspace, alternate, data_step, step
+from lightning_memaudit.recovery.admm import State, Workspace, data_step, step
+from lightning_memaudit.recovery.alternation import alternate
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.masks import LeastSquaresMask
 from lightning_memaudit.recovery.protection import InputProtected

@@ -1,5 +1,7 @@
 """Certificates: the false rate that a calibration claims holds, and copying earns none."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from autoencoders import associative, linear
@@ -77,6 +79,31 @@ def test_turned_copies_hold_the_same_pixels_in_other_places(size):
         original = observed[index % 3]
         assert not torch.equal(copy, original)
         torch.testing.assert_close(copy.flatten(1).sort(1).values, original.flatten(1).sort(1).values)
+
+
+@pytest.mark.parametrize(("lowest", "copies"), [(0.5, 59), (0.0, 0)])
+def test_turned_copies_make_up_for_the_controls_that_are_missing(monkeypatch, lowest, copies):
+    stored, observed = smooth_images(6), hide(smooth_images(6))[0]
+    autoencoder, method = associative(stored), BlindRecovery(max_evaluations=60)
+    recovery = replace(method, certification=None)(autoencoder, observed)
+    searched = []
+    call = BlindRecovery.__call__
+
+    def counted(method, autoencoder, images):
+        found = call(method, autoencoder, images)
+        searched.extend(found.score.tolist())
+        return found
+
+    monkeypatch.setattr(BlindRecovery, "__call__", counted)
+    controls = torch.linspace(lowest, 1.0, 40)
+    certified = method.certify(autoencoder, observed, recovery, torch.cat([controls, torch.tensor([torch.nan])]))
+    assert len(searched) == copies
+    assert certified.certified.tolist() == [copies > 0] * 6
+    if copies:
+        assert certified.calibration.threshold == pytest.approx(min(lowest, min(searched) / 2))
+        assert (certified.calibration.num_controls, certified.calibration.false_rate) == (99, 0.01)
+    else:
+        assert "40 controls and turned copies, so nothing is certified" in certified.calibration.reason
 
 
 @pytest.mark.parametrize("deviation", [0.0, 0.5])

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery, Round, SelfTuning
-from lightning_memaudit.recovery.admm import Alternation
+from lightning_memaudit.recovery.alternation import Alternation
 from lightning_memaudit.recovery.certification import EFFECTIVE_PARAMETERS, optimism
 from lightning_memaudit.recovery.gradients import DifferentiableAutoencoder
 from lightning_memaudit.recovery.interpolation import interpolate

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.admm import Alternation
+from lightning_memaudit.recovery.alternation import Alternation
 from lightning_memaudit.recovery.certification import (
     COPIES_MARGIN,
     MAX_FALSE_RATE,
@@ -149,19 +149,29 @@ class BlindRecovery:
         recovery = recover_self_tuned(autoencoder, observed, self._search, self.chunk_size, self.gradients)
         return self.certify(autoencoder, observed, recovery)
 
-    def certify(self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery) -> Recovery:
+    @property
+    def calibrates_on_copies(self) -> bool:
+        """Whether it searches turned copies for its certificates, where there are too few controls for them."""
+        return self.penalties is None and self.certification == "turned_copies"
+
+    def certify(
+        self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery, controls: Tensor | None = None
+    ) -> Recovery:
         """Certify what was found without a certification, as :attr:`certification` says.
 
         Args:
             autoencoder: f.
             observed: (B, C, *spatial).
             recovery: Of these.
+            controls: Scores of images that were not trained on, degraded and searched alike, (n,); turned copies make
+                up for what is missing to the number that a calibration takes. None where there are no controls.
         """
         if self.penalties is not None:
             return recovery
         calibration = self.certification
         if calibration == "turned_copies":
-            calibration = self._calibrate_on_copies(autoencoder, observed, recovery)
+            scores = recovery.score[:0] if controls is None else controls[~controls.isnan()]
+            calibration = self._calibrate_on_copies(autoencoder, observed, recovery, scores)
         if not isinstance(calibration, Calibration):
             return recovery
         return certify(recovery, calibration)._replace(calibration=calibration)
@@ -227,23 +237,27 @@ class BlindRecovery:
         return scatter(parts)
 
     def _calibrate_on_copies(
-        self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery
+        self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery, controls: Tensor
     ) -> Calibration | None:
-        """Search turned copies no longer than the images that might be certified were searched.
+        """Search turned copies, beside the controls, no longer than the images that might be certified were searched.
 
-        A few copies first: where these score too low for any image to be certified, more of them change nothing.
+        A few first: where these score too low for any image to be certified, more of them change nothing.
         """
         certifiable = certify(recovery, NO_THRESHOLD).certified
         if not bool(certifiable.any()):
             return None
         longest = int(recovery.num_evaluations[certifiable].max())
-        number = controls_needed(MAX_FALSE_RATE)
-        copies = turned_copies(observed, number)
         uncalibrated = replace(self, certification=None, max_evaluations=max(LEAST_EVALUATIONS, longest))
-        scores = COPIES_MARGIN * uncalibrated(autoencoder, copies[:FIRST_COPIES]).score
-        lowest = replace(NO_THRESHOLD, threshold=float(scores.min()))
-        if not bool(certify(recovery, lowest).certified.any()):
-            reason = f"no image scores lower than all of {len(scores)} turned copies, so nothing is certified"
-            return replace(calibrate(scores, MAX_FALSE_RATE, source="turned copies"), reason=reason)
-        scores = torch.cat([scores, COPIES_MARGIN * uncalibrated(autoencoder, copies[FIRST_COPIES:]).score])
-        return calibrate(scores, MAX_FALSE_RATE, source="turned copies")
+        source = "controls and turned copies" if len(controls) else "turned copies"
+        missing = max(0, controls_needed(MAX_FALSE_RATE) - len(controls))
+        copies, first = turned_copies(observed, missing), max(0, FIRST_COPIES - len(controls))
+        scores = controls
+        for some in (copies[:first], copies[first:]):
+            if len(some):
+                found = uncalibrated(autoencoder, some)
+                scores = torch.cat([scores, COPIES_MARGIN * found.score])
+            lowest = replace(NO_THRESHOLD, threshold=float(scores.min()))
+            if not bool(certify(recovery, lowest).certified.any()):
+                reason = f"no image scores lower than all of {len(scores)} {source}, so nothing is certified"
+                return replace(calibrate(scores, MAX_FALSE_RATE, source=source), reason=reason)
+        return calibrate(scores, MAX_FALSE_RATE, source=source)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.admm import Alternation
+from lightning_memaudit.recovery.alternation import Alternation
 from lightning_memaudit.recovery.checks import (
     check_images,
     check_mask,
