@@ -62,6 +62,7 @@ def _unet(images: str, audits: tuple[AuditOf, ...]) -> Training:
         ("paper/unet-cifar10", "paper/levels"),
         (
             f"{_NETWORK}.base_channels=32",
+            "--trainer.max_epochs=3000",
             *_TRAINING,
             "--data.num_train=50",
             "--data.num_controls=300",
