@@ -225,7 +225,7 @@ def check_degradations(plan: Plan, group: Group) -> None:
 
     Raises:
         ValueError: A pattern cannot be applied to images of this size, or hides nothing or all of them, or a method is
-            for other numbers of axes.
+            for other numbers of axes or larger images.
     """
     image = group.images[slice(0, 1)]
     for pattern in plan.patterns:
@@ -239,6 +239,10 @@ def check_degradations(plan: Plan, group: Group) -> None:
     for name, method in plan.methods.items():
         if is_for_planes(method):
             check_plane(name, image)
+        support = getattr(method, "kernel_size", 0)
+        if isinstance(support, int) and support > min(spatial(image)):
+            size = " x ".join(map(str, spatial(image)))
+            raise ValueError(f"method {name!r}: its kernel of {support} pixels is larger than {size} images; leave it out")
 
 
 __all__ = [

@@ -36,7 +36,8 @@ class AuditReport:
         rows: One per group, pattern and method, as in ``audits.jsonl``.
         cells: The measurements behind them, per image.
         headline: The few numbers that loggers get.
-        recoveries: Arrays of the first images of each group, as in ``recoveries/*.npz``.
+        recoveries: Arrays of the first images of each group, as in ``recoveries/*.npz``; what came back of volumes is
+            float16, and measured as such.
         occasion: When and why the audit ran.
         threshold_db: PSNR in dB at which an image counts as recovered.
         primary: The audited method: the one that the headline speaks of.
