@@ -11,6 +11,7 @@ from markupsafe import Markup
 from lightning_memaudit.report.labels import printable, shortened
 from lightning_memaudit.report.selection import choose_examples
 from lightning_memaudit.report.style import method_label, method_style
+from lightning_memaudit.report.views import drawn_as
 from lightning_memaudit.results.files import write_text
 from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.rows import Row
@@ -57,6 +58,7 @@ def fragment(
     images: Sequence[Row],
     recoveries: "Mapping[str, np.ndarray[Any, Any]]",
     primary: str,
+    channels: Sequence[int] | None = None,
 ) -> str:
     """A piece of HTML: what was concluded, the table, and images from observed to recovered to the truth.
 
@@ -66,6 +68,7 @@ def fragment(
         images: As in ``images.jsonl``, of the same.
         recoveries: Arrays of the saved images, as in ``recoveries/*.npz``; none gives no pictures.
         primary: The audited method.
+        channels: Those that pictures show, see :func:`.chosen`.
     """
     parts = [Markup("<p><strong>{}</strong></p>").format(printable(sentences[0]))]
     parts += [Markup("<p>{}</p>").format(printable(sentence)) for sentence in sentences[1:] if sentence]
@@ -74,7 +77,8 @@ def fragment(
     parts.append(Markup("</table>"))
     for pattern in [*dict.fromkeys(row["pattern"] for row in rows)][:SHOWN_PATTERNS]:
         methods = [row["method"] for row in rows if row["pattern"] == pattern and row["group"] == "members"]
-        parts.append(_strip(pattern, primary if primary in methods else methods[0], methods, images, recoveries))
+        method = primary if primary in methods else methods[0]
+        parts.append(_strip(pattern, method, methods, images, recoveries, channels))
     return str(Markup("<div>") + Markup("").join(parts) + Markup("</div>"))
 
 
@@ -89,11 +93,12 @@ def _strip(
     methods: Sequence[str],
     images: Sequence[Row],
     recoveries: "Mapping[str, np.ndarray[Any, Any]]",
+    channels: Sequence[int] | None,
 ) -> Markup:
     from lightning_memaudit.report.pictures import picture
 
     columns = []
-    for one in choose_examples(recoveries, images, pattern, methods, method):
+    for one in choose_examples(recoveries, images, pattern, methods, method, channels):
         outcome = one.outcomes.get(method)
         shown = [("observed", one.observed), ("truth", one.truth)]
         if outcome is not None:
@@ -107,7 +112,10 @@ def _strip(
         columns.append(Markup('<td style="{}">{}<small>{}</small></td>').format(CELL, pictures, caption))
     if not columns:
         return Markup("")
-    what = Markup("<p>{}, by {}: observed, recovered, truth</p>").format(printable(pattern), method_label(method))
+    drawn = drawn_as(next(array.shape[1:] for key, array in recoveries.items() if key.endswith("/truth")), channels)
+    what = Markup("<p>{}, by {}: observed, recovered, truth. {}</p>").format(
+        printable(pattern), method_label(method), drawn
+    )
     return what + Markup("<table><tr>") + Markup("").join(columns) + Markup("</tr></table>")
 
 
@@ -117,6 +125,7 @@ def write_page(
     images: Sequence[Row],
     recoveries: "Mapping[str, np.ndarray[Any, Any]]",
     pictures: bool = True,
+    channels: Sequence[int] | None = None,
 ) -> Path:
     """Write the page of one audit: ``report.html`` as a run has it, in one file.
 
@@ -126,13 +135,15 @@ def write_page(
         images: As in ``images.jsonl``, of the same.
         recoveries: Arrays of the saved images.
         pictures: Show images; they are training data.
+        channels: Of theirs those to show, see :func:`.chosen`.
     """
     from lightning_memaudit.report.document import build_document
     from lightning_memaudit.report.html import render
 
     with tempfile.TemporaryDirectory(prefix="memaudit-") as place:
         folder = RunFolder(Path(place) / DEFAULT_NAME)
-        folder.write_run({})  # no run is known
+        # No run is known.
+        folder.write_run({} if channels is None else {"settings": {"show_channels": list(channels)}})
         folder.append_audit(rows, images, recoveries)
         page = render([folder], [build_document(folder)], pictures, [printable(path.stem)])
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,13 +32,13 @@ def page_strips(view: RunView, few: bool = False) -> list[dict[str, Any]]:
     strips = []
     for pattern in [_hardest(view)] if few else dict.fromkeys(row["pattern"] for row in rates):
         methods = shown_methods(rates, pattern, view.primary)
-        examples = choose_examples(view.saved.arrays, view.images, pattern, methods, methods[0])
+        examples = choose_examples(view.saved.arrays, view.images, pattern, methods, methods[0], view.channels)
         if few:
             methods = methods[:1]
             examples = [one for one in examples if one.why in (FEW if one.group == "members" else FEW[:1])]
         if examples:
             rows = [_strip_row(one, pattern, methods) for one in examples]
-            drawn = drawn_as(view.saved.arrays[f"{examples[0].group}/truth"].shape[1:])
+            drawn = drawn_as(view.saved.arrays[f"{examples[0].group}/truth"].shape[1:], view.channels)
             strips.append({"pattern": pattern, "methods": methods, "rows": rows, "masks": not few, "drawn": drawn})
     return strips
 
@@ -89,7 +89,7 @@ def page_gallery(view: RunView) -> list[dict[str, Any]]:
     """Images that came out by themselves, beside the truth."""
     return [
         {"row": one.row, "truth": picture(one.truth), "image": picture(one.image), "caption": one.caption}
-        for one in gallery(view.saved, view.document["extraction"])
+        for one in gallery(view)
     ]
 
 

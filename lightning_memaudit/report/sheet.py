@@ -1,5 +1,6 @@
 """Figures of images in rows and columns, all on one pair of axes: a pair for each image takes ten times as long."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from matplotlib.patches import Rectangle
 from lightning_memaudit.report.style import NOT_RECOVERED, RECOVERED, figure_style
 from lightning_memaudit.report.views import displayed
 
+LETTERS_PER_INCH = 14
+"""Of a title, so that it stays within the figure."""
 _BELOW = 0.26
 """Inches under an image, for its caption."""
 
@@ -123,3 +126,32 @@ class Sheet:
     def _text(self, x: float, y: float, text: str, **how: Any) -> None:
         with figure_style():
             self.axes.text(x, y, text, parse_math=False, **how)
+
+
+def titled_sheet(title: Sequence[str], lines: int, columns: int, size: float, left: float, top: float) -> Sheet:
+    """A sheet with a title of several sentences, each from a line of its own on; those that are empty are left out.
+
+    Args:
+        title: The sentences; for the first, on one line, there is room in ``top``.
+        lines: See :class:`Sheet`, like all that follow.
+        columns: Likewise.
+        size: Likewise.
+        left: Likewise.
+        top: Likewise.
+    """
+    first, *others = title
+    letters = int(LETTERS_PER_INCH * (left + columns * (size + 0.06)))
+    more = [line for text in others if text for line in wrapped(text, letters)]
+    sheet = Sheet(lines, columns, size, left, top + 0.16 * len(more))
+    sheet.title("\n".join([first, *more]))
+    return sheet
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """The text in lines of at most so many characters, broken at spaces."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] += f"{' ' if lines[-1] else ''}{word}"
+    return lines
