@@ -118,9 +118,8 @@ def strips(view: RunView) -> dict[str, Figure]:
 def _strip(examples: Sequence[Example], pattern: str, methods: list[str], occasion: Row, drawn: str) -> Figure:
     first, *others = methods
     heads = ["observed", method_label(first), "truth", "mask,\nestimated", *map(method_label, others)]
-    sheet = titled_sheet(
-        [occasion_words(pattern, occasion), drawn], len(examples), len(heads), size=1.15, left=1.5, top=0.78
-    )
+    title, like = [occasion_words(pattern, occasion), drawn], examples[0].truth
+    sheet = titled_sheet(title, len(examples), len(heads), size=1.15, left=1.5, top=0.78, like=like)
     for column, head in enumerate(heads):
         sheet.head(column, head.replace(" ", "\n", 1) if len(head) > 15 else head)
     for line, example in enumerate(examples):

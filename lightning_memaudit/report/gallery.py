@@ -69,7 +69,9 @@ def _draw(shown: Sequence[Extracted], sentence: str, drawn: str) -> Figure:
     columns = max(6, min(COLUMNS, len(shown)))
     words = "Above what came out, with the share of the starts that ended there and its PSNR; below it the truth."
     title = [line for text in (sentence, words, drawn) if text for line in wrapped(text, 13 * columns)]
-    sheet = Sheet(2 * -(-len(shown) // columns), columns, size=0.95, left=0.7, top=0.3 + 0.16 * len(title))
+    sheet = Sheet(
+        2 * -(-len(shown) // columns), columns, 0.95, left=0.7, top=0.3 + 0.16 * len(title), like=shown[0].truth
+    )
     sheet.title("\n".join(title))
     for number, one in enumerate(shown):
         line, column = divmod(number, columns)

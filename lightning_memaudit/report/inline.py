@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 SHOWN_PATTERNS = 3
 """Patterns of which a fragment shows pictures; the page has all."""
 CELL = "padding:.15em .6em;text-align:left;vertical-align:top;"
-PICTURE = "width:64px;image-rendering:pixelated;display:block;margin-bottom:3px"
+PICTURE = "width:{}px;image-rendering:{};display:block;margin-bottom:3px"
+WIDTH, WIDTH_OF_CURVES = 64, 128
+"""Of a picture, in pixels."""
 
 
 def table_lines(rows: Sequence[Row]) -> list[list[str]]:
@@ -75,6 +77,9 @@ def fragment(
     head, *lines = table_lines(rows)
     parts.append(Markup("<table>") + _line(head, "th") + Markup("").join(_line(one, "td") for one in lines))
     parts.append(Markup("</table>"))
+    truths = [array for key, array in recoveries.items() if key.endswith("/truth")]
+    if truths and (drawn := drawn_as(truths[0].shape[1:], channels)):
+        parts.append(Markup("<p>{}</p>").format(drawn))
     for pattern in [*dict.fromkeys(row["pattern"] for row in rows)][:SHOWN_PATTERNS]:
         methods = [row["method"] for row in rows if row["pattern"] == pattern and row["group"] == "members"]
         method = primary if primary in methods else methods[0]
@@ -98,13 +103,15 @@ def _strip(
     from lightning_memaudit.report.pictures import picture
 
     columns = []
+    is_signal = any(array.ndim == 3 for key, array in recoveries.items() if key.endswith("/truth"))
+    style = PICTURE.format(*((WIDTH_OF_CURVES, "auto") if is_signal else (WIDTH, "pixelated")))
     for one in choose_examples(recoveries, images, pattern, methods, method, channels):
         outcome = one.outcomes.get(method)
         shown = [("observed", one.observed), ("truth", one.truth)]
         if outcome is not None:
             shown.insert(1, ("recovered", outcome.image))
         pictures = Markup("").join(
-            Markup('<img style="{}" src="{}" alt="{}" title="{}">').format(PICTURE, picture(image), name, name)
+            Markup('<img style="{}" src="{}" alt="{}" title="{}">').format(style, picture(image), name, name)
             for name, image in shown
         )
         words = "failed" if outcome is None else outcome.caption
@@ -112,10 +119,7 @@ def _strip(
         columns.append(Markup('<td style="{}">{}<small>{}</small></td>').format(CELL, pictures, caption))
     if not columns:
         return Markup("")
-    drawn = drawn_as(next(array.shape[1:] for key, array in recoveries.items() if key.endswith("/truth")), channels)
-    what = Markup("<p>{}, by {}: observed, recovered, truth. {}</p>").format(
-        printable(pattern), method_label(method), drawn
-    )
+    what = Markup("<p>{}, by {}: observed, recovered, truth</p>").format(printable(pattern), method_label(method))
     return what + Markup("<table><tr>") + Markup("").join(columns) + Markup("</tr></table>")
 
 

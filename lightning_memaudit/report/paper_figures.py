@@ -20,7 +20,7 @@ from lightning_memaudit.report.style import (
     method_label,
     occasion_words,
 )
-from lightning_memaudit.report.views import drawn_as, picture_of
+from lightning_memaudit.report.views import drawn_as, picture_of, picture_of_mask
 from lightning_memaudit.results.quantities import MAX_PSNR
 from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder
@@ -81,8 +81,9 @@ def _iteration_figure(
     chosen = best_median_worst([int(image) for image in np.argsort(quality, kind="stable")[::-1]])
     names, indices = saved_names(arrays, "members"), arrays["members/indices"]
     kinds = [("recovery", proposed), ("mask", proposed), *([("recovery", plain)] if plain else [])]
-    title = [occasion_words(pattern, occasion), drawn_as(truth.shape[1:], channels)]
-    sheet = titled_sheet(title, len(kinds) * len(chosen), 2 + len(iterations), size=0.95, left=1.5, top=0.6)
+    title = [occasion_words(pattern, occasion), "Masks: white is observed.", drawn_as(truth.shape[1:], channels)]
+    like = picture_of(truth[0])
+    sheet = titled_sheet(title, len(kinds) * len(chosen), 2 + len(iterations), 0.95, left=1.5, top=0.6, like=like)
     for column, head in enumerate(["truth", "observed", *[f"step {step}" for step in iterations]]):
         sheet.head(column, head)
     for place, (image, why) in enumerate(chosen):
@@ -95,7 +96,7 @@ def _iteration_figure(
             sheet.label(line, (f"{why}, member {member}\n" if number == 0 else "") + label)
             for step in range(len(iterations)):
                 if kind == "mask":
-                    sheet.image(line, 2 + step, picture_of(masks[image, step], at, channels), framed=True)
+                    sheet.image(line, 2 + step, picture_of_mask(masks[image, step], at, channels), framed=True)
                 else:
                     recovery = traces[name][image, step]
                     caption, recovered = _outcome(recovery, truth[image], occasion["threshold_db"])
@@ -104,7 +105,7 @@ def _iteration_figure(
         sheet.image(first, 0, picture_of(truth[image], at, channels))
         sheet.image(first, 1, picture_of(arrays[f"members/{pattern}/observed"][image], at, channels))
         true_mask = arrays[f"members/{pattern}/mask"][image].astype(float)
-        sheet.image(first + 1, 1, picture_of(true_mask, at, channels), "true mask,\nwhite: observed", framed=True)
+        sheet.image(first + 1, 1, picture_of_mask(true_mask, at, channels), "true mask", framed=True)
     return sheet.figure
 
 

@@ -18,6 +18,9 @@ from lightning_memaudit.report.views import displayed, drawn_as
 FEW = ("best", "median", "worst", "the only one")
 """The members that stand for all of them where there is little room, and the best control."""
 
+COARSE = 74
+"""Columns of an image in a strip, at most, that is shown pixel by pixel; wider ones are made smaller, and smooth."""
+
 
 def page_strips(view: RunView, few: bool = False) -> list[dict[str, Any]]:
     """Images with what came back of them, by pattern; empty when the newest audit saved none.
@@ -82,7 +85,8 @@ def _recovery(example: Example, what: str, method: str) -> dict[str, Any] | None
 
 
 def _cell(image: "np.ndarray[Any, Any]", alt: str, caption: str = "") -> dict[str, Any]:
-    return {"source": picture(image), "alt": alt, "caption": caption, "recovered": None}
+    fine = displayed(image).shape[1] > COARSE
+    return {"source": picture(image), "alt": alt, "caption": caption, "recovered": None, "fine": fine}
 
 
 def page_gallery(view: RunView) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lightning_memaudit.report.labels import image_name, saved_names
-from lightning_memaudit.report.views import hidden_center, picture_of
+from lightning_memaudit.report.views import hidden_center, picture_of, picture_of_mask
 from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -128,8 +128,8 @@ def choose_examples(
             name = names[row] if numbers.get("name") is None else image_name(numbers)
             at = center_of(arrays, f"{group}/{pattern}/observed", row)
 
-            def shown(key: str, row: int = row, at: tuple[int, ...] | None = at) -> "np.ndarray[Any, Any]":
-                return picture_of(arrays[key][row], at, channels)
+            def shown(key: str, picture: Any = picture_of, row: int = row, at: Any = at) -> "np.ndarray[Any, Any]":
+                return picture(arrays[key][row], at, channels)  # type: ignore[no-any-return]
 
             outcomes, mask, accuracy = _recovered(arrays, table, group, pattern, methods, indices[row], shown)
             truth, observed = shown(f"{group}/truth"), shown(f"{group}/{pattern}/observed")
@@ -214,7 +214,7 @@ def _recovered(
     pattern: str,
     methods: Sequence[str],
     index: int,
-    shown: "Callable[[str], np.ndarray[Any, Any]]",
+    shown: "Callable[..., np.ndarray[Any, Any]]",
 ) -> "tuple[dict[str, Outcome], np.ndarray[Any, Any] | None, float | None]":
     """What each method made of an image, the first estimate of the mask, and how much of that is right."""
     outcomes = {}
@@ -226,6 +226,6 @@ def _recovered(
             continue
         outcomes[method] = Outcome(shown(key), numbers["psnr"], bool(numbers["recovered"]), bool(numbers["diverged"]))
         if mask is None and numbers["mask_accuracy"] is not None:
-            mask = shown(f"{group}/{pattern}/{method}/mask")
+            mask = shown(f"{group}/{pattern}/{method}/mask", picture_of_mask)
             accuracy = float(numbers["mask_accuracy"])
     return outcomes, mask, accuracy

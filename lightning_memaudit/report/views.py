@@ -60,6 +60,29 @@ def picture_of(
     return sheet
 
 
+def picture_of_mask(
+    mask: "np.ndarray[Any, Any]", at: "tuple[int, ...] | None" = None, channels: Sequence[int] | None = None
+) -> "np.ndarray[Any, Any]":
+    """A mask (1 or C, *spatial) beside the picture of its image: white where observed, black where hidden.
+
+    That of a signal is a band as long as its curve, of every channel one where they differ.
+
+    Args:
+        mask: In [0, 1], 1 where observed.
+        at: As for the image, see :func:`picture_of`.
+        channels: Likewise.
+
+    >>> band = picture_of_mask(np.repeat([[1.0, 0.0]], 32, axis=1))
+    >>> band.shape, band[0, :, 0].mean(), band[0, :, -1].mean()
+    ((1, 32, 64), 1.0, 0.0)
+    """
+    if mask.ndim != 2:
+        return picture_of(mask, at, channels)
+    shown = chosen(mask, channels)[:SHOWN_CHANNELS].astype(np.float64)
+    first, _, height = _columns(shown)
+    return np.repeat(shown[:, first], height, axis=0)[None]
+
+
 def drawn_as(shape: "tuple[int, ...]", shown: Sequence[int] | None = None, hidden: bool = True) -> str:
     """What a reader must know of how images of this shape, (C, *spatial), are drawn; nothing of gray and RGB pictures.
 
@@ -85,7 +108,7 @@ through one point in its largest hidden part.'
             f"through {'one point in its largest hidden part' if hidden else 'its middle'}."
         )
     if len(shape) == 2:
-        sentences.append("A signal is a curve from 0 (bottom) to 1 (top).")
+        sentences.append("A signal is a curve from 0 (bottom) to 1 (top), its mask black where it was hidden.")
     channels = shape[0]
     if shown is not None and max(shown) < channels:
         which = f"number {shown[0]} is shown"
@@ -104,12 +127,8 @@ through one point in its largest hidden part.'
 def _curves(signal: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     """(1, H, W): every channel in a band of its own."""
     shown = np.clip(np.nan_to_num(signal[:SHOWN_CHANNELS].astype(np.float64)), 0, 1)
-    length = shown.shape[1]
-    columns = min(length, MOST_SAMPLES)
-    height = max(16, max(32, columns // 2) // len(shown))
+    first, last, height = _columns(shown)
     level = np.rint((1 - shown) * (height - 1)).astype(int)
-    first = np.arange(columns) * length // columns
-    last = np.maximum((np.arange(columns) + 1) * length // columns, first + 1)
     rows = np.arange(height)[:, None]
     bands = []
     for channel in level:
@@ -118,6 +137,15 @@ def _curves(signal: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         top, bottom = (np.array([extreme(part) for part in parts]) for extreme in (np.min, np.max))
         bands.append(np.where((rows >= top) & (rows <= bottom), 0.0, 1.0))
     return np.concatenate(bands)[None]
+
+
+def _columns(shown: "np.ndarray[Any, Any]") -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]":
+    """For each column of a picture of channels (C, L) the first sample and the one after the last; a band's height."""
+    length = shown.shape[1]
+    columns = min(length, MOST_SAMPLES)
+    first = np.arange(columns) * length // columns
+    last = np.maximum((np.arange(columns) + 1) * length // columns, first + 1)
+    return first, last, max(16, max(32, columns // 2) // len(shown))
 
 
 def hidden_center(mask: "np.ndarray[Any, Any] | None") -> "tuple[int, ...] | None":

@@ -14,7 +14,7 @@ from lightning_memaudit.report.labels import printable, saved_names, shortened
 from lightning_memaudit.report.logged_tables import tables
 from lightning_memaudit.report.selection import center_of
 from lightning_memaudit.report.slices import slider
-from lightning_memaudit.report.views import displayed
+from lightning_memaudit.report.views import displayed, picture_of, picture_of_mask
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.gate import OUTCOME, named_numbers
 from lightning_memaudit.results.rows import Row, headline_names
@@ -175,12 +175,13 @@ def recovered_table(report: AuditReport, num_images: int, picture: Any, page: An
     methods = list(dict.fromkeys(row["method"] for row in report.rows))
     psnr = {(row["group"], row["pattern"], row["method"], row["image"]): row["psnr"] for row in report.images}
 
-    def cell(key: str, row: int, caption: str, at: tuple[int, ...] | None) -> Any:
+    def cell(key: str, row: int, caption: str, at: tuple[int, ...] | None, drawn: Any = picture_of) -> Any:
         """None where the method failed, or does not run on the pattern."""
         if key not in arrays or np.isnan(arrays[key][row]).all():
             return None
         return picture(
-            (255 * displayed(arrays[key][row], at, report.show_channels)).round().astype(np.uint8), caption=caption
+            (255 * displayed(drawn(arrays[key][row], at, report.show_channels))).round().astype(np.uint8),
+            caption=caption,
         )
 
     def slices(group: str, pattern: str, row: int, at: tuple[int, ...] | None) -> Any:
@@ -207,7 +208,7 @@ def recovered_table(report: AuditReport, num_images: int, picture: Any, page: An
                         *(group, image, printable(name), pattern),
                         cell(f"{group}/truth", row, f"{group[:-1]} {shortened(name, MAX_CAPTION)}", at),
                         cell(f"{group}/{pattern}/observed", row, pattern, at),
-                        cell(f"{group}/{pattern}/mask", row, "mask", at),
+                        cell(f"{group}/{pattern}/mask", row, "mask", at, picture_of_mask),
                         *(
                             cell(f"{group}/{pattern}/{method}/image", row, _caption(method, value), at)
                             for method, value in values.items()
