@@ -78,8 +78,8 @@ def recover_together(
 
     Args:
         method: Any method.
-        autoencoder: f.
-        degraded: Of every pattern and group the observations and true masks.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
+        degraded: Of every pattern and group the observations (B, C, *spatial) and true masks.
         earlier: Of each of these what other methods have found, see
             :func:`~lightning_memaudit.recovery.methods.registry.recover`.
 

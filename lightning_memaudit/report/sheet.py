@@ -159,7 +159,7 @@ def titled_sheet(
         size: Likewise.
         left: Likewise.
         top: Likewise.
-        like: Likewise.
+        like: (C, *spatial), likewise.
     """
     first, *others = title
     letters = int(LETTERS_PER_INCH * (left + columns * (size + 0.06)))
