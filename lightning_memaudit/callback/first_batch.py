@@ -275,6 +275,8 @@ def _at(one: Affine, channel: int) -> tuple[float, float]:
 def same_but_for_range(images: Tensor, members: Tensor) -> Affine | None:
     """The affine map from some member to some of the images, wherever their pixels have gone; None if there is none.
 
+    Both are (B, C, *spatial), of any number.
+
     >>> members = torch.rand(5, 1, 8, 8)
     >>> same_but_for_range(0.9 * members[2:3].flip(-1) + 0.05, members).words("image")
     '(image - -0.055556) / 1.1111'

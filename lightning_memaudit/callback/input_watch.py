@@ -105,7 +105,12 @@ def like_images(images: Tensor, seen: Tensor) -> Tensor | None:
 
 
 def maps_to_layers(watch: InputWatch, images: Tensor) -> dict[str, tuple[tuple[int, ...], Affine | None]]:
-    """The shape that each layer got, and the exact affine map from the images to it, if there is one; in call order."""
+    """The shape that each layer got, and the exact affine map from the images to it, if there is one; in call order.
+
+    Args:
+        watch: What reached the layers.
+        images: (B, C, *spatial), that the model was called on.
+    """
     found: dict[str, tuple[tuple[int, ...], Affine | None]] = {}
     for name, arrivals in watch.arrivals.items():
         if not arrivals:

@@ -42,7 +42,6 @@ class MemorizationAuditCallback(Callback):
     One callback may serve several fits, as in cross-validation: each starts afresh, unless it resumes from a checkpoint
     or goes on with the same trainer and module. It can be pickled and copied. Images are pictures, volumes or signals.
 
-
     Args:
         every_n_epochs: After every n-th epoch.
         at_epochs: After these numbers of epochs; 0 is before the first.
@@ -59,8 +58,7 @@ class MemorizationAuditCallback(Callback):
         image_shape: (C, L), (C, H, W) or (C, D, H, W) of an image, where its shape in a batch leaves that open.
         reconstruct: ``"forward"``, another method's name, or a function ``(module, images)``, in YAML its import path.
             A function ``(module, batch)``, or a method ``(batch)``, gets the run's own batch with the images put in.
-        output: Index, key or attribute of the reconstruction in what is returned, or several, outermost first, or a
-            function of it.
+        output: Index, key or attribute of the reconstruction in what is returned, several of them, or a function.
         flatten: Give the model (B, C·H·W).
         mean: What the data set subtracts from images in [0, 1], per channel or one for all.
         std: What it then divides by. For images in [-1, 1]: ``mean=[0.5], std=[0.5]``.
@@ -68,9 +66,8 @@ class MemorizationAuditCallback(Callback):
         reference: A model of the same kind that was trained on other images of the same source, or several: members are
             then also told by what the model knows beyond it. A checkpoint, an import path of what makes one, a module.
         patterns: Degradations by name, such as ``random-0.5`` or ``block-0.25``.
-        methods: Names, or a mapping from names to methods. Default: ``blind, paper_blind, known_mask,
-            autoencoder_iterations, biharmonic``; ``blind, biharmonic`` for images of 128 pixels a side or more where
-            those are expected to take more than ten minutes.
+        methods: Names, or a mapping from names. Default: ``blind, paper_blind, known_mask, autoencoder_iterations,
+            biharmonic``; ``blind, biharmonic`` for images of 128 pixels a side or more if those take over ten minutes.
         threshold_db: PSNR in dB at or above which an image counts as recovered.
         seed: Seeds the masks and the choice of images.
         block_size: Images that are degraded and recovered together.
@@ -81,12 +78,13 @@ class MemorizationAuditCallback(Callback):
         num_proximal: At the end, also say how far the model is from a proximal map at so many images per group.
         largest_missing: At the end, also find the largest missing fraction from which each image still comes back.
         extraction: Also look for images that come out by themselves, from at most so many starts, such as 1000.
-        max_seconds: That one audit may take, by its estimated cost. Chosen before the first audit, for all of the run:
-            fewer members and controls, 20 of each at least, never more than asked for; then fewer evaluations; then
-            fewer starts of ``extraction``. The report says what was cut. ``largest_missing`` is not bounded.
+        max_seconds: That one audit may take, by an estimate before the first, for all of the run: fewer members and
+            controls, 20 of each at least; then fewer evaluations; then fewer starts of ``extraction``. The report says
+            what was cut. ``largest_missing`` is not bounded.
         log_images: Recovered training images per group and pattern to send to the loggers; they are training data.
         log_recoveries: Send W&B the saved recoveries too, and the page with its pictures: all of it training data.
         save_recoveries: Images per group whose recoveries the newest audit keeps on disk.
+        show_channels: Of more than three channels those that pictures show, from 0: ``[3, 2, 1]``. Default: the first.
         on_error: A failing audit: ``warn`` or ``raise``. Errors before the first step and lost processes always raise.
         process_timeout: Seconds that the processes of a run wait for each other in an audit.
 
@@ -142,6 +140,7 @@ class MemorizationAuditCallback(Callback):
         log_images: int = 0,
         log_recoveries: bool = False,
         save_recoveries: int = 64,
+        show_channels: Sequence[int] | None = None,
         on_error: Literal["warn", "raise"] = "warn",
         process_timeout: float = 1800.0,
     ) -> None:
@@ -160,6 +159,7 @@ class MemorizationAuditCallback(Callback):
             seed=seed,
             block_size=block_size,
             save_recoveries=save_recoveries,
+            show_channels=show_channels,
             raise_errors=on_error == "raise",
             num_proximal=num_proximal,
             find_largest_missing=largest_missing,

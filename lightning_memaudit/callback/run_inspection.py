@@ -171,6 +171,7 @@ def describe_plan(plan: Plan, references: ReferenceModels | None = None) -> dict
         "seed": plan.seed,
         "save_recoveries": plan.save_recoveries,
         **({} if plan.max_seconds is None else {"max_seconds": plan.max_seconds}),
+        **({} if plan.show_channels is None else {"show_channels": list(plan.show_channels)}),
     }
 
 

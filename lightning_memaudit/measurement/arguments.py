@@ -55,6 +55,12 @@ def module_of(autoencoder: object) -> nn.Module | None:
 def check_module(autoencoder: object, name: str, images: ImageSource, argument: str = "autoencoder") -> None:
     """Warn of a module that is in train mode; raise where it is on another device than the images.
 
+    Args:
+        autoencoder: Anything.
+        name: Of the images, for the message.
+        images: (n, C, *spatial), or what slices into such.
+        argument: The argument that the module came from.
+
     Raises:
         ValueError: It is.
     """

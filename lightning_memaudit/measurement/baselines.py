@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_memaudit.measurement.degradations import Degraded
 from lightning_memaudit.measurement.metrics import hidden_psnr
+from lightning_memaudit.measurement.saved_recoveries import as_kept
 from lightning_memaudit.recovery import BlindRecovery, Recovery
 from lightning_memaudit.recovery.checks import LEAST_EVALUATIONS
 from lightning_memaudit.recovery.interpolation import interpolate
@@ -46,7 +47,8 @@ def baseline_psnr(degraded: Degraded, images: Tensor, method: Method, inpainted:
         fillings.append(recover(method, torch.clone, degraded.observed, degraded.mask).image)
     if inpainted is not None:
         fillings.append(inpainted.image)
-    return torch.stack([hidden_psnr(filling, images, degraded.mask) for filling in fillings]).amax(0)
+    # At the precision of the recoveries that they are compared with.
+    return torch.stack([hidden_psnr(as_kept(filling), images, degraded.mask) for filling in fillings]).amax(0)
 
 
 def baselines_again(degraded: Degraded, images: Tensor, inpainted: Recovery | None, method: Method | None) -> Tensor:

@@ -65,7 +65,7 @@ def inpainting_beside(methods: Mapping[str, Method], degraded: Sequence[Degraded
 
     Args:
         methods: By name.
-        degraded: Of every pattern the observations and true masks.
+        degraded: Of every pattern the observations (B, C, *spatial) and true masks.
 
     Returns:
         The methods, with the inpainter replaced by one that waits for its results.

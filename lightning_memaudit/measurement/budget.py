@@ -341,7 +341,7 @@ def estimated(
     """What one audit by this process alone will cost, and what is cut from it; None where that cannot be known.
 
     Args:
-        autoencoder: f.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         groups: Whole groups.
         plan: What is asked for.
         references: The reference models, if there are any.
@@ -368,7 +368,7 @@ def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
 
 
 def comparable_side(images: Tensor) -> float:
-    """Side of the square with as many pixels as a cube, or a line, has of the shortest side of images.
+    """Side of the square with as many pixels as a cube, or a line, has of the shortest side of images (B, C, *spatial).
 
     >>> import torch
     >>> [comparable_side(torch.zeros(1, 1, *sides)) for sides in ((32, 48), (16, 16, 16), (64,))]

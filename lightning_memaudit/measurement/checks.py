@@ -137,7 +137,7 @@ def check_group(
 
     Args:
         group: The images.
-        autoencoder: f; for a group with conditions, what gives one for each of them.
+        autoencoder: f, (B, C, *spatial) to the same shape; for a group with conditions what gives one for each.
         num_images: How many of the images are tried.
         mends: What the messages tell people to change.
 

@@ -246,10 +246,10 @@ class Degradation:
             ValueError: The images are smaller than the kernel of a blur, or a kind is not for as many spatial axes.
         """
         size = spatial(images)
-        if self.kind in (BLUR, *DRAWN) and len(size) != 2:
+        if self.kind in DRAWN and len(size) != 2:
             raise ValueError(
                 f"pattern {self.name!r}: {self.kind} is for images with two spatial axes, these have {len(size)}; "
-                "random, block, blocks, slabs, rows, columns and half are for any"
+                "random, block, blocks, slabs, rows, columns, half and blur are for any"
             )
         if self.kind == BLUR:
             blurred = blur(images, self._kernel(images)) if len(images) else images
@@ -276,7 +276,7 @@ class Degradation:
         )
 
     def _kernel(self, images: Tensor) -> Tensor:
-        """The blur for each image, (B, 1, K, K), of sum 1: two standard deviations to each side."""
+        """The blur for each image, (B, 1, *[K]), of sum 1: two standard deviations to each side."""
         reach = math.ceil(2 * self.blur)
         if min(spatial(images)) < 2 * reach + 1:
             size = " x ".join(map(str, spatial(images)))
@@ -284,8 +284,10 @@ class Degradation:
                 f"pattern {self.name!r}: its kernel of {2 * reach + 1} pixels is larger than {size} images"
             )
         line = torch.exp(-torch.arange(-reach, reach + 1, device=images.device).square() / (2 * self.blur**2))
-        kernel = line[:, None] * line
-        return (kernel / kernel.sum()).to(images).expand(len(images), 1, -1, -1)
+        kernel = line
+        for _ in spatial(images)[1:]:
+            kernel = kernel[..., None] * line
+        return (kernel / kernel.sum()).to(images).expand(len(images), 1, *kernel.shape)
 
     def _generator(self, seed: int, position: int, purpose: str) -> np.random.Generator:
         # crc32 and not hash(), which differs from process to process.

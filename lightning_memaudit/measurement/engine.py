@@ -31,6 +31,7 @@ from lightning_memaudit.results.hashes import tensors_sha256
 from lightning_memaudit.results.kept_blocks import KeptBlocks
 from lightning_memaudit.results.own_output import Doubt, doubts_about
 from lightning_memaudit.results.rows import Occasion, audit_rows, headline
+from lightning_memaudit.results.shown_channels import given_channels
 
 
 def audit(
@@ -44,6 +45,7 @@ def audit(
     seed: int = 0,
     block_size: int = 512,
     save_recoveries: int = 64,
+    show_channels: Sequence[int] | None = None,
     progress: Progress | None = None,
     reference: Autoencoder | Sequence[Autoencoder] | None = None,
     extraction: int = 0,
@@ -68,6 +70,8 @@ def audit(
         seed: Seeds the masks.
         block_size: Images that are degraded and recovered together; bounds the memory.
         save_recoveries: Images per group whose recoveries are kept in the report.
+        show_channels: Of images with many channels those that pictures show: three for red, green and blue, counted
+            from 0, such as ``[3, 2, 1]``, or one. None takes the first three.
         progress: Called with a description and a number of images after every piece of work.
         reference: One model or several, of the same architecture, that were trained on other images of the same source,
             neither on members nor on controls. Their errors say how hard each image is: members are then told from
@@ -102,6 +106,7 @@ def audit(
         seed=seed,
         block_size=block_size,
         save_recoveries=save_recoveries,
+        show_channels=show_channels,
         extraction=extraction,
         max_seconds=max_seconds,
     )
@@ -203,7 +208,8 @@ def run_audit(
         rows = [{**row, "extraction": extraction.to_dict()} for row in rows]
         recoveries |= extraction.pictures
         numbers["extracted"] = float(extraction.num_extracted)
-    return AuditReport(rows, cells, numbers, recoveries, occasion, plan.threshold_db, plan.primary, extraction)
+    about = (plan.threshold_db, plan.primary, extraction, given_channels(plan.show_channels))
+    return AuditReport(rows, cells, numbers, recoveries, occasion, *about)
 
 
 def now() -> str:

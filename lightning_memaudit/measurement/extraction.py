@@ -109,7 +109,7 @@ def trivial_error(images: Tensor) -> Tensor:
 def search_and_match(
     autoencoder: Autoencoder, groups: Sequence[Group], search: FixedPointSearch, threshold_db: float
 ) -> tuple[Extraction, list[Nearest]]:
-    """Search the fixed points of f, then compare them with this process's part of every group."""
+    """Search the fixed points of f, (B, C, *spatial), then compare them with this process's part of every group."""
     images = groups[0].images[slice(0, 1)]
     found = search(autoencoder, images.shape[1:], images.device)
     return found, [nearest_images(found.images, group, threshold_db) for group in groups]

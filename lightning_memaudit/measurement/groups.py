@@ -72,7 +72,7 @@ class Group:
 
     Attributes:
         name: ``members`` or ``controls``.
-        images: The images in [0, 1].
+        images: The images (n, C, *spatial), in [0, 1].
         indices: Index of each image within its data set.
         positions: Position of each image within the whole group, of which this process may hold only a part. It
             seeds the mask, so that the i-th member and the i-th control are degraded alike.
@@ -117,7 +117,7 @@ class Group:
         names: Sequence[str] | None = None,
         conditions: Sequence[Hashable] | None = None,
     ) -> "Group":
-        """A group that this process holds entirely, indexed 0, 1, 2, ..."""
+        """A group of images (n, C, *spatial) that this process holds entirely, indexed 0, 1, 2, ..."""
         return cls(name, images, range(len(images)), range(len(images)), names, conditions)
 
     def labels(self, rows: Sequence[int]) -> list[str]:

@@ -39,7 +39,7 @@ def largest_missing(
     its own.
 
     Args:
-        autoencoder: f; for a group with conditions, what gives one for each of them.
+        autoencoder: f, (B, C, *spatial) to the same shape; for a group with conditions what gives one for each.
         group: The images.
         method: How they are recovered.
         threshold_db: PSNR in dB at or above which an image counts as recovered.

@@ -34,7 +34,7 @@ class Lockstep:
     other: the cause is passed on, and every process ends with it.
 
     Args:
-        call: The model's forward pass.
+        call: The model's forward pass, (B, C, *spatial) to the same shape.
         processes: Who takes part.
 
     >>> from types import SimpleNamespace

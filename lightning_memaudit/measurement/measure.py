@@ -21,7 +21,7 @@ from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS, psnr
 from lightning_memaudit.measurement.own_output import in_other_batches, output_sums
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import AuditStopped
-from lightning_memaudit.measurement.saved_recoveries import save_recovery, to_numpy
+from lightning_memaudit.measurement.saved_recoveries import recovery_as_kept, save_recovery, to_numpy
 from lightning_memaudit.measurement.together import Observations, Timed, pattern_batches, recover_together
 from lightning_memaudit.recovery import Autoencoder, Recovery
 from lightning_memaudit.recovery.batches import per_image_mean
@@ -234,7 +234,7 @@ class _Task(NamedTuple):
             saved[f"{prefix}/mask"] = to_numpy(self.degraded.mask)[keep].astype(np.uint8)
         cells: list[Cell] = []
         for name, result in self.found.items():
-            recovery = None if result is None else result.recovery
+            recovery = None if result is None else recovery_as_kept(result.recovery)
             mine = {**_columns(recovery, plan.methods[name], self.degraded, images), **columns}
             seconds = 0.0 if result is None else result.seconds
             cells.append(Cell(group.name, self.pattern, name, mine, seconds))

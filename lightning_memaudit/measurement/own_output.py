@@ -28,7 +28,7 @@ def in_other_batches(autoencoder: Autoencoder, images: Tensor, output: Tensor) -
     other images in a batch of the same size, at the same place of it, is no rounding.
 
     Args:
-        autoencoder: f.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         images: A batch (B, C, *spatial), at least one image.
         output: f(images).
     """

@@ -14,6 +14,7 @@ from lightning_memaudit.recovery.checks import check_counts, check_plane
 from lightning_memaudit.recovery.methods.registry import METHODS, Method, is_for_planes, recovers_from, uses_autoencoder
 from lightning_memaudit.recovery.spatial import spatial
 from lightning_memaudit.results.names import INPAINTER, check_name, did_you_mean, primary_method
+from lightning_memaudit.results.shown_channels import check_channels, given_channels
 
 DEFAULT_PATTERNS = ("random-0.5", "block-0.25")
 DEFAULT_METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
@@ -43,6 +44,7 @@ class Plan:
         find_largest_missing: At the end, also find the largest missing fraction from which each image comes back.
         extraction: Also look for images that come out by themselves, from at most so many starts; 0 does not.
         max_seconds: That one audit may take, see :mod:`lightning_memaudit.measurement.budget`; None for no bound.
+        show_channels: Of images with many channels those that pictures show; None are the first three.
         default_methods: Whether the methods are nobody's choice: large images may get cheaper ones.
 
     Raises:
@@ -64,6 +66,7 @@ class Plan:
     find_largest_missing: bool = False
     extraction: int = 0
     max_seconds: float | None = None
+    show_channels: Sequence[int] | None = None
     default_methods: bool = False
 
     def __post_init__(self) -> None:
@@ -86,6 +89,7 @@ class Plan:
             if not isinstance(given, int | np.integer) or isinstance(given, bool):
                 raise ValueError(f"{argument}={given!r}: must be an integer")
         check_counts(block_size=self.block_size)
+        given_channels(self.show_channels)
         for argument in ("num_proximal", "save_recoveries", "extraction"):
             if getattr(self, argument) < 0:
                 raise ValueError(f"{argument}={getattr(self, argument)}: must be 0 or more")
@@ -224,10 +228,11 @@ def check_degradations(plan: Plan, group: Group) -> None:
     """Degrade the first image of a group by every pattern: sizes that do not fit are known before the audit.
 
     Raises:
-        ValueError: A pattern cannot be applied to images of this size, or hides nothing or all of them, or a method is
-            for other numbers of axes.
+        ValueError: The images have not all channels that are to be shown, a pattern cannot be applied to images of
+            this size, or hides nothing or all of them, or a method is for other numbers of axes or larger images.
     """
     image = group.images[slice(0, 1)]
+    check_channels(plan.show_channels, image.shape[1])
     for pattern in plan.patterns:
         mask = pattern(image, [0], plan.seed).mask
         if pattern.family == "mask" and (bool((mask > 0).all()) or not bool(mask.any())):
@@ -239,6 +244,12 @@ def check_degradations(plan: Plan, group: Group) -> None:
     for name, method in plan.methods.items():
         if is_for_planes(method):
             check_plane(name, image)
+        support = getattr(method, "kernel_size", 0)
+        if isinstance(support, int) and support > min(spatial(image)):
+            size = " x ".join(map(str, spatial(image)))
+            raise ValueError(
+                f"method {name!r}: its kernel of {support} pixels is larger than {size} images; leave it out"
+            )
 
 
 __all__ = [

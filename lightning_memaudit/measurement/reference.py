@@ -119,7 +119,7 @@ def given_references(reference: Any, autoencoder: Autoencoder, groups: Sequence[
 
     Args:
         reference: An autoencoder, a list or tuple of several, or None.
-        autoencoder: f.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         groups: The images.
 
     Raises:
@@ -154,7 +154,7 @@ def check_reference(
 
     Args:
         reference: The model.
-        autoencoder: f.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         groups: Members first.
         name: The argument, for messages.
         mends: What other messages tell people to change.

@@ -100,7 +100,7 @@ def recover_together(method: Method, autoencoder: Autoencoder, sets: Sequence[Ob
 
     Args:
         method: Any method.
-        autoencoder: f.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         sets: Of one autoencoder, each of at least one image.
 
     Returns:

@@ -127,7 +127,7 @@ def alternate(
     batch at every ``check_every`` iterations.
 
     Args:
-        autoencoder: f.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         observed: y, (B, C, *spatial).
         penalty: (B,), positive, one per row.
         mask: The known mask, (B, 1 or C, *spatial), or an estimator of it.

@@ -27,6 +27,10 @@ up to twice the time per image (measured from 2 to 20 images of 256 x 256). A GP
 def rows_per_chunk(images: Tensor, chunk_size: int | None) -> int:
     """``chunk_size`` if given, else as many rows as :data:`ELEMENTS_PER_CHUNK` holds on their device; at least 1.
 
+    Args:
+        images: (B, C, *spatial).
+        chunk_size: None chooses.
+
     Raises:
         ValueError: ``chunk_size`` is below 1.
     """

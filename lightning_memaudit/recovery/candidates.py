@@ -68,7 +68,7 @@ def refine(
     divided by the share of the observation that f(x) explains.
 
     Args:
-        autoencoder: f.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         observed: y, (B, C, *spatial).
         mask: h, (B, 1 or C, *spatial), in [0, 1].
         image: x, (B, C, *spatial).

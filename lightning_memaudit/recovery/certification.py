@@ -150,7 +150,7 @@ def noise_gain(autoencoder: Autoencoder, images: Tensor, deviation: float = 0.1)
     on, and says nothing of what it was trained on. One draw of noise serves all images; it takes two evaluations of f.
 
     Args:
-        autoencoder: f.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         images: x, (B, C, *spatial).
         deviation: Standard deviation of the noise, positive.
 

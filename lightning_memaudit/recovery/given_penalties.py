@@ -26,7 +26,7 @@ def recover_with_penalties(
     """Run every image with every penalty and keep, per image, the attempt with the lowest blind score.
 
     Args:
-        autoencoder: f.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         observed: (B, C, *spatial).
         mask: The known mask, (B, 1 or C, *spatial), or an estimator of it.
         penalties: P positive numbers; the batch has B·P rows.
@@ -64,7 +64,13 @@ def recover_with_penalties(
 
 
 def choose_best_attempts(solution: Solution, observed: Tensor, count: int) -> Recovery:
-    """Of ``count`` consecutive attempts per image keep the one with the lowest score; all their evaluations count."""
+    """Of ``count`` consecutive attempts per image keep the one with the lowest score; all their evaluations count.
+
+    Args:
+        solution: Of B times ``count`` attempts.
+        observed: (B, C, *spatial).
+        count: Attempts per image.
+    """
     score, best = solution.score.view(-1, count).min(1)
     rows = torch.arange(len(observed), device=observed.device) * count + best
     finite = score.isfinite()

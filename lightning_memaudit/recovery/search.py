@@ -65,8 +65,8 @@ def search(
     """Try one round after the other on the images that still need it; the best candidate by score so far is kept.
 
     Args:
-        autoencoder: f.
-        problem: B degraded images.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
+        problem: B degraded images, (B, C, *spatial).
         rule: Where masks come from.
         tuning: What to try in which order.
         max_evaluations: Evaluations of f per image at most, at least 1.
@@ -330,7 +330,7 @@ def recover_self_tuned(
     """Search chunk by chunk, and measure around each image found how much noise the autoencoder passes on.
 
     Args:
-        autoencoder: f.
+        autoencoder: f, images (B, C, *spatial) to the same shape.
         observed: (B, C, *spatial).
         search: From f, a chunk of ``observed`` and of ``more`` to what was found.
         chunk_size: Attempts at once; None chooses by memory.

@@ -39,7 +39,7 @@ def row_values(images: Tensor, value: float) -> Tensor:
 
 
 def repeat(images: Tensor, count: int) -> Tensor:
-    """All rows, then all of them again, ``count`` times in all."""
+    """All images (B, C, *spatial), then all of them again, ``count`` times in all: (count B, C, *spatial)."""
     return images.repeat(count, *[1] * (images.ndim - 1))
 
 

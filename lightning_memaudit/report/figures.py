@@ -11,7 +11,7 @@ from lightning_memaudit.report.paper_figures import fraction_figure, iteration_f
 from lightning_memaudit.report.rates import draw_rates, rate_legend
 from lightning_memaudit.report.run_view import RunView
 from lightning_memaudit.report.selection import Example, choose_examples, shown_methods
-from lightning_memaudit.report.sheet import Sheet
+from lightning_memaudit.report.sheet import Sheet, titled_sheet
 from lightning_memaudit.report.style import (
     LEGEND_WIDTH,
     drawn_name,
@@ -21,6 +21,7 @@ from lightning_memaudit.report.style import (
     occasion_words,
     save_figure,
 )
+from lightning_memaudit.report.views import drawn_as
 from lightning_memaudit.results.rows import Row
 
 FIGURES = "figures"
@@ -41,7 +42,7 @@ def write_figures(view: RunView, formats: Sequence[str] = ("png",), pictures: bo
     """
     figures = {"recovery-against-loss": rate_figure(view.rows, primary=view.primary)}
     if pictures:
-        figures |= {**strips(view), **extraction_figure(view), **iteration_figures(view.folder)}
+        figures |= {**strips(view), **extraction_figure(view), **iteration_figures(view.folder, view.channels)}
     fractions = fraction_figure([view.folder], view.primary)
     if fractions is not None:
         figures["recovery-against-missing-fraction"] = fractions
@@ -107,17 +108,18 @@ def strips(view: RunView) -> dict[str, Figure]:
     figures = {}
     for pattern in dict.fromkeys(row["pattern"] for row in rows):
         methods = shown_methods(rows, pattern, view.primary)
-        examples = choose_examples(view.saved.arrays, view.images, pattern, methods, methods[0])
+        examples = choose_examples(view.saved.arrays, view.images, pattern, methods, methods[0], view.channels)
         if examples:
-            figures[f"strip-{pattern}"] = _strip(examples, pattern, methods, rows[0])
+            drawn = drawn_as(view.saved.arrays[f"{examples[0].group}/truth"].shape[1:], view.channels)
+            figures[f"strip-{pattern}"] = _strip(examples, pattern, methods, rows[0], drawn)
     return figures
 
 
-def _strip(examples: Sequence[Example], pattern: str, methods: list[str], occasion: Row) -> Figure:
+def _strip(examples: Sequence[Example], pattern: str, methods: list[str], occasion: Row, drawn: str) -> Figure:
     first, *others = methods
     heads = ["observed", method_label(first), "truth", "mask,\nestimated", *map(method_label, others)]
-    sheet = Sheet(len(examples), len(heads), size=1.15, left=1.5, top=0.78)
-    sheet.title(occasion_words(pattern, occasion))
+    title, like = [occasion_words(pattern, occasion), drawn], examples[0].truth
+    sheet = titled_sheet(title, len(examples), len(heads), size=1.15, left=1.5, top=0.78, like=like)
     for column, head in enumerate(heads):
         sheet.head(column, head.replace(" ", "\n", 1) if len(head) > 15 else head)
     for line, example in enumerate(examples):

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from lightning_memaudit.report.labels import printable, shortened
 from lightning_memaudit.report.selection import choose_examples
 from lightning_memaudit.report.style import method_label, method_style
+from lightning_memaudit.report.views import drawn_as
 from lightning_memaudit.results.files import write_text
 from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.rows import Row
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 SHOWN_PATTERNS = 3
 """Patterns of which a fragment shows pictures; the page has all."""
 CELL = "padding:.15em .6em;text-align:left;vertical-align:top;"
-PICTURE = "width:64px;image-rendering:pixelated;display:block;margin-bottom:3px"
+PICTURE = "width:{}px;image-rendering:{};display:block;margin-bottom:3px"
+WIDTH, WIDTH_OF_CURVES = 64, 128
+"""Of a picture, in pixels."""
 
 
 def table_lines(rows: Sequence[Row]) -> list[list[str]]:
@@ -57,6 +60,7 @@ def fragment(
     images: Sequence[Row],
     recoveries: "Mapping[str, np.ndarray[Any, Any]]",
     primary: str,
+    channels: Sequence[int] | None = None,
 ) -> str:
     """A piece of HTML: what was concluded, the table, and images from observed to recovered to the truth.
 
@@ -66,15 +70,20 @@ def fragment(
         images: As in ``images.jsonl``, of the same.
         recoveries: Arrays of the saved images, as in ``recoveries/*.npz``; none gives no pictures.
         primary: The audited method.
+        channels: Those that pictures show, see :func:`.chosen`.
     """
     parts = [Markup("<p><strong>{}</strong></p>").format(printable(sentences[0]))]
     parts += [Markup("<p>{}</p>").format(printable(sentence)) for sentence in sentences[1:] if sentence]
     head, *lines = table_lines(rows)
     parts.append(Markup("<table>") + _line(head, "th") + Markup("").join(_line(one, "td") for one in lines))
     parts.append(Markup("</table>"))
+    truths = [array for key, array in recoveries.items() if key.endswith("/truth")]
+    if truths and (drawn := drawn_as(truths[0].shape[1:], channels)):
+        parts.append(Markup("<p>{}</p>").format(drawn))
     for pattern in [*dict.fromkeys(row["pattern"] for row in rows)][:SHOWN_PATTERNS]:
         methods = [row["method"] for row in rows if row["pattern"] == pattern and row["group"] == "members"]
-        parts.append(_strip(pattern, primary if primary in methods else methods[0], methods, images, recoveries))
+        method = primary if primary in methods else methods[0]
+        parts.append(_strip(pattern, method, methods, images, recoveries, channels))
     return str(Markup("<div>") + Markup("").join(parts) + Markup("</div>"))
 
 
@@ -89,17 +98,20 @@ def _strip(
     methods: Sequence[str],
     images: Sequence[Row],
     recoveries: "Mapping[str, np.ndarray[Any, Any]]",
+    channels: Sequence[int] | None,
 ) -> Markup:
     from lightning_memaudit.report.pictures import picture
 
     columns = []
-    for one in choose_examples(recoveries, images, pattern, methods, method):
+    is_signal = any(array.ndim == 3 for key, array in recoveries.items() if key.endswith("/truth"))
+    style = PICTURE.format(*((WIDTH_OF_CURVES, "auto") if is_signal else (WIDTH, "pixelated")))
+    for one in choose_examples(recoveries, images, pattern, methods, method, channels):
         outcome = one.outcomes.get(method)
         shown = [("observed", one.observed), ("truth", one.truth)]
         if outcome is not None:
             shown.insert(1, ("recovered", outcome.image))
         pictures = Markup("").join(
-            Markup('<img style="{}" src="{}" alt="{}" title="{}">').format(PICTURE, picture(image), name, name)
+            Markup('<img style="{}" src="{}" alt="{}" title="{}">').format(style, picture(image), name, name)
             for name, image in shown
         )
         words = "failed" if outcome is None else outcome.caption
@@ -117,6 +129,7 @@ def write_page(
     images: Sequence[Row],
     recoveries: "Mapping[str, np.ndarray[Any, Any]]",
     pictures: bool = True,
+    channels: Sequence[int] | None = None,
 ) -> Path:
     """Write the page of one audit: ``report.html`` as a run has it, in one file.
 
@@ -126,13 +139,15 @@ def write_page(
         images: As in ``images.jsonl``, of the same.
         recoveries: Arrays of the saved images.
         pictures: Show images; they are training data.
+        channels: Of theirs those to show, see :func:`.chosen`.
     """
     from lightning_memaudit.report.document import build_document
     from lightning_memaudit.report.html import render
 
     with tempfile.TemporaryDirectory(prefix="memaudit-") as place:
         folder = RunFolder(Path(place) / DEFAULT_NAME)
-        folder.write_run({})  # no run is known
+        # No run is known.
+        folder.write_run({} if channels is None else {"settings": {"show_channels": list(channels)}})
         folder.append_audit(rows, images, recoveries)
         page = render([folder], [build_document(folder)], pictures, [printable(path.stem)])
     path.parent.mkdir(parents=True, exist_ok=True)

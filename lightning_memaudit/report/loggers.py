@@ -103,7 +103,7 @@ def shown_images(report: AuditReport, prefix: str, num_images: int) -> Iterator[
             # Without those on which the method failed.
             there = [row for row in range(min(num_images, len(images))) if not np.isnan(images[row]).all()]
             places = [center_of(report.recoveries, key, row) for row in there]
-            pictures = [displayed(images[row], at) for row, at in zip(there, places, strict=True)]
+            pictures = [displayed(images[row], at, report.show_channels) for row, at in zip(there, places, strict=True)]
             shown = [(255 * picture).round().astype(np.uint8) for picture in pictures]
             if shown:
                 group = key.partition("/")[0]

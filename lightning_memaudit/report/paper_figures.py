@@ -11,7 +11,7 @@ from lightning_memaudit.report.document import missing_fraction, run_name
 from lightning_memaudit.report.labels import MEMBERS_MSE, printable, saved_names
 from lightning_memaudit.report.rates import draw_rates, rate_legend
 from lightning_memaudit.report.selection import best_median_worst, center_of
-from lightning_memaudit.report.sheet import Sheet
+from lightning_memaudit.report.sheet import titled_sheet
 from lightning_memaudit.report.style import (
     LEGEND_WIDTH,
     drawable,
@@ -20,7 +20,7 @@ from lightning_memaudit.report.style import (
     method_label,
     occasion_words,
 )
-from lightning_memaudit.report.views import picture_of
+from lightning_memaudit.report.views import drawn_as, picture_of, picture_of_mask
 from lightning_memaudit.results.quantities import MAX_PSNR
 from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder
@@ -32,11 +32,15 @@ PROPOSED = ("blind", "paper_blind")
 # Along the iterations
 
 
-def iteration_figures(folder: RunFolder) -> "dict[str, Figure]":
+def iteration_figures(folder: RunFolder, channels: Sequence[int] | None = None) -> "dict[str, Figure]":
     """For every pattern whose recoveries were recorded: the proposed method, its mask, and plain iteration below.
 
     Recorded are methods with ``record_at``, such as ``paper_blind`` by class path. The images are the best, the median
     and the worst training image by the PSNR at the end of the proposed method.
+
+    Args:
+        folder: Of the run.
+        channels: Those to show, see :func:`.chosen`.
 
     Returns:
         Figures by their names; none when nothing was recorded.
@@ -53,7 +57,7 @@ def iteration_figures(folder: RunFolder) -> "dict[str, Figure]":
         proposed = _proposed(traced)
         if proposed is not None:
             plain = PLAIN if PLAIN in traced else None
-            figures[f"iterations-{pattern}"] = _iteration_figure(arrays, pattern, proposed, plain, rows[0])
+            figures[f"iterations-{pattern}"] = _iteration_figure(arrays, pattern, proposed, plain, rows[0], channels)
     return figures
 
 
@@ -62,7 +66,12 @@ def _proposed(traced: Sequence[str]) -> str | None:
 
 
 def _iteration_figure(
-    arrays: "Mapping[str, np.ndarray[Any, Any]]", pattern: str, proposed: str, plain: str | None, occasion: Row
+    arrays: "Mapping[str, np.ndarray[Any, Any]]",
+    pattern: str,
+    proposed: str,
+    plain: str | None,
+    occasion: Row,
+    channels: Sequence[int] | None,
 ) -> Figure:
     truth = arrays["members/truth"]
     traces = {name: arrays[f"members/{pattern}/{name}/trace_image"] for name in (proposed, plain) if name is not None}
@@ -72,8 +81,9 @@ def _iteration_figure(
     chosen = best_median_worst([int(image) for image in np.argsort(quality, kind="stable")[::-1]])
     names, indices = saved_names(arrays, "members"), arrays["members/indices"]
     kinds = [("recovery", proposed), ("mask", proposed), *([("recovery", plain)] if plain else [])]
-    sheet = Sheet(len(kinds) * len(chosen), 2 + len(iterations), size=0.95, left=1.5, top=0.6)
-    sheet.title(occasion_words(pattern, occasion))
+    title = [occasion_words(pattern, occasion), "Masks: white is observed.", drawn_as(truth.shape[1:], channels)]
+    like = picture_of(truth[0])
+    sheet = titled_sheet(title, len(kinds) * len(chosen), 2 + len(iterations), 0.95, left=1.5, top=0.6, like=like)
     for column, head in enumerate(["truth", "observed", *[f"step {step}" for step in iterations]]):
         sheet.head(column, head)
     for place, (image, why) in enumerate(chosen):
@@ -86,16 +96,16 @@ def _iteration_figure(
             sheet.label(line, (f"{why}, member {member}\n" if number == 0 else "") + label)
             for step in range(len(iterations)):
                 if kind == "mask":
-                    sheet.image(line, 2 + step, picture_of(masks[image, step], at), framed=True)
+                    sheet.image(line, 2 + step, picture_of_mask(masks[image, step], at, channels), framed=True)
                 else:
                     recovery = traces[name][image, step]
                     caption, recovered = _outcome(recovery, truth[image], occasion["threshold_db"])
-                    sheet.image(line, 2 + step, picture_of(recovery, at), caption, recovered=recovered)
+                    sheet.image(line, 2 + step, picture_of(recovery, at, channels), caption, recovered=recovered)
         first = place * len(kinds)
-        sheet.image(first, 0, picture_of(truth[image], at))
-        sheet.image(first, 1, picture_of(arrays[f"members/{pattern}/observed"][image], at))
+        sheet.image(first, 0, picture_of(truth[image], at, channels))
+        sheet.image(first, 1, picture_of(arrays[f"members/{pattern}/observed"][image], at, channels))
         true_mask = arrays[f"members/{pattern}/mask"][image].astype(float)
-        sheet.image(first + 1, 1, picture_of(true_mask, at), "true mask,\nwhite: observed", framed=True)
+        sheet.image(first + 1, 1, picture_of_mask(true_mask, at, channels), "true mask", framed=True)
     return sheet.figure
 
 

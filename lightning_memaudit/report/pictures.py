@@ -18,6 +18,9 @@ from lightning_memaudit.report.views import displayed, drawn_as
 FEW = ("best", "median", "worst", "the only one")
 """The members that stand for all of them where there is little room, and the best control."""
 
+COARSE = 74
+"""Columns of an image in a strip, at most, that is shown pixel by pixel; wider ones are made smaller, and smooth."""
+
 
 def page_strips(view: RunView, few: bool = False) -> list[dict[str, Any]]:
     """Images with what came back of them, by pattern; empty when the newest audit saved none.
@@ -32,13 +35,13 @@ def page_strips(view: RunView, few: bool = False) -> list[dict[str, Any]]:
     strips = []
     for pattern in [_hardest(view)] if few else dict.fromkeys(row["pattern"] for row in rates):
         methods = shown_methods(rates, pattern, view.primary)
-        examples = choose_examples(view.saved.arrays, view.images, pattern, methods, methods[0])
+        examples = choose_examples(view.saved.arrays, view.images, pattern, methods, methods[0], view.channels)
         if few:
             methods = methods[:1]
             examples = [one for one in examples if one.why in (FEW if one.group == "members" else FEW[:1])]
         if examples:
             rows = [_strip_row(one, pattern, methods) for one in examples]
-            drawn = drawn_as(view.saved.arrays[f"{examples[0].group}/truth"].shape[1:])
+            drawn = drawn_as(view.saved.arrays[f"{examples[0].group}/truth"].shape[1:], view.channels)
             strips.append({"pattern": pattern, "methods": methods, "rows": rows, "masks": not few, "drawn": drawn})
     return strips
 
@@ -82,14 +85,15 @@ def _recovery(example: Example, what: str, method: str) -> dict[str, Any] | None
 
 
 def _cell(image: "np.ndarray[Any, Any]", alt: str, caption: str = "") -> dict[str, Any]:
-    return {"source": picture(image), "alt": alt, "caption": caption, "recovered": None}
+    fine = displayed(image).shape[1] > COARSE
+    return {"source": picture(image), "alt": alt, "caption": caption, "recovered": None, "fine": fine}
 
 
 def page_gallery(view: RunView) -> list[dict[str, Any]]:
     """Images that came out by themselves, beside the truth."""
     return [
         {"row": one.row, "truth": picture(one.truth), "image": picture(one.image), "caption": one.caption}
-        for one in gallery(view.saved, view.document["extraction"])
+        for one in gallery(view)
     ]
 
 

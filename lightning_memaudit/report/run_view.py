@@ -9,9 +9,19 @@ from lightning_memaudit.report.document import Document
 from lightning_memaudit.report.selection import saved_images
 from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
+from lightning_memaudit.results.shown_channels import given_channels
 
 PREFIX = "memaudit-chart"
 """Before the ids in a drawn chart, until it has a place on a page."""
+
+
+def shown_channels(folder: RunFolder) -> tuple[int, ...] | None:
+    """The channels that a run's pictures show, as its settings say."""
+    try:
+        settings = folder.run().get("settings")
+    except FileNotFoundError:  # results without the run
+        return None
+    return given_channels((settings or {}).get("show_channels"))
 
 
 class RunView:
@@ -48,6 +58,11 @@ class RunView:
     def images(self) -> list[Row]:
         """The rows of the images whose recoveries were saved."""
         return [] if self.saved is None else saved_images(self.folder, self.saved.audit, self.saved.arrays)
+
+    @cached_property
+    def channels(self) -> tuple[int, ...] | None:
+        """Those that pictures show, see :func:`.chosen`; None are the first ones."""
+        return shown_channels(self.folder)
 
     def chart(self, name: str, place: str, draw: Callable[[str], Markup | None]) -> Markup | None:
         """A chart with ids that are unique to its place on a page; None where there is nothing to draw.

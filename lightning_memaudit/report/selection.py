@@ -1,13 +1,13 @@
 """Which images to show, and everything there is to show of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lightning_memaudit.report.labels import image_name, saved_names
-from lightning_memaudit.report.views import hidden_center, picture_of
+from lightning_memaudit.report.views import hidden_center, picture_of, picture_of_mask
 from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -101,6 +101,7 @@ def choose_examples(
     pattern: str,
     methods: Sequence[str],
     primary: str | None = None,
+    channels: Sequence[int] | None = None,
 ) -> list[Example]:
     """Members from best to worst by the primary method's PSNR, successes and failures, then two controls.
 
@@ -110,6 +111,7 @@ def choose_examples(
         pattern: Which degradation.
         methods: In the order of the columns.
         primary: Method to rank by; default ``blind`` if it is there, else the first.
+        channels: Those to show, see :func:`.chosen`.
     """
     primary = primary or ("blind" if "blind" in methods else methods[0])
     table = {(row["group"], row["image"], row["method"]): row for row in images if row["pattern"] == pattern}
@@ -125,9 +127,12 @@ def choose_examples(
             numbers = table.get((group, indices[row], primary), {})
             name = names[row] if numbers.get("name") is None else image_name(numbers)
             at = center_of(arrays, f"{group}/{pattern}/observed", row)
-            outcomes, mask, accuracy = _recovered(arrays, table, group, pattern, methods, row, indices[row], at)
-            keys = (f"{group}/truth", f"{group}/{pattern}/observed")
-            truth, observed = (picture_of(arrays[key][row], at) for key in keys)
+
+            def shown(key: str, picture: Any = picture_of, row: int = row, at: Any = at) -> "np.ndarray[Any, Any]":
+                return picture(arrays[key][row], at, channels)  # type: ignore[no-any-return]
+
+            outcomes, mask, accuracy = _recovered(arrays, table, group, pattern, methods, indices[row], shown)
+            truth, observed = shown(f"{group}/truth"), shown(f"{group}/{pattern}/observed")
             examples.append(Example(why, group, indices[row], name, truth, observed, mask, accuracy, outcomes))
     return examples
 
@@ -208,9 +213,8 @@ def _recovered(
     group: str,
     pattern: str,
     methods: Sequence[str],
-    row: int,
     index: int,
-    at: tuple[int, ...] | None,
+    shown: "Callable[..., np.ndarray[Any, Any]]",
 ) -> "tuple[dict[str, Outcome], np.ndarray[Any, Any] | None, float | None]":
     """What each method made of an image, the first estimate of the mask, and how much of that is right."""
     outcomes = {}
@@ -220,10 +224,8 @@ def _recovered(
         key = f"{group}/{pattern}/{method}/image"
         if key not in arrays or numbers is None or numbers.get("failed"):
             continue
-        outcomes[method] = Outcome(
-            picture_of(arrays[key][row], at), numbers["psnr"], bool(numbers["recovered"]), bool(numbers["diverged"])
-        )
+        outcomes[method] = Outcome(shown(key), numbers["psnr"], bool(numbers["recovered"]), bool(numbers["diverged"]))
         if mask is None and numbers["mask_accuracy"] is not None:
-            mask = picture_of(arrays[f"{group}/{pattern}/{method}/mask"][row], at)
+            mask = shown(f"{group}/{pattern}/{method}/mask", picture_of_mask)
             accuracy = float(numbers["mask_accuracy"])
     return outcomes, mask, accuracy

@@ -4,6 +4,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 from lightning_memaudit.report.labels import printable, saved_names, shortened
 from lightning_memaudit.report.logged_tables import tables
 from lightning_memaudit.report.selection import center_of
-from lightning_memaudit.report.views import displayed
+from lightning_memaudit.report.slices import slider
+from lightning_memaudit.report.views import displayed, picture_of, picture_of_mask
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.gate import OUTCOME, named_numbers
 from lightning_memaudit.results.rows import Row, headline_names
@@ -69,7 +71,9 @@ class WandbRun:
         for name, (columns, data) in tables(report).items():
             row[f"{self.prefix}/{name}"] = wandb.Table(columns=list[str | int](columns), data=data)
         if num_images and report.recoveries:
-            columns, data = recovered_table(report, num_images, wandb.Image)
+            columns, data = recovered_table(
+                report, num_images, wandb.Image, partial(wandb.Html, inject=False, data_is_not_path=True)
+            )
             row[f"{self.prefix}/{RECOVERED_TABLE}"] = wandb.Table(columns=list[str | int](columns), data=data)
         self.logger.log_metrics(row, step=report.occasion.step)
         logged = set(experiment.summary.keys())
@@ -153,13 +157,16 @@ def beyond_inpainting(rows: Sequence[Row], primary: str) -> float | None:
     return sum(told) / total if total and len(told) == len(counts) else None
 
 
-def recovered_table(report: AuditReport, num_images: int, picture: Any) -> tuple[list[str], list[list[Any]]]:
+def recovered_table(report: AuditReport, num_images: int, picture: Any, page: Any) -> tuple[list[str], list[list[Any]]]:
     """The first images of each group and pattern, one a row: truth, observed, mask, and what every method made of it.
+
+    Of volumes these are three slices each, and a column ``slices`` has a slider through all slices.
 
     Args:
         report: The audit, with its recoveries.
         num_images: Per group and pattern.
         picture: Makes one of bytes, (H, W) or (H, W, 3), and ``caption=``.
+        page: Makes what shows a piece of HTML.
 
     Returns:
         Columns and rows.
@@ -168,11 +175,24 @@ def recovered_table(report: AuditReport, num_images: int, picture: Any) -> tuple
     methods = list(dict.fromkeys(row["method"] for row in report.rows))
     psnr = {(row["group"], row["pattern"], row["method"], row["image"]): row["psnr"] for row in report.images}
 
-    def cell(key: str, row: int, caption: str, at: tuple[int, ...] | None) -> Any:
+    def cell(key: str, row: int, caption: str, at: tuple[int, ...] | None, drawn: Any = picture_of) -> Any:
         """None where the method failed, or does not run on the pattern."""
         if key not in arrays or np.isnan(arrays[key][row]).all():
             return None
-        return picture((255 * displayed(arrays[key][row], at)).round().astype(np.uint8), caption=caption)
+        return picture(
+            (255 * displayed(drawn(arrays[key][row], at, report.show_channels))).round().astype(np.uint8),
+            caption=caption,
+        )
+
+    def slices(group: str, pattern: str, row: int, at: tuple[int, ...] | None) -> Any:
+        """Truth, observed, and what the audited method made of it, where it ran."""
+        keys = {"truth": f"{group}/truth", "observed": f"{group}/{pattern}/observed"}
+        keys[report.primary] = f"{group}/{pattern}/{report.primary}/image"
+        there = [(name, arrays[key][row]) for name, key in keys.items() if key in arrays]
+        there = [(name, volume) for name, volume in there if not np.isnan(volume).all()]
+        return page(slider(there, None if at is None else at[0], report.show_channels))
+
+    are_volumes = any(key.endswith("/truth") and array.ndim == 5 for key, array in arrays.items())
 
     def rows() -> Iterator[list[Any]]:
         for group in dict.fromkeys(row["group"] for row in report.rows):
@@ -188,14 +208,16 @@ def recovered_table(report: AuditReport, num_images: int, picture: Any) -> tuple
                         *(group, image, printable(name), pattern),
                         cell(f"{group}/truth", row, f"{group[:-1]} {shortened(name, MAX_CAPTION)}", at),
                         cell(f"{group}/{pattern}/observed", row, pattern, at),
-                        cell(f"{group}/{pattern}/mask", row, "mask", at),
+                        cell(f"{group}/{pattern}/mask", row, "mask", at, picture_of_mask),
                         *(
                             cell(f"{group}/{pattern}/{method}/image", row, _caption(method, value), at)
                             for method, value in values.items()
                         ),
+                        *([slices(group, pattern, row, at)] if are_volumes else []),
                     ]
 
-    return ["group", "image", "name", "pattern", "truth", "observed", "mask", *methods], list(rows())
+    columns = ["group", "image", "name", "pattern", "truth", "observed", "mask", *methods]
+    return [*columns, *(["slices"] if are_volumes else [])], list(rows())
 
 
 def _caption(method: str, psnr: float | None) -> str:

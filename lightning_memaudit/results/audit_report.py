@@ -36,11 +36,13 @@ class AuditReport:
         rows: One per group, pattern and method, as in ``audits.jsonl``.
         cells: The measurements behind them, per image.
         headline: The few numbers that loggers get.
-        recoveries: Arrays of the first images of each group, as in ``recoveries/*.npz``.
+        recoveries: Arrays of the first images of each group, as in ``recoveries/*.npz``; what came back of volumes is
+            float16, and measured as such.
         occasion: When and why the audit ran.
         threshold_db: PSNR in dB at which an image counts as recovered.
         primary: The audited method: the one that the headline speaks of.
         extraction: What came out by itself; None where that was not asked for.
+        show_channels: The channels that pictures show; None are the first ones.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "recovery_rate": 0.75}
     >>> report = AuditReport([row], [], {}, {}, Occasion(0, "audit", None, None, "2024-01-01"), 30.0, primary="blind")
@@ -56,6 +58,7 @@ class AuditReport:
     threshold_db: float
     primary: str
     extraction: ExtractionReport | None = None
+    show_channels: tuple[int, ...] | None = None
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -136,7 +139,7 @@ class AuditReport:
         from lightning_memaudit.report.inline import fragment
 
         told = (*self._told(), *self._came_out())
-        return fragment(told, self.rows, self.images, self.recoveries, self.primary)
+        return fragment(told, self.rows, self.images, self.recoveries, self.primary, self.show_channels)
 
     def _came_out(self) -> tuple[str, ...]:
         """What came out by itself, in a sentence, where it was looked for."""
@@ -176,7 +179,7 @@ class AuditReport:
         """
         from lightning_memaudit.report.inline import write_page
 
-        return write_page(Path(path), self.rows, self.images, self.recoveries, pictures)
+        return write_page(Path(path), self.rows, self.images, self.recoveries, pictures, self.show_channels)
 
     def plot(self, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
         """Draw the recovery rates by pattern and method, members beside controls, with 95% intervals.

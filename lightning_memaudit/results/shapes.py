@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_memaudit.results.quantities import NUMBERS
+from lightning_memaudit.results.shown_channels import given_channels
 
 _LARGEST = 2**63
 _NUMBER = (int, float, type(None))
@@ -72,6 +73,10 @@ def check_run(run: Mapping[str, Any], path: Path) -> None:
     ):
         if not all(isinstance(word, str) for word in words or ()):
             raise ValueError(_message(path, key, words))
+    try:
+        given_channels((settings or {}).get("show_channels"))
+    except ValueError:
+        raise ValueError(_message(path, "show_channels", (settings or {}).get("show_channels"))) from None
 
 
 def check_arrays(arrays: Mapping[str, Any]) -> None:

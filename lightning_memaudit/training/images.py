@@ -67,7 +67,7 @@ class ImageTensorDataset(Dataset[Tensor]):
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Images in [0, 1] of uint8 ones; others as float32.
+    """Images (C, *spatial) in [0, 1] of uint8 ones; others as float32.
 
     >>> to_float(torch.tensor([0, 255], dtype=torch.uint8))
     tensor([0., 1.])

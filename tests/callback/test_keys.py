@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lightning_memaudit.callback.keys import imported, key_for, key_path, select
+from lightning_memaudit.callback.reading.items import NoImageFound, find_in_item
 
 Pair = namedtuple("Pair", "label image")
 
@@ -173,3 +174,19 @@ def test_paths():
     assert key_path("abc") == ("abc",)
     assert key_path([0, "a"]) == (0, "a")
     assert key_path(len) == (len,)
+
+
+@pytest.mark.parametrize(
+    ("item", "named"),
+    [
+        ({"label": torch.zeros(1, 8, 8), "image": torch.rand(1, 8, 8)}, "image"),
+        ({"segmentation": torch.zeros(8, 8).long(), "label": torch.rand(1), "ct": torch.rand(1, 8, 8, 8)}, "ct"),
+        ({"classes": np.zeros((8, 8), np.int64), "x": np.zeros((1, 8), np.float32)}, "x"),
+        ({"label": 3, "length": torch.rand(8), "signal": torch.rand(2, 50)}, "signal"),
+        ({"y": torch.zeros(8, 8, dtype=torch.uint8), "mask": torch.rand(1, 8, 8)}, "y"),
+        ({"label": torch.rand(1, 8, 8)}, "label"),
+    ],
+)
+def test_the_key_that_a_message_names_holds_an_image_rather_than_a_label(item, named):
+    with pytest.raises(NoImageFound, match=f"such as '{named}'$"):
+        find_in_item(item, None)

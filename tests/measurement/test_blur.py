@@ -15,8 +15,9 @@ from lightning_memaudit.results.verdict import conclude
 
 
 @pytest.mark.parametrize("deviation", [0.5, 1.0, 1.5])
-def test_it_is_the_gaussian_filter_around_the_border(deviation):
-    images = uniform((2, 3, 12, 15)).double()
+@pytest.mark.parametrize("size", [(40,), (12, 15), (8, 9, 11)])
+def test_it_is_the_gaussian_filter_around_the_border(size, deviation):
+    images = uniform((2, 3, *size)).double()
     degraded = parse_degradation(f"blur-{deviation}")(images, [0, 1])
     radius = int(np.ceil(2 * deviation))
     expected = [
@@ -24,7 +25,7 @@ def test_it_is_the_gaussian_filter_around_the_border(deviation):
         for image in images.numpy()
     ]
     np.testing.assert_allclose(degraded.observed.numpy(), expected, atol=1e-6)
-    assert degraded.mask.shape == (2, 1, 12, 15)
+    assert degraded.mask.shape == (2, 1, *size)
     assert bool((degraded.mask == 1).all())
 
 
@@ -56,6 +57,15 @@ def test_bad_blurs_are_refused(name, message):
 def test_images_smaller_than_the_kernel_are_refused():
     with pytest.raises(ValueError, match="kernel of 7 pixels is larger than 6 x 8 images"):
         parse_degradation("blur-1.5")(torch.zeros(1, 1, 6, 8), [0])
+    with pytest.raises(ValueError, match="kernel of 5 pixels is larger than 4 x 8 x 8 images"):
+        parse_degradation("blur-1")(torch.zeros(1, 1, 4, 8, 8), [0])
+
+
+def test_images_smaller_than_the_kernel_that_is_looked_for_are_refused_before_the_audit():
+    volumes = uniform((2, 1, 6, 9, 9))
+    message = "'blind_deblurring': its kernel of 7 pixels is larger than 6 x 9 x 9 images; leave it out"
+    with pytest.raises(ValueError, match=message):
+        audit(lambda x: x, volumes, volumes / 2, patterns=["blur-1"], methods=["blind_deblurring"])
 
 
 def test_methods_run_where_they_recover():
@@ -84,8 +94,9 @@ def test_a_plan_in_which_something_could_never_run_is_refused(patterns, methods,
         Plan.of(["blur-1"], ["blind_deblurring"], find_largest_missing=True)
 
 
-def test_what_comes_back_from_a_blur_never_counts_as_memorized():
-    members, controls = uniform((24, 1, 16, 16)), uniform((24, 1, 16, 16), seed=10)
+@pytest.mark.parametrize("shape", [(24, 1, 16, 16), (24, 2, 60), (6, 1, 7, 8, 7)])
+def test_what_comes_back_from_a_blur_never_counts_as_memorized(shape):
+    members, controls = uniform(shape), uniform(shape, seed=10)
     report = audit(associative(members), members, controls, patterns=["blur-1"], methods=["blind_deblurring"])
     assert report.rate("blind_deblurring", "blur-1") > 0.9
     assert report.rate("blind_deblurring", "blur-1", "controls") == 0

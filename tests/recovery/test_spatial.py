@@ -11,8 +11,8 @@ from skimage.restoration import inpaint_biharmonic
 from torch.nn import functional
 
 from lightning_memaudit.measurement.degradations import parse_degradation
-from lightning_memaudit.recovery import BlindDeblurring, BlindRecovery, KnownMaskRecovery, turned_copies
-from lightning_memaudit.recovery.checks import check_images
+from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery, turned_copies
+from lightning_memaudit.recovery.checks import check_images, check_plane
 from lightning_memaudit.recovery.extraction import FixedPointSearch
 from lightning_memaudit.recovery.fills import find_constant_fill, local_agreement
 from lightning_memaudit.recovery.interpolation import interpolate
@@ -195,5 +195,5 @@ def test_other_numbers_of_axes_are_refused_in_one_line(shape):
 
 
 def test_what_is_for_pictures_alone_says_so():
-    with pytest.raises(ValueError, match=r"blind_deblurring is for images \(B, C, H, W\), these have 3 spatial axes"):
-        BlindDeblurring()(torch.tanh, torch.rand(1, 1, 9, 9, 9))
+    with pytest.raises(ValueError, match=r"ddnm is for images \(B, C, H, W\), these have 3 spatial axes"):
+        check_plane("ddnm", torch.rand(1, 1, 9, 9, 9))

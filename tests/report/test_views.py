@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 
 from lightning_memaudit import audit
+from lightning_memaudit.report.document import build_document
+from lightning_memaudit.report.figures import strips
 from lightning_memaudit.report.pictures import picture
+from lightning_memaudit.report.run_view import RunView
 from lightning_memaudit.report.selection import choose_examples
-from lightning_memaudit.report.views import displayed, hidden_center, picture_of
+from lightning_memaudit.report.views import displayed, drawn_as, hidden_center, picture_of, picture_of_mask
+from lightning_memaudit.results.run_folder import RunFolder
 
 RANDOM = np.random.default_rng(0)
 VOLUME = RANDOM.random((2, 5, 6, 7))
@@ -57,6 +61,38 @@ def test_a_curve_goes_through_its_samples(length):
 def test_signals_that_diverged_and_several_channels():
     assert picture_of(np.full((1, 64), np.nan)).shape == (1, 32, 64)
     assert picture_of(np.zeros((12, 64))).shape == (1, 48, 64)
+
+
+def test_the_mask_of_a_signal_is_a_band_as_long_as_its_curve():
+    for length in (50, 1000):
+        mask = (np.arange(length) >= length // 5).astype(np.float32)[None]
+        (band,) = picture_of_mask(mask)
+        assert band.shape == picture_of(mask)[0].shape
+        assert (band == band[0]).all(), "the same in all rows"
+        assert band[0].mean() == pytest.approx(0.8, abs=0.01)
+    own = np.stack([mask[0], 1 - mask[0]])
+    top, bottom = np.split(picture_of_mask(own)[0], 2)
+    np.testing.assert_array_equal(top, 1 - bottom)
+    volume = VOLUME > 0.5
+    np.testing.assert_array_equal(picture_of_mask(volume), picture_of(volume))
+
+
+def test_strips_say_how_they_are_drawn_and_rows_are_as_high_as_their_pictures(tmp_path):
+    import torch
+
+    heights = {}
+    for shape, said in (((1, 6, 7, 8), "Of a volume there are slices"), ((2, 64), "A signal is"), ((1, 8, 8), None)):
+        members, controls = torch.rand(3, *shape), torch.rand(2, *shape)
+        report = audit(lambda x: 0.5 * x, members, controls, patterns=["half"], methods=["blind"])
+        folder = RunFolder(tmp_path / str(len(shape)))
+        folder.write_run({})
+        report.append_to(folder)
+        (figure,) = strips(RunView(folder, build_document(folder))).values()
+        words = " ".join(" ".join(text.get_text().split()) for text in figure.axes[0].texts)
+        assert (drawn_as(shape) in words) if said else ("is a curve" not in words and "Of a" not in words)
+        assert said is None or drawn_as(shape).startswith(said)
+        heights[len(shape)] = figure.get_size_inches()[1]
+    assert heights[2] < heights[3] < heights[4] + 0.5
 
 
 def test_many_channels_are_shown_by_their_first_ones():

@@ -145,7 +145,7 @@ def test_the_table_shows_each_image_as_it_is_with_its_psnr(report):
     from lightning_memaudit.report.wandb_run import recovered_table
 
     report.recoveries["members/random-0.5/biharmonic/image"][1] = np.nan
-    _, rows = recovered_table(report, 2, lambda image, caption: SimpleNamespace(image=image, caption=caption))
+    _, rows = recovered_table(report, 2, lambda image, caption: SimpleNamespace(image=image, caption=caption), None)
     assert [row[:4] for row in rows][:2] == [["members", 0, "0", "random-0.5"], ["members", 1, "1", "random-0.5"]]
     _, _, _, _, truth, observed, mask, blind, biharmonic = rows[0]
     arrays = report.recoveries

@@ -62,7 +62,9 @@ class NoImageFound(ValueError):
 
 def _no_image(value: Any) -> NoImageFound:
     kind, is_mapping = type(value).__name__, isinstance(value, Mapping)
-    likely = [key for key, part in _parts(value) if (is_mapping or isinstance(key, str)) and _looks_like_image(part)]
+    parts = [(key, part) for key, part in _parts(value) if is_mapping or isinstance(key, str)]
+    images = sorted(((key, part) for key, part in parts if _looks_like_image(part)), key=_as_image)
+    likely = [key for key, _ in images]
     such = f", such as {likely[0]!r}" if likely else ""
     mend = (
         "index or key of the image" if is_mapping else "index, key or attribute of the image, or a function of the item"
@@ -77,6 +79,18 @@ def _no_image(value: Any) -> NoImageFound:
 def _looks_like_image(part: Any) -> bool:
     image = as_tensor(part)
     return image is not None and image.ndim in (2, 3, 4) and image.numel() > 1
+
+
+_LABELS = ("label", "mask", "seg", "target")
+"""Parts of the names of what is no image, though it may look like one, as a map of what is where."""
+
+
+def _as_image(keyed: tuple[Any, Any]) -> tuple[bool, bool]:
+    """To sort by: what is called a label comes last, and whole numbers come after floating-point ones."""
+    key, part = keyed
+    image = as_tensor(part)
+    is_label = isinstance(key, str) and any(word in key.lower() for word in _LABELS)
+    return is_label, image is None or not image.is_floating_point()
 
 
 def as_tensor(value: Any) -> Tensor | None:

@@ -160,7 +160,7 @@ class BlindRecovery:
         """Certify what was found without a certification, as :attr:`certification` says.
 
         Args:
-            autoencoder: f.
+            autoencoder: f, images (B, C, *spatial) to the same shape.
             observed: (B, C, *spatial).
             recovery: Of these.
             controls: Scores of images that were not trained on, degraded and searched alike, (n,); turned copies make

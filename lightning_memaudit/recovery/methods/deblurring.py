@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.batches import map_chunks, per_image_mean, rows_per_chunk
-from lightning_memaudit.recovery.checks import check_counts, check_images, check_noise, check_penalties, check_plane
+from lightning_memaudit.recovery.checks import check_counts, check_images, check_noise, check_penalties
 from lightning_memaudit.recovery.protection import InputProtected
+from lightning_memaudit.recovery.spatial import axes, repeat, spatial, with_axes
 from lightning_memaudit.recovery.types import Autoencoder, Family, Recovery, concatenate
+
+MATRIX_ELEMENTS = 2**25
+"""Of the normal equations of the kernels that are estimated together."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class BlindDeblurring:
     nothing.
 
     Attributes:
-        kernel_size: K, the side of the support in pixels, odd.
+        kernel_size: K, the side of the support along every spatial axis in pixels, odd.
         penalties: ADMM penalties, positive.
         num_iterations: ADMM iterations.
         kernel_steps: ADMM iterations between two estimates of the kernel.
@@ -49,7 +53,6 @@ class BlindDeblurring:
     """
 
     families: ClassVar[tuple[Family, ...]] = ("blur",)
-    plane_only: ClassVar[bool] = True
 
     kernel_size: int = 7
     penalties: Sequence[float] = (0.01, 0.03, 0.1, 0.3)
@@ -66,33 +69,35 @@ class BlindDeblurring:
         check_counts(num_iterations=self.num_iterations, kernel_steps=self.kernel_steps)
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
-        """Recover ``observed``, (B, C, H, W); the kernels come back in ``recovery.kernel``, (B, 1, K, K).
+        """Recover ``observed``, (B, C, *spatial); the kernels come back in ``recovery.kernel``, (B, 1, *[K]).
 
         Raises:
-            ValueError: ``observed`` is not a finite batch of images with two spatial axes, or smaller than the kernel.
+            ValueError: ``observed`` is not a finite batch of images, or a side of it is smaller than the kernel.
         """
         check_images("observed", observed)
-        check_plane("blind_deblurring", observed)
         autoencoder = InputProtected(autoencoder)
-        if min(observed.shape[-2:]) < self.kernel_size:
-            raise ValueError(f"kernel_size={self.kernel_size}: larger than the images, {tuple(observed.shape[-2:])}")
-        rows = max(1, rows_per_chunk(observed, self.chunk_size) // len(self.penalties))
+        if min(spatial(observed)) < self.kernel_size:
+            raise ValueError(f"kernel_size={self.kernel_size}: larger than the images, {spatial(observed)}")
+        rows = rows_per_chunk(observed, self.chunk_size)
+        if self.chunk_size is None:  # beside an image there is a matrix, of volumes the larger one
+            rows = min(rows, MATRIX_ELEMENTS // self.kernel_size ** (2 * len(spatial(observed))))
+        rows = max(1, rows // len(self.penalties))
         return concatenate(map_chunks(lambda part: self._recover(autoencoder, observed[part]), len(observed), rows))
 
     @torch.no_grad()
     def _recover(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
         count, number = len(self.penalties), len(observed)
-        observed_rows = observed.repeat(count, 1, 1, 1)
-        penalty = observed.new_tensor(self.penalties).repeat_interleave(number).view(-1, 1, 1, 1)
+        observed_rows = repeat(observed, count)
+        penalty = with_axes(observed.new_tensor(self.penalties).repeat_interleave(number), observed)
         penalty = penalty + self.noise**2
-        transformed = torch.fft.rfft2(observed_rows)
-        prior = autoencoder(observed).repeat(count, 1, 1, 1)
+        transformed = transform(observed_rows)
+        prior = repeat(autoencoder(observed), count)
         image, dual = prior, torch.zeros_like(prior)
         kernel = estimate_kernel(image, observed_rows, self.kernel_size)
         for iteration in range(self.num_iterations):
             if iteration and iteration % self.kernel_steps == 0:
                 kernel = estimate_kernel(image, observed_rows, self.kernel_size)
-            transfer = transfer_function(kernel, observed.shape[-2:])
+            transfer = transfer_function(kernel, spatial(observed))
             image = fourier_data_step(transformed, transfer, prior - dual, penalty)
             prior = autoencoder(image + dual)
             dual = dual + image - prior
@@ -103,55 +108,61 @@ class BlindDeblurring:
         finite = score.isfinite() & output.flatten(1).isfinite().all(1)
         best = torch.where(finite, score, torch.inf).view(count, number).min(0)
         chosen = best.indices * number + torch.arange(number, device=observed.device)
-        shape = (-1, 1, 1, 1)
         recovered = best.values.isfinite()
         evaluations = 1 + count * (self.num_iterations + 1)
         return Recovery(
-            image=torch.where(recovered.view(shape), output[chosen], observed),
+            image=torch.where(with_axes(recovered, observed), output[chosen], observed),
             mask=torch.ones_like(observed[:, :1]),
             score=best.values,
             certified=torch.zeros_like(recovered),
             num_evaluations=torch.full((number,), evaluations, dtype=torch.int64, device=observed.device),
-            kernel=torch.where(recovered.view(shape), kernel[chosen], torch.nan),
+            kernel=torch.where(with_axes(recovered, observed), kernel[chosen], torch.nan),
         )
 
 
+def transform(images: Tensor) -> Tensor:
+    """Fourier transform of real images (B, C, *spatial) along all spatial axes, half of the last one."""
+    transformed: Tensor = torch.fft.rfftn(images, dim=axes(images))
+    return transformed
+
+
+def transform_back(transformed: Tensor, size: Sequence[int]) -> Tensor:
+    """The real images (B, C, *size) that have this transform."""
+    images: Tensor = torch.fft.irfftn(transformed, s=tuple(size), dim=axes(transformed))
+    return images
+
+
 def transfer_function(kernel: Tensor, size: Sequence[int]) -> Tensor:
-    """Fourier transform of kernels (B, 1, K, K), centred on the origin, for images of ``size`` (H, W), both at least K.
+    """Fourier transform of kernels (B, 1, *[K]), centred on the origin, for images of ``size``, all sides at least K.
 
     Returns:
-        (B, 1, H, W // 2 + 1), complex, as of ``torch.fft.rfft2``.
+        (B, 1, *size) with ``size[-1] // 2 + 1`` places along the last axis, complex, as of :func:`transform`.
     """
-    height, width = size
-    reach = kernel.shape[-1] // 2
-    padded = kernel.new_zeros(*kernel.shape[:2], height, width)
-    padded[..., : kernel.shape[-2], : kernel.shape[-1]] = kernel
-    transfer: Tensor = torch.fft.rfft2(padded.roll((-reach, -reach), (-2, -1)))
-    return transfer
+    padded = kernel.new_zeros(*kernel.shape[:2], *size)
+    padded[(..., *(slice(side) for side in spatial(kernel)))] = kernel
+    return transform(padded.roll([-(side // 2) for side in spatial(kernel)], axes(kernel)))
 
 
 def blur(image: Tensor, kernel: Tensor) -> Tensor:
-    """Circular convolution of images (B, C, H, W) with kernels (B or 1, 1, K, K): (B, C, H, W)."""
-    size = image.shape[-2:]
-    blurred: Tensor = torch.fft.irfft2(transfer_function(kernel, size) * torch.fft.rfft2(image), s=size)
-    return blurred
+    """Circular convolution of images (B, C, *spatial) with kernels (B or 1, 1, *[K]): (B, C, *spatial)."""
+    size = spatial(image)
+    return transform_back(transfer_function(kernel, size) * transform(image), size)
 
 
 def fourier_data_step(transformed: Tensor, transfer: Tensor, target: Tensor, penalty: Tensor) -> Tensor:
     """Minimize ``|k * x - y|^2 + penalty |x - target|^2`` over x.
 
     Args:
-        transformed: F y, (B, C, H, W // 2 + 1).
-        transfer: F k, (B, 1, H, W // 2 + 1).
-        target: z - u, (B, C, H, W).
-        penalty: (B, 1, 1, 1), positive.
+        transformed: F y, as of :func:`transform`.
+        transfer: F k, (B, 1, ...), as of :func:`transfer_function`.
+        target: z - u, (B, C, *spatial).
+        penalty: (B, 1, *[1]), positive.
 
     Returns:
-        x, (B, C, H, W).
+        x, (B, C, *spatial).
     """
-    numerator = transfer.conj() * transformed + penalty * torch.fft.rfft2(target)
-    image: Tensor = torch.fft.irfft2(numerator / (transfer.abs().square() + penalty), s=target.shape[-2:])
-    return image
+    numerator = transfer.conj() * transformed + penalty * transform(target)
+    return transform_back(numerator / (transfer.abs().square() + penalty), spatial(target))
 
 
 def estimate_kernel(image: Tensor, observed: Tensor, size: int) -> Tensor:
@@ -161,27 +172,28 @@ def estimate_kernel(image: Tensor, observed: Tensor, size: int) -> Tensor:
     transform gives at once for all shifts.
 
     Args:
-        image: x, (B, C, H, W).
-        observed: y, (B, C, H, W).
-        size: Side of the support, odd.
+        image: x, (B, C, *spatial), every side at least ``size``.
+        observed: y, (B, C, *spatial).
+        size: Side of the support along every axis, odd.
 
     Returns:
-        (B, 1, size, size), non-negative, of sum 1.
+        (B, 1, *[size]), non-negative, of sum 1.
     """
-    shape = image.shape[-2:]
-    spectrum = torch.fft.rfft2(image)
-    itself = torch.fft.irfft2((spectrum.conj() * spectrum).sum(1), s=shape)
-    other = torch.fft.irfft2((spectrum.conj() * torch.fft.rfft2(observed)).sum(1), s=shape)
+    shape, number = spatial(image), len(spatial(image))
+    spectrum = transform(image)
+    # Summed over the channels, and one channel again.
+    itself = transform_back((spectrum.conj() * spectrum).sum(1, keepdim=True), shape)[:, 0]
+    other = transform_back((spectrum.conj() * transform(observed)).sum(1, keepdim=True), shape)[:, 0]
     offsets = torch.arange(size, device=image.device) - size // 2
-    down, right = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
-    matrix = itself[:, down[:, None] - down[None, :], right[:, None] - right[None, :]]
-    vector = other[:, down, right]
-    scale = itself[:, :1, :1].clamp_min(1e-12)
+    shifts = [grid.flatten() for grid in torch.meshgrid(*[offsets] * number, indexing="ij")]
+    matrix = itself[(slice(None), *(shift[:, None] - shift[None, :] for shift in shifts))]
+    vector = other[(slice(None), *shifts)]
+    scale = itself.flatten(1)[:, :1].clamp_min(1e-12)
     # A little of the identity, so that kernels that no pixel tells apart are shared out evenly.
-    system = matrix / scale + 1e-4 * torch.eye(size * size, dtype=image.dtype, device=image.device)
-    system, vector = system.nan_to_num(), (vector / scale[:, 0]).nan_to_num()  # attempts that diverged stay apart
+    system = matrix / scale[:, :, None] + 1e-4 * torch.eye(size**number, dtype=image.dtype, device=image.device)
+    system, vector = system.nan_to_num(), (vector / scale).nan_to_num()  # attempts that diverged stay apart
     solution = torch.linalg.lstsq(system, vector.unsqueeze(-1)).solution
-    return project_to_simplex(solution.squeeze(-1)).view(-1, 1, size, size)
+    return project_to_simplex(solution.squeeze(-1)).view(-1, 1, *[size] * number)
 
 
 def project_to_simplex(points: Tensor) -> Tensor:

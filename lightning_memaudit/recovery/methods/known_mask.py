@@ -106,7 +106,7 @@ class KnownMaskRecovery:
 
         Args:
             earlier: Methods and what they made of the same ``observed`` with the same ``autoencoder``.
-            autoencoder: f.
+            autoencoder: f, images (B, C, *spatial) to the same shape.
             observed: (B, C, *spatial).
             mask: The true mask, (B, 1 or C, *spatial).
 

@@ -153,8 +153,10 @@ def _measured(arrays: Arrays, group: str, pattern: str, method: str) -> dict[str
     from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS
     from lightning_memaudit.recovery import Recovery
 
-    image, estimate = (arrays[f"{group}/{pattern}/{method}/{what}"].astype(np.float32) for what in ("image", "mask"))
-    truth, mask, observed = arrays[f"{group}/truth"], arrays[f"{group}/{pattern}/mask"], f"{group}/{pattern}/observed"
+    kept = arrays[f"{group}/{pattern}/{method}/image"]
+    image, estimate = kept.astype(np.float32), arrays[f"{group}/{pattern}/{method}/mask"].astype(np.float32)
+    truth, mask = arrays[f"{group}/truth"], arrays[f"{group}/{pattern}/mask"]
+    observed = arrays[f"{group}/{pattern}/observed"].astype(kept.dtype)  # recoveries of volumes are kept at 16 bits
     nothing = torch.zeros(len(image))
     recovery = Recovery(
         torch.from_numpy(image), torch.from_numpy(estimate), nothing, certified=nothing > 0, num_evaluations=nothing
@@ -167,7 +169,7 @@ def _measured(arrays: Arrays, group: str, pattern: str, method: str) -> dict[str
     constant = (np.abs(estimate - 1) < 1e-6).all(axes) | np.isclose(estimate, mask, atol=1e-6).all(axes)
     return found | {
         "lost": lost,
-        "as_observed": np.isclose(image, arrays[observed], atol=1e-6).all(axes),
+        "as_observed": np.isclose(image, observed, atol=1e-6).all(axes),
         "estimates": not (constant | lost).all(),
     }
 

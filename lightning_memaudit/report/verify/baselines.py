@@ -121,5 +121,5 @@ def _baselines(arrays: Arrays, group: str, pattern: str, method: Any) -> "np.nda
     inpainted = None
     if filled is not None:
         nothing = torch.zeros(len(filled))
-        inpainted = Recovery(torch.from_numpy(filled), degraded.mask, nothing, nothing > 0, nothing)
+        inpainted = Recovery(torch.from_numpy(filled).float(), degraded.mask, nothing, nothing > 0, nothing)
     return baselines_again(degraded, truth, inpainted, method).double().numpy()
