@@ -60,8 +60,13 @@ def test_commands_run_one_after_the_other(tmp_path, capsys):
         if "runs/a" in arguments:
             for copy in ("runs/a", "runs/b"):
                 shutil.copytree("runs/quickstart", copy)
+        target = None
+        if ">" in arguments:
+            *arguments, _, target = arguments
         assert main(arguments + SHORT.get(arguments[0], [])) == 0, command
-        capsys.readouterr()
+        printed = capsys.readouterr().out
+        if target is not None:
+            Path(target).write_text(printed)
 
 
 def test_there_is_something_to_run():
