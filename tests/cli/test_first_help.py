@@ -156,10 +156,19 @@ def test_completion_knows_commands_options_and_values(capsys):
     pytest.importorskip("shtab")
     script = output(capsys, "completion", "bash")
     assert script.startswith("#"), "a shell runs all that is printed"
-    for word in ("--fail_if", "--memaudit.at_train_loss", "--allow_types", "--no_pictures", "paper/nonlinearity/elu", "dashboard"):
+    for word in (
+        "--fail_if",
+        "--memaudit.at_train_loss",
+        "--allow_types",
+        "--no_pictures",
+        "paper/nonlinearity/elu",
+        "dashboard",
+    ):
         assert word in script
     line = "lightning-memaudit audit --fail"
-    complete = f"COMP_WORDS=({line}); COMP_CWORD=2; COMP_LINE={line!r}; _shtab_lightning_memaudit; echo ${{COMPREPLY[@]}}"
+    complete = (
+        f"COMP_WORDS=({line}); COMP_CWORD=2; COMP_LINE={line!r}; _shtab_lightning_memaudit; echo ${{COMPREPLY[@]}}"
+    )
     done = subprocess.run(["bash", "-c", f"{script}\n{complete}"], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("--fail_if", "")
     assert len(script) < 500_000, "not all that all classes of all libraries take"
