@@ -19,8 +19,8 @@ from lightning_memaudit.callback.isolation import preserved_random_state
 from lightning_memaudit.callback.keys import GroupKey, Key
 from lightning_memaudit.callback.model import ModelCall, Reconstruct
 from lightning_memaudit.callback.outputs import Outputs
-from lightning_memaudit.callback.reference import Reference, check_given
 from lightning_memaudit.callback.progress import end_display
+from lightning_memaudit.callback.reference import Reference, check_given
 from lightning_memaudit.callback.run_inspection import check_folders, check_monitors, check_order
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Normalization

@@ -185,7 +185,7 @@ def _reduced(iterator: Any) -> tuple[Any, ...] | None:
 
 
 def _referents(iterator: Any) -> list[Any]:
-    """What an iterator holds; the variables and loops of a generator function, in Python 3.10, are held by its frame."""
+    """What an iterator holds; in Python 3.10 the frame of a generator function holds its variables and loops."""
     found = gc.get_referents(iterator)
     frame = iterator.gi_frame if isinstance(iterator, types.GeneratorType) else None
     if frame is None:
