@@ -19,7 +19,7 @@ from lightning_memaudit.callback.reading.reader import Reader, Source, places
 FAST_DEV_RUN_IMAGES = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # what a data set says to == is its own affair
 class ImageChoice:
     """Which images are audited, and where an image is within an item of a data set.
 

@@ -19,6 +19,7 @@ from lightning_memaudit.callback.isolation import preserved_random_state
 from lightning_memaudit.callback.keys import GroupKey, Key
 from lightning_memaudit.callback.model import ModelCall, Reconstruct
 from lightning_memaudit.callback.outputs import Outputs
+from lightning_memaudit.callback.progress import end_display
 from lightning_memaudit.callback.reference import Reference, check_given
 from lightning_memaudit.callback.run_inspection import check_folders, check_monitors, check_order
 from lightning_memaudit.callback.schedule import Schedule
@@ -293,6 +294,7 @@ class MemorizationAuditCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit at the end of fit, unless these very weights were audited; write the report."""
+        end_display(trainer)
         audited = self._history.last_step == trainer.global_step and not self._opened.weights_changed()
         if self.when.at_fit_end and not audited:
             self._audit(trainer, "fit_end", trainer.current_epoch)
@@ -363,9 +365,7 @@ class MemorizationAuditCallback(Callback):
         except ProcessesLost:
             raise
         except AuditInterrupted:
-            rank_zero_warn(
-                f"memorization audit {occasion.audit} ({trigger}) gave way to SIGTERM; resuming makes up for it"
-            )
+            rank_zero_warn(f"memorization audit {occasion.audit} ({trigger}) gave way to SIGTERM; resuming makes it")
             return False
         except Exception as error:
             if self.what.raise_errors:

@@ -104,6 +104,16 @@ class TimeLeft:
         return about(max(0.0, self._expected - self._done) * pace)
 
 
+def end_display(trainer: "Trainer") -> None:
+    """End the training's live display of rich, which else stays below all that is printed after the training.
+
+    Lightning ends it in its teardown, to which this makes no difference.
+    """
+    display = getattr(getattr(trainer.progress_bar_callback, "progress", None), "live", None)
+    if display is not None and display.is_started and display.console.is_terminal:
+        display.stop()
+
+
 def _open(trainer: "Trainer | None", total: int, description: str, estimate: str) -> tuple[Advance, Close]:
     if trainer is not None and not trainer.is_global_zero:
         return _ignore, _nothing

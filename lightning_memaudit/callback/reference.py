@@ -184,6 +184,7 @@ def _of_checkpoint(path: str, pl_module: LightningModule) -> tuple[nn.Module, fr
         raise ValueError(f"reference={path!r} holds no weights: pass a checkpoint of the run's own class")
     module = _copied(pl_module)
     try:
+        _refuse_vectors_for_numbers(module, state)
         module.load_state_dict(state)
     except RuntimeError as error:
         lines = [line.strip().rstrip(".") for line in str(error).splitlines()[1:] if line.strip()]
@@ -194,6 +195,14 @@ def _of_checkpoint(path: str, pl_module: LightningModule) -> tuple[nn.Module, fr
     states = content.get("callbacks") if "state_dict" in content else None
     known = [one.get(TRAINED_ON) or () for one in (states or {}).values() if isinstance(one, Mapping)]
     return module, frozenset(str(digest) for one in known for digest in one)
+
+
+def _refuse_vectors_for_numbers(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Older versions of torch take the first of several numbers where a model has one, and say nothing."""
+    for name, own in module.state_dict().items():
+        given = state.get(name)
+        if isinstance(own, torch.Tensor) and own.ndim == 0 and given is not None and given.numel() != 1:
+            raise RuntimeError(f"\nsize mismatch for {name}: {tuple(given.shape)} in the checkpoint, () in the model")
 
 
 def _made(path: str) -> nn.Module:

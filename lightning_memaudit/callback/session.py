@@ -179,9 +179,9 @@ class Session:
             self._found.problems.raise_all()
         if self.bounds is None:
             one_audit = self.trainer.state.fn != TrainerFn.FITTING
-            before = self.which
+            asked = self.which.num_members, self.which.num_controls
             self._keep_within(self._budget.decide(self._found.groups, self.what, one_audit))
-            if self.which != before:
+            if (self.which.num_members, self.which.num_controls) != asked:
                 # Read again, as if so few had been asked for: then all that is said of them holds.
                 self._read_everywhere(loaders)
                 self._found.problems.raise_all()

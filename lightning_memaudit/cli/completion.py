@@ -5,8 +5,9 @@ It is made by shtab, through jsonargparse, from the parsers themselves: each is 
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from typing import Any, NoReturn
 
 from lightning_memaudit.cli.main import DONE, SCRIPT, UsageError, hint, look_up, wrapped
@@ -23,6 +24,8 @@ Print the script that completes the options of {SCRIPT}. In bash, for this sessi
   eval "$({SCRIPT} completion bash)"
 For all sessions:
   {SCRIPT} completion bash > ~/.local/share/bash-completion/completions/{SCRIPT}
+In zsh, for all sessions, in a folder of $fpath:
+  {SCRIPT} completion zsh > ~/.zfunc/_{SCRIPT}
 """
 
 
@@ -45,7 +48,9 @@ def run_completion(arguments: Sequence[str]) -> int:
         raise UsageError(f"completion {given}: give one shell{hint(shell, SHELLS)}; known: {', '.join(SHELLS)}")
     if find_spec("shtab") is None:
         raise UsageError(f"completion takes shtab: pip install 'lightning-memaudit[{EXTRA}]'")
-    print(whole_parser().get_completion_script(f"shtab-{shell}"))
+    with redirect_stdout(StringIO()):  # a help that is printed on the way is no part of a script
+        parser = whole_parser()
+    print(parser.get_completion_script(f"shtab-{shell}"))
     return DONE
 
 
@@ -55,6 +60,7 @@ def whole_parser() -> Any:
 
     from lightning_memaudit.cli.bench import BENCHMARKS, MEASURED, parse_and_run
     from lightning_memaudit.cli.configs import names
+    from lightning_memaudit.cli.gate import gate_parser
     from lightning_memaudit.cli.main import COMMANDS
 
     whole: Any = ArgumentParser(prog=SCRIPT, description="Audits what an autoencoder remembers.")
@@ -63,8 +69,13 @@ def whole_parser() -> Any:
         if name in ("fit", "audit"):
             caught: Any = capture_parser(look_up(place), ["--help"])
             own = caught._subcommands_action._name_parser_map[name]
+            own.description = what
             own.add_argument("-v", "--verbose", action="store_true", help="with --help: show all options")
             _leave_out_what_classes_take(own)
+            for action in gate_parser()._actions if name == "audit" else ():
+                _add(own, action)
+            if name == "audit":
+                own.add_argument("run", nargs="?").complete = FILE
         else:
             own = ArgumentParser()
         commands.add_subcommand(name, own, help=what)

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
 from lightning_memaudit.cli.hyperparameters import Given, known_arguments, namespace
 from lightning_memaudit.cli.main import DONE, PROGRAM, TWIN, UsageError, look_up, shipped_configs
-from lightning_memaudit.cli.parser import OneLineParser
+from lightning_memaudit.cli.parser import UNION, OneLineParser, explain
 from lightning_memaudit.results.files import write_text
 from lightning_memaudit.results.names import DEFAULT_NAME
 
@@ -92,7 +92,12 @@ class AuditCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Keep checkpoints beside the results, also where a logger has a folder of its own: what belongs together."""
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            if UNION not in str(error):
+                raise
+            raise UsageError(explain(str(error))) from error
         if self.config.get(str(self.subcommand), self.config)["trainer"].get("default_root_dir"):
             keep_checkpoints_beside_results(self.trainer)
 

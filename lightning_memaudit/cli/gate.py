@@ -70,7 +70,7 @@ class Gate:
         Raises:
             UsageError: One of its options is used wrongly.
         """
-        options, rest = _parser().parse_known_args(list(arguments))
+        options, rest = gate_parser().parse_known_args(list(arguments))
         gate = cls.of(options)
         if gate.output is not None and gate.format is None:
             raise UsageError(
@@ -130,12 +130,13 @@ class Result(NamedTuple):
 
 def gate_help(command: str) -> str:
     """What ``--help`` says of the options of the gate."""
-    parser = _parser()
+    parser = gate_parser()
     parser.prog = f"{PROGRAM} {command}"
     return parser.format_help()
 
 
-def _parser() -> "_Taker":
+def gate_parser() -> argparse.ArgumentParser:
+    """The options of the gate alone; what is wrong is raised as one line."""
     parser = _Taker(add_help=False, allow_abbrev=False)
     for name, settings in OPTIONS.items():
         parser.add_argument(f"--{name}", **settings)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from jsonargparse import Namespace
@@ -210,7 +210,7 @@ def find_class(name: str, kind: type) -> type | None:
         value = getattr(import_module(module), attribute)
     except (ImportError, AttributeError):
         return None
-    return value if isinstance(value, type) and issubclass(value, kind) else None
+    return value if inspect.isclass(value) and get_origin(value) is None and issubclass(value, kind) else None
 
 
 def _subclasses(kind: type) -> Iterator[type]:

@@ -2,9 +2,9 @@
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 import torch
 from jsonargparse.typing import register_type
@@ -19,8 +19,14 @@ from lightning_memaudit.training import data, datasets, module, networks
 
 KEY = re.compile(r'^(\s*)(?:- )?Parser key "([^"]+)":')
 UNKNOWN_OPTION = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected|option '([^']+)'")
-NO_CLASS = re.compile(r"Expected a dot import path string: ([\w.]+)|Problem with given class_path '([\w.]+)'")
+OF_CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
+NO_CLASS = re.compile(rf"Expected a dot import path string: ([\w.]+)|{OF_CLASS.pattern}")
+NESTED = re.compile(r"^NestedArg\(key='(.+?)', val=(.*)\)$")
+"""What is given where ``--a.b value`` sets an argument of the class of a."""
+NO_MAPPING = re.compile(r"'\w+' object has no attribute 'keys'")
+TAKES_NO = re.compile(r"([\w.]+)\(\) got an unexpected keyword argument '(\w+)'")
 NOT_THERE = re.compile(r"has no attribute|No module named|Expected a dot import path")
+UNION = "Does not validate against any of the Union"
 EXPECTED = re.compile(r"Expected an? (?!path |dot )(.+?)(?:\. Got value.*)?$")
 GIVEN = re.compile(r"(?:Got value|Given value): (.*)$")
 WRONG_KIND = re.compile(r"(?:Not a valid subclass of|does not correspond to a subclass of) (\w+)")
@@ -82,19 +88,24 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
     if stray := re.search(r"unrecognized arguments: (.+)", text, re.IGNORECASE):
         name = stray[1].split("=")[0].split()[0].lstrip("-")
         return f"{stray[1].split()[0]!r} is not an option{_nearest_option(name, options, '--')}"
+    given = next((match[1] for line in block if (match := GIVEN.search(line))), None)
     if unknown := UNKNOWN_OPTION.search(text):
         name = next(group for group in unknown.groups() if group)
-        full = f"{key}.{name}" if key else name
-        near = hint(name, _names_of_arguments()) if key else _nearest_option(name, options)
-        return f"{full} is not an option{near}"
-    given = next((match[1] for line in block if (match := GIVEN.search(line))), None)
+        return _not_an_option(key, name, text) if key else f"{name} is not an option{_nearest_option(name, options)}"
+    if no_argument := TAKES_NO.search(text):
+        return f"{no_argument[2]} is not an argument of {no_argument[1].removesuffix('.__init__')}; leave it out"
+    if key and NO_MAPPING.search(text):
+        return f"{key}.init_args: expected a mapping, such as {{a: b}}"
+    expected = dict.fromkeys(_plain_type(match[1]) for line in block if (match := EXPECTED.search(line)))
+    if key and given and (nested := NESTED.match(given)) and nested[1] != "class_path":
+        return f"{key}.{nested[1]} is not an option: {key} takes {' or '.join(expected) or 'no such thing'}"
     if NOT_THERE.search(text) and (no_class := NO_CLASS.search(text)):
         name = no_class[1] or no_class[2]
-        near = hint(name.rpartition(".")[2], _names_of_classes())
+        place, _, bare = name.rpartition(".")
+        near = f"; did you mean {bare!r}?" if place and bare in _names_of_classes() else hint(bare, _names_of_classes())
         return f"{key}={name!r}: there is no such class or file{near or '; give module.Class'}"
     if wrong_kind := WRONG_KIND.search(text):
         return f"{key}={given!r}: expected a {wrong_kind[1]}"
-    expected = dict.fromkeys(_plain_type(match[1]) for line in block if (match := EXPECTED.search(line)))
     if key and expected:
         value = "" if given is None else f"={given!r}"
         return f"{key}{value}: expected {' or '.join(expected)}"
@@ -118,8 +129,18 @@ def _innermost(lines: list[str]) -> tuple[str, list[str]]:
     return ".".join(keys), block
 
 
+def _not_an_option(key: str, name: str, text: str) -> str:
+    """What is said of an argument that the class at a key does not take; the nearest of those that it takes."""
+    classes = [path.rpartition(".")[2] for path in OF_CLASS.findall(text)]
+    known = [one for one in _known_classes() if one.__name__ in classes[:1]]
+    of = f" of {classes[0]}" if classes and classes[0] not in _BASES else ""
+    return f"{key}.{name} is not an option{of}{hint(name, _names_of_arguments(known if of else ()))}"
+
+
 def _plain_type(name: str) -> str:
     plain = re.sub(r"^<class '(.+)'>$", r"\1", name.strip())
+    if plain.startswith("instantiatable class"):
+        return "the name of a class"
     if literal := re.fullmatch(r"typing\.Literal\[(.+)\]", plain):
         return literal[1].replace(", ", " or ")
     return TYPE_NAMES.get(plain, plain)
@@ -129,17 +150,26 @@ def _nearest_option(name: str, options: Iterable[str], prefix: str = "") -> str:
     return hint(prefix + name, [prefix + option for option in options])
 
 
+_BASES = ("Callback", "LightningDataModule", "LightningModule", "Logger", "Module", "Precision")
+"""Classes that are named where none was given."""
+
+
 def _known_classes() -> list[type]:
     optimization = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
     bases = (nn.Module, LightningModule, LightningDataModule, Callback, Logger, *optimization)
     places = (networks, module, data, datasets, callbacks, loggers, torch.optim, torch.optim.lr_scheduler)
-    found = (value for place in places for value in vars(place).values())
-    return [value for value in found if isinstance(value, type) and issubclass(value, bases)]
+    found = (value for place in places for value in vars(place).values() if inspect.isclass(value))
+    # In Python 3.10 list[int] is a class, but no subclass of anything.
+    return [value for value in found if get_origin(value) is None and issubclass(value, bases)]
 
 
 def _names_of_classes() -> list[str]:
     return sorted({known.__name__ for known in _known_classes()})
 
 
-def _names_of_arguments() -> list[str]:
-    return sorted({name for known in _known_classes() for name in inspect.signature(known).parameters})
+def _names_of_arguments(classes: Sequence[type] = ()) -> list[str]:
+    """Of some classes; without any, and where one hands on what it is given, of all that are known."""
+    parameters = [one for known in classes for one in inspect.signature(known).parameters.values()]
+    if not parameters or any(one.kind == one.VAR_KEYWORD for one in parameters):
+        parameters = [one for known in _known_classes() for one in inspect.signature(known).parameters.values()]
+    return sorted({one.name for one in parameters})

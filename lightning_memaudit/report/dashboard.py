@@ -44,7 +44,9 @@ def build_workspace(
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as spaces
     except ImportError as error:
-        raise ValueError("the dashboard needs wandb-workspaces: pip install 'lightning-memaudit[dashboard]'") from error
+        raise ValueError(
+            f"the dashboard needs wandb-workspaces ({error}): pip install -U 'lightning-memaudit[dashboard]'"
+        ) from error
     sections = [
         spaces.Section(name="Is it memorized?", panels=_overview(panels, prefix), is_open=True, pinned=True),
         spaces.Section(name="Methods and patterns", panels=_methods(panels, prefix), is_open=True),

@@ -42,10 +42,11 @@ def check_name(name: str, argument: str) -> None:
 
 
 def did_you_mean(given: str, known: Iterable[str], quoted: bool = True) -> str:
-    """``did you mean 'this'?`` when something known is near, else nothing.
+    """``did you mean 'this'?`` when something known is near, else nothing; never what was given.
 
     >>> did_you_mean("blnd", ["blind", "known_mask"])
     "did you mean 'blind'?"
     """
-    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    others = list(known)
+    near = [] if given in others else difflib.get_close_matches(given, others, n=1, cutoff=0.6)
     return f"did you mean {repr(near[0]) if quoted else near[0]}?" if near else ""

@@ -208,6 +208,9 @@ def test_what_cannot_be_set_back_is_named_once_and_nothing_else_is():
     module.other = numbers()
     assert changes(module) == "decoder.kept[0] (generator)"
     assert changes(module) == "", "once is enough"
+    started = numbers()
+    next(started)
+    assert changes(Holder(started, lambda module: next(module.kept))) == "kept (generator)"
     fixed = Holder((itertools.count(),), lambda module: next(module.kept[0]))
     assert changes(fixed) == "kept[0] (iterator)"
 

@@ -4,10 +4,17 @@ import io
 
 import pytest
 import rich
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
+from torch.utils.data import DataLoader
 
+from lightning_memaudit import MemorizationAuditCallback
 from lightning_memaudit.callback.progress import AuditProgress, TimeLeft
 from lightning_memaudit.measurement.budget import Estimate
+from lightning_memaudit.training.module import AutoencoderModule
+from lightning_memaudit.training.networks import FullyConnectedAutoencoder
 
 COST = " (5,200 evaluations of 120 images; 0.3 GB)"
 
@@ -54,3 +61,22 @@ def test_the_bar_says_how_much_time_is_left(monkeypatch):
     with AuditProgress(None, 60, "epoch 20", estimate_of(60, blind=30, known_mask=30)) as bar:
         bar.advance("members · half · blind", 3)
     assert "blind, about 57 s left" in screen.getvalue()
+
+
+@pytest.mark.parametrize("at_fit_end", [True, False])
+def test_the_training_s_bar_does_not_stay_below_what_is_said_at_the_end(monkeypatch, tmp_path, at_fit_end):
+    screen = io.StringIO()
+    monkeypatch.setattr(rich, "_console", Console())  # the bar configures it anew
+    bar = RichProgressBar(console_kwargs={"file": screen, "force_terminal": True, "width": 80})
+    when = {"at_fit_end": at_fit_end, "at_epochs": [1]}
+    audit = MemorizationAuditCallback(**when, patterns=["half"], methods=["paper_blind"], figures=False)
+    model = AutoencoderModule(FullyConnectedAutoencoder((1, 8, 8), num_layers=2, width=8))
+    trainer = Trainer(
+        max_epochs=2, accelerator="cpu", callbacks=[audit, bar], logger=False, default_root_dir=tmp_path,
+        enable_checkpointing=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, DataLoader(torch.rand(4, 1, 8, 8), 4))
+    shown = screen.getvalue()
+    assert "Epoch 1/1" in shown
+    assert shown.rindex("Epoch 1/1") < shown.index("Inconclusive")
+    assert not bar.progress.live.is_started

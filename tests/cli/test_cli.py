@@ -81,6 +81,11 @@ def test_help_lists_the_commands(capsys):
         (["fit", "--trainer.max_epochs=many"], ["max_epochs", "many"]),
         (["fit", "--trainer.accelerator=abacus"], ["abacus"]),
         (["fit", "--nonsense"], ["--nonsense"]),
+        (["fit", "--trainer.callbacks.refreshrate=3"], ["of RichProgressBar", "did you mean 'refresh_rate'"]),
+        (["fit", "--trainer.max_epochs.x=3"], ["trainer.max_epochs.x is not an option", "takes int or null"]),
+        (["fit", "--trainer.callbacks.init_args=3"], ["trainer.callbacks.init_args", "mapping"]),
+        (["fit", "--trainer.callbacks=lightning.pytorch.loggers.EarlyStopping"], ["did you mean 'EarlyStopping'"]),
+        (["fit", "--data.dict_kwargs.x=3"], ["x is not an argument of FacesDataModule"]),
     ],
 )  # fmt: skip
 def test_bad_usage_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, words):
@@ -92,6 +97,22 @@ def test_bad_usage_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, word
     for word in words:
         assert word in error
     assert not list(tmp_path.iterdir()), "before anything starts"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--trainer.callbacks.monitor", "trainer.callbacks.monitor is not an option of RichProgressBar"),
+        ("--model.network.monitor", "model.network.monitor is not an option of FullyConnectedAutoencoder"),
+        ("--data.width", "data.width is not an option of FacesDataModule"),
+        ("--trainer.logger.save_dir", "trainer.logger takes the name of a class"),
+    ],
+)
+def test_what_is_right_elsewhere_is_not_answered_with_its_own_name(capsys, option, words):
+    assert run("fit", option, "3") == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "did you mean" not in error
 
 
 def test_a_failure_that_is_not_the_users_is_exit_code_1(capsys, monkeypatch):

@@ -208,12 +208,12 @@ def test_json_on_stdout_and_all_else_on_stderr(runs):
     assert not Path("memaudit-report.html").exists()
 
 
-JUNIT = {  # elements with their attributes in both versions of the schema of Jenkins, junit-10.xsd
+JUNIT = {  # elements with their attributes that junit-10.xsd and jenkins-junit.xsd, schemas of Jenkins, both have
     "testsuites": {"name", "time", "tests", "failures", "errors"},
     "testsuite": {"name", "tests", "failures", "errors", "skipped", "time", "timestamp", "hostname", "id", "package"},
-    "testcase": {"name", "time", "classname", "group"},
-    **{tag: {"type", "message"} for tag in ("failure", "error", "skipped")},
-    "system-out": set(),
+    "testcase": {"name", "time", "classname"},
+    **{tag: {"type", "message"} for tag in ("failure", "error")},
+    **{tag: set() for tag in ("skipped", "system-out")},
 }
 
 

@@ -37,6 +37,6 @@ def name_images(folder, names=ODD_NAMES):
         if f"{group}/indices" in saved.arrays:
             indices = saved.arrays[f"{group}/indices"]
             saved.arrays[f"{group}/names"] = np.array([name(group, i) or str(row) for i, row in enumerate(indices)])
-    np.savez(saved.path, allow_pickle=False, **saved.arrays)
+    np.savez(saved.path, **saved.arrays)
     resign(folder)
     return folder

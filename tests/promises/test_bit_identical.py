@@ -165,7 +165,7 @@ def train(audit, *, workers=0, persistent=False, data=None, compile=None, callba
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
     trainer.save_checkpoint("after.ckpt")
-    checkpoint = torch.load("after.ckpt", weights_only=True)
+    checkpoint = torch.load("after.ckpt", weights_only=False)  # older versions of torch save functions of SWA
     for key in [key for key in checkpoint["callbacks"] if key.startswith("MemorizationAuditCallback")]:
         del checkpoint["callbacks"][key]
     metrics = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("memaudit/")}

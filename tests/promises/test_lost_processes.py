@@ -13,6 +13,7 @@ from pathlib import Path
 
 import process_workers
 import pytest
+from launching import skip_where_nothing_shards
 
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.results.run_folder import RunFolder
@@ -131,6 +132,7 @@ def test_a_process_that_hangs_within_a_call_ends_all(launch):
 @pytest.mark.parametrize("failing", [0, 1])
 def test_under_the_launcher_of_lightning_too(tmp_path, failing):
     """The first process starts the other one, and both end by themselves, as a script does."""
+    skip_where_nothing_shards("fsdp2")
     arguments = {"kind": "fsdp2", "script": ["runs out of memory", "within", [failing]]}
     path = os.pathsep.join([str(ROOT), str(WORKERS.parent)])
     done = subprocess.run(

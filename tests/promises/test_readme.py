@@ -31,11 +31,10 @@ def blocks(file, wanted):
 
 SNIPPETS = [(name(file), text) for file in READMES for text in blocks(file, "python")]
 COMMANDS = [
-    line.partition("  #")[0].strip()
+    command[1].partition("  #")[0].strip()
     for file in READMES
     for text in blocks(file, "bash")
-    for line in text.splitlines()
-    if line.startswith("python -m lightning_memaudit ")
+    for command in re.finditer(r"^(?:.* && \.venv/bin/)?(python -m lightning_memaudit .*)$", text, re.MULTILINE)
 ]
 SHORT = {
     "fit": ["--trainer.max_epochs=2", "--memaudit.methods=[paper_blind]", "--memaudit.at_train_loss=[]"],
@@ -61,14 +60,20 @@ def test_commands_run_one_after_the_other(tmp_path, capsys):
         if "runs/a" in arguments:
             for copy in ("runs/a", "runs/b"):
                 shutil.copytree("runs/quickstart", copy)
+        target = None
+        if ">" in arguments:
+            *arguments, _, target = arguments
         assert main(arguments + SHORT.get(arguments[0], [])) == 0, command
-        capsys.readouterr()
+        printed = capsys.readouterr().out
+        if target is not None:
+            Path(target).write_text(printed)
 
 
 def test_there_is_something_to_run():
     assert len(SNIPPETS) == 5, "attach, audit a function, volumes, a module of your own, a method of your own"
     assert {command.split()[3] for command in COMMANDS} == {"fit", "audit", "report", "verify", "dashboard", "configs"}
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 12
+    assert COMMANDS[0].split()[3:] == ["fit"], "what the others need comes first"
 
 
 def test_measurements_and_their_options_exist():

@@ -99,7 +99,7 @@ class Restoring(Plain):
 
 class Conditional(Plain):
     def forward(self, x, label):
-        return super().forward(x) + label.view(-1, 1, 1, 1)
+        return super().forward(x) + label.to(x).view(-1, 1, 1, 1)
 
     def training_step(self, batch, batch_idx):
         return functional.mse_loss(self(*batch), batch[0])

@@ -114,6 +114,8 @@ def test_figures_draw_names_as_they_are(named, tmp_path):
     drawn = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # An older matplotlib calls what pyparsing gives up.
+        warnings.filterwarnings("default", category=DeprecationWarning, module="matplotlib")
         for names in (("$a_{$ and $\\frac$", "猫.jpg"), ("_%_#", "x" * 300)):
             folder = make_run_folder(tmp_path / names[0][:2], num_images=2, num_controls=0, train_losses=(1e-5,))
             name_images(folder, names)
@@ -137,6 +139,8 @@ def test_runs_of_any_name_are_compared(tmp_path):
         folder.write_run(run)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # An older matplotlib calls what pyparsing gives up.
+        warnings.filterwarnings("default", category=DeprecationWarning, module="matplotlib")
         documents = [build_document(folder) for folder in folders]
         text = write_html(folders, documents, tmp_path / "all.html").read_text()
         figure = fraction_figure(folders)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import wandb
 from autoencoders import memory
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
@@ -33,6 +34,8 @@ def _own_folders(monkeypatch, tmp_path):
 def records(folder):
     """Every record of the offline run in a folder, as ``wandb leet inspect`` reads it."""
     (run,) = (folder / "wandb").glob("offline-run-*")
+    if wandb.__version__.startswith("0.30."):
+        pytest.skip("wandb prints records as JSON from 0.31 on")
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)],
         capture_output=True,

@@ -75,5 +75,6 @@ def test_names_that_could_leave_their_place_are_refused(name):
 
 
 def test_the_nearest_name_is_suggested_and_a_far_one_is_not():
+    assert did_you_mean("monitor", ["monitor", "monitors"]) == ""
     assert did_you_mean("randon", ["random", "half"], quoted=False) == "did you mean random?"
     assert did_you_mean("xyz", ["random", "half"]) == ""

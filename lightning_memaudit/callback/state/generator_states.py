@@ -115,7 +115,7 @@ class GeneratorPlace:
 
     def __init__(self, owner: "types.GeneratorType[Any, Any, Any]") -> None:
         self.owner = owner
-        self._held = gc.get_referents(owner)
+        self._held = _referents(owner)
         # Holding on to the local variables keeps their addresses from being used again.
         self._locals = dict(owner.gi_frame.f_locals) if owner.gi_frame is not None else {}
         self._place = self._now()
@@ -129,7 +129,7 @@ class GeneratorPlace:
         if frame is None:
             return ("finished",)
         values = [(name, id(value)) for name, value in frame.f_locals.items()]
-        loops = [_place(item) for item in gc.get_referents(self.owner) if is_iterator(type(item))]
+        loops = [_place(item) for item in _referents(self.owner) if is_iterator(type(item))]
         return frame.f_lasti, values, loops
 
     def restore(self) -> str | None:
@@ -184,11 +184,22 @@ def _reduced(iterator: Any) -> tuple[Any, ...] | None:
     return constructor, tuple(arguments), tuple(state[:1]) if state and state[0] is not None else ()
 
 
+def _referents(iterator: Any) -> list[Any]:
+    """What an iterator holds; in Python 3.10 the frame of a generator function holds its variables and loops."""
+    found = gc.get_referents(iterator)
+    frame = iterator.gi_frame if isinstance(iterator, types.GeneratorType) else None
+    if frame is None:
+        return found
+    # Neither the variables of its module, nor the dict in which its own are shown to whoever asks for them.
+    others = {id(one) for one in (frame, frame.f_globals, frame.f_builtins, frame.f_locals)}
+    return [one for one in (*found, *gc.get_referents(frame)) if id(one) not in others]
+
+
 def _behind(iterator: Any) -> list[Any]:
     """What an iterator goes through, and the iterators within it, which share its fate."""
     reduced = _reduced(iterator)
     if reduced is None:
-        found = gc.get_referents(iterator)
+        found = _referents(iterator)
         return [item for one in found for item in (_behind(one) if is_iterator(type(one)) else [one])]
 
     def items(value: Any) -> list[Any]:
@@ -229,7 +240,7 @@ def _place(iterator: Any) -> Any:
     """Something that is equal as long as an iterator does not move; what cannot be seen is equal always."""
     reduced = _reduced(iterator)
     if reduced is None:
-        return [_place(held) for held in gc.get_referents(iterator) if is_iterator(type(held))]
+        return [_place(held) for held in _referents(iterator) if is_iterator(type(held))]
 
     def item(value: Any) -> Any:
         kind = type(value)
