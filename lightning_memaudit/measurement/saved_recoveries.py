@@ -72,7 +72,7 @@ def save_recovery(
 
 
 def _kept(values: Tensor, keep: "np.ndarray[Any, Any]", kind: "type[np.float16] | None") -> Array:
-    chosen = to_numpy(values)[keep]
+    chosen: Array = to_numpy(values)[keep]
     return chosen if kind is None else chosen.astype(kind)
 
 

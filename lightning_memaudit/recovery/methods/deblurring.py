@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -139,7 +139,8 @@ def transfer_function(kernel: Tensor, size: Sequence[int]) -> Tensor:
         (B, 1, *size) with ``size[-1] // 2 + 1`` places along the last axis, complex, as of :func:`transform`.
     """
     padded = kernel.new_zeros(*kernel.shape[:2], *size)
-    padded[(..., *(slice(side) for side in spatial(kernel)))] = kernel
+    corner: Any = (..., *(slice(side) for side in spatial(kernel)))
+    padded[corner] = kernel
     return transform(padded.roll([-(side // 2) for side in spatial(kernel)], axes(kernel)))
 
 
@@ -186,8 +187,9 @@ def estimate_kernel(image: Tensor, observed: Tensor, size: int) -> Tensor:
     other = transform_back((spectrum.conj() * transform(observed)).sum(1, keepdim=True), shape)[:, 0]
     offsets = torch.arange(size, device=image.device) - size // 2
     shifts = [grid.flatten() for grid in torch.meshgrid(*[offsets] * number, indexing="ij")]
-    matrix = itself[(slice(None), *(shift[:, None] - shift[None, :] for shift in shifts))]
-    vector = other[(slice(None), *shifts)]
+    apart: Any = (slice(None), *(shift[:, None] - shift[None, :] for shift in shifts))
+    within: Any = (slice(None), *shifts)
+    matrix, vector = itself[apart], other[within]
     scale = itself.flatten(1)[:, :1].clamp_min(1e-12)
     # A little of the identity, so that kernels that no pixel tells apart are shared out evenly.
     system = matrix / scale[:, :, None] + 1e-4 * torch.eye(size**number, dtype=image.dtype, device=image.device)
