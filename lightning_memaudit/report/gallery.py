@@ -65,7 +65,7 @@ def extraction_figure(view: RunView) -> dict[str, Figure]:
     return {"extraction": _draw(shown, view.document["extraction"]["sentence"], drawn)}
 
 
-def _draw(shown: Sequence[Extracted], sentence: str, drawn: str) -> Figure:
+def _draw(shown: Sequence[Extracted], sentence: str, drawn: str = "") -> Figure:
     columns = max(6, min(COLUMNS, len(shown)))
     words = "Above what came out, with the share of the starts that ended there and its PSNR; below it the truth."
     title = [line for text in (sentence, words, drawn) if text for line in wrapped(text, 13 * columns)]
