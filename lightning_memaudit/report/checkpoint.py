@@ -178,10 +178,10 @@ def foreign_types(path: str | Path, allow_types: Sequence[str] = ()) -> list[str
         path: The file.
         allow_types: What is allowed besides tensors and plain values.
 
-    >>> import pathlib, torch
-    >>> torch.save({"folder": pathlib.PurePosixPath("a"), "size": torch.Size([1])}, "a.ckpt")
+    >>> import fractions, torch
+    >>> torch.save({"share": fractions.Fraction(1, 2), "size": torch.Size([1])}, "a.ckpt")
     >>> foreign_types("a.ckpt")
-    ['pathlib.PurePosixPath']
+    ['fractions.Fraction']
     """
     import torch
 

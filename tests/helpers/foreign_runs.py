@@ -131,6 +131,8 @@ def train(build, callback=None):
     settings = {"max_epochs": 2, "num_sanity_val_steps": 0} | dict(run.trainer)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        # From Python 3.12 on, where any thread is alive, be it of an earlier test.
+        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
         trainer = trainer_with(*attached, **settings)
         trainer.fit(run.module, run.train, run.validation, datamodule=run.datamodule)
     recorder.seen["data sets"] = snapshot(run.probe())
