@@ -16,6 +16,9 @@ FRACTIONS = (
 OTHER_MASKS = "[text, strokes-0.3, stripes-0.5]"
 
 _METHODS = "--memaudit.methods=[blind, paper_blind, known_mask, autoencoder_iterations, biharmonic]"
+_BLOCKS = "--memaudit.block_size=50"
+"""An audit that is killed loses the block that it is at: minutes of it, also where it takes hours."""
+
 _NETWORK = "--model.init_args.network.init_args"
 _TRAINING = (
     "--model.init_args.optimizer.init_args.fused=true",
@@ -25,8 +28,8 @@ _TRAINING = (
 
 def _audits(members: int, controls: int, levels: Sequence[float], at: float) -> tuple[AuditOf, ...]:
     """What is asked of every architecture: default masks at every level, and all others at one."""
-    images = (f"--memaudit.num_members={members}", f"--memaudit.num_controls={controls}", _METHODS)
-    few = (f"--memaudit.num_members={min(members, 100)}", "--memaudit.num_controls=100")
+    images = (f"--memaudit.num_members={members}", f"--memaudit.num_controls={controls}", _BLOCKS, _METHODS)
+    few = (f"--memaudit.num_members={min(members, 100)}", "--memaudit.num_controls=100", _BLOCKS)
     return (
         AuditOf("default", tuple(levels), images),
         AuditOf("fractions", (at,), (*few, _METHODS, f"--memaudit.patterns={FRACTIONS}")),
