@@ -73,7 +73,7 @@ def picture_of_mask(
         channels: Likewise.
 
     >>> band = picture_of_mask(np.repeat([[1.0, 0.0]], 32, axis=1))
-    >>> band.shape, band[0, :, 0].mean(), band[0, :, -1].mean()
+    >>> band.shape, float(band[0, :, 0].mean()), float(band[0, :, -1].mean())
     ((1, 32, 64), 1.0, 0.0)
     """
     if mask.ndim != 2:
