@@ -4,6 +4,7 @@ Commands that need no torch are dispatched before torch is imported, and so is `
 """
 
 import os
+import select
 import shutil
 import sys
 import textwrap
@@ -102,6 +103,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return FAILED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return FAILED
         if os.environ.get(DEBUG_VARIABLE):
             raise
         from lightning_memaudit.report.labels import printable
@@ -112,6 +115,22 @@ def main(args: Sequence[str] | None = None) -> int:
         if code == FAILED:
             print(f"       set {DEBUG_VARIABLE}=1 for the traceback", file=sys.stderr)
         return code
+
+
+def _nobody_reads() -> bool:
+    """Whether what stdout goes to has ended, as `head` does when it has enough: no reason to complain."""
+    if not hasattr(select, "poll"):
+        return False
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # where Python flushes the rest at its end
+    return True
 
 
 @contextmanager

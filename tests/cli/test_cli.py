@@ -49,6 +49,12 @@ def test_the_module_runs_as_a_program():
     assert done.stdout.strip() == f"lightning_memaudit {lightning_memaudit.__version__}"
 
 
+def test_a_reader_that_has_enough_is_no_failure():
+    command = f"{sys.executable} -m lightning_memaudit fit --help | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_help_lists_the_commands(capsys):
     for arguments in ([], ["--help"], ["help"]):
         assert run(*arguments) == 0
