@@ -23,6 +23,7 @@ from lightning_memaudit.callback.isolation import (
     undisturbed,
 )
 from lightning_memaudit.callback.state import tensor_contents
+from lightning_memaudit.callback.state.generator_states import IteratorState
 
 
 def in_place(change):
@@ -301,3 +302,12 @@ def test_modes_are_given_back_one_by_one():
     with evaluation_mode(module):
         assert not any(part.training for part in module.modules())
     assert [part.training for part in module.modules()] == [True, True, False]
+
+
+def test_the_place_in_a_range_is_told_by_what_is_left_of_it():
+    """The range that tells of it may be where the one before it was."""
+    for _ in range(20):
+        stream = iter(range(9))
+        state = IteratorState(stream, {})
+        next(stream)
+        assert state.moved
