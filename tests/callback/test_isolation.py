@@ -23,6 +23,7 @@ from lightning_memaudit.callback.isolation import (
     undisturbed,
 )
 from lightning_memaudit.callback.state import tensor_contents
+from lightning_memaudit.callback.state.generator_states import IteratorState
 
 
 def in_place(change):
@@ -301,3 +302,14 @@ def test_modes_are_given_back_one_by_one():
     with evaluation_mode(module):
         assert not any(part.training for part in module.modules())
     assert [part.training for part in module.modules()] == [True, True, False]
+
+
+def test_the_place_in_a_range_is_told_by_what_is_left_of_it():
+    """From Python 3.12 on each call makes a new range of that, which lies where it happens to."""
+    stream = iter(range(9))
+    state = IteratorState(stream, {})
+    elsewhere = [range(start, 9) for start in range(100)]
+    assert not state.moved
+    next(stream)
+    del elsewhere
+    assert state.moved

@@ -244,7 +244,7 @@ def _place(iterator: Any) -> Any:
 
     def item(value: Any) -> Any:
         kind = type(value)
-        if kind in _NUMBERS:
+        if kind in _NUMBERS or kind is range:  # from Python 3.12 on a new range at every call, of what is left
             return kind.__name__, repr(value)
         if is_iterator(kind):
             return _place(value)
