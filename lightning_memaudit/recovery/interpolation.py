@@ -15,21 +15,33 @@ OWN_WEIGHT = 0.02
 """A cell's value is a weighted mean: its share of observed pixels weighs the cell's own average, this number weighs the
 value from the next coarser level."""
 
+LARGE_SIDE = 160
+"""From so many pixels a side on, values are doubled by torch's interpolation and not by products with matrices, which
+are faster for smaller images, but cost as many operations per pixel as a side has pixels."""
+
+_MODES = ("linear", "bilinear", "trilinear")
+
 
 class _Level(NamedTuple):
     """A level of the pyramid; the one above it has about twice as many cells along every axis.
 
     Attributes:
-        halve: Means of pairs, for every axis (cells here, cells above).
-        double: Linear interpolation, for every axis (cells above, cells here).
+        sides: Of the level above.
+        double: Linear interpolation, for every axis (cells above, cells here); none where the level above is large.
         scale: ``1 / (share of observed pixels + OWN_WEIGHT)``, (B, 1 or C, *cells here).
         coarse_share: ``OWN_WEIGHT * scale``, what the coarser level counts, of the same shape.
     """
 
-    halve: list[Tensor]
+    sides: tuple[int, ...]
     double: list[Tensor]
     scale: Tensor
     coarse_share: Tensor
+
+    def doubled(self, values: Tensor) -> Tensor:
+        """Values (B, C, *cells here) interpolated between cell centers, (B, C, *cells above)."""
+        if self.double:
+            return along_axes(values, self.double)
+        return functional.interpolate(values, self.sides, mode=_MODES[len(self.sides) - 1], align_corners=False)
 
 
 class Interpolation:
@@ -37,8 +49,8 @@ class Interpolation:
 
     Pixels are averaged in cells of 2, 4, 8, ..., and a pixel takes the finest cell that has any observed. Normalized
     convolution (Knutsson & Westin 1993) on a pyramid: smooth, any mask, one pass. What depends on the mask alone is
-    computed once. Halving and doubling are products with small matrices, on a CPU several times as fast as pooling and
-    resampling for batches of images of some tens of pixels a side.
+    computed once. Doubling is a product with small matrices, on a CPU several times as fast as resampling for batches
+    of images of some tens of pixels a side; larger ones are resampled, so that the time grows with their pixels.
 
     Args:
         mask: h, (B, 1 or C, *spatial), in [0, 1].
@@ -55,11 +67,11 @@ class Interpolation:
         weights = mask
         sides = spatial(mask)
         while sum(side > 1 for side in sides) >= min(2, len(sides)):
-            halve, double = ([make(side, mask) for side in sides] for make in (_halving, _doubling))
-            weights = along_axes(weights, halve)
-            sides = spatial(weights)
+            double = [_doubling(side, mask) for side in sides] if max(sides) < LARGE_SIDE else []
+            weights = _halved(weights)
             scale = 1 / (weights + OWN_WEIGHT)
-            self._levels.append(_Level(halve, double, scale, OWN_WEIGHT * scale))
+            self._levels.append(_Level(sides, double, scale, OWN_WEIGHT * scale))
+            sides = spatial(weights)
         self._total = weights.mean(axes(mask), keepdim=True).clamp_min(1e-6)
 
     def __call__(self, weighted: Tensor) -> Tensor:
@@ -68,11 +80,11 @@ class Interpolation:
         0 where a whole image is missing.
         """
         values = [weighted]
-        for level in self._levels:
-            values.append(along_axes(values[-1], level.halve))
+        for _ in self._levels:
+            values.append(_halved(values[-1]))
         filled = (values[-1].mean(axes(weighted), keepdim=True) / self._total).expand_as(values[-1])
         for level, own in zip(reversed(self._levels), reversed(values[1:]), strict=True):
-            filled = along_axes(torch.addcmul(own * level.scale, filled, level.coarse_share), level.double)
+            filled = level.doubled(torch.addcmul(own * level.scale, filled, level.coarse_share))
         return filled
 
     def fill(self, observed: Tensor) -> Tensor:
@@ -95,12 +107,17 @@ def interpolate(observed: Tensor, mask: Tensor) -> Tensor:
     return Interpolation(mask).fill(observed)
 
 
-def _halving(side: int, like: Tensor) -> Tensor:
-    """Means of pairs, (side / 2 rounded up, side); at an odd end the missing one counts as 0."""
-    if side == 1:  # halved before: the cells of the other axes go on without it
-        return like.new_ones(1, 1)
-    identity = functional.pad(torch.eye(side, dtype=like.dtype, device=like.device), (0, side % 2))
-    return functional.avg_pool1d(identity, 2).mT
+def _halved(values: Tensor) -> Tensor:
+    """Means of pairs along every spatial axis that is longer than 1; at an odd end the missing one counts as 0."""
+    for axis in axes(values):
+        side = values.shape[axis]
+        if side == 1:  # halved before: the cells of the other axes go on without it
+            continue
+        if side % 2:
+            values = functional.pad(values, (*[0, 0] * (values.ndim - 1 - axis), 0, 1))
+        pairs = values.unflatten(axis, (-1, 2))
+        values = (pairs.select(axis + 1, 0) + pairs.select(axis + 1, 1)).mul_(0.5)
+    return values
 
 
 def _doubling(side: int, like: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def pooled_and_resampled(values, weights):
     return (values + 0.02 * coarse) / (weights + 0.02)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (25, 13), (3, 20), (64, 48), (1, 16), (16, 1)])
+@pytest.mark.parametrize("size", [(16, 16), (25, 13), (3, 20), (64, 48), (1, 16), (16, 1), (171, 200)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_interpolation_is_the_pyramid_that_torch_pools_and_resamples(size, channels):
     images = uniform((2, 3, *size))
