@@ -115,7 +115,7 @@ def _halved(values: Tensor) -> Tensor:
             continue
         if side % 2:
             values = functional.pad(values, (*[0, 0] * (values.ndim - 1 - axis), 0, 1))
-        pairs = values.unflatten(axis, (-1, 2))
+        pairs = values.reshape(*values.shape[:axis], -1, 2, *values.shape[axis + 1 :])
         values = (pairs.select(axis + 1, 0) + pairs.select(axis + 1, 1)).mul_(0.5)
     return values
 
