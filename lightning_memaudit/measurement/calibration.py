@@ -13,7 +13,7 @@ import torch
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.recovery import BlindRecovery, Calibration, calibrate
-from lightning_memaudit.recovery.certification import MAX_FALSE_RATE, controls_needed, is_certified
+from lightning_memaudit.recovery.certification import MAX_FALSE_RATE, NO_THRESHOLD, controls_needed, is_certified
 from lightning_memaudit.recovery.methods.registry import Method, claims
 from lightning_memaudit.results.cells import Cell
 from lightning_memaudit.results.comparability import differences
@@ -36,11 +36,11 @@ def without_own_certificates(plan: Plan, groups: Sequence[Group]) -> Plan:
         plan: What the audit does.
         groups: This process's share of the groups.
     """
+    controls = [group for group in groups if group.name == "controls"]
     # There are at least as many as the highest position of the share says, however the others are divided.
-    least = max(
-        (position + 1 for group in groups if group.name == "controls" for position in group.positions), default=0
-    )
-    if least < NEEDED:
+    least = max((position + 1 for group in controls for position in group.positions), default=0)
+    shown_before = {position for group in controls for position in group.repeated if position < least}
+    if least - len(shown_before) < NEEDED:
         return plan
     methods = {
         name: replace(method, certification=None) if _uses_turned_copies(method) else method  # type: ignore[type-var]
@@ -53,7 +53,9 @@ def certify_from_controls(cells: Sequence[Cell], plan: Plan) -> dict[tuple[str, 
     """Certify in the cells of all methods that claim, pattern by pattern, by their scores of the controls.
 
     With fewer controls than the rate takes, the cells keep what the method itself has certified, for which it takes
-    turned copies beside them. With controls of another source than the members nothing is certified.
+    turned copies beside them; but nothing that scores no lower than all of these controls, which were not all at hand
+    where images were searched block by block, condition by condition or in several processes. With controls of another
+    source than the members nothing is certified.
 
     Args:
         cells: All cells of an audit; their certificates are replaced.
@@ -79,11 +81,14 @@ def certify_from_controls(cells: Sequence[Cell], plan: Plan) -> dict[tuple[str, 
                 cell.columns["claims"] = np.ones_like(cell.columns["claims"])
             controls = [_distinct_scores(cell) for cell in mine if cell.group == "controls"]
             scores = np.concatenate(controls) if controls else np.zeros(0)
-            counts = len(scores) >= NEEDED or _uses_turned_copies(method)  # towards the threshold
-            if len(scores) < NEEDED and not (counts and len(scores) and different):
-                described[pattern, name] = _own(method, len(scores))
+            known = scores[~np.isnan(scores)]
+            few = known if _uses_turned_copies(method) else known[:0]  # that count towards the threshold
+            if len(scores) < NEEDED and not (len(few) and different):
+                described[pattern, name] = _own(method, len(known))
+                if len(few):
+                    _certify(mine, replace(NO_THRESHOLD, threshold=float(few.min())), among_certified=True)
             else:
-                calibration = _calibration(scores[~np.isnan(scores)], different)
+                calibration = _calibration(known, different)
                 _certify(mine, calibration)
                 described[pattern, name] = _describe(calibration, NONE if calibration.threshold is None else CONTROLS)
     return described
@@ -108,11 +113,13 @@ def _distinct_scores(cell: Cell) -> "np.ndarray[tuple[int, ...], np.dtype[np.flo
     return scores if repeated is None else scores[~repeated.astype(bool)]
 
 
-def _certify(cells: Sequence[Cell], calibration: Calibration) -> None:
+def _certify(cells: Sequence[Cell], calibration: Calibration, among_certified: bool = False) -> None:
+    """Replace the certificates; or take those back that this calibration does not give."""
     for cell in cells:
         columns = (cell.columns[key].astype(np.float64) for key in ("score", "expected_error", "gain"))
         score, error, gain = map(torch.from_numpy, columns)
-        cell.columns["certified"] = is_certified(score, error, gain, calibration).numpy()
+        certified = is_certified(score, error, gain, calibration).numpy()
+        cell.columns["certified"] = certified & cell.columns["certified"].astype(bool) if among_certified else certified
 
 
 def _own(method: Method, num_controls: int) -> Row:

@@ -176,6 +176,7 @@ def alternate(
                 work.keep(going)
                 wandering.keep(going)
                 if not len(rows):
+                    recorder.record_the_end(iteration, settings.num_iterations, finished)
                     break
 
     del work, previous, active
@@ -233,7 +234,7 @@ class _Finished:
 
 
 class _Recorder:
-    """Keeps chosen iterations of every row; rows that have left keep their last record."""
+    """Keeps chosen iterations of every row; rows that have left stay what they were when they left."""
 
     def __init__(self, autoencoder: Autoencoder, observed: Tensor, record_at: Sequence[int]) -> None:
         self.autoencoder = autoencoder
@@ -245,16 +246,18 @@ class _Recorder:
         return iteration in self.wanted
 
     def record(self, iteration: int, rows: Tensor, image: Tensor, mask: Tensor, finished: _Finished) -> None:
-        if self.records:
-            _, images, masks = self.records[-1]
-            images, masks = images.clone(), masks.clone()
-        else:
-            images = torch.zeros_like(self.observed)
-            masks = mask.new_zeros(len(self.observed), *mask.shape[1:])
-            for left, last_image, last_mask, _ in finished.parts:
-                images[left], masks[left] = last_image, last_mask[:, : masks.shape[1]]
-        images[rows], masks[rows] = image, mask
-        self.records.append((iteration, images, masks))
+        self._record(iteration, [*(part[:3] for part in finished.parts), (rows, image, mask)])
+
+    def record_the_end(self, iteration: int, num_iterations: int, finished: _Finished) -> None:
+        """Once all rows have left: what they are is what the next iteration to record would find, and all after it."""
+        later = [one for one in self.wanted if iteration < one <= num_iterations]
+        if later:
+            self._record(min(later), [part[:3] for part in finished.parts])
+
+    def _record(self, iteration: int, parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+        rows, images, masks = zip(*parts, strict=True)
+        order = torch.cat(rows).argsort()
+        self.records.append((iteration, torch.cat(images)[order], torch.cat(same_channels(masks))[order]))
 
     def trace(self) -> Trace | None:
         if not self.records:
@@ -263,7 +266,7 @@ class _Recorder:
         return Trace(
             tuple(iteration for iteration, _, _ in self.records),
             torch.stack([image for _, image, _ in self.records]),
-            torch.stack([mask for _, _, mask in self.records]),
+            torch.stack(same_channels([mask for _, _, mask in self.records])),
             torch.stack([fixed_point for fixed_point, _ in pairs]),
             torch.stack([data for _, data in pairs]),
         )

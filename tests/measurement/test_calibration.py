@@ -8,11 +8,12 @@ from observations import smooth_images
 
 from lightning_memaudit import audit
 from lightning_memaudit.measurement.calibration import NEEDED, certify_from_controls, without_own_certificates
+from lightning_memaudit.measurement.engine import now, run_audit
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.recovery import BlindRecovery, Calibration
 from lightning_memaudit.results.cells import Cell
-from lightning_memaudit.results.rows import CERTIFIED_DB
+from lightning_memaudit.results.rows import CERTIFIED_DB, Occasion
 
 PATTERNS = ["random-0.5", "random-0.9", "block-0.25", "block-0.5"]
 
@@ -93,6 +94,59 @@ def test_a_few_controls_that_show_members_do_not_spoil_the_certificates():
     claim = report.rows[0]["certification"]
     assert (claim["source"], claim["num_control_scores"]) == ("turned copies", 5)
     assert report.rows[0]["num_certified"] == 6
+
+
+def test_controls_that_show_what_was_counted_before_leave_too_few_and_copies_make_up_for_them():
+    """A hundred controls, of which forty are different: the certificates do not go with the copies."""
+    members, others = torch.rand(6, 1, 12, 12) * 0.8 + 0.1, torch.rand(40, 1, 12, 12) * 0.8 + 0.1
+    controls = torch.cat([others, others[:30], others[:30] + 0.001])
+    report = audit(memory(members), members, controls, patterns=["random-0.5"], methods=["blind"])
+    claim = report.rows[0]["certification"]
+    assert (claim["source"], claim["num_control_scores"]) == ("turned copies", 40)
+    assert report.rows[0]["num_certified"] == 6
+
+
+@pytest.mark.parametrize("how", ["together", "block by block", "condition by condition"])
+def test_nothing_is_certified_that_scores_no_lower_than_a_control_however_images_are_searched(how):
+    """The autoencoder has stored the last control too, so that one scores as low as the members."""
+    members, controls = torch.rand(6, 1, 12, 12) * 0.8 + 0.1, torch.rand(40, 1, 12, 12) * 0.8 + 0.1
+    stored = memory(torch.cat([members, controls[39:]]))
+
+    class Given:
+        def given(self, condition):
+            return stored
+
+    labels = {"members": [0] * 6, "controls": [1] * 40}
+    groups = [
+        Group.whole(name, images, conditions=labels[name] if how.startswith("condition") else None)
+        for name, images in (("members", members), ("controls", controls))
+    ]
+    plan = Plan.of(["random-0.5"], ["blind"], block_size=5 if how.startswith("block") else 512)
+    report = run_audit(
+        Given() if how.startswith("condition") else stored, groups, plan, Occasion(0, "audit", None, None, now())
+    )
+    score = {cell.group: cell.columns["score"] for cell in report.cells}
+    certified = {cell.group: cell.columns["certified"] for cell in report.cells}
+    assert not certified["controls"].any()
+    assert not certified["members"][score["members"] >= score["controls"].min()].any()
+    assert score["members"].max() >= score["controls"].min()
+    assert report.rows[0]["certification"]["num_control_scores"] == 40
+
+
+@pytest.mark.parametrize(("again", "left_out"), [(0, True), (1, False)])
+def test_copies_are_left_out_only_where_there_are_enough_different_controls(again, left_out):
+    group = Group("controls", torch.zeros(NEEDED, 1, 8, 8), range(NEEDED), range(NEEDED), repeated=range(again))
+    plan = without_own_certificates(Plan.of(["half"], ["blind"]), [group])
+    assert (plan.methods["blind"].certification is None) is left_out
+
+
+def test_controls_without_a_score_are_not_said_to_count():
+    scores = np.array([0.1, np.nan, np.nan])
+    members = cell("members", "half", np.full(3, 0.01))
+    members.columns["certified"][:] = True
+    described = certify_from_controls([members, cell("controls", "half", scores)], Plan.of(["half"], ["blind"]))
+    assert described["half", "blind"]["num_control_scores"] == 1
+    assert members.columns["certified"].all()
 
 
 def test_without_any_certificate_where_controls_fail_after_the_copies_were_left_out():

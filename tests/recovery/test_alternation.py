@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_memaudit.recovery import Alternation
+from lightning_memaudit.recovery import Alternation, AutoencoderIterations
 from lightning_memaudit.recovery.alternation import alternate
 
 OBSERVED = torch.full((3, 1, 8, 8), 0.5)
@@ -49,6 +49,26 @@ def test_rows_leave_one_by_one():
     found = alternate(autoencoder, OBSERVED, torch.ones(3), HIDDEN, start, Alternation(num_iterations=120))
     assert found.num_evaluations[:2].tolist() == [82, 7]
     assert found.num_evaluations[2] > 82
+
+
+def contracting_or_not(images):
+    """An image of a level below 0.9 is soon 0.5, others come closer to 3 and take all iterations."""
+    dark = images.mean((1, 2, 3), keepdim=True) < 0.9
+    return torch.where(dark, 0.5 * images + 0.25, 3 + 0.999 * (images - 3))
+
+
+@pytest.mark.parametrize("level", [0.3, 2.0])  # of the others: all leave early, or one alone
+@pytest.mark.parametrize(("record_at", "recorded"), [((0, 200), (0, 200)), ((0, 2, 100, 200), (0, 2, 100, 200))])
+def test_the_last_record_is_what_came_of_an_image_that_left_long_before(level, record_at, recorded):
+    start = torch.tensor([0.3, level, level]).view(3, 1, 1, 1).expand(3, 1, 8, 8)
+    found = alternate(contracting_or_not, OBSERVED, torch.ones(3), HIDDEN, start, Alternation(), record_at)
+    assert found.num_evaluations[0] < 30
+    assert found.trace.iterations == (recorded if level > 1 else recorded[: 3 if 2 in recorded else 2])
+    assert torch.equal(found.trace.image[-1], found.image)
+    assert torch.equal(found.trace.image[0], start)
+    plain = AutoencoderIterations(200, record_at=record_at)(contracting_or_not, start)
+    assert plain.num_evaluations[0] < 30
+    assert torch.equal(plain.trace.image[-1], plain.image)
 
 
 @pytest.mark.parametrize("wandering", [-1, -40])

@@ -57,6 +57,22 @@ def test_a_certificate_takes_more_where_the_autoencoder_may_be_copying():
     assert is_certified(score, error, gain, calibration).tolist() == [True, False, True, False, False]
 
 
+def test_no_copy_is_searched_where_a_control_scores_as_low_as_what_might_be_certified():
+    stored = smooth_images(4)
+    observed, _ = hide(stored)
+    recovery = BlindRecovery(certification=None)(associative(stored), observed)
+    calls = []
+
+    def counted(images):
+        calls.append(len(images))
+        return associative(stored)(images)
+
+    for lowest, certified in ((float(recovery.score.min()), 0), (1.0, 4)):
+        found = BlindRecovery().certify(counted, observed, recovery, torch.tensor([lowest, 1.0]))
+        assert int(found.certified.sum()) == certified
+        assert bool(calls) == bool(certified)
+
+
 @pytest.mark.parametrize("factor", [1.0, 0.98])
 def test_an_autoencoder_that_copies_certifies_nothing(factor):
     observed, _ = hide(smooth_images(20), 0.3)

@@ -80,6 +80,9 @@ class AutoencoderIterations:
                 if last or not bool(going.all()):
                     rows, image = rows[going], image[going]
                     if not len(rows):
+                        later = [one for one in self.record_at if iteration < one <= self.num_iterations]
+                        if later:  # it would find no other images, and nor would all after it
+                            records[min(later)] = final.clone()
                         break
         finite = final.flatten(1).isfinite().all(1) & residual.isfinite()
         return Recovery(

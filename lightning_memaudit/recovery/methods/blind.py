@@ -252,10 +252,12 @@ class BlindRecovery:
         missing = max(0, controls_needed(MAX_FALSE_RATE) - len(controls))
         copies, first = turned_copies(observed, missing), max(0, FIRST_COPIES - len(controls))
         scores = controls
-        for some in (copies[:first], copies[first:]):
+        for some in (copies[:0], copies[:first], copies[first:]):  # at first the controls alone
             if len(some):
                 found = uncalibrated(autoencoder, some)
                 scores = torch.cat([scores, COPIES_MARGIN * found.score])
+            if not len(scores):
+                continue
             lowest = replace(NO_THRESHOLD, threshold=float(scores.min()))
             if not bool(certify(recovery, lowest).certified.any()):
                 reason = f"no image scores lower than all of {len(scores)} {source}, so nothing is certified"
