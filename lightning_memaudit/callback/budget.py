@@ -9,14 +9,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.measurement.budget import (
     Costs,
-    Estimate,
-    Experience,
     bounded_plan,
     bounds_for,
     comparable_side,
     num_conditions,
     sizes_of,
 )
+from lightning_memaudit.measurement.estimate import Estimate, Experience
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.pace import Pace
 from lightning_memaudit.measurement.plan import Plan

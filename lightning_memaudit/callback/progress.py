@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich
 
-from lightning_memaudit.measurement.budget import Estimate
+from lightning_memaudit.measurement.estimate import Estimate
 from lightning_memaudit.results.cost import about
 
 if TYPE_CHECKING:

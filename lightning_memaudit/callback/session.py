@@ -32,8 +32,8 @@ from lightning_memaudit.callback.run_inspection import (
     weights_sha256,
 )
 from lightning_memaudit.callback.seen import Seen
-from lightning_memaudit.measurement.budget import Estimate
 from lightning_memaudit.measurement.engine import run_audit
+from lightning_memaudit.measurement.estimate import Estimate
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.inpainting_cache import InpaintingCache

@@ -8,11 +8,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from lightning_memaudit.measurement.choice import few_of
+from lightning_memaudit.measurement.estimate import CellKey, Estimate, Experience
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.measured_work import (
     BASELINE,
@@ -25,18 +26,15 @@ from lightning_memaudit.measurement.measured_work import (
 from lightning_memaudit.measurement.pace import Pace, measure_pace
 from lightning_memaudit.measurement.plan import LARGE_METHODS, LARGE_SIDE, Plan, self_tuned
 from lightning_memaudit.measurement.reference import ReferenceModels
-from lightning_memaudit.measurement.workload import Work, between, kind_of, work_of
+from lightning_memaudit.measurement.together import rows_are_independent
+from lightning_memaudit.measurement.workload import Work, between, kind_of, share_searched, work_of
 from lightning_memaudit.recovery import Autoencoder, BlindRecovery
 from lightning_memaudit.recovery.batches import ELEMENTS_PER_CHUNK
 from lightning_memaudit.recovery.certification import MAX_FALSE_RATE, controls_needed
 from lightning_memaudit.recovery.extraction import WAVE
 from lightning_memaudit.recovery.methods.registry import Method, uses_autoencoder
 from lightning_memaudit.recovery.spatial import spatial
-from lightning_memaudit.results.cells import Cell
-from lightning_memaudit.results.cost import Bounds, Cut, about
-
-CellKey = tuple[str, str, str]
-"""Group, pattern, method."""
+from lightning_memaudit.results.cost import Bounds, Cut
 
 FEWEST_IMAGES = 20
 """Of each group: with fewer controls no verdict is reached, see :mod:`lightning_memaudit.results.reasons`."""
@@ -56,78 +54,6 @@ WORST_PSNR = 18.0
 
 VARIABLES = 64
 """Tensors of the size of a chunk's attempts that a search holds at its peak."""
-
-
-class Estimate(NamedTuple):
-    """What an audit will cost.
-
-    Attributes:
-        seconds: Of the whole audit, until the last process is done.
-        num_evaluations: Of the autoencoder, on all images by all methods.
-        num_images: Of all groups.
-        num_bytes: Of memory at most in one process, beside what it holds already.
-        cells: The part of the seconds that each group, pattern and method takes.
-        evaluations: Likewise of the evaluations.
-
-    >>> print(Estimate(40.2, 5200.0, 120, 3e8, {}, {}))
-    about 40 s (5,200 evaluations of 120 images; 0.3 GB)
-    """
-
-    seconds: float
-    num_evaluations: float
-    num_images: int
-    num_bytes: float
-    cells: Mapping[CellKey, float]
-    evaluations: Mapping[CellKey, float]
-
-    def __str__(self) -> str:
-        size = f"{self.num_bytes / 1e9:.1f} GB" if self.num_bytes >= 5e7 else f"{max(1, self.num_bytes / 1e6):.0f} MB"
-        each = f"{_two_digits(self.num_evaluations):,} evaluations of {self.num_images} images"
-        return f"{about(self.seconds)} ({each}; {size})"
-
-    def to_dict(self) -> dict[str, float]:
-        """The numbers for the results files."""
-        return {"seconds": self.seconds, "num_evaluations": self.num_evaluations, "num_bytes": self.num_bytes}
-
-
-@dataclass
-class Experience:
-    """What earlier audits of a run really took, next to what was expected of them.
-
-    Attributes:
-        seconds: By group, pattern and method: the share of the estimate that it took.
-        evaluations: Likewise.
-        rest: Of what is no recovery: baselines, checks, sums.
-
-    >>> Experience().seconds
-    {}
-    """
-
-    seconds: dict[CellKey, float] = field(default_factory=dict)
-    evaluations: dict[CellKey, float] = field(default_factory=dict)
-    rest: float = 1.0
-    inpainted: bool = False
-
-    def learn(self, raw: Estimate, cells: Sequence[Cell], seconds: float, num_shares: int) -> None:
-        """Compare an audit with what was expected of it.
-
-        Args:
-            raw: The estimate, before any experience.
-            cells: What was measured by all processes.
-            seconds: That the audit took.
-            num_shares: Processes that shared it.
-        """
-        for cell in cells:
-            key = (cell.group, cell.pattern, cell.method)
-            expected = raw.cells.get(key, 0.0)
-            if expected > 0:
-                self.seconds[key] = cell.seconds / num_shares / expected
-            if raw.evaluations.get(key):
-                self.evaluations[key] = float(cell.columns["num_evaluations"].sum()) / raw.evaluations[key]
-        rest = raw.seconds - sum(raw.cells.values())
-        if rest > 0:
-            self.rest = max(0.0, seconds - sum(cell.seconds for cell in cells) / num_shares) / rest
-        self.inpainted = True  # kept for the next audit of the same images
 
 
 @dataclass(frozen=True)
@@ -172,13 +98,17 @@ class Costs:
             share = math.ceil(size / self.num_shares)
             blocks = max(math.ceil(share / plan.block_size), min(share, self.num_conditions.get(group, 1)))
             for pattern in plan.patterns:
+                earlier: list[Method] = []
                 for name, method in plan.methods_for(pattern).items():
                     key = (group, pattern.name, name)
                     if not uses_autoencoder(method):
                         cells[key] = 0.0 if known.inpainted else share * self.pace.inpainting.get(key[1:], 0.0)
                         continue
                     work = self._work(method, pattern, group)
-                    cells[key] = self._seconds(method, work, share, blocks) * known.seconds.get(key, 1.0)
+                    calls = blocks / self._num_together(method, plan, sizes)
+                    seconds = share_searched(method, earlier, pattern) * self._seconds(method, work, share, calls)
+                    cells[key] = seconds * known.seconds.get(key, 1.0)
+                    earlier.append(method)
                     evaluations[key] = size * work.evaluations * known.evaluations.get(key, 1.0)
                     copies = self._copies(method, pattern, group, sizes)
                     cells[key] += self._seconds(method, copies, 1, blocks)
@@ -201,6 +131,10 @@ class Costs:
             evaluations,
         )
 
+    def _num_together(self, method: Method, plan: Plan, sizes: Mapping[str, int]) -> int:
+        """How many patterns and groups are one batch."""
+        return 1 if self.num_conditions or not rows_are_independent(method) else len(sizes) * len(plan.patterns)
+
     def _own_psnr(self, group: str) -> float:
         own = self.pace.own_psnr
         known = own.get(group, own.get("members", WORST_PSNR))
@@ -213,7 +147,7 @@ class Costs:
             own = [5.0, WORST_PSNR, 25.0, 31.0]
         return max((work_of(method, pattern, one, gradients) for one in own), key=lambda work: work.evaluations)
 
-    def _seconds(self, method: Method, work: Work, images: float, blocks: int) -> float:
+    def _seconds(self, method: Method, work: Work, images: float, blocks: float) -> float:
         """Of so many images in so many blocks."""
         seconds = self.pace.forward(work.calls * blocks, work.forwards * images)
         if kind_of(method, gradients=False) != "autoencoder_iterations":
@@ -224,12 +158,11 @@ class Costs:
 
     def _copies(self, method: Method, pattern: Any, group: str, sizes: Mapping[str, int]) -> Work:
         """Of the turned copies on which a blind method calibrates itself, where the controls are too few for that."""
-        controls = sizes.get("controls", 0)
+        controls, needed = sizes.get("controls", 0), controls_needed(MAX_FALSE_RATE)
         turns = isinstance(method, BlindRecovery) and method.calibrates_on_copies
-        enough = controls >= controls_needed(MAX_FALSE_RATE) or (group == "controls" and controls)
-        if not turns or enough or self._own_psnr(group) < COPIES_FROM_DB:
+        if not turns or controls >= (needed if group == "members" else 1) or self._own_psnr(group) < COPIES_FROM_DB:
             return Work(0.0, 0.0)
-        needed = controls_needed(MAX_FALSE_RATE) - controls // self.num_shares
+        needed -= controls // self.num_shares
         mean = self._work(method, pattern, group).evaluations
         own = self._own_psnr("controls") if "controls" in sizes else WORST_PSNR
         longest = max(FEWEST_EVALUATIONS, FEWEST_EVALUATIONS + LONGEST_BEYOND_MEAN * (mean - FIRST_ROUND))
@@ -386,11 +319,3 @@ def sizes_of(groups: Sequence[Group]) -> dict[str, int]:
 def num_conditions(groups: Sequence[Group]) -> dict[str, int]:
     """Into how many parts the images of each group fall that cannot be recovered together."""
     return {group.name: 1 if group.conditions is None else len(set(group.conditions)) for group in groups}
-
-
-def _two_digits(number: float) -> int:
-    """Rounded to two digits: an estimate knows no more."""
-    if number < 1:
-        return 0
-    unit: int = 10 ** max(0, math.floor(math.log10(number)) - 1)
-    return round(number / unit) * unit

@@ -123,7 +123,7 @@ def recover_together(method: Method, autoencoder: Autoencoder, sets: Sequence[Ob
 
 def _search(method: Method, autoencoder: Autoencoder, sets: Sequence[Observations]) -> list[Timed]:
     shapes = {(one.degraded.observed.shape[1:], one.degraded.mask.shape[1:]) for one in sets}
-    if len(sets) > 1 and len(shapes) == 1 and _rows_are_independent(method):
+    if len(sets) > 1 and len(shapes) == 1 and rows_are_independent(method):
         return _as_one_batch(method, autoencoder, sets)
     found = []
     for one in sets:
@@ -133,7 +133,8 @@ def _search(method: Method, autoencoder: Autoencoder, sets: Sequence[Observation
     return found
 
 
-def _rows_are_independent(method: Method) -> bool:
+def rows_are_independent(method: Method) -> bool:
+    """Whether the method may be called on all patterns and groups at once."""
     if type(method) not in (AutoencoderIterations, BlindRecovery, KnownMaskRecovery):
         return False
     return not method.record_at  # type: ignore[union-attr]

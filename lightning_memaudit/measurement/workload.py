@@ -18,6 +18,9 @@ from lightning_memaudit.recovery.methods.registry import Method, uses_autoencode
 UNKNOWN_KIND = 200.0
 """Evaluations of a method that nobody has measured, such as one of the user's own."""
 
+SEARCHED_AGAIN = 0.1
+"""Of the images of a known mask, those for which a blind search before it has read another mask."""
+
 TOGETHER = ("half", "block")
 """Kinds of masks whose hidden pixels lie together; those of all others lie apart, more or less."""
 
@@ -85,6 +88,26 @@ def work_of(method: Method, pattern: Degradation, own_psnr: float, gradients: bo
             return Work(work.forwards * len(method.penalties), work.calls)
         return work.at_most(method.max_evaluations)
     return work
+
+
+def share_searched(method: Method, earlier: Sequence[Method], pattern: Degradation) -> float:
+    """The share of its images that a method searches itself.
+
+    Args:
+        method: The method.
+        earlier: Those that have been called on the same images; a known mask takes over what one searched alike.
+        pattern: The degradation; with noise, or where anything may stand in the hidden pixels, nothing is alike.
+
+    >>> from lightning_memaudit.measurement.degradations import parse_degradation
+    >>> methods = [KnownMaskRecovery(), [BlindRecovery()]]
+    >>> [share_searched(*methods, parse_degradation(f"half{more}")) for more in ("", "+fill-noise")]
+    [0.1, 1.0]
+    """
+    relies = not pattern.noise and pattern.fill is not None
+    if not relies or not isinstance(method, KnownMaskRecovery) or method.penalties is not None:
+        return 1.0
+    alike = (isinstance(one, BlindRecovery) and one.penalties is None for one in earlier)
+    return SEARCHED_AGAIN if any(alike) else 1.0
 
 
 def kind_of(method: Method, gradients: bool) -> str | None:

@@ -12,13 +12,12 @@ from lightning_memaudit.measurement.budget import (
     FEWEST_EVALUATIONS,
     FEWEST_IMAGES,
     Costs,
-    Estimate,
-    Experience,
     bounded_plan,
     bounds_for,
 )
 from lightning_memaudit.measurement.choice import choose_indices
 from lightning_memaudit.measurement.degradations import parse_degradation
+from lightning_memaudit.measurement.estimate import Estimate, Experience
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.measured_work import MEASURED
 from lightning_memaudit.measurement.pace import Line, Pace, measure_pace
