@@ -30,9 +30,14 @@ PICTURES = {
 }
 
 
+def noise(shape):
+    """The same in every test, whichever ran before it."""
+    return np.random.default_rng(1).standard_normal(shape)
+
+
 def noisy(images, error):
     """With a mean squared error."""
-    return images + np.sqrt(error) * GENERATOR.standard_normal(images.shape)
+    return images + np.sqrt(error) * noise(images.shape)
 
 
 def blurred(images):
@@ -51,9 +56,9 @@ RECONSTRUCTIONS = {
     "the mean": lambda x: np.full_like(x, x.mean()),
     "nothing": np.zeros_like,
     "a constant": lambda x: np.full_like(x, -3.0),
-    "noise": lambda x: GENERATOR.standard_normal(x.shape),
-    "little but noise": lambda x: 0.1 * GENERATOR.standard_normal(x.shape),
-    "untrained, passing something on": lambda x: 0.3 * blurred(x) - 0.1 + 0.1 * GENERATOR.standard_normal(x.shape),
+    "noise": lambda x: noise(x.shape),
+    "little but noise": lambda x: 0.1 * noise(x.shape),
+    "untrained, passing something on": lambda x: 0.3 * blurred(x) - 0.1 + 0.1 * noise(x.shape),
     "scaled by an untrained convolution of one pixel": lambda x: -0.8 * x + 0.3,
     "another image": lambda x: np.roll(x, 1, 0),
     "clipped": lambda x: np.clip(noisy(x, 1e-2), 0, 1),
@@ -139,7 +144,7 @@ def test_closer_is_by_the_mean_squared_error():
 
 def test_sums_are_those_of_whole_arrays_in_pieces_of_any_size(monkeypatch):
     images = GENERATOR.random((7, 3, 8, 8))
-    output = GENERATOR.standard_normal(images.shape)
+    output = noise(images.shape)
     whole = OutputSums.of(output, images)
     expected = [output, images, output**2, images**2, output * images, (output - images) ** 2]
     np.testing.assert_allclose(whole.sums[:, :6], np.stack([one.sum((0, 2, 3)) for one in expected], 1))
@@ -165,7 +170,7 @@ def test_images_without_a_finite_output_are_left_out():
 @pytest.mark.parametrize("noise", [0.005, 0.1, 1.0])
 def test_calls_that_differ_are_named(noise):
     images = PICTURES["any"]
-    difference = differences_of_calls(images, images + noise * GENERATOR.standard_normal(images.shape)).max()
+    difference = differences_of_calls(images, images + noise * noise(images.shape)).max()
     (doubt,) = doubts_about(OutputSums(difference=difference))
     assert doubt.code == "not_deterministic"
     assert f"differ by {difference:.1%}" in doubt.text
