@@ -17,6 +17,9 @@ from lightning_memaudit.recovery import Recovery, Trace
 from lightning_memaudit.recovery.spatial import MOST_AXES
 from lightning_memaudit.results.cells import Array
 
+LARGEST = torch.finfo(torch.float16).max
+"""What has gone beyond all measure is kept as this, and stays finite."""
+
 
 def as_kept(images: Tensor) -> Tensor:
     """Images or masks (B, C, *spatial) with the values that are kept of them, in their own type: rounded for volumes.
@@ -27,8 +30,7 @@ def as_kept(images: Tensor) -> Tensor:
     """
     if _kept_type(images.ndim - 2) is None:
         return images
-    largest = torch.finfo(torch.float16).max  # what has gone beyond all measure stays finite
-    return images.clamp(-largest, largest).half().to(images)
+    return images.clamp(-LARGEST, LARGEST).half().to(images)
 
 
 def recovery_as_kept(recovery: Recovery) -> Recovery:
@@ -72,7 +74,7 @@ def save_recovery(
 
 
 def _kept(values: Tensor, keep: "np.ndarray[Any, Any]", kind: "type[np.float16] | None") -> Array:
-    chosen: Array = to_numpy(values)[keep]
+    chosen: Array = to_numpy(values if kind is None else values.clamp(-LARGEST, LARGEST))[keep]
     return chosen if kind is None else chosen.astype(kind)
 
 
@@ -89,8 +91,7 @@ def _save_trace(
     steps = [max(row for row, step in enumerate(trace.iterations) if step <= asked) for asked in wanted]
     saved[f"{prefix}/trace_iterations"] = np.tile(np.asarray(wanted, dtype=np.int64), (len(keep), 1))
     for name, values in (("trace_image", trace.image), ("trace_mask", trace.mask)):
-        chosen = values[steps].transpose(0, 1)
-        saved[f"{prefix}/{name}"] = _kept(chosen if kind is None else chosen.clamp(-6e4, 6e4), keep, kind)
+        saved[f"{prefix}/{name}"] = _kept(values[steps].transpose(0, 1), keep, kind)
 
 
 def to_numpy(tensor: Tensor) -> Array:
