@@ -89,8 +89,10 @@ def test_controls_of_another_source_certify_nothing(number):
 def test_a_few_controls_that_show_members_do_not_spoil_the_certificates():
     """They score as low as members do, and are left out: the others and turned copies set the threshold."""
     members, others = torch.rand(6, 1, 12, 12) * 0.8 + 0.1, torch.rand(5, 1, 12, 12) * 0.8 + 0.1
-    controls = torch.cat([others, members[:2] + 0.002])
-    report = audit(memory(members), members, controls, patterns=["random-0.5"], methods=["blind"])
+    shown = members[:2] + 0.002
+    # It has stored the images as the controls show them: no member scores lower than these.
+    stored, controls = torch.cat([shown, members[2:]]), torch.cat([others, shown])
+    report = audit(memory(stored), members, controls, patterns=["random-0.5"], methods=["blind"])
     claim = report.rows[0]["certification"]
     assert (claim["source"], claim["num_control_scores"]) == ("turned copies", 5)
     assert report.rows[0]["num_certified"] == 6
