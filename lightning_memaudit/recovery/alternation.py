@@ -83,7 +83,7 @@ class Alternation:
     admm_steps: int = 5
     check_every: int = 5
     tolerance: float = 1e-5
-    wandering: int = 40
+    wandering: int = 25
 
     def __post_init__(self) -> None:
         check_counts(num_iterations=self.num_iterations, admm_steps=self.admm_steps, check_every=self.check_every)

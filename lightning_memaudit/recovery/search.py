@@ -3,7 +3,6 @@
 An image that is recovered well, or that several rounds in a row hardly improved, takes part in no further round.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,28 +10,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.admm import Workspace
-from lightning_memaudit.recovery.alternation import Alternation, alternate
+from lightning_memaudit.recovery.alternation import Alternation
+from lightning_memaudit.recovery.attempts import attempt_papers_iteration, attempt_round, num_starts, uniform_noise
 from lightning_memaudit.recovery.batches import map_chunks, rows_by_activations, rows_per_chunk, same_channels
-from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine
+from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine, replace_rows
 from lightning_memaudit.recovery.certification import noise_gain, optimism
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, DifferentiableAutoencoder, UseOfGradients
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_mask
-from lightning_memaudit.recovery.masks import LeastSquaresMask
 from lightning_memaudit.recovery.protection import InputProtected
-from lightning_memaudit.recovery.spatial import repeat, resized, row_values, spatial, with_axes
+from lightning_memaudit.recovery.spatial import resized, row_values, spatial, with_axes
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, concatenate
-
-TYPICAL_VARIANCE = 0.01
-"""Mean squared error that is assumed of the autoencoder's image about halfway through an attempt. Noise of this
-variance doubles the penalty: the data then count for less."""
-
-
-PAPERS_PENALTY = 0.1
-"""Of the iteration that ``paper_blind`` runs."""
-
 
 COARSE = 4
 """Random values along every axis of smooth noise."""
@@ -94,21 +83,19 @@ def search(
             if not len(active):
                 break
         current = problem.select(active)
-        candidate = so_far = Candidate(*(part[active] for part in best))
+        candidate = so_far = best.select(active)
         if isinstance(try_, Round):
-            begin, attempts = _num_starts(try_, hypotheses), hypotheses * len(try_.penalties)
-            # The same for all: either nobody has made a descent yet, or all can afford the whole round.
-            left = int((max_evaluations - spent[active]).min())
-            iterations = min(try_.num_iterations, (left - begin) // attempts - tuning.refinements)
-            if iterations < 1:
-                break
-            masks = rule(current, len(try_.penalties))
             # Those of the rounds alone: random starts are the same with and without gradients.
             seed = sum(isinstance(earlier, Round) for earlier in order[:number]) + max(0, number - len(order))
-            candidate = _attempt(autoencoder, current, masks, try_, iterations, seed, tuning)
-            spent[active] += begin + attempts * (iterations + tuning.refinements)
+            # The same for all: either nobody has made a descent yet, or all can afford the whole round.
+            left = int((max_evaluations - spent[active]).min())
+            found = attempt_round(autoencoder, current, rule, try_, left, seed, tuning, so_far)
+            if found is None:
+                break
+            candidate, used = found
+            spent[active] += used
         elif isinstance(try_, Alternation):
-            candidate, used = _papers_attempt(autoencoder, current, try_, tuning)
+            candidate, used = attempt_papers_iteration(autoencoder, current, try_, tuning)
             spent[active] += used
         improved = better(so_far, candidate)
         if descent is not None:
@@ -119,7 +106,7 @@ def search(
                 begin_at, applications = candidate.image, 1
             improved, used = descent(current, begin_at, improved, left_over, applications)
             spent[active] += used
-        best = _replace_rows(best, active, improved)
+        best = replace_rows(best, active, improved)
         error = improved.expected_error
         stuck = error > tuning.improvement * so_far.expected_error
         idle[active] = torch.where(stuck, idle[active] + 1, 0)
@@ -131,11 +118,6 @@ def search(
     return SearchResult(best, spent, (problem.noise == 0) & (rule is known_mask))
 
 
-def _num_starts(round_: Round, hypotheses: int) -> int:
-    """Evaluations that make the starts, shared by the penalties."""
-    return {"interpolated": 0, "autoencoder": 1, "random": hypotheses}[round_.start]
-
-
 def _cost(try_: Round | Alternation | DescentStart, hypotheses: int, tuning: SelfTuning) -> int:
     """Evaluations that a round takes at most, or the shortest descent."""
     if isinstance(try_, Alternation):
@@ -143,7 +125,7 @@ def _cost(try_: Round | Alternation | DescentStart, hypotheses: int, tuning: Sel
     if not isinstance(try_, Round):
         return _least_descent(tuning, tuning.applications)
     iterations = try_.num_iterations + tuning.refinements
-    return _num_starts(try_, hypotheses) + hypotheses * len(try_.penalties) * iterations
+    return num_starts(try_, hypotheses) + hypotheses * len(try_.penalties) * iterations
 
 
 def _least_descent(tuning: SelfTuning, applications: int) -> int:
@@ -192,7 +174,7 @@ class _Descent(NamedTuple):
             self.autoencoder, observed, mask, image, problem.noise[rows], steps=assessment - applications
         )
         spent[rows] = gradient * found.num_gradients + assessment
-        return _replace_rows(best, rows, better(Candidate(*(part[rows] for part in best)), candidate)), spent
+        return replace_rows(best, rows, better(best.select(rows), candidate)), spent
 
 
 def _descent_start(start: DescentStart, problem: Problem, seed: int) -> Tensor:
@@ -204,85 +186,9 @@ def _descent_start(start: DescentStart, problem: Problem, seed: int) -> Tensor:
         filled = interpolate(observed, problem.mask)
         return filled if start == "interpolated" else 1 - filled
     size = [side if start == "noise" else COARSE for side in spatial(observed)]
-    noise = _noise((observed.shape[1], *size), observed, seed)
+    noise = uniform_noise((observed.shape[1], *size), observed, seed)
     # The same for every image: what is found for one must not depend on the others in its batch.
     return resized(noise[None], spatial(observed)).expand_as(observed)
-
-
-def _noise(shape: Sequence[int], like: Tensor, seed: int) -> Tensor:
-    """Uniform in [0, 1]."""
-    generator = torch.Generator(like.device).manual_seed(seed)
-    return torch.rand(tuple(shape), generator=generator, dtype=like.dtype, device=like.device)
-
-
-def _attempt(
-    autoencoder: Autoencoder,
-    problem: Problem,
-    masks: MaskCourse,
-    round_: Round,
-    iterations: int,
-    seed: int,
-    tuning: SelfTuning,
-) -> Candidate:
-    """Run every penalty on every mask, and return the best candidate of each image."""
-    number = len(problem.observed)
-    hypotheses = len(masks.mask) // number
-    count = len(round_.penalties) * hypotheses
-    observed = repeat(problem.observed, count)
-    mask = repeat(masks.mask, len(round_.penalties))
-    noise = problem.noise.repeat(count)
-    penalty = observed.new_tensor(round_.penalties).repeat_interleave(hypotheses * number)
-    # The data are worth less where noise is on them: as if the penalty were larger, and less of it is spread.
-    noise_factor = 1 + noise.square() / TYPICAL_VARIANCE
-    penalty = penalty * noise_factor
-    if round_.start == "autoencoder":
-        start = repeat(autoencoder(problem.observed), count)
-    else:
-        start = interpolate(repeat(problem.observed, hypotheses), masks.mask)
-        if round_.start == "random":
-            # The same for every image: what is found for one must not depend on the others in its batch.
-            filling = _noise(start.shape[1:], start, seed)
-            start = autoencoder(torch.lerp(filling.expand_as(start), start, masks.mask.expand_as(start)))
-        start = repeat(start, len(round_.penalties))
-    work = Workspace(autoencoder, observed, start, penalty, tuning.spread / noise_factor if tuning.spread else None)
-    work.set_mask(mask)
-    for iteration in range(iterations):
-        if masks.update is not None and iteration and iteration % tuning.mask_steps == 0:
-            mask = masks.update(work.image, observed, iteration / iterations)
-            work.set_mask(mask)
-        last = iteration == iterations - 1
-        work.advance(image=masks.update is not None and (last or (iteration + 1) % tuning.mask_steps == 0))
-    if masks.update is not None:
-        mask = masks.update(work.image, observed, 1.0)
-    exact = with_axes((noise == 0).to(observed.dtype), observed)
-    image = add_interpolated_residual(work.prior, observed, Interpolation(mask), exact)
-    assessed = refine(autoencoder, observed, mask, image, noise, tuning.refinements, masks.explained)
-    parts = [Candidate(*part) for part in zip(*(torch.split(field, number) for field in assessed), strict=True)]
-    return functools.reduce(better, parts)
-
-
-def _papers_attempt(
-    autoencoder: Autoencoder, problem: Problem, alternation: Alternation, tuning: SelfTuning
-) -> tuple[Candidate, Tensor]:
-    """What the paper's method returns, improved, and the evaluations spent, (B,).
-
-    It estimates the mask by least squares although the search relies on another: so it ends where it does alone.
-    """
-    observed = problem.observed
-    penalty = torch.full_like(problem.noise, PAPERS_PENALTY)
-    solution = alternate(autoencoder, observed, penalty, LeastSquaresMask(), autoencoder(observed), alternation)
-    candidate = refine(autoencoder, observed, problem.mask, solution.image, problem.noise, tuning.refinements)
-    return candidate, solution.num_evaluations + tuning.refinements
-
-
-def _replace_rows(candidate: Candidate, rows: Tensor, part: Candidate) -> Candidate:
-    whole_mask, part_mask = same_channels([candidate.mask, part.mask])
-    fields = []
-    for whole, new in zip(candidate._replace(mask=whole_mask), part._replace(mask=part_mask), strict=True):
-        whole = whole.clone()
-        whole[rows] = new
-        fields.append(whole)
-    return Candidate(*fields)
 
 
 def improve(found: SearchResult, rows: Tensor, second: SearchResult) -> SearchResult:
@@ -293,12 +199,12 @@ def improve(found: SearchResult, rows: Tensor, second: SearchResult) -> SearchRe
         rows: Indices of the images of the second search.
         second: What that one found; its evaluations are added in any case.
     """
-    candidate = better(Candidate(*(field[rows] for field in found.candidate)), second.candidate)
+    candidate = better(found.candidate.select(rows), second.candidate)
     num_evaluations = found.num_evaluations.clone()
     num_evaluations[rows] += second.num_evaluations
     relied = found.relied_on_mask.clone()
     relied[rows] = False
-    return SearchResult(_replace_rows(found.candidate, rows, candidate), num_evaluations, relied)
+    return SearchResult(replace_rows(found.candidate, rows, candidate), num_evaluations, relied)
 
 
 def scatter(parts: Sequence[tuple[Tensor, SearchResult]]) -> SearchResult:

@@ -24,13 +24,15 @@ noise, the negative of the interpolation, or smooth noise. Where a few of these 
 
 @dataclass(frozen=True)
 class Round:
-    """Attempts made together: every penalty from the same start.
+    """Attempts with several penalties, all from the same start.
 
     Attributes:
         penalties: ADMM penalties, positive.
         start: ``interpolated`` fills the missing pixels smoothly, ``autoencoder`` is f(y), ``random`` is f of the
             observation with random values where it is missing.
         num_iterations: ADMM iterations of every attempt.
+        first_alone: Whether the first penalty is tried before the others, which are then for the images that are not
+            good yet: nearly all that an autoencoder has memorized well needs no other. False tries all at once.
 
     Raises:
         ValueError: An attribute is out of its range; the message names it and its value.
@@ -47,6 +49,7 @@ class Round:
     penalties: tuple[float, ...]
     start: Start
     num_iterations: int
+    first_alone: bool = False
 
     def __post_init__(self) -> None:
         check_penalties(self.penalties)
@@ -108,7 +111,7 @@ class SelfTuning:
     """
 
     rounds: tuple[Round, ...] = (
-        Round((0.1, 0.3), "interpolated", 20),
+        Round((0.1, 0.3), "interpolated", 20, first_alone=True),
         Round((0.03, 1.0), "interpolated", 30),
         Round((0.1, 0.3), "autoencoder", 50),
         Round((0.1, 0.3), "random", 40),

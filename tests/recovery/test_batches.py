@@ -9,6 +9,8 @@ from lightning_memaudit.recovery import (
     AutoencoderIterations,
     BlindRecovery,
     KnownMaskRecovery,
+    Round,
+    SelfTuning,
     batches,
 )
 from lightning_memaudit.recovery.batches import map_chunks
@@ -57,7 +59,8 @@ def test_an_autoencoder_that_allocates_much_is_given_fewer_images_at_once(monkey
         sizes.append(len(images))
         return wide(images)
 
-    method = KnownMaskRecovery(max_evaluations=60)
+    rounds = (Round((0.1, 0.3), "interpolated", 20),)
+    method = KnownMaskRecovery(max_evaluations=60, tuning=SelfTuning(rounds=rounds))
     whole = method(counted, observed, mask)
     assert max(sizes) == 12  # every image with two penalties
     kept = 12 * 12 * (1 + 2 * 64)

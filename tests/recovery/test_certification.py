@@ -122,6 +122,27 @@ def test_turned_copies_make_up_for_the_controls_that_are_missing(monkeypatch, lo
         assert "40 controls and turned copies, so nothing is certified" in certified.calibration.reason
 
 
+@pytest.mark.parametrize(("score", "longest"), [(0.0, 500), (0.4, 29)])
+def test_turned_copies_are_searched_no_longer_than_what_the_controls_leave_to_certify(monkeypatch, score, longest):
+    observed = hide(smooth_images(6))[0]
+    autoencoder, method = associative(smooth_images(6)), BlindRecovery()
+    recovery = replace(method, certification=None)(autoencoder, observed)
+    assert recovery.num_evaluations.tolist() == [29] * 6
+    recovery.num_evaluations[0], recovery.score[0] = 500, score
+    allowed = []
+    call = BlindRecovery.__call__
+
+    def watched(method, autoencoder, images):
+        allowed.append(method.max_evaluations)
+        return call(replace(method, max_evaluations=29), autoencoder, images)
+
+    monkeypatch.setattr(BlindRecovery, "__call__", watched)
+    controls = torch.linspace(0.3, 1.0, 90)
+    certified = method.certify(autoencoder, observed, recovery, controls)
+    assert allowed == [longest]
+    assert certified.certified.tolist() == [score < 0.3] + [True] * 5
+
+
 @pytest.mark.parametrize("deviation", [0.0, 0.5])
 def test_a_few_turned_copies_tell_whether_the_others_can_matter(monkeypatch, deviation):
     stored, observed = smooth_images(6), hide(smooth_images(6))[0]

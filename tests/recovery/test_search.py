@@ -122,3 +122,34 @@ def test_what_is_hopeless_costs_less_and_what_comes_back_costs_the_same():
 def test_errors_out_of_order_are_refused():
     with pytest.raises(ValueError, match=r"doubtful_error=0\.1: must be above 0 and below hopeless_error=0\.03"):
         SelfTuning(doubtful_error=0.1)
+
+
+def found_with(first_alone, autoencoder, observed, mask, **settings):
+    rounds = (Round((0.1, 0.3), "interpolated", 20, first_alone), Round((0.03, 1.0), "autoencoder", 10))
+    return KnownMaskRecovery(tuning=SelfTuning(rounds=rounds), **settings)(autoencoder, observed, mask)
+
+
+@pytest.mark.parametrize("gradients", ["auto", "never"])
+def test_an_image_that_is_good_with_the_first_penalty_is_not_tried_with_the_others(gradients):
+    stored = smooth_images(4)
+    observed, mask = hide(torch.cat([stored, 1 - smooth_images(4, seed=9)]))
+    alone, all_at_once = (
+        found_with(first, associative(stored), observed, mask, gradients=gradients) for first in (True, False)
+    )
+    # 1 scores the start, 2 measure the gain; a penalty takes 20 iterations and 6 refinements.
+    assert (alone.num_evaluations[:4] == 1 + 20 + 6 + 2).all()
+    assert (all_at_once.num_evaluations[:4] == 1 + 2 * (20 + 6) + 2).all()
+    assert (alone.expected_error[:4] < SelfTuning().good_error).all()
+    torch.testing.assert_close(alone.image[:4], stored, atol=0.01, rtol=0)
+    # The others are found as if all penalties had been tried at once.
+    assert torch.equal(alone.num_evaluations[4:], all_at_once.num_evaluations[4:])
+    torch.testing.assert_close(alone.image[4:], all_at_once.image[4:], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("max_evaluations", "used"), [(29, 29), (35, 29), (37, 37), (20, 20), (9, 3)])
+def test_the_first_penalty_has_its_iterations_before_the_others_have_any(max_evaluations, used):
+    """Of an image that does not come back; with 37 the second penalty has 2 iterations and 6 refinements."""
+    observed, mask = hide(1 - smooth_images(1, seed=9))
+    settings = {"max_evaluations": max_evaluations, "gradients": "never"}
+    found = found_with(True, associative(smooth_images(4)), observed, mask, **settings)
+    assert found.num_evaluations.tolist() == [used]

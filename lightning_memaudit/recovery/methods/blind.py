@@ -246,20 +246,19 @@ class BlindRecovery:
         certifiable = certify(recovery, NO_THRESHOLD).certified
         if not bool(certifiable.any()):
             return None
-        longest = int(recovery.num_evaluations[certifiable].max())
-        uncalibrated = replace(self, certification=None, max_evaluations=max(LEAST_EVALUATIONS, longest))
         source = "controls and turned copies" if len(controls) else "turned copies"
         missing = max(0, controls_needed(MAX_FALSE_RATE) - len(controls))
         copies, first = turned_copies(observed, missing), max(0, FIRST_COPIES - len(controls))
         scores = controls
         for some in (copies[:0], copies[:first], copies[first:]):  # at first the controls alone
             if len(some):
-                found = uncalibrated(autoencoder, some)
+                longest = max(LEAST_EVALUATIONS, int(recovery.num_evaluations[certifiable].max()))
+                found = replace(self, certification=None, max_evaluations=longest)(autoencoder, some)
                 scores = torch.cat([scores, COPIES_MARGIN * found.score])
             if not len(scores):
                 continue
-            lowest = replace(NO_THRESHOLD, threshold=float(scores.min()))
-            if not bool(certify(recovery, lowest).certified.any()):
+            certifiable = certify(recovery, replace(NO_THRESHOLD, threshold=float(scores.min()))).certified
+            if not bool(certifiable.any()):
                 reason = f"no image scores lower than all of {len(scores)} {source}, so nothing is certified"
                 return replace(calibrate(scores, MAX_FALSE_RATE, source=source), reason=reason)
         return calibrate(scores, MAX_FALSE_RATE, source=source)
