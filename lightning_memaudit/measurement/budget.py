@@ -165,7 +165,7 @@ class Costs:
         needed -= controls // self.num_shares
         mean = self._work(method, pattern, group).evaluations
         own = self._own_psnr("controls") if "controls" in sizes else WORST_PSNR
-        longest = max(FEWEST_EVALUATIONS, FEWEST_EVALUATIONS + LONGEST_BEYOND_MEAN * (mean - FIRST_ROUND))
+        longest = max(FIRST_ROUND, FIRST_ROUND + LONGEST_BEYOND_MEAN * (mean - FIRST_ROUND))
         copy = work_of(method, pattern, min(own, WORST_PSNR), self.pace.gradient is not None).at_most(round(longest))
         return copy._replace(forwards=needed * copy.forwards, gradients=needed * copy.gradients)
 

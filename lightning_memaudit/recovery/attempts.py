@@ -39,6 +39,7 @@ def attempt_round(
     seed: int,
     tuning: SelfTuning,
     so_far: Candidate,
+    hopeless: float,
 ) -> tuple[Candidate, Tensor] | None:
     """Run every penalty of a round from its start on every mask.
 
@@ -46,11 +47,13 @@ def attempt_round(
         autoencoder: f, images (B, C, *spatial) to the same shape.
         problem: B degraded images.
         rule: Where masks come from.
-        round_: What to try. Where the first penalty is to be tried alone, images that are good by then leave.
+        round_: What to try. Where the first penalty is to be tried alone, images that are good or hopeless by then
+            leave.
         left: Evaluations of f per image at most. Where they do not suffice, the iterations are fewer.
         seed: Of a random start.
         tuning: When an image is good, and how its candidates are refined.
         so_far: The best candidates before this round.
+        hopeless: Expected error above which an image is hopeless.
 
     Returns:
         The best candidate of each image, and the evaluations spent, (B,) int64; None where too few are left.
@@ -75,7 +78,8 @@ def attempt_round(
         if best is not None:
             candidate = better(best.select(rows), candidate)
         best = candidate if best is None else replace_rows(best, rows, candidate)
-        rows = rows[better(so_far.select(rows), candidate).expected_error >= tuning.good_error]
+        error = better(so_far.select(rows), candidate).expected_error
+        rows = rows[(error >= tuning.good_error) & ~(error > hopeless)]
         if not len(rows):
             break
     return None if best is None else (best, spent)

@@ -74,6 +74,8 @@ def search(
     idle = torch.zeros_like(spent)
     descent = _Descent.of(autoencoder, problem, first_masks, tuning)
     patience = tuning.patience_with(problem.mask, gradients=descent is not None)
+    # Without descents an image that leaves a round early would have more evaluations left than the others.
+    hopeless = torch.inf if descent is None else tuning.hopeless_error
     order = tuning.order(gradients=descent is not None)
     for number in itertools.count() if len(active) else ():
         try_ = order[min(number, len(order) - 1)]
@@ -89,7 +91,7 @@ def search(
             seed = sum(isinstance(earlier, Round) for earlier in order[:number]) + max(0, number - len(order))
             # The same for all: either nobody has made a descent yet, or all can afford the whole round.
             left = int((max_evaluations - spent[active]).min())
-            found = attempt_round(autoencoder, current, rule, try_, left, seed, tuning, so_far)
+            found = attempt_round(autoencoder, current, rule, try_, left, seed, tuning, so_far, hopeless)
             if found is None:
                 break
             candidate, used = found

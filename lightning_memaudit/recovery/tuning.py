@@ -32,7 +32,8 @@ class Round:
             observation with random values where it is missing.
         num_iterations: ADMM iterations of every attempt.
         first_alone: Whether the first penalty is tried before the others, which are then for the images that are not
-            good yet: nearly all that an autoencoder has memorized well needs no other. False tries all at once.
+            good yet: nearly all that an autoencoder has memorized well needs no other. With gradients they are not
+            for hopeless images either, which go on with a descent. False tries all at once.
 
     Raises:
         ValueError: An attribute is out of its range; the message names it and its value.

@@ -11,6 +11,11 @@ from lightning_memaudit.recovery import (
     Round,
     SelfTuning,
 )
+from lightning_memaudit.recovery.attempts import attempt_round
+from lightning_memaudit.recovery.candidates import refine
+from lightning_memaudit.recovery.interpolation import interpolate
+from lightning_memaudit.recovery.mask_rules import known_mask
+from lightning_memaudit.recovery.types import Problem
 
 
 def test_no_image_depends_on_the_others_in_its_batch():
@@ -126,7 +131,8 @@ def test_errors_out_of_order_are_refused():
 
 def found_with(first_alone, autoencoder, observed, mask, **settings):
     rounds = (Round((0.1, 0.3), "interpolated", 20, first_alone), Round((0.03, 1.0), "autoencoder", 10))
-    return KnownMaskRecovery(tuning=SelfTuning(rounds=rounds), **settings)(autoencoder, observed, mask)
+    tuning = SelfTuning(rounds=rounds, hopeless_error=1e9)
+    return KnownMaskRecovery(tuning=tuning, **settings)(autoencoder, observed, mask)
 
 
 @pytest.mark.parametrize("gradients", ["auto", "never"])
@@ -153,3 +159,27 @@ def test_the_first_penalty_has_its_iterations_before_the_others_have_any(max_eva
     settings = {"max_evaluations": max_evaluations, "gradients": "never"}
     found = found_with(True, associative(smooth_images(4)), observed, mask, **settings)
     assert found.num_evaluations.tolist() == [used]
+
+
+@pytest.mark.parametrize(("hopeless", "tried_on"), [(torch.inf, 6), (0.03, 3)])
+def test_with_gradients_a_hopeless_image_is_not_tried_with_the_other_penalties(hopeless, tried_on):
+    """Three images are answered with a tenth more than they show, three with what has nothing to do with them."""
+    shown, mask = hide(torch.cat([smooth_images(3), smooth_images(3, seed=20)]))
+    sizes = []
+
+    def autoencoder(images):
+        sizes.append(len(images))
+        answers = images + 0.1
+        answers[3:] = 1 - answers[3:]
+        return answers
+
+    problem, tuning = Problem.whole(shown, mask, torch.zeros(6)), SelfTuning()
+    start = refine(autoencoder, shown, mask, interpolate(shown, mask), problem.noise)
+    sizes.clear()
+    found, spent = attempt_round(
+        autoencoder, problem, known_mask, tuning.rounds[0], 100, 0, tuning, start, hopeless=hopeless
+    )
+    assert sizes == [6] * 26 + [tried_on] * 26
+    assert spent.tolist() == [52] * tried_on + [26] * (6 - tried_on)
+    assert (found.expected_error[3:] > 0.03).all()
+    assert (found.expected_error[:3] < 0.03).all()
