@@ -79,7 +79,8 @@ def attempt_round(
             candidate = better(best.select(rows), candidate)
         best = candidate if best is None else replace_rows(best, rows, candidate)
         error = better(so_far.select(rows), candidate).expected_error
-        rows = rows[(error >= tuning.good_error) & ~(error > hopeless)]
+        # One that diverged is not hopeless: another penalty may hold it.
+        rows = rows[(error >= tuning.good_error) & ~((error > hopeless) & candidate.score.isfinite())]
         if not len(rows):
             break
     return None if best is None else (best, spent)
