@@ -113,7 +113,7 @@ def _check_yaml(given: str) -> None:
 def not_yaml(complaint: object) -> str:
     r"""What is wrong with a file that should be YAML, by the parser's complaint, on one line.
 
-    >>> not_yaml('did not find expected node content\\n  in "<unicode string>", line 2, column 1')
+    >>> not_yaml('did not find expected node content\n  in "<unicode string>", line 2, column 1')
     'not valid YAML: did not find expected node content in line 2, column 1'
     """
     words = re.sub(r'in "<[^>]+>", ', "in ", str(complaint)).split()
