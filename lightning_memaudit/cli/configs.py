@@ -3,6 +3,9 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import NoneType
+
+import yaml
 
 from lightning_memaudit.cli.main import DONE, PROGRAM, UsageError, hint, in_columns, shipped_configs, wrapped
 
@@ -89,9 +92,32 @@ def with_paths(arguments: Iterable[str]) -> list[str]:
 
 
 def _path(given: str) -> str:
-    if not A_NAME.fullmatch(given) or given.startswith("-") or Path(given).is_file():
+    if Path(given).is_file():
+        _check_yaml(given)
+        return given
+    if not A_NAME.fullmatch(given) or given.startswith("-"):
         return given
     return str(_named(given, names()))
+
+
+def _check_yaml(given: str) -> None:
+    """The parser's own complaint about a config that is none does not say which one it is."""
+    try:
+        content = yaml.safe_load(Path(given).read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {given}: {not_yaml(error)}") from error
+    if not isinstance(content, dict | NoneType):
+        raise UsageError(f"--config {given}: expected a mapping of options to values, such as {{seed_everything: 0}}")
+
+
+def not_yaml(complaint: object) -> str:
+    r"""What is wrong with a file that should be YAML, by the parser's complaint, on one line.
+
+    >>> not_yaml('did not find expected node content\n  in "<unicode string>", line 2, column 1')
+    'not valid YAML: did not find expected node content in line 2, column 1'
+    """
+    words = re.sub(r'in "<[^>]+>", ', "in ", str(complaint)).split()
+    return f"not valid YAML: {' '.join(words)}"
 
 
 def _named(given: str, known: dict[str, Path]) -> Path:

@@ -1,5 +1,6 @@
 """The parser of the commands that use Lightning, whose complaints are one line that says what to change."""
 
+import difflib
 import inspect
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from lightning_memaudit.cli.configs import not_yaml
 from lightning_memaudit.cli.main import UsageError, hint
 from lightning_memaudit.recovery.tuning import Round
 from lightning_memaudit.training import data, datasets, module, networks
@@ -26,6 +28,10 @@ NESTED = re.compile(r"^NestedArg\(key='(.+?)', val=(.*)\)$")
 NO_MAPPING = re.compile(r"'\w+' object has no attribute 'keys'")
 TAKES_NO = re.compile(r"([\w.]+)\(\) got an unexpected keyword argument '(\w+)'")
 NOT_THERE = re.compile(r"has no attribute|No module named|Expected a dot import path")
+UNLOADABLE = re.compile(r"^Unable to load config (.+)$", re.MULTILINE)
+"""What is given for a group of options, such as ``--trainer``, is no file, or no YAML; ends with the value."""
+NO_YAML = re.compile(r"Invalid content in sub-config file (.+?): (.+)")
+NOT_ITS_WORDS = r"\s*(- Expected a|Given value)"
 UNION = "Does not validate against any of the Union"
 EXPECTED = re.compile(r"Expected an? (?!path |dot )(.+?)(?:\. Got value.*)?$")
 GIVEN = re.compile(r"(?:Got value|Given value): (.*)$")
@@ -80,6 +86,8 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         options: Names of the options there are, without dashes, from which the nearest is suggested.
     """
     lines = message.splitlines()
+    if unloadable := _unloadable(message):
+        return unloadable
     key, block = _innermost(lines)
     text = " ".join(" ".join(block).split())
     if missing := re.search(r"arguments are required: (?:fit\.|audit\.)?([\w.]+)", text):
@@ -87,6 +95,8 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         return f"{full} is required; give --{full}, or a --config that has it"
     if stray := re.search(r"unrecognized arguments: (.+)", text, re.IGNORECASE):
         name = stray[1].split("=")[0].split()[0].lstrip("-")
+        if key:  # of the class that is given there
+            return _not_an_option(key, name, text)
         return f"{stray[1].split()[0]!r} is not an option{_nearest_option(name, options, '--')}"
     given = next((match[1] for line in block if (match := GIVEN.search(line))), None)
     if unknown := UNKNOWN_OPTION.search(text):
@@ -104,12 +114,28 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         place, _, bare = name.rpartition(".")
         near = f"; did you mean {bare!r}?" if place and bare in _names_of_classes() else hint(bare, _names_of_classes())
         return f"{key}={name!r}: there is no such class or file{near or '; give module.Class'}"
+    if no_yaml := NO_YAML.search(" ".join(line.strip() for line in block if not re.match(NOT_ITS_WORDS, line))):
+        return f"{key}={no_yaml[1]!r}: {not_yaml(no_yaml[2])}"
+    if key and re.match(r"while (parsing|scanning) ", text):
+        return f"{key}: {not_yaml(KEY.sub('', message))}"
     if wrong_kind := WRONG_KIND.search(text):
         return f"{key}={given!r}: expected a {wrong_kind[1]}"
     if key and expected:
         value = "" if given is None else f"={given!r}"
         return f"{key}{value}: expected {' or '.join(expected)}"
     return f"{key}: {text}" if key else text
+
+
+def _unloadable(message: str) -> str:
+    """What is said where the value of a group of options is no file of options; nothing of other complaints."""
+    group, found = KEY.match(message), UNLOADABLE.search(message)
+    if not group or not found:
+        return ""
+    why = message[found.end() :].strip().removeprefix("- ")
+    if UNLOADABLE.match(KEY.sub("", why).strip()):
+        expected = f"expected a YAML file that maps its options to values; --{group[2]}.NAME VALUE sets one"
+        return f"{group[2]}={found[1]}: {expected}"
+    return "" if KEY.match(why) else f"{group[2]}={found[1]}: {not_yaml(why)}"
 
 
 def _innermost(lines: list[str]) -> tuple[str, list[str]]:
@@ -119,7 +145,8 @@ def _innermost(lines: list[str]) -> tuple[str, list[str]]:
     for number, line in enumerate(lines):
         match = KEY.match(line)
         if match and len(match[1]) > deepest:
-            keys.append(match[2])
+            whole = keys and f"{match[2]}.".startswith(f"{'.'.join(keys)}.")  # some name what they are in, some do not
+            keys = [match[2]] if whole else [*keys, match[2]]
             deepest, start = len(match[1]), number + 1
     block = [KEY.sub("", lines[start - 1])] if start else []
     for line in lines[start:]:
@@ -147,7 +174,17 @@ def _plain_type(name: str) -> str:
 
 
 def _nearest_option(name: str, options: Iterable[str], prefix: str = "") -> str:
-    return hint(prefix + name, [prefix + option for option in options])
+    """The nearest option: where a group is named by its own name there, or of the same name elsewhere."""
+    known = list(options)
+    group, _, own = name.rpartition(".")
+    within = {option[len(group) + 1 :]: option for option in known if group and option.startswith(f"{group}.")}
+    if not within:
+        # Never what was given without its end: of options that take options it says nothing.
+        others = [option for option in known if not name.startswith(f"{option}.")]
+        return hint(prefix + name, [prefix + option for option in others])
+    elsewhere = {option.rpartition(".")[2]: option for option in known if option not in within.values()}
+    near = difflib.get_close_matches(own, within, n=1) or difflib.get_close_matches(own, elsewhere, n=1, cutoff=0.9)
+    return f"; did you mean {prefix + (elsewhere | within)[near[0]]!r}?" if near and own not in within else ""
 
 
 _BASES = ("Callback", "LightningDataModule", "LightningModule", "Logger", "Module", "Precision")

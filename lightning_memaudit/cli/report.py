@@ -1,6 +1,7 @@
 """The commands that read results: ``report``, ``verify``, ``dashboard``. None of them loads a model."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from lightning_memaudit.cli.gate import OPTIONS as GATE_OPTIONS
 from lightning_memaudit.cli.gate import Gate, Result
-from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint
+from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint, wrapped
 from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -175,9 +176,10 @@ def run_verify(arguments: Sequence[str]) -> int:
 
     checks = verify(folder, options.ckpt_path, options.allow_types)
     signs = {True: "✓ ", False: "✗ ", None: "- NOT CHECKED: "}
-    for check in checks:
-        print(printable(f"{signs[check.passed]}{check.name}: {check.detail}"))
-    print(printable(conclusion(checks)))
+    lines = [*(f"{signs[check.passed]}{check.name}: {check.detail}" for check in checks), conclusion(checks)]
+    for line in map(printable, lines):
+        # In a file every check keeps its line; a terminal would break it within words.
+        print(wrapped(line, "  ") if sys.stdout.isatty() else line)
     return DONE if is_true(checks) else FAILED
 
 

@@ -148,6 +148,6 @@ def _checked(document: Mapping[str, Any]) -> list[str]:
     return [
         f"All numbers are from report.json, written by {tool['name']} {tool['version']}. It carries the SHA-256 "
         f"{document['report_sha256']}, which is that of its content without this entry, not that of the file.",
-        "`python -m lightning_memaudit verify RUN` scores the saved recoveries again, and compares the weights with a "
-        "checkpoint. It shows that the report follows from what was saved, not who saved it.",
+        "The command python -m lightning_memaudit verify RUN scores the saved recoveries again, and compares the "
+        "weights with a checkpoint. It shows that the report follows from what was saved, not who saved it.",
     ]

@@ -194,7 +194,7 @@ def about_absence(judgement: Judgement) -> list[Reason]:
                 f"Even given a training image intact, it reaches {level} on only {members.reaching.count} of "
                 f"{members.reaching.num} (median {decibels(members.median_psnr)}, members' MSE {loss(judgement)}), "
                 "so that hardly anything could count as recovered.",
-                _lower_threshold(members.median_psnr),
+                _lower_threshold(judgement, members.median_psnr),
             )
         )
     elif passes_images_through(judgement):
@@ -225,11 +225,18 @@ def about_absence(judgement: Judgement) -> list[Reason]:
     return doubts + contradictions(judgement)
 
 
-def _lower_threshold(median_psnr: float) -> str:
+def _lower_threshold(judgement: Judgement, median_psnr: float) -> str:
     """What helps where the autoencoder does not reach the threshold."""
     if median_psnr < LOWEST_THRESHOLD_DB:
-        return "Train further; until then the recovery gain says more, which needs no threshold: add random-0.9."
+        more = f": add {listed(names)}" if (names := _untried(judgement, "random-0.9")) else ""
+        return f"Train further; until then the recovery gain says more, which needs no threshold{more}."
     return f"Train further, or set threshold_db below {median_psnr:.0f} and audit again."
+
+
+def _untried(judgement: Judgement, *patterns: str) -> list[str]:
+    """Those of the patterns that were not audited: what was tried is no advice."""
+    tried = {one.pattern for one in judgement.patterns}
+    return [pattern for pattern in patterns if pattern not in tried]
 
 
 def contradictions(judgement: Judgement) -> list[Reason]:
@@ -239,6 +246,8 @@ def contradictions(judgement: Judgement) -> list[Reason]:
     found = [one for one in judgement.others if _mostly_members(one) and one.members.count > back.count]
     if found:
         most = max(found, key=lambda one: one.members.count)
+        untried = _untried(judgement, "random-0.9", "block-0.5")
+        such = f", such as {listed(untried, 'and')}" if untried else ""
         others = "" if most.controls is None else f" and {of(most.controls)} others"
         doubts.append(
             Reason(
@@ -246,8 +255,7 @@ def contradictions(judgement: Judgement) -> list[Reason]:
                 f"the patterns were too hard for {words(judgement.method)} recovery",
                 f"From the same observations {words(most.name)} brings back {of(most.members)} training images"
                 f"{others}, beyond what could be filled in: these the autoencoder has stored.",
-                "Add patterns from which the mask can be told, such as random-0.9 and block-0.5 with the default fill, "
-                "and audit again.",
+                f"Add patterns from which the mask can be told{such}, with the default fill, and audit again.",
             )
         )
     extracted = judgement.extracted

@@ -63,6 +63,14 @@ _NO_ARRAYS = (
 _Reader = TypeVar("_Reader", bound="RunReader")
 
 
+def folders_below(path: Path) -> str:
+    """What to pass in place of a folder that only has runs in its folders: some of these by name, if there are any."""
+    found = (file.parent for depth in ("*/*", "*/*/*") for file in path.glob(f"{depth}/{AUDITS}"))
+    named = sorted(str(one) for one in found if not one.name.startswith(ASIDE) and not one.is_symlink())
+    some = ", ".join(named[:4]) + (f" or one of {len(named) - 4} more" if len(named) > 4 else "")
+    return f"{'one of ' if len(named) > 1 else ''}{some}" if named else "the folder of an audited run"
+
+
 class RunReader:
     """Reads the results files of one run; the constructor touches nothing.
 
@@ -101,7 +109,7 @@ class RunReader:
         if len(named) > 1:
             raise ValueError(f"run folder {path} holds several results: pass one of {', '.join(map(str, named))}")
         if not named:
-            raise FileNotFoundError(f"run folder {path} holds no {AUDITS}: pass the folder of an audited run")
+            raise FileNotFoundError(f"run folder {path} holds no {AUDITS}: pass {folders_below(path)}")
         return cls(named[0])
 
     def run(self) -> Row:

@@ -121,6 +121,33 @@ def test_what_is_right_elsewhere_is_not_answered_with_its_own_name(capsys, optio
     assert "did you mean" not in error
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--trainer=foo.x"], "trainer='foo.x': expected a YAML file that maps its options"),
+        (["--memaudit", "foo"], "memaudit='foo': expected a YAML file that maps its options"),
+        (["--trainer=words.yaml"], "trainer='words.yaml': expected a YAML file that maps its options"),
+        (["--trainer=broken.yaml"], "trainer='broken.yaml': not valid YAML"),
+        (["--model=broken.yaml"], "model='broken.yaml': not valid YAML"),
+        (["--trainer=wrong.yaml"], "trainer.max_epochs='many': expected int or null"),
+        (["--config=broken.yaml"], "--config broken.yaml: not valid YAML"),
+        (["-c", "words.yaml"], "--config words.yaml: expected a mapping"),
+        (["--config", "nosuch"], "--config nosuch: there is no such file or config"),
+        (["--trainer.foo=1"], "'--trainer.foo=1' is not an option\n"),
+        (["--memaudit.foo=1"], "'--memaudit.foo=1' is not an option\n"),
+        (["--trainer.patterns=[half]"], "is not an option; did you mean '--memaudit.patterns'?\n"),
+        (["--trainer.callbacks.foo.x=1"], "trainer.callbacks.foo.x is not an option of RichProgressBar\n"),
+    ],
+)
+def test_what_was_typed_is_what_the_line_names(capsys, tmp_path, arguments, line):
+    for name, text in (("words", "words"), ("broken", "a: ["), ("wrong", "max_epochs: many")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert run("fit", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert line in error
+
+
 def test_a_failure_that_is_not_the_users_is_exit_code_1(capsys, monkeypatch):
     def broken(arguments):
         raise RuntimeError("the disk is on fire")

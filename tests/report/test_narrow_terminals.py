@@ -1,12 +1,14 @@
 """The table of an audit in a terminal of few columns: every number is there, and no line is too long."""
 
 import io
+import sys
 
 import pytest
 import torch
 from rich.console import Console
 
 from lightning_memaudit import audit
+from lightning_memaudit.cli.main import main
 from lightning_memaudit.report.terminal import NARROW, print_audit
 
 
@@ -60,3 +62,14 @@ def test_the_legend_is_said_once_and_what_was_found_always():
         ("28 recoveries failed", True),
     ):
         assert [words in one for one in told] == [True, always], words
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_verify_says_is_broken_between_words_in_a_terminal_alone(run, capsys, monkeypatch, is_terminal):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    assert main(["verify", str(run.path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (max(map(len, lines)) < 60) == is_terminal
+    words = "which images were trained on: members and controls are as the run named them"
+    assert words in " ".join(" ".join(lines).split()), "no word is broken"

@@ -178,6 +178,14 @@ def test_without_a_browser_one_line_says_so(run, monkeypatch, capsys):
     assert (run.path / "report.html").stat().st_mtime_ns == before
 
 
+def test_what_only_a_screen_can_do_is_not_on_paper(finished):
+    """Chromium repeats the head of a table on each page only if nothing in it is a box, as a button is."""
+    rules = finished[1].html.read_text().partition("@media print {")[2].partition("</style>")[0]
+    assert "th button { display: contents; }" in rules
+    assert re.search(r"\.click, details:not\(\.all, \[open\]\) { display: none; }", rules)
+    assert re.search(r"h1, h2, h3, [^{]+{ break-after: avoid; }", rules)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(pdf.shutil.which, pdf._COMMANDS)), reason="no browser on this machine")
 def test_the_page_is_printed(run, capsys):

@@ -209,6 +209,16 @@ def test_results_of_any_name_are_found(tmp_path):
     assert str(other.path) in str(caught.value)
 
 
+def test_a_folder_above_the_runs_is_answered_with_their_names(tmp_path):
+    fill(tmp_path / "runs" / "first" / "memaudit")
+    with pytest.raises(FileNotFoundError, match=r"pass \S+/runs/first/memaudit$"):
+        RunFolder.find(tmp_path)
+    fill(tmp_path / "runs" / "second" / "memaudit")
+    for above in (tmp_path, tmp_path / "runs"):
+        with pytest.raises(FileNotFoundError, match=r"pass one of \S+/first/memaudit, \S+/second/memaudit$"):
+            RunFolder.find(above)
+
+
 def test_arrays_that_would_be_pickled_are_refused(tmp_path):
     """On every NumPy: those before 2.3 take the argument that forbids it for one more array."""
     folder = RunFolder(tmp_path)

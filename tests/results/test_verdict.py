@@ -95,6 +95,19 @@ def test_verdict_inconclusive(flags, options, code, words):
     assert len(verdict.next_steps) == 1
 
 
+def test_a_pattern_that_was_tried_is_no_advice():
+    own = {"own": {"members": 15.0}, "train_loss": 3e-2}
+    known = {group: {"blind": yes(0, 48), "biharmonic": yes(0, 48)} for group in ("members", "controls")}
+    known["members"]["known_mask"], known["controls"]["known_mask"] = yes(36, 48), yes(0, 48)
+    for tried, advice, hard in (
+        (("half",), "no threshold: add random-0.9.", "told, such as random-0.9 and block-0.5, with"),
+        (("random-0.9",), "no threshold.", "told, such as block-0.5, with"),
+        (("random-0.9", "block-0.5"), "no threshold.", "told, with"),
+    ):
+        assert conclude(judged(flags_of(0), patterns=tried, **own)[0]).next_steps[0].endswith(advice)
+        assert hard in conclude(judged(known, patterns=tried)[0]).next_steps[0]
+
+
 def test_members_told_apart_without_recovery_are_mentioned():
     judgement, _ = judged(flags_of(0), scores={"members": 1e-5, "controls": 1e-1})
     assert any("that leaks too" in caution for caution in conclude(judgement).cautions)
