@@ -40,6 +40,7 @@ def attempt_round(
     tuning: SelfTuning,
     so_far: Candidate,
     hopeless: float,
+    first_alone: bool,
 ) -> tuple[Candidate, Tensor] | None:
     """Run every penalty of a round from its start on every mask.
 
@@ -47,18 +48,18 @@ def attempt_round(
         autoencoder: f, images (B, C, *spatial) to the same shape.
         problem: B degraded images.
         rule: Where masks come from.
-        round_: What to try. Where the first penalty is to be tried alone, images that are good or hopeless by then
-            leave.
+        round_: What to try.
         left: Evaluations of f per image at most. Where they do not suffice, the iterations are fewer.
         seed: Of a random start.
         tuning: When an image is good, and how its candidates are refined.
         so_far: The best candidates before this round.
         hopeless: Expected error above which an image is hopeless.
+        first_alone: Whether the first penalty is tried alone; images that are good or hopeless by then leave.
 
     Returns:
         The best candidate of each image, and the evaluations spent, (B,) int64; None where too few are left.
     """
-    first = 1 if round_.first_alone else len(round_.penalties)
+    first = 1 if first_alone else len(round_.penalties)
     groups = [some for some in (round_.penalties[:first], round_.penalties[first:]) if some]
     spent = torch.zeros_like(problem.noise, dtype=torch.int64)
     best: Candidate | None = None

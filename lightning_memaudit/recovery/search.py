@@ -91,7 +91,8 @@ def search(
             seed = sum(isinstance(earlier, Round) for earlier in order[:number]) + max(0, number - len(order))
             # The same for all: either nobody has made a descent yet, or all can afford the whole round.
             left = int((max_evaluations - spent[active]).min())
-            found = attempt_round(autoencoder, current, rule, try_, left, seed, tuning, so_far, hopeless)
+            alone = tuning.first_penalty_alone and number == 0
+            found = attempt_round(autoencoder, current, rule, try_, left, seed, tuning, so_far, hopeless, alone)
             if found is None:
                 break
             candidate, used = found

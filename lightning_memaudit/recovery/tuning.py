@@ -31,9 +31,6 @@ class Round:
         start: ``interpolated`` fills the missing pixels smoothly, ``autoencoder`` is f(y), ``random`` is f of the
             observation with random values where it is missing.
         num_iterations: ADMM iterations of every attempt.
-        first_alone: Whether the first penalty is tried before the others, which are then for the images that are not
-            good yet: nearly all that an autoencoder has memorized well needs no other. With gradients they are not
-            for hopeless images either, which go on with a descent. False tries all at once.
 
     Raises:
         ValueError: An attribute is out of its range; the message names it and its value.
@@ -41,7 +38,7 @@ class Round:
     >>> import torch
     >>> from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
     >>> image, one = torch.full((1, 1, 8, 8), 0.5), Round(penalties=(0.1, 0.3), start="interpolated", num_iterations=20)
-    >>> method = KnownMaskRecovery(tuning=SelfTuning(rounds=(one,), refinements=6))
+    >>> method = KnownMaskRecovery(tuning=SelfTuning(rounds=(one,), first_penalty_alone=False))
     >>> recovery = method(lambda x: x / 2 + image / 2 + 0.001, observed=image, mask=torch.ones(1, 1, 8, 8))
     >>> recovery.num_evaluations.item()  # 1 scores the start, 2 measure the gain, and 2 * (20 + 6) are the round's
     55
@@ -50,7 +47,6 @@ class Round:
     penalties: tuple[float, ...]
     start: Start
     num_iterations: int
-    first_alone: bool = False
 
     def __post_init__(self) -> None:
         check_penalties(self.penalties)
@@ -73,6 +69,9 @@ class SelfTuning:
 
     Attributes:
         rounds: What to try, cheap and likely first.
+        first_penalty_alone: Whether the first penalty of the first round is tried before its others, which are then for
+            the images that are not good yet: nearly all that an autoencoder has memorized well needs no other. With
+            gradients they are not for hopeless images either, which go on with a descent. False tries all at once.
         spread: Share of the correction of observed pixels that is added to hidden ones nearby, in [0, 1], see
             :class:`~lightning_memaudit.recovery.admm.Workspace`; 0 is the paper's iteration.
         shares: Shares of observed pixels to try, in (0, 1), where the mask must be told from the image's content.
@@ -108,15 +107,16 @@ class SelfTuning:
     ...     return method(f, mask * image, mask).num_evaluations.item()
     >>> recovers, does_not = lambda x: x / 2 + image / 2 + 0.001, lambda x: -x.detach()
     >>> [evaluations(f, n) for f in (recovers, does_not) for n in (1, 2)]  # done, given up
-    [55, 55, 55, 127]
+    [29, 29, 55, 127]
     """
 
     rounds: tuple[Round, ...] = (
-        Round((0.1, 0.3), "interpolated", 20, first_alone=True),
+        Round((0.1, 0.3), "interpolated", 20),
         Round((0.03, 1.0), "interpolated", 30),
         Round((0.1, 0.3), "autoencoder", 50),
         Round((0.1, 0.3), "random", 40),
     )
+    first_penalty_alone: bool = True
     spread: float = 0.35
     shares: tuple[float, ...] = (0.5, 0.1)
     mask_steps: int = 2

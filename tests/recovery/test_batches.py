@@ -9,7 +9,6 @@ from lightning_memaudit.recovery import (
     AutoencoderIterations,
     BlindRecovery,
     KnownMaskRecovery,
-    Round,
     SelfTuning,
     batches,
 )
@@ -59,8 +58,7 @@ def test_an_autoencoder_that_allocates_much_is_given_fewer_images_at_once(monkey
         sizes.append(len(images))
         return wide(images)
 
-    rounds = (Round((0.1, 0.3), "interpolated", 20),)
-    method = KnownMaskRecovery(max_evaluations=60, tuning=SelfTuning(rounds=rounds))
+    method = KnownMaskRecovery(max_evaluations=60, tuning=SelfTuning(first_penalty_alone=False))
     whole = method(counted, observed, mask)
     assert max(sizes) == 12  # every image with two penalties
     kept = 12 * 12 * (1 + 2 * 64)

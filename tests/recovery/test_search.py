@@ -130,8 +130,8 @@ def test_errors_out_of_order_are_refused():
 
 
 def found_with(first_alone, autoencoder, observed, mask, **settings):
-    rounds = (Round((0.1, 0.3), "interpolated", 20, first_alone), Round((0.03, 1.0), "autoencoder", 10))
-    tuning = SelfTuning(rounds=rounds, hopeless_error=1e9)
+    rounds = (Round((0.1, 0.3), "interpolated", 20), Round((0.03, 1.0), "autoencoder", 10))
+    tuning = SelfTuning(rounds=rounds, first_penalty_alone=first_alone, hopeless_error=1e9)
     return KnownMaskRecovery(tuning=tuning, **settings)(autoencoder, observed, mask)
 
 
@@ -181,7 +181,7 @@ def test_with_gradients_a_hopeless_image_is_not_tried_with_the_other_penalties(h
     start = refine(autoencoder, shown, mask, interpolate(shown, mask), problem.noise)
     sizes.clear()
     found, spent = attempt_round(
-        autoencoder, problem, known_mask, tuning.rounds[0], 100, 0, tuning, start, hopeless=hopeless
+        autoencoder, problem, known_mask, tuning.rounds[0], 100, 0, tuning, start, hopeless, first_alone=True
     )
     assert sizes == [6] * 26 + [len(others)] * 26
     assert spent.tolist() == [52 if row in others else 26 for row in range(6)]
