@@ -72,7 +72,7 @@ class Costs:
     >>> pace = Pace(Line(0.001, 0.0001), None, Line(0.0, 0.0), {}, {"members": 60.0}, image_bytes=3072)
     >>> estimate = Costs(pace).estimate(Plan.of(["random-0.5"], ["known_mask"]), {"members": 10})
     >>> 0 < estimate.seconds < 1, round(estimate.num_evaluations)
-    (True, 550)
+    (True, 290)
     """
 
     pace: Pace
