@@ -69,9 +69,6 @@ class SelfTuning:
 
     Attributes:
         rounds: What to try, cheap and likely first.
-        first_penalty_alone: Whether the first penalty of the first round is tried before its others, which are then for
-            the images that are not good yet: nearly all that an autoencoder has memorized well needs no other. With
-            gradients they are not for hopeless images either, which go on with a descent. False tries all at once.
         spread: Share of the correction of observed pixels that is added to hidden ones nearby, in [0, 1], see
             :class:`~lightning_memaudit.recovery.admm.Workspace`; 0 is the paper's iteration.
         shares: Shares of observed pixels to try, in (0, 1), where the mask must be told from the image's content.
@@ -94,6 +91,9 @@ class SelfTuning:
         hopeless_error: With gradients, one with an error above this is given up soonest: it hardly ever comes back.
         patience_per_far_share: That soonest is so many times the share of its pixels that are hidden and have no
             observed one nearby, and 1 at least: only there do descents from other starts end elsewhere.
+        first_penalty_alone: Whether the first penalty of the first round is tried before its others, which are then for
+            the images that are not good yet: nearly all that an autoencoder has memorized well needs no other. With
+            gradients they are not for hopeless images either, which go on with a descent. False tries all at once.
 
     Raises:
         ValueError: ``spread``, ``shares``, ``rounds``, ``starts``, an error or a count is out of its range; the message
@@ -116,7 +116,6 @@ class SelfTuning:
         Round((0.1, 0.3), "autoencoder", 50),
         Round((0.1, 0.3), "random", 40),
     )
-    first_penalty_alone: bool = True
     spread: float = 0.35
     shares: tuple[float, ...] = (0.5, 0.1)
     mask_steps: int = 2
@@ -133,6 +132,7 @@ class SelfTuning:
     doubtful_error: float = 0.005
     hopeless_error: float = 0.03
     patience_per_far_share: float = 7.0
+    first_penalty_alone: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.spread <= 1:
