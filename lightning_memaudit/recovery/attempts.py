@@ -149,6 +149,6 @@ def attempt_papers_iteration(
 
 
 def uniform_noise(shape: Sequence[int], like: Tensor, seed: int) -> Tensor:
-    """Uniform in [0, 1]."""
-    generator = torch.Generator(like.device).manual_seed(seed)
-    return torch.rand(tuple(shape), generator=generator, dtype=like.dtype, device=like.device)
+    """Uniform in [0, 1], the same numbers on every device: what an audit finds must not depend on where it runs."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(tuple(shape), generator=generator, dtype=like.dtype).to(like.device)
