@@ -3,12 +3,14 @@
 One row of a batch is one attempt: an image with its own penalty and its own start. All rows advance together.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.interpolation import Interpolation
+from lightning_memaudit.recovery.replay import Replay
 from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.types import Autoencoder
 
@@ -87,7 +89,8 @@ class Workspace:
     z = f(v + s (1 - h) S(v - z))     S averages nearby pixels with h > 1/2, see Interpolation
 
     The other equations stay as they are. Where f returns the data v - z is 0, and so is what is added. It takes one
-    tensor more while f runs, and S for a moment somewhat more than another.
+    tensor more while f runs, and S for a moment somewhat more than another. On a GPU all but f is one CUDA graph, whose
+    tensors stay where they are: two more.
 
     Args:
         autoencoder: f, which leaves its input alone and returns a tensor of its own.
@@ -121,6 +124,8 @@ class Workspace:
         self._weight: Tensor | None = None
         self._image: Tensor | None = start
         self._buffer: Tensor | None = None
+        self._shown: Tensor | None = None
+        self._prepare: Replay | None = None
 
     @property
     def image(self) -> Tensor:
@@ -145,6 +150,12 @@ class Workspace:
             observed = (mask > 0.5).to(mask.dtype)
             self._neighbours = _Neighbours(observed, Interpolation(observed), self._spread * (1 - mask))
         torch.mul(self._observed, mask.div(denominator), out=self._constant)
+        if self._neighbours is not None and mask.device.type == "cuda":
+            if self._shown is None:
+                self._shown = torch.empty_like(self._dual)
+                self.prior = self.prior.clone()  # the start, which is someone else's
+            tensors = (self._dual, self.prior, self._weight, self._constant, self._neighbours)
+            self._prepare = Replay(partial(_prepare, self._shown, *tensors), mask.device)
 
     def advance(self, image: bool = True) -> None:
         """One iteration; a mask must have been set.
@@ -159,18 +170,16 @@ class Workspace:
                 self._buffer = torch.empty_like(self._dual)
             self._image = torch.sub(self.prior, self._dual, out=self._buffer)
             torch.addcmul(self._constant, self._weight, self._image, out=self._image)
+        if self._prepare is not None and self._shown is not None:
+            self._prepare()
+            self.prior.copy_(self._autoencoder(self._shown))
+            self._dual.sub_(self.prior)
+            return
         point = self._dual.lerp_(self.prior, self._weight).add_(self._constant)
-        shown = self._spread_out(point)
+        shown = _spread_out(point, self.prior, self._neighbours)
         del self.prior
         self.prior = self._autoencoder(shown)
         self._dual = point.sub_(self.prior)
-
-    def _spread_out(self, point: Tensor) -> Tensor:
-        """What f is shown: ``v + s (1 - h) S(v - z)``, or v itself where nothing is spread."""
-        if self._neighbours is None:
-            return point
-        observed, interpolation, share = self._neighbours
-        return torch.addcmul(point, interpolation((point - self.prior).mul_(observed)), share)
 
     def keep(self, rows: Tensor) -> None:
         """Let all but these rows (a boolean vector) leave the batch; only where nothing is spread."""
@@ -180,3 +189,18 @@ class Workspace:
         self._image = None if self._image is None else self._image[rows]
         self._buffer = self._image
         self._weight = None if self._weight is None else self._weight[rows]
+
+
+def _spread_out(point: Tensor, prior: Tensor, neighbours: _Neighbours | None) -> Tensor:
+    """What f is shown: ``v + s (1 - h) S(v - z)``, or v itself where nothing is spread."""
+    if neighbours is None:
+        return point
+    observed, interpolation, share = neighbours
+    return torch.addcmul(point, interpolation((point - prior).mul_(observed)), share)
+
+
+def _prepare(
+    shown: Tensor, dual: Tensor, prior: Tensor, weight: Tensor, constant: Tensor, neighbours: _Neighbours
+) -> None:
+    """From u and z, in the buffer of u, to v, and to what f is shown: an iteration up to the call of f."""
+    shown.copy_(_spread_out(dual.lerp_(prior, weight).add_(constant), prior, neighbours))
