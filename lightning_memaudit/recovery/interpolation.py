@@ -17,11 +17,9 @@ value from the next coarser level."""
 
 LARGE_SIDE = 160
 """From so many pixels a side on, values are doubled by torch's interpolation and not by products with matrices, which
-are faster for smaller images, but cost as many operations per pixel as a side has pixels. On a GPU always: what counts
-there is the number of kernels."""
+are faster for smaller images, but cost as many operations per pixel as a side has pixels."""
 
 _MODES = ("linear", "bilinear", "trilinear")
-_AVERAGES = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)
 
 
 class _Level(NamedTuple):
@@ -29,7 +27,7 @@ class _Level(NamedTuple):
 
     Attributes:
         sides: Of the level above.
-        double: Linear interpolation, for every axis (cells above, cells here); none where torch interpolates.
+        double: Linear interpolation, for every axis (cells above, cells here); none where the level above is large.
         scale: ``1 / (share of observed pixels + OWN_WEIGHT)``, (B, 1 or C, *cells here).
         coarse_share: ``OWN_WEIGHT * scale``, what the coarser level counts, of the same shape.
     """
@@ -69,8 +67,7 @@ class Interpolation:
         weights = mask
         sides = spatial(mask)
         while sum(side > 1 for side in sides) >= min(2, len(sides)):
-            by_matrices = max(sides) < LARGE_SIDE and mask.device.type == "cpu"
-            double = [_doubling(side, mask) for side in sides] if by_matrices else []
+            double = [_doubling(side, mask) for side in sides] if max(sides) < LARGE_SIDE else []
             weights = _halved(weights)
             scale = 1 / (weights + OWN_WEIGHT)
             self._levels.append(_Level(sides, double, scale, OWN_WEIGHT * scale))
@@ -112,8 +109,6 @@ def interpolate(observed: Tensor, mask: Tensor) -> Tensor:
 
 def _halved(values: Tensor) -> Tensor:
     """Means of pairs along every spatial axis that is longer than 1; at an odd end the missing one counts as 0."""
-    if values.device.type != "cpu":
-        return _halved_by_pooling(values)
     for axis in axes(values):
         side = values.shape[axis]
         if side == 1:  # halved before: the cells of the other axes go on without it
@@ -123,14 +118,6 @@ def _halved(values: Tensor) -> Tensor:
         pairs = values.reshape(*values.shape[:axis], -1, 2, *values.shape[axis + 1 :])
         values = (pairs.select(axis + 1, 0) + pairs.select(axis + 1, 1)).mul_(0.5)
     return values
-
-
-def _halved_by_pooling(values: Tensor) -> Tensor:
-    """The same in one kernel, or two where a side is odd; on a CPU it is slower."""
-    sides = spatial(values)
-    if any(side % 2 and side > 1 for side in sides):
-        values = functional.pad(values, [end for side in reversed(sides) for end in (0, side % 2 if side > 1 else 0)])
-    return _AVERAGES[len(sides) - 1](values, tuple(min(2, side) for side in sides))
 
 
 def _doubling(side: int, like: Tensor) -> Tensor:

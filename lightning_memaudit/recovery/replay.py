@@ -1,5 +1,6 @@
 """On a GPU: small kernels on fixed tensors, started together: one after the other takes longer than they do."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -25,24 +26,29 @@ class Replay:
     def __init__(self, work: Callable[[], object], device: torch.device) -> None:
         self._work = work
         self._device = device
+        self._captures = device.type == "cuda"
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
         """Do the work once."""
         self._calls += 1
-        if self._calls == 1 or self._device.type != "cuda":
-            self._work()
-            return
+        # The first call loads what the kernels need, which a graph may not.
+        if self._calls == 2 and self._captures:
+            try:
+                self._graph = self._captured()
+            except RuntimeError:  # an allocator or a driver that has no graphs: the work is the same without
+                self._captures = False
         if self._graph is None:
-            self._graph = self._captured()
-        self._graph.replay()
+            self._work()
+        else:
+            self._graph.replay()
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """The work as a graph; it is not done meanwhile."""
         graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
+        stream, current = _stream(self._device), torch.cuda.current_stream(self._device)
+        stream.wait_stream(current)
         with torch.cuda.device(self._device), torch.cuda.stream(stream):
             # Other threads, such as one that pins memory for a data loader, go on with what they do.
             graph.capture_begin(capture_error_mode="thread_local")
@@ -50,5 +56,11 @@ class Replay:
                 self._work()
             finally:
                 graph.capture_end()
-        torch.cuda.current_stream(self._device).wait_stream(stream)
+        current.wait_stream(stream)
         return graph
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all graphs: libraries keep memory for every stream that they have seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
