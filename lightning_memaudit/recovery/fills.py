@@ -8,6 +8,7 @@ import itertools
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -119,15 +120,28 @@ def _codes(observed: Tensor) -> Tensor:
 
 
 def _most_frequent(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each row (R, N) holds its most frequent value (R, N), and the share of that value (R,)."""
-    ordered = values.sort(1).values
-    number = values.shape[1]
+    """Where each row (R, N) holds its most frequent value (R, N), and the share of that value (R,).
+
+    Of several that are as frequent it is the smallest. NaN is no value; a row of nothing else has a share of 1 / N.
+    """
+    rows, number = values.shape
+    ordered = _sorted(values)
     begins = torch.ones_like(ordered, dtype=torch.bool)
     begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    position = torch.arange(number, device=values.device).expand_as(ordered)
-    begin = torch.where(begins, position, 0).cummax(1).values
-    length, at = (position - begin + 1).max(1)
-    return values == ordered.gather(1, at[:, None]), length.to(values.dtype) / number
+    begin = begins.flatten().nonzero().squeeze(1)
+    length = torch.diff(begin, append=begin.new_full((1,), rows * number))
+    row = begin // number
+    longest = torch.zeros_like(values[:, 0], dtype=torch.int64).scatter_reduce_(0, row, length, "amax")
+    at = torch.where(length == longest[row], begin % number, number)
+    first = torch.full_like(longest, number).scatter_reduce_(0, row, at, "amin")
+    return values == ordered.gather(1, first[:, None]), longest.to(values.dtype) / number
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """Every row (R, N) in ascending order, NaN last; NumPy's sort is three times as fast as torch's on a CPU."""
+    if values.device.type != "cpu":
+        return values.sort(1).values
+    return torch.from_numpy(np.sort(values.numpy(), 1))
 
 
 def _noisy_zeros(observed: Tensor) -> ConstantFill:
