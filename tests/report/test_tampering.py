@@ -12,6 +12,8 @@ from lightning_memaudit.report.verify.described import same_chain
 from lightning_memaudit.report.write import write_report
 from lightning_memaudit.results.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 ONLY_WRITTEN_AFTERWARDS = {"a measurement of the autoencoder"}
 """What is measured when all audits are done has no hash in their chain."""
 
@@ -38,12 +40,6 @@ def honest(tmp_path_factory):
 def folder(honest, tmp_path):
     shutil.copytree(honest, tmp_path / "run" / "memaudit")
     return RunFolder(tmp_path / "run" / "memaudit")
-
-
-@pytest.fixture(autouse=True)
-def _short_page(monkeypatch):
-    """What the page shows is tested elsewhere, and drawing it takes longer than all else here."""
-    monkeypatch.setattr("lightning_memaudit.report.write.render", lambda *_: "<p>a page</p>")
 
 
 def made_anew(folder):
