@@ -5,7 +5,7 @@ import shutil
 import pytest
 from forgery import change_rows, recount, resign, strip
 from run_folder_fixture import make_run_folder
-from tamperings import AFTERWARDS, CHANGES, UNREADABLE
+from tamperings import AFTERWARDS, CHANGES, NUM_MEMBERS, UNREADABLE
 
 from lightning_memaudit.cli.main import main
 from lightning_memaudit.report.verify.described import same_chain
@@ -26,6 +26,7 @@ def honest(tmp_path_factory):
         methods=("blind", "known_mask", "biharmonic"),
         train_losses=(1e-2, 1e-5),
         untrained=True,
+        num_images=NUM_MEMBERS,
     )
     (folder.path.parent / "config.yaml").write_text("model: {lr: 0.001}\n")
     (folder.path / "run_config.yaml").write_text("model: {lr: 0.001}\n")
