@@ -17,6 +17,8 @@ from lightning_memaudit.training.data import FacesDataModule
 from lightning_memaudit.training.module import AutoencoderModule
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 METHODS = ("paper_blind", "autoencoder_iterations")
 
 

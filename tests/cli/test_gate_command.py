@@ -15,6 +15,8 @@ from their_project import FAST
 from lightning_memaudit.cli.main import main
 from lightning_memaudit.report.verify import Check
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 QUIET = ["--no_figures"]
 TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}}
 SARIF = {  # what SARIF 2.1.0 requires, section 3 of the standard, and what code scanning needs to show a result

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_memaudit.results.run_folder import RunFolder
 
 pytestmark = [
-    pytest.mark.usefixtures("without_report"),
+    pytest.mark.usefixtures("without_report", "reads_here"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
 ]
 

@@ -11,7 +11,7 @@ from training_runs import Items, Module, audit_callback, fit, images, rows
 from lightning_memaudit.results.run_folder import RunFolder
 
 pytestmark = [
-    pytest.mark.usefixtures("without_report"),
+    pytest.mark.usefixtures("without_report", "reads_here"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
 ]
 
