@@ -11,7 +11,7 @@ from their_project import FAST
 from lightning_memaudit.cli.hyperparameters import Given, Known
 from lightning_memaudit.cli.main import main
 
-pytestmark = pytest.mark.usefixtures("reads_here")
+pytestmark = pytest.mark.usefixtures("reads_here", "without_page")
 
 
 @pytest.fixture

@@ -56,7 +56,12 @@ def drawn():
 def finished(tmp_path_factory):
     """A run that memorized, with the report written."""
     folder = make_run_folder(
-        tmp_path_factory.mktemp("finished"), untrained=True, train_losses=(1e-2, 1e-5), num_images=24, num_controls=24
+        tmp_path_factory.mktemp("finished"),
+        methods=("blind", "known_mask", "biharmonic"),
+        untrained=True,
+        train_losses=(1e-2, 1e-5),
+        num_images=24,
+        num_controls=24,
     )
     (folder.path / "run_config.yaml").write_text("model: {lr: 0.001} # <script>alert(1)</script>\n")
     folder.write_run(folder.run())
