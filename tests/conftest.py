@@ -1,9 +1,11 @@
 """What every test shares: one thread, seeded randomness, and nothing left behind for the next test."""
 
+import json
 import os
 import random
 import sys
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -29,7 +31,47 @@ def _isolated(monkeypatch, tmp_path):
     assert torch.is_grad_enabled(), "a test left gradients switched off"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_waits_for_the_disk():
+    """No test cuts the power: what is written outlives a killed process without reaching the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_schema_is_checked_once():
+    """Whether the schema of the report is one takes several times as long as whether a report follows it."""
+    validator, good = jsonschema.Draft202012Validator, set()
+    original = validator.check_schema
+
+    def check_schema(schema, *arguments, **named):
+        text = json.dumps(schema, sort_keys=True)
+        if text not in good:
+            original(schema, *arguments, **named)
+            good.add(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validator, "check_schema", check_schema)
+        yield
+
+
 @pytest.fixture
 def without_report(monkeypatch):
     """The report at the end of fit has tests of its own, and takes longer than these runs."""
     monkeypatch.setattr("lightning_memaudit.report.write.write_report", lambda *_, **__: None)
+
+
+@pytest.fixture
+def without_page(monkeypatch):
+    """What the page shows is tested elsewhere, and drawing it takes longer than all else here."""
+    monkeypatch.setattr("lightning_memaudit.report.write.render", lambda *_: "<p>a page</p>")
+
+
+@pytest.fixture
+def reads_here(monkeypatch):
+    """Reading in a process of its own has tests of its own, and starting one takes longer than these audits."""
+    from lightning_memaudit.callback.reading.reader import Reader
+
+    loader = Reader._loader
+    monkeypatch.setattr(Reader, "_loader", lambda self, blocks, num_workers: loader(self, blocks, num_workers=0))

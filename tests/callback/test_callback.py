@@ -17,6 +17,8 @@ from lightning_memaudit.training.data import FacesDataModule
 from lightning_memaudit.training.module import AutoencoderModule
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 METHODS = ("paper_blind", "autoencoder_iterations")
 
 
@@ -51,6 +53,7 @@ def reconstruct(module, images):
     return module.decoder(module.encoder(images.flatten(1)))
 
 
+@pytest.mark.usefixtures("without_report")
 def test_attached_to_a_run_that_is_not_ours():
     callback = MemorizationAuditCallback(every_n_epochs=1, reconstruct=reconstruct, methods=METHODS)
     trainer = trainer_with(callback, max_epochs=2)
@@ -63,6 +66,7 @@ def test_attached_to_a_run_that_is_not_ours():
     assert callback.last_report is not None
 
 
+@pytest.mark.usefixtures("without_report")
 def test_the_train_loss_is_that_of_the_audited_members_in_eval_mode():
     module = LitAutoEncoder()
     module.encoder.append(nn.Dropout(0.9))
@@ -132,6 +136,7 @@ class Identity(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+@pytest.mark.usefixtures("without_report")
 def test_dict_batches_a_named_method_an_output_key_and_a_range():
     callback = MemorizationAuditCallback(
         image_key="pixels", reconstruct="decode", output="sample", mean=[0.5], std=[0.5], methods=METHODS
@@ -142,6 +147,7 @@ def test_dict_batches_a_named_method_an_output_key_and_a_range():
     assert float(report.recoveries["members/truth"].min()) >= 0
 
 
+@pytest.mark.usefixtures("without_report")
 def test_schedules_fire_when_they_say():
     callback = MemorizationAuditCallback(
         every_n_epochs=3, at_epochs=[0, 4], methods=["autoencoder_iterations"], patterns=["half"], num_members=2
@@ -162,6 +168,7 @@ class LitAutoEncoderWithForward(LitAutoEncoder):
         return self.decoder(self.encoder(images.flatten(1)))
 
 
+@pytest.mark.usefixtures("without_report")
 def test_monitors_can_watch_the_recovery_rate():
     callback = MemorizationAuditCallback(every_n_epochs=1, methods=METHODS)
     stop = EarlyStopping("memaudit/recovery_rate", patience=2, mode="min", check_on_train_epoch_end=True)
@@ -172,6 +179,7 @@ def test_monitors_can_watch_the_recovery_rate():
     assert best.best_model_score == 0.0
 
 
+@pytest.mark.usefixtures("without_report")
 def test_loggers_get_one_row_per_audit_with_rate_and_loss_together(tmp_path):
     from lightning.pytorch.loggers import CSVLogger
 
@@ -188,6 +196,7 @@ def test_loggers_get_one_row_per_audit_with_rate_and_loss_together(tmp_path):
     assert all(row[name] for row in audits for name in wanted)
 
 
+@pytest.mark.usefixtures("without_report")
 def test_resuming_loses_no_audit_and_repeats_none():
     data = labelled(4)
 
@@ -204,6 +213,7 @@ def test_resuming_loses_no_audit_and_repeats_none():
     assert [(row["audit"], row["epoch"]) for row in rows] == [(0, 2), (1, 4), (2, 6)]
 
 
+@pytest.mark.usefixtures("without_report")
 def test_images_are_sent_to_loggers_only_when_asked():
     sent = []
 
@@ -221,6 +231,7 @@ def test_images_are_sent_to_loggers_only_when_asked():
         assert all(number == expected for _, number in sent)
 
 
+@pytest.mark.usefixtures("without_report")
 def test_every_line_of_the_results_is_strict_json():
     callback = MemorizationAuditCallback(methods=METHODS)
     trainer_with(callback, max_epochs=1).fit(

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from training_runs import Items, Module, audit_callback, fit, images, rows
 
 pytestmark = [
-    pytest.mark.usefixtures("without_report"),
+    pytest.mark.usefixtures("without_report", "reads_here"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
 ]
 

@@ -12,6 +12,8 @@ from lightning_memaudit.measurement.pace import Line, Pace
 from lightning_memaudit.report.verify import verify
 from lightning_memaudit.results.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 LOADERS = {"train": Items(images(40)), "controls": Items(images(30, seed=1))}
 SETTINGS = {"methods": ["known_mask", "biharmonic"], "every_n_epochs": 1, "at_fit_end": False}
 

@@ -12,7 +12,7 @@ from lightning_memaudit.callback.model import HalvingBatches, ModuleAutoencoder
 from lightning_memaudit.callback.seen import Normalization, Seen
 
 pytestmark = [
-    pytest.mark.usefixtures("without_report"),
+    pytest.mark.usefixtures("without_report", "reads_here"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
 ]
 

@@ -12,7 +12,7 @@ from training_runs import Items, Module, audit_callback, fit, images, rows
 from lightning_memaudit.results.rows import headline_names
 
 pytestmark = [
-    pytest.mark.usefixtures("without_report"),
+    pytest.mark.usefixtures("without_report", "reads_here"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
 ]
 

@@ -16,6 +16,8 @@ from lightning_memaudit.measurement.budget import Estimate
 from lightning_memaudit.training.module import AutoencoderModule
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 COST = " (5,200 evaluations of 120 images; 0.3 GB)"
 
 

@@ -11,6 +11,8 @@ from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.results.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 TRAIN, OTHERS = images(6), images(5, seed=1)
 
 

@@ -14,7 +14,7 @@ from lightning_memaudit.callback.session import Session
 from lightning_memaudit.measurement.processes import Processes
 
 pytestmark = [
-    pytest.mark.usefixtures("without_report"),
+    pytest.mark.usefixtures("without_report", "reads_here"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
 ]
 

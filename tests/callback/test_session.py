@@ -12,6 +12,8 @@ from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.results.rows import Occasion
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 
 def opened(how=None):
     which = ImageChoice(members=images(4), controls=images(3, seed=1))

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_memaudit.cli.main import main
 from lightning_memaudit.results.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("reads_here", "without_page")
+
 FAST = ["--memaudit.methods=[paper_blind]", "--memaudit.patterns=[random-0.5]"]
 CHECKPOINT = "runs/quickstart/checkpoints/last.ckpt"
 RESULTS = "runs/quickstart/audits/last"

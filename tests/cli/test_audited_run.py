@@ -10,6 +10,8 @@ from lightning_memaudit.cli.audited_run import with_run_folder
 from lightning_memaudit.cli.main import main, shipped_configs
 from lightning_memaudit.results.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("reads_here", "without_page")
+
 QUICK = ["--memaudit.methods=[biharmonic]", "--memaudit.patterns=[half]", "--memaudit.at_train_loss=[]"]
 QUICK += ["--memaudit.figures=false", "--memaudit.print_table=false", "--data.num_train=4", "--data.num_controls=4"]
 CHECKPOINT = "runs/quickstart/checkpoints/last.ckpt"

@@ -11,6 +11,8 @@ from their_project import FAST
 from lightning_memaudit.cli.hyperparameters import Given, Known
 from lightning_memaudit.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("reads_here", "without_page")
+
 
 @pytest.fixture
 def by_hand(project):

@@ -11,6 +11,8 @@ import yaml
 import lightning_memaudit
 from lightning_memaudit.cli.main import main, shipped_configs
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 ROOT = Path(lightning_memaudit.__file__).parent.parent
 QUICK = [
     "--trainer.max_epochs=3",

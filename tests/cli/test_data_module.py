@@ -14,6 +14,8 @@ from training_runs import audit_callback, images
 from lightning_memaudit.cli.audit import NO_CHECKPOINT, AuditTrainer
 from lightning_memaudit.cli.twins import imported_as_one
 
+pytestmark = pytest.mark.usefixtures("reads_here", "without_page")
+
 
 class Asks(lightning.LightningModule):
     """Asks the data module of its trainer how large the images are."""

@@ -15,6 +15,8 @@ from their_project import FAST
 from lightning_memaudit.cli.main import main
 from lightning_memaudit.report.verify import Check
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 QUIET = ["--no_figures"]
 TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}}
 SARIF = {  # what SARIF 2.1.0 requires, section 3 of the standard, and what code scanning needs to show a result
@@ -105,10 +107,9 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture
-def unchecked(monkeypatch):
+def unchecked(monkeypatch, without_page):
     """Verifying and drawing take their time; other tests do that."""
     monkeypatch.setattr("lightning_memaudit.report.verify.verify", lambda _: [])
-    monkeypatch.setattr("lightning_memaudit.report.write.render", lambda *_: "<p>a page</p>")
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -175,11 +176,12 @@ def test_what_is_wrong_is_one_line_before_anything_runs(runs, monkeypatch, capsy
 
 
 def run_report(runs, *options):
-    """By a process of its own, which verifies nothing: what it writes to stdout, whoever writes it."""
+    """By a process of its own, which verifies and draws nothing: what it writes to stdout, whoever writes it."""
     code = (
         "import sys, types; from lightning_memaudit.cli.main import main\n"
         "verify = types.SimpleNamespace(verify=lambda folder: [])\n"
         "sys.modules['lightning_memaudit.report.verify'] = verify\n"
+        "import lightning_memaudit.report.write as write; write.render = lambda *_: '<p>a page</p>'\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
@@ -294,6 +296,7 @@ def edited(runs, tmp_path):
     return str(tmp_path / "edited")
 
 
+@pytest.mark.usefixtures("without_page")
 def test_results_that_are_not_true_pass_no_gate(edited, monkeypatch, capsys):
     assert main(["report", edited, *QUIET]) == 0  # which says what they say, and nobody asked for a gate
     assert main(["report", edited, *QUIET, "--fail_if=memorized_rate>0.05"]) == 1
@@ -318,6 +321,7 @@ def test_what_an_earlier_gate_said_does_not_stay_where_this_one_fails(runs, monk
     assert not Path("gate.json").exists()
 
 
+@pytest.mark.usefixtures("without_page")
 def test_audit_as_a_gate(project, capsys):
     base = ["audit", f"--model={project}.Autoencoder", f"--data={project}.Data", *FAST, "--ckpt_path=none"]
     assert main([*base, "--strict", "--fail_if=recovery_rate>0.5"]) == 4

@@ -15,6 +15,8 @@ from lightning_memaudit.cli.fit import parse, the_callback, with_quickstart
 from lightning_memaudit.cli.main import main
 from lightning_memaudit.cli.parser import OneLineParser
 
+pytestmark = pytest.mark.usefixtures("reads_here", "without_page")
+
 Key = int | str | Sequence[int | str]
 
 

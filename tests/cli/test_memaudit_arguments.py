@@ -24,7 +24,12 @@ def parsed(*arguments):
     return parse(with_quickstart(list(arguments)), run=False)
 
 
-@pytest.mark.parametrize("text", KEYS)
+LIKE_ANOTHER = ("0", "{members: image, controls: 0}", "{controls: 1}")
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param(text, marks=pytest.mark.slow) if text in LIKE_ANOTHER else text for text in KEYS]
+)
 def test_image_keys(text, tmp_path):
     """From the command line, from a config, and from the config that Lightning saves of either."""
     cli = parsed(f"--memaudit.image_key={text}")

@@ -15,6 +15,8 @@ from lightning_memaudit.cli.main import main
 from lightning_memaudit.cli.twins import imported_as_one
 from lightning_memaudit.results.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("reads_here", "without_page")
+
 ROOT = Path(lightning_memaudit.__file__).parent.parent
 
 

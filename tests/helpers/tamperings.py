@@ -66,6 +66,9 @@ PLAN = "every pattern and method of run.json was run"
 ORDER = "no audit was before the one that it follows"
 LEFT_OUT = "whether anything was left out (images, patterns, methods, audits)"
 
+NUM_MEMBERS = 12
+"""Of the run that is changed."""
+
 CHANGES = {
     # Rows of images, newest audit
     "psnr of members null": (images(not_recovered), SCORES),
@@ -103,15 +106,18 @@ CHANGES = {
     "a column lacks in some rows": (images(lambda row: row.pop("ssim") and None), ROWS),
     "a column more in some rows": (images(update(verified=True)), COLUMNS),
     "members doubled at the same positions": (doubled(0), ROWS),
-    "members doubled": (doubled(20), SETTINGS),
-    "members doubled, and in run.json": (both(doubled(20), described("members", num_images=40)), ARRAYS),
+    "members doubled": (doubled(NUM_MEMBERS), SETTINGS),
+    "members doubled, and in run.json": (
+        both(doubled(NUM_MEMBERS), described("members", num_images=2 * NUM_MEMBERS)),
+        ARRAYS,
+    ),
     "half of the members left out": (images(lambda row: odd(row), method=None), ROWS),
     "half of the members left out, gaps closed": (images(kept, method=None), SETTINGS),
     "half left out, gaps closed, and in run.json": (
-        both(images(kept, method=None), described("members", num_images=10)),
+        both(images(kept, method=None), described("members", num_images=NUM_MEMBERS // 2)),
         ARRAYS,
     ),
-    "one image less in one cell": (images(lambda row: row["position"] != 19), UNREADABLE),
+    "one image less in one cell": (images(lambda row: row["position"] != NUM_MEMBERS - 1), UNREADABLE),
     "images exchanged": (images(exchange(0, 1, "image"), method=None), ARRAYS),
     "images exchanged in one cell": (images(exchange(0, 1, "image")), ROWS),
     "positions exchanged": (images(exchange(0, 1, "position"), method=None), ARRAYS),
@@ -212,7 +218,7 @@ CHANGES = {
         ARRAYS,
     ),
     "an array renamed": (arrays(rename(blind="blind-2")), ARRAYS),
-    "an array more": (arrays(lambda arrays: arrays.update(other=np.zeros(20))), ARRAYS),
+    "an array more": (arrays(lambda arrays: arrays.update(other=np.zeros(NUM_MEMBERS))), ARRAYS),
     "arrays of fewer images": (
         arrays(lambda arrays: [arrays.update({key: array[:5]}) for key, array in arrays.items()]),
         ARRAYS,

@@ -17,7 +17,7 @@ from lightning_memaudit.results.image_table import image_table
 PATTERNS = ("random-0.5", "random-0.9")
 METHODS = ("blind", "biharmonic")
 SIZE = 16
-NUM = 50
+NUM = 30
 
 
 @pytest.fixture(scope="module")

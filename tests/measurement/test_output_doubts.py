@@ -12,6 +12,7 @@ from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.measure import measure
 from lightning_memaudit.measurement.plan import Plan
+from lightning_memaudit.recovery import AutoencoderIterations
 from lightning_memaudit.results.cells import Measurement
 from lightning_memaudit.results.judgement import ImageColumns, judge
 from lightning_memaudit.results.own_output import doubts_about
@@ -75,7 +76,8 @@ def test_an_untrained_network_is_still_called_so(members, controls):
 @pytest.mark.parametrize("code", ["output_range", "output_logits"])
 @pytest.mark.parametrize("num_shares", [1, 3, 40])
 def test_processes_see_together_what_one_would(members, code, num_shares):
-    plan = Plan.of(["random-0.5"], ["known_mask"], block_size=7)
+    quick = {"autoencoder_iterations": AutoencoderIterations(num_iterations=2)}
+    plan = Plan.of(["random-0.5"], quick, block_size=7)
     autoencoder = AUTOENCODERS[code](members)
     parts = [
         Group("members", members[rank::num_shares], *2 * [range(len(members))[rank::num_shares]])

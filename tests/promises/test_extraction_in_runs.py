@@ -12,6 +12,8 @@ from training_runs import Items, audit_callback, fit, images
 
 from lightning_memaudit.results.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 METHODS = ("autoencoder_iterations",)
 STARTS = 40
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_memaudit.results.run_folder import RunFolder
 
 pytestmark = [
-    pytest.mark.usefixtures("without_report"),
+    pytest.mark.usefixtures("without_report", "reads_here"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
 ]
 
@@ -51,8 +51,18 @@ MODEL_FAULTS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a run in which nothing fails."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_memaudit.report.write.write_report", lambda *_, **__: None)
+        fit(folder, save_recoveries=0)
+    return folder
+
+
 @pytest.mark.parametrize("fault", MODEL_FAULTS)
-def test_a_model_that_fails(fault, calls_before):
+def test_a_model_that_fails(fault, calls_before, undisturbed):
     at_call, act, message, remaining = MODEL_FAULTS[fault]
     before = calls_before[1]
     last = calls_before[2] if remaining != [0] else 10**9
@@ -61,8 +71,7 @@ def test_a_model_that_fails(fault, calls_before):
         trainer, _ = fit(".", module)
     assert trainer.global_step == 9, "the training went on"
     assert numbers() == remaining
-    fit("undisturbed", FaultyModule())
-    assert float(module.weight) == float(torch.load("undisturbed/saved/last.ckpt")["state_dict"]["weight"])
+    assert float(module.weight) == float(torch.load(undisturbed / "saved" / "last.ckpt")["state_dict"]["weight"])
 
 
 @pytest.mark.parametrize("fault", [fault for fault in MODEL_FAULTS if not fault.startswith("runs out of memory")])
@@ -140,7 +149,7 @@ class At(Callback):
 
 @pytest.mark.parametrize("name", ["audits.jsonl", "images.jsonl"])
 @pytest.mark.parametrize("extra", [0, 1, 700])
-def test_a_full_disk_loses_only_the_audit_in_progress(name, extra):
+def test_a_full_disk_loses_only_the_audit_in_progress(name, extra, undisturbed):
     """A real one: the kernel cuts the file in the middle of a write."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     path = RunFolder("memaudit").path / name
@@ -163,8 +172,7 @@ def test_a_full_disk_loses_only_the_audit_in_progress(name, extra):
         empty()
     audits, images = results()
     assert numbers() == [0, 2]
-    fit("whole", save_recoveries=0)
-    expected = results("whole")
+    expected = results(undisturbed)
     assert audits == [row for row in expected[0] if row["audit"] != 1]
     assert images == [row for row in expected[1] if row["audit"] != 1]
     text = (RunFolder("memaudit").path / "images.jsonl").read_text()

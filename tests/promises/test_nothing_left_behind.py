@@ -10,7 +10,7 @@ import torch
 from stateful_models import RESTORED, Data, GeneratorFunction, HeldFast, OldCache, forget_calls
 from training_runs import audit_callback, trainer_with
 
-pytestmark = pytest.mark.usefixtures("without_report")
+pytestmark = pytest.mark.usefixtures("without_report", "reads_here")
 
 
 def train(kind, *callbacks):

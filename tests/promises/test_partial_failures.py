@@ -17,6 +17,8 @@ from lightning_memaudit.report.write import write_report
 from lightning_memaudit.results.rows import Occasion
 from lightning_memaudit.results.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -14,7 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from training_runs import Items, audit_callback, images, trainer_with
 
-pytestmark = [pytest.mark.usefixtures("without_report"), pytest.mark.filterwarnings("ignore:.*LeafSpec.*")]
+pytestmark = [
+    pytest.mark.usefixtures("without_report", "reads_here"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+]
 
 
 class Broken(Items):

@@ -13,6 +13,8 @@ from lightning_memaudit.cli.bench import BENCHMARKS
 from lightning_memaudit.cli.main import main
 from lightning_memaudit.recovery.methods.registry import METHODS
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 ROOT = Path(__file__).parents[2]
 FRONT = ROOT / "README.md"
 OTHERS = ("configs", "docker", "lightning_memaudit/bench", "lightning_memaudit/callback")

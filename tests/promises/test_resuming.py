@@ -11,7 +11,7 @@ from training_runs import Items, Module, audit_callback, fit, images, rows
 from lightning_memaudit.results.run_folder import RunFolder
 
 pytestmark = [
-    pytest.mark.usefixtures("without_report"),
+    pytest.mark.usefixtures("without_report", "reads_here"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
 ]
 
@@ -28,36 +28,51 @@ class Interrupt(lightning.Callback):
             raise KeyboardInterrupt
 
 
+SAVING = {
+    "on validation": {"save_on_train_epoch_end": False},
+    "at the end of epochs": {"save_on_train_epoch_end": True},
+    "every step": {"every_n_train_steps": 1},
+}
+
+
+def run_with_audits(folder, callbacks, saves, order, **arguments):
+    audit = audit_callback(every_n_epochs=2, at_train_loss=[4e-3, 2e-3, 1e-3, 3e-4], dirpath=folder)
+    saver = ModelCheckpoint(f"{folder}-saved", save_last=True, save_top_k=-1, **SAVING[saves])
+    callbacks = [*callbacks, audit, saver] if order else [audit, *callbacks, saver]
+    loaders = DataLoader(Items(images(6)), 2), DataLoader(Items(images(4, seed=1)))
+    fit(callbacks, Module(), *loaders, max_epochs=5, **arguments)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The rows of a run that was not interrupted, by how it saves its checkpoints."""
+    found = {}
+
+    def run(saves, order):
+        if (saves, order) not in found:
+            folder = tmp_path_factory.mktemp("uninterrupted") / "whole"
+            run_with_audits(folder, [], saves, order)
+            found[saves, order] = rows(folder)
+        return found[saves, order]
+
+    return run
+
+
 @pytest.mark.parametrize(
     "where", ["on_train_batch_end", "on_validation_end", "on_train_epoch_end", "on_train_epoch_start"]
 )
-@pytest.mark.parametrize("saves", ["on validation", "at the end of epochs", "every step"])
+@pytest.mark.parametrize("saves", SAVING)
 @pytest.mark.parametrize("order", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_resuming_loses_no_audit_and_repeats_none(where, saves, order):
+def test_resuming_loses_no_audit_and_repeats_none(where, saves, order, uninterrupted):
     """The audits of an interrupted and resumed run are those of an uninterrupted one: triggers, epochs, losses."""
-    loaders = DataLoader(Items(images(6)), 2), DataLoader(Items(images(4, seed=1)))
-    saving = {
-        "on validation": {"save_on_train_epoch_end": False},
-        "at the end of epochs": {"save_on_train_epoch_end": True},
-        "every step": {"every_n_train_steps": 1},
-    }[saves]
-
-    def run(folder, callbacks, **arguments):
-        audit = audit_callback(every_n_epochs=2, at_train_loss=[4e-3, 2e-3, 1e-3, 3e-4], dirpath=folder)
-        saver = ModelCheckpoint(f"{folder}-saved", save_last=True, save_top_k=-1, **saving)
-        callbacks = [*callbacks, audit, saver] if order else [audit, *callbacks, saver]
-        fit(callbacks, Module(), *loaders, max_epochs=5, **arguments)
-
-    run("whole", [])
     with pytest.raises(SystemExit):
-        run("resumed", [Interrupt(where, 2)])
-    run("resumed", [], ckpt_path="resumed-saved/last.ckpt")
-    found, expected = (
-        [(r["audit"], r["trigger"], r["epoch"], r["step"]) for r in rows(f)] for f in ("resumed", "whole")
-    )
-    assert found == expected
-    losses = ([row["train_loss"] for row in rows(folder)] for folder in ("resumed", "whole"))
-    assert next(losses) == pytest.approx(next(losses))
+        run_with_audits("resumed", [Interrupt(where, 2)], saves, order)
+    run_with_audits("resumed", [], saves, order, ckpt_path="resumed-saved/last.ckpt")
+    found, expected = rows("resumed"), uninterrupted(saves, order)
+    assert [(r["audit"], r["trigger"], r["epoch"], r["step"]) for r in found] == [
+        (r["audit"], r["trigger"], r["epoch"], r["step"]) for r in expected
+    ]
+    assert [r["train_loss"] for r in found] == pytest.approx([r["train_loss"] for r in expected])
 
 
 def test_a_finished_run_resumed_for_no_more_epochs_audits_nothing_again():

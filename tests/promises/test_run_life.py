@@ -34,7 +34,7 @@ def is_true(folder):
     return main(["verify", str(folder)]) == 0
 
 
-@pytest.mark.usefixtures("without_report")
+@pytest.mark.usefixtures("without_report", "reads_here")
 @pytest.mark.parametrize("folders", ["one", "one each"])
 def test_cross_validation_with_one_callback_audits_every_fold(folders):
     callback = audit_callback(at_epochs=[0], at_train_loss=[1.0], every_n_epochs=2)

@@ -8,7 +8,7 @@ from foreign_runs import ForeignRun, check
 from torch import nn
 from torch.nn import functional
 
-pytestmark = pytest.mark.usefixtures("without_report")
+pytestmark = pytest.mark.usefixtures("without_report", "reads_here")
 
 
 def denoising():

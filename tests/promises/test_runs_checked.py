@@ -6,7 +6,7 @@ from foreign_parts import Pictures, Plain, pictures, plainly
 from foreign_runs import ForeignRun, check
 from torch.utils.data import DataLoader
 
-pytestmark = pytest.mark.usefixtures("without_report")
+pytestmark = pytest.mark.usefixtures("without_report", "reads_here")
 
 MEMBERS, CONTROLS = pictures(), pictures(seed=1)
 

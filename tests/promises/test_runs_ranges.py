@@ -11,7 +11,7 @@ from foreign_runs import ForeignRun, check, refuse_before_the_first_step
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-pytestmark = pytest.mark.usefixtures("without_report")
+pytestmark = pytest.mark.usefixtures("without_report", "reads_here")
 
 
 def in_the_data_set():

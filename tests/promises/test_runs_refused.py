@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from training_runs import audit_callback
 
-pytestmark = pytest.mark.usefixtures("without_report")
+pytestmark = pytest.mark.usefixtures("without_report", "reads_here")
 
 MEMBERS, CONTROLS = pictures(shape=RGB), pictures(seed=1, shape=RGB)
 

@@ -7,7 +7,7 @@ from foreign_ranges import CONTROLS, MEMBERS, run_of
 from foreign_runs import check
 from torch.nn import functional
 
-pytestmark = pytest.mark.usefixtures("without_report")
+pytestmark = pytest.mark.usefixtures("without_report", "reads_here")
 
 
 class ScalesInTrainingStep(Plain):

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from training_runs import audit_callback
 
-pytestmark = pytest.mark.usefixtures("without_report")
+pytestmark = pytest.mark.usefixtures("without_report", "reads_here")
 
 VOLUME, SIGNAL, SPECTRAL = (1, 6, 8, 7), (1, 64), (13, 8, 6)
 

@@ -15,7 +15,10 @@ from training_runs import Items, images, trainer_with
 import lightning_memaudit
 from lightning_memaudit import MemorizationAuditCallback
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*")
+pytestmark = [
+    pytest.mark.usefixtures("reads_here"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
+]
 PACKAGE = Path(lightning_memaudit.__file__).parent
 EVIL = '<img src=x onerror=alert(1)>"; rm -rf $HOME `id` [red]{{97*89}}'
 

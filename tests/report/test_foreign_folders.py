@@ -16,11 +16,6 @@ FILES = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def short_page(monkeypatch):
-    monkeypatch.setattr("lightning_memaudit.report.write.render", lambda *_: "<p>a page</p>")
-
-
 def outside(tmp_path):
     return {
         str(path.relative_to(tmp_path)): path.read_bytes()
@@ -43,7 +38,7 @@ def test_a_name_that_is_none_is_refused_and_reaches_neither_files_nor_terminal(r
     assert outside(tmp_path) == before
 
 
-@pytest.mark.usefixtures("short_page")
+@pytest.mark.usefixtures("without_page")
 @pytest.mark.parametrize("name", FILES)
 def test_links_are_not_followed(run_with_figures, tmp_path, capsys, name):
     run = run_with_figures
@@ -108,7 +103,7 @@ def test_control_characters_do_not_reach_the_terminal(run, capsys):
     assert not {char for char in text if unicodedata.category(char) in ("Cc", "Cf")}
 
 
-@pytest.mark.usefixtures("short_page")
+@pytest.mark.usefixtures("without_page")
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "figure"])
 def test_output_refuses_what_is_no_regular_file(run, tmp_path, capsys, kind):
     place = tmp_path / "out"

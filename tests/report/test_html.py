@@ -11,7 +11,6 @@ import pytest
 import torch
 from autoencoders import memory
 from observations import uniform
-from run_folder_fixture import make_run_folder
 
 from lightning_memaudit import audit
 from lightning_memaudit.cli.main import main
@@ -49,21 +48,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-@pytest.fixture(scope="module")
-def comparison(finished, tmp_path_factory):
-    """One page on three runs."""
-    other = make_run_folder(
-        tmp_path_factory.mktemp("identity"), memorizes=False, identity=True, color=True, train_losses=(1e-4,)
-    )
-    third = make_run_folder(tmp_path_factory.mktemp("few"), num_controls=0, train_losses=(1e-4,))
-    path = tmp_path_factory.mktemp("page") / "all.html"
-    runs = [str(folder.path) for folder in (finished[0], other, third)]
-    assert main(["report", *runs, "--no_figures", "--output", str(path)]) == 0
-    return path
-
-
-def test_page_is_self_contained_and_accessible(finished, comparison):
-    for path in (finished[1].html, comparison):
+def test_page_is_self_contained_and_accessible(drawn_page, comparison):
+    for path in (drawn_page, comparison):
         text = path.read_text()
         page = Page(text)
         assert len(page.ids) == len(set(page.ids))
@@ -80,8 +66,8 @@ def test_page_is_self_contained_and_accessible(finished, comparison):
         assert {reference[1:] for reference in references} <= set(page.ids)
 
 
-def test_page_escapes_what_comes_from_outside(finished):
-    text = finished[1].html.read_text()
+def test_page_escapes_what_comes_from_outside(drawn_page):
+    text = drawn_page.read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "<script>alert" not in text
 
@@ -185,9 +171,9 @@ FLAGS = [
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
-def test_page_in_a_browser(finished, comparison, tmp_path):
+def test_page_in_a_browser(drawn_page, comparison, tmp_path):
     """No error on the console, no request beyond the file itself, and the sort buttons sort."""
-    for number, path in enumerate((finished[1].html, comparison)):
+    for number, path in enumerate((drawn_page, comparison)):
         # What the page does when used, appended to a copy of it: click on a heading, tell the order.
         probe = tmp_path / f"probe-{number}.html"
         script = (
@@ -222,7 +208,7 @@ def test_page_in_a_browser(finished, comparison, tmp_path):
         order, requests, fits = re.search(r"<title>(.*?)</title>", done.stdout)[1].split("#")
         assert requests == "0"
         assert fits == "true"
-        if path is finished[1].html:
+        if path is drawn_page:
             values = [float(value.split()[0]) for value in order.split("|")]
             assert values == sorted(values, reverse=True)
             assert len(values) == 48

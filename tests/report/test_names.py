@@ -129,6 +129,7 @@ def test_figures_draw_names_as_they_are(named, tmp_path):
     assert shown == {"$a_{$ and $\\frac$", "\N{REPLACEMENT CHARACTER}.jpg (1)", "_%_#", shortened("x" * 300, 22)}
 
 
+@pytest.mark.usefixtures("drawn")
 def test_runs_of_any_name_are_compared(tmp_path):
     options = {"num_images": 2, "num_controls": 0, "methods": ("blind",), "train_losses": (1e-5,)}
     names = ("$a_{$", "_hidden", "猫\x1b[31m")

@@ -93,6 +93,7 @@ def test_images_of_a_strip_are_called_what_they_are(count, words):
     assert controls == (["the only one"] if count == 1 else ["best", "worst"] if count == 2 else ["best", "median"])
 
 
+@pytest.mark.usefixtures("drawn")
 def test_what_is_beyond_a_chart_is_counted_in_it(finished):
     document = json.loads(json.dumps(finished[1].document))
     for image in document["images"]:
@@ -107,6 +108,7 @@ def test_what_is_beyond_a_chart_is_counted_in_it(finished):
     assert "above 60 dB" not in image_chart(document, "x")
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("number", [2, 12])
 def test_every_run_compared_has_a_panel_of_its_own(finished, number):
     names = [f"run $_{index}" for index in range(number)]

@@ -29,6 +29,7 @@ FRAME = """<title></title><script>addEventListener('message', event => document.
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+@pytest.mark.usefixtures("drawn")
 def test_what_a_phone_shows(tmp_path):
     page = write_report(make_run_folder(tmp_path), figures=False).html.read_text()
     (tmp_path / "probe.html").write_text(page.replace("</body>", PROBE + "</body>"))

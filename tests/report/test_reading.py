@@ -90,6 +90,7 @@ def test_any_reason_is_shown(finished, code, tmp_path):
     assert f"Because of {code}." in console.file.getvalue()
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("options", [{"untrained": True}, {"memorizes": False}, {"train_losses": (0.25,)}])
 def test_nobody_takes_one_loss_for_the_other(tmp_path, options):
     """The audit's error is nowhere called just a train loss; the trigger's level is said to be training_step's."""
