@@ -1,11 +1,9 @@
 """What every test shares: one thread, seeded randomness, and nothing left behind for the next test."""
 
-import json
 import os
 import random
 import sys
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -36,23 +34,6 @@ def _nothing_waits_for_the_disk():
     """No test cuts the power: what is written outlives a killed process without reaching the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _a_schema_is_checked_once():
-    """Whether the schema of the report is one takes several times as long as whether a report follows it."""
-    validator, good = jsonschema.Draft202012Validator, set()
-    original = validator.check_schema
-
-    def check_schema(schema, *arguments, **named):
-        text = json.dumps(schema, sort_keys=True)
-        if text not in good:
-            original(schema, *arguments, **named)
-            good.add(text)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validator, "check_schema", check_schema)
         yield
 
 

@@ -8,6 +8,8 @@ from fault_workers import FaultyModule, fit
 from launching import launch_in
 from lightning.pytorch import Callback
 
+from lightning_memaudit.measurement import pace
+
 
 @pytest.fixture(scope="session")
 def context():
@@ -22,6 +24,15 @@ def context():
         ]
     )
     return forks
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _as_many_calls_on_every_machine():
+    """What tells how long an audit will take calls the model more or less often, by how fast that is; here it must not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pace, "LEAST_SECONDS", 0.0)
+        patch.setattr(pace, "PATIENCE", 1e9)
+        yield
 
 
 @pytest.fixture
