@@ -81,21 +81,21 @@ def refine(
         explained_share: From f(x), y and h to the share of y that f(x) explains, (B,) in (0, 1]; None takes it for 1.
     """
     variance = noise.square()
-    kept = mask.expand_as(image).flatten(1).any(1)
+    kept = mask.flatten(1).any(1)
     explained = torch.where(with_axes(kept, image), mask, torch.ones_like(mask))
     exact = with_axes((variance == 0).to(image.dtype), image)
     interpolation = Interpolation(explained)
     best: Candidate | None = None
     for _ in range(steps):
-        error = (masked_mean((observed - image).square(), mask) - variance).clamp_min(1e-6)
+        error = (masked_mean((observed - image).square_(), mask) - variance).clamp_min(1e-6)
         trust = with_axes(torch.where(variance > 0, error / (error + variance), 1.0).nan_to_num(1.0), image)
         estimate = torch.lerp(image, observed, mask * trust)
         output = autoencoder(estimate)
         residual = observed - output
-        corrected = add_interpolated_residual(output, observed, interpolation, exact)
+        corrected = torch.addcmul(output, interpolation.fill(residual), exact)
         # Less than the noise is as wrong as more: then f has fitted the noise.
-        data = (masked_mean(residual.square(), explained) - variance).abs()
-        score = data + masked_mean((corrected - estimate).square(), 1 - explained * exact)
+        data = (masked_mean(residual.square_(), explained) - variance).abs()
+        score = data + masked_mean((corrected - estimate).square_(), 1 - explained * exact)
         hidden = 1 - per_image_mean(mask * trust)
         if explained_share is not None:
             share = explained_share(output, observed, mask)
@@ -117,14 +117,17 @@ def add_interpolated_residual(output: Tensor, observed: Tensor, interpolation: I
         interpolation: Of the mask.
         exact: (B, 1, *ones), 1 for data without noise; noise says nothing of the neighbours, there r is 0.
     """
-    return output + interpolation.fill(observed - output) * exact
+    return torch.addcmul(output, interpolation.fill(observed - output), exact)
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean of (B, C, *spatial) over all but the first dimension, (B,); 0 where all weights are 0."""
-    weight = weight.expand_as(values).flatten(1)
-    total = weight.sum(1)
-    return torch.where(total > 0, (weight * values.flatten(1)).sum(1) / total.clamp_min(1e-6), 0)
+    repeats = values.shape[1] // weight.shape[1]
+    if repeats > 1:  # one weight for all channels
+        values = values.sum(1, keepdim=True)
+    total = weight.flatten(1).sum(1)
+    weighted = (weight * values).flatten(1).sum(1)
+    return torch.where(total > 0, weighted / (repeats * total).clamp_min(1e-6), 0)
 
 
 def better(first: Candidate, second: Candidate) -> Candidate:

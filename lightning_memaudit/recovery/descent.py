@@ -68,6 +68,8 @@ def minimize(evaluate: ValueAndGradient, start: Tensor, max_gradients: Tensor, i
         value, gradient = evaluate(points.view(-1, *shape), rows)
         gradient = gradient.flatten(1)
         finite = value.isfinite() & gradient.isfinite().all(1)
+        if bool(finite.all()):
+            return value, gradient
         return torch.where(finite, value, torch.inf), torch.where(finite[:, None], gradient, 0)
 
     point = result[rows]
@@ -97,17 +99,19 @@ def minimize(evaluate: ValueAndGradient, start: Tensor, max_gradients: Tensor, i
         number += 1
         counts[rows] = number
         taken = tried_value <= value + 1e-4 * length * slope
-        take = taken[:, None]
-        pairs = [
-            *pairs[1 - MEMORY :],
-            _Pair.of(torch.where(take, step, 0), torch.where(take, tried_gradient - gradient, 0)),
-        ]
+        take, all_taken = taken[:, None], bool(taken.all())
+        change = tried_gradient - gradient
+        pair = (step, change) if all_taken else (torch.where(take, step, 0), torch.where(take, change, 0))
+        pairs = [*pairs[1 - MEMORY :], _Pair.of(*pair)]
         # The minimum of the parabola through what is known, within bounds.
         parabola = -slope * length.square() / (2 * (tried_value - value - length * slope))
         shorter = parabola.nan_to_num(0, 0, 0).clamp(0.1 * length, 0.5 * length)
-        point = torch.where(take, point + step, point)
-        value = torch.where(taken, tried_value, value)
-        gradient = torch.where(take, tried_gradient, gradient)
+        if all_taken:
+            point, value, gradient = point + step, tried_value, tried_gradient
+        else:
+            point = torch.where(take, point + step, point)
+            value = torch.where(taken, tried_value, value)
+            gradient = torch.where(take, tried_gradient, gradient)
         newton, known = _newton_direction(pairs, gradient)
         descends = known & (_dot(newton, gradient) < 0)
         fresh = torch.where(descends[:, None], newton, -gradient)

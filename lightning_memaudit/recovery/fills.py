@@ -68,7 +68,7 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
     mask = ~(repeated & present[:, None])[:, None].expand(-1, channels, -1)
     per_channel = torch.zeros_like(present)
     if channels > 1:
-        alone, shares = _most_frequent(pixels.flatten(0, 1).double())
+        alone, shares = _most_frequent(pixels.flatten(0, 1))
         # A mask of its own per channel leaves pixels with some channels missing: more values repeat than whole pixels.
         lost = shares.view(batch, channels).min(1).values
         per_channel = (lost >= LEAST_SHARE) & (lost >= share + LEAST_SHARE)
@@ -134,7 +134,7 @@ def _most_frequent(values: Tensor) -> tuple[Tensor, Tensor]:
     longest = torch.zeros_like(values[:, 0], dtype=torch.int64).scatter_reduce_(0, row, length, "amax")
     at = torch.where(length == longest[row], begin % number, number)
     first = torch.full_like(longest, number).scatter_reduce_(0, row, at, "amin")
-    return values == ordered.gather(1, first[:, None]), longest.to(values.dtype) / number
+    return values == ordered.gather(1, first[:, None]), longest.double() / number
 
 
 def _sorted(values: Tensor) -> Tensor:

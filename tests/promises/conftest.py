@@ -28,7 +28,7 @@ def context():
 
 @pytest.fixture(scope="session", autouse=True)
 def _as_many_calls_on_every_machine():
-    """What tells how long an audit will take calls the model more or less often, by how fast that is; here it must not."""
+    """What tells how long an audit will take calls a fast model more often; here the calls are counted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pace, "LEAST_SECONDS", 0.0)
         patch.setattr(pace, "PATIENCE", 1e9)
