@@ -161,7 +161,7 @@ class Workspace:
                 for rows in _blocks(self._observed)
             ]
         torch.mul(self._observed, mask.div(denominator), out=self._constant)
-        if self._neighbours and mask.device.type == "cuda":
+        if self._neighbours and _stays_in_place(mask.device):
             if self._shown is None:
                 self._shown = torch.empty_like(self._dual)
                 self.prior = self.prior.clone()  # the start, which is someone else's
@@ -203,6 +203,11 @@ class Workspace:
         self._image = None if self._image is None else self._image[rows]
         self._buffer = self._image
         self._weight = None if self._weight is None else self._weight[rows]
+
+
+def _stays_in_place(device: torch.device) -> bool:
+    """Whether tensors keep their places, so that the work on them can be replayed: it costs two of them more."""
+    return device.type == "cuda"
 
 
 def _blocks(images: Tensor) -> list[slice]:

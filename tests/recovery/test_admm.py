@@ -11,6 +11,7 @@ from lightning_memaudit.recovery import (
     Alternation,
     BlindRecovery,
     KnownMaskRecovery,
+    admm,
 )
 from lightning_memaudit.recovery.admm import State, Workspace, data_step, step
 from lightning_memaudit.recovery.alternation import alternate
@@ -109,16 +110,25 @@ def test_the_workspace_does_what_the_three_equations_say(autoencoder):
     torch.testing.assert_close(work.image, state.image)
 
 
+@pytest.mark.parametrize("in_place", [False, True], ids=["as on a CPU", "as on a GPU"])
+@pytest.mark.parametrize("elements_per_block", [1, 2**18])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_hidden_pixels_are_shown_the_correction_of_their_observed_neighbours(channels):
+def test_hidden_pixels_are_shown_the_correction_of_their_observed_neighbours(
+    channels, elements_per_block, in_place, monkeypatch
+):
+    monkeypatch.setattr(admm, "ELEMENTS_PER_BLOCK", elements_per_block)
+    monkeypatch.setattr(admm, "_stays_in_place", lambda device: in_place)
     observed, start = uniform((3, 2, 8, 8)), uniform((3, 2, 8, 8), 10)
     mask = (uniform((3, channels, 8, 8), 11) > 0.5).float()
     penalty = torch.tensor([0.1, 0.5, 2.0])
     spread = torch.tensor([0.5, 0.0, 1.0])
     work = Workspace(torch.tanh, observed, start, penalty, spread)
     work.set_mask(mask)
-    prior, dual = start, torch.zeros_like(start)
-    for _ in range(4):
+    prior, dual, begun = start, torch.zeros_like(start), start.clone()
+    for iteration in range(6):
+        if iteration == 3:
+            mask = (uniform((3, channels, 8, 8), 12) > 0.5).float()
+            work.set_mask(mask)
         work.advance()
         image = data_step(observed, mask, prior, dual, penalty.view(-1, 1, 1, 1))
         point = image + dual
@@ -127,6 +137,7 @@ def test_hidden_pixels_are_shown_the_correction_of_their_observed_neighbours(cha
         dual = point - prior
         torch.testing.assert_close(work.image, image)
         torch.testing.assert_close(work.prior, prior)
+    assert torch.equal(start, begun)
 
 
 @pytest.mark.parametrize("agrees", [True, False])

@@ -5,7 +5,7 @@ import torch
 from autoencoders import associative
 from observations import smooth_images, uniform
 
-from lightning_memaudit.recovery.candidates import refine
+from lightning_memaudit.recovery.candidates import masked_mean, refine
 from lightning_memaudit.recovery.mask_rules import MaskFromContent
 
 
@@ -37,3 +37,14 @@ def test_degenerate_masks_lose_on_their_own_score(wrong):
     image = stored.roll(1, 0) if wrong == 0 else mask * stored
     other = refine(associative(stored), mask * stored, torch.full_like(mask, wrong), image, none)
     assert (right.score < other.score / 100).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_masked_mean_counts_every_channel(channels):
+    values, weight = torch.rand(4, 3, 5, 6), torch.rand(4, channels, 5, 6)
+    weight[1] = 0
+    expected = [
+        0 if index == 1 else (one * part).sum() / part.expand_as(one).sum()
+        for index, (one, part) in enumerate(zip(values, weight, strict=True))
+    ]
+    torch.testing.assert_close(masked_mean(values, weight), torch.tensor(expected))

@@ -1,5 +1,7 @@
 """What fills the missing pixels: a constant is found whatever its value, and content told from noise."""
 
+from collections import Counter
+
 import pytest
 import torch
 from autoencoders import associative
@@ -8,7 +10,7 @@ from observations import smooth_images, uniform
 from lightning_memaudit.recovery import (
     BlindRecovery,
 )
-from lightning_memaudit.recovery.fills import find_constant_fill, local_agreement
+from lightning_memaudit.recovery.fills import _most_frequent, find_constant_fill, local_agreement
 
 
 @pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
@@ -67,3 +69,17 @@ def test_image_content_agrees_with_its_neighbours_and_noise_does_not():
     mask = (uniform((4, 1, 16, 16)) > 0.5).float()
     agreement = local_agreement(mask * images + (1 - mask) * uniform(images.shape, 12))
     assert agreement[mask > 0].mean() > 3 * agreement[mask == 0].mean()
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("missing", [0.0, 0.4, 1.0])
+def test_the_most_frequent_value_is_that_of_a_count(kind, missing):
+    values = torch.randint(0, 4, (50, 23)).to(kind)
+    values[torch.rand(50, 23) < missing] = torch.nan
+    where, share = _most_frequent(values)
+    for row, found, part in zip(values.tolist(), where.tolist(), share.tolist(), strict=True):
+        counted = Counter(value for value in row if value == value)
+        most = max(counted.values(), default=1)
+        smallest = min((value for value, count in counted.items() if count == most), default=None)
+        assert part == most / 23
+        assert found == [value == smallest for value in row]
