@@ -16,6 +16,7 @@ from lightning_memaudit.recovery.batches import per_image_mean, same_channels
 from lightning_memaudit.recovery.checks import check_counts
 from lightning_memaudit.recovery.masks import MaskEstimator
 from lightning_memaudit.recovery.types import Autoencoder, Trace
+from lightning_memaudit.recovery.wandering import Wandering
 
 
 class Solution(NamedTuple):
@@ -49,15 +50,6 @@ class Solution(NamedTuple):
         return torch.where(score.isfinite(), score, torch.inf)
 
 
-STILL_FALLING = 0.9
-"""Of two stretches of iterations: where the least change in the second is below this share of that in the first, the
-attempt still comes closer. Where it is not it moves on, hardly ever to anything better: of 1,237 recoveries of nine
-autoencoders behind six patterns 7 are lost by stopping, that iteration 200 holds, and 3 are kept that it has lost."""
-
-LEAST_WANDERING = 1e-3
-"""Root mean square change per iteration below which an attempt is on its way to an image, however slowly."""
-
-
 @dataclass(frozen=True)
 class Alternation:
     """How the alternation runs.
@@ -69,7 +61,7 @@ class Alternation:
         tolerance: An attempt has converged when the root mean square change of its image per iteration is below
             this; 0 never stops early.
         wandering: An attempt wanders, and stops, when the least change of its image in so many iterations is hardly
-            below the least in as many before, see :data:`STILL_FALLING`; 0 lets it wander to the end.
+            below the least in as many before, see :mod:`lightning_memaudit.recovery.wandering`; 0 lets it go on.
 
     Raises:
         ValueError: A number is below 1, or the tolerance or ``wandering`` below 0.
@@ -143,7 +135,7 @@ def alternate(
     del start  # the workspace lets it go once it is used
 
     finished = _Finished()
-    wandering = _Wandering(settings)
+    wandering = Wandering(settings.wandering, settings.check_every)
     recorder = _Recorder(autoencoder, observed, record_at)
     if recorder.wants(0):
         recorder.record(0, rows, work.image, current, finished)
@@ -166,7 +158,7 @@ def alternate(
         if previous is not None:
             change = per_image_mean(previous.sub_(work.image).square_())
             # NaN compares false, so a diverged row is "not moving on" and leaves.
-            going = (change > settings.tolerance**2) & ~wandering.found(change)
+            going = (change > settings.tolerance**2) & ~wandering.found(change, work.prior)
             last = iteration == settings.num_iterations
             if last:
                 going = torch.zeros_like(going)
@@ -186,28 +178,6 @@ def alternate(
     fixed_point, data = residuals(autoencoder, observed, final_mask, final_image)
     # One evaluation made the start (by the caller), one the final residual.
     return Solution(final_image, final_mask, fixed_point, data, iterations_used + 2, recorder.trace())
-
-
-class _Wandering:
-    """Which rows have come no closer to any image for a while."""
-
-    def __init__(self, settings: Alternation) -> None:
-        self._checks = -(-settings.wandering // settings.check_every)
-        self._changes: list[Tensor] = []
-
-    def found(self, change: Tensor) -> Tensor:
-        """From the mean square changes at this check, (R,), to whether each row wanders, (R,) bool."""
-        self._changes = [*self._changes, change][-2 * self._checks :] if self._checks else []
-        if not self._checks or len(self._changes) < 2 * self._checks:
-            return torch.zeros_like(change, dtype=torch.bool)
-        before, now = (
-            torch.stack(part).amin(0) for part in (self._changes[: self._checks], self._changes[self._checks :])
-        )
-        return (now > STILL_FALLING**2 * before) & (change > LEAST_WANDERING**2)
-
-    def keep(self, rows: Tensor) -> None:
-        """Forget all but these rows, a boolean vector."""
-        self._changes = [change[rows] for change in self._changes]
 
 
 class _Finished:

@@ -1,5 +1,7 @@
 """Plain iterations reach the fixed point, and notice an autoencoder that spoils its input."""
 
+import itertools
+
 import pytest
 import torch
 from observations import uniform
@@ -27,3 +29,26 @@ def test_an_autoencoder_that_begins_to_write_into_its_input_is_refused():
 
     with pytest.raises(RuntimeError, match="wrote into its input"):
         AutoencoderIterations(num_iterations=9)(autoencoder, uniform((2, 1, 8, 8)))
+
+
+def restless(target, kind):
+    """Halves the way to the target; its results tremble by less than half precision rounds, and are rounded to it."""
+    signs = itertools.cycle((1, -1))
+    return lambda images: (target + 0.5 * (images - target) + 3e-4 * next(signs)).to(kind).float()
+
+
+@pytest.mark.parametrize(("kind", "iterations"), [(torch.float16, 50), (torch.float32, 200)])
+def test_images_end_where_half_precision_lets_them_come_no_closer(kind, iterations):
+    target = torch.rand(1, 1, 8, 8)
+    recovery = AutoencoderIterations()(restless(target, kind), torch.rand(5, 1, 8, 8))
+    torch.testing.assert_close(recovery.image, target.expand(5, -1, -1, -1), atol=2e-3, rtol=0)
+    assert recovery.num_evaluations.tolist() == pytest.approx([iterations] * 5, abs=10)
+
+
+def test_images_that_still_come_closer_go_on_in_half_precision():
+    target = torch.rand(1, 1, 8, 8)
+    slow = AutoencoderIterations(num_iterations=200)(
+        lambda images: (target + 0.97 * (images - target)).half().float(), torch.rand(5, 1, 8, 8)
+    )
+    assert (slow.num_evaluations > 100).all()
+    assert ((slow.image - target).abs() < 0.05).all()
