@@ -39,8 +39,8 @@ def comparison_chart(documents: Sequence[Mapping[str, Any]], names: Sequence[str
     runs = [(name, moments) for name, moments in runs if moments]
     if not runs:
         return None
-    columns = min(_COLUMNS, len(runs))
-    lines = -(-len(runs) // columns)
+    lines = -(-len(runs) // _COLUMNS)
+    columns = -(-len(runs) // lines)
     with figure_style():
         figure = Figure(figsize=(max(0.5 + 1.9 * columns, LEGEND_WIDTH), 0.8 + 1.45 * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()

@@ -64,8 +64,8 @@ def rate_figure(rows: Sequence[Row], width: float = 4.4, height: float = 3.3, pr
     """
     patterns = list(dict.fromkeys(row["pattern"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    columns = min(len(patterns), 3)
-    lines = -(-len(patterns) // columns)
+    lines = -(-len(patterns) // 3)
+    columns = -(-len(patterns) // lines)  # four are two by two
     with figure_style():
         total = max(width * columns, LEGEND_WIDTH)
         figure = Figure(figsize=(total, height * lines), layout="constrained")
