@@ -24,6 +24,7 @@ from lightning_memaudit.cli.gate import Gate, Result, gate_help
 from lightning_memaudit.cli.hyperparameters import HELP, Given, known_arguments
 from lightning_memaudit.cli.main import UsageError
 from lightning_memaudit.measurement.engine import now
+from lightning_memaudit.recovery.replay import replays
 from lightning_memaudit.report.checkpoint import allowed, read_checkpoint
 from lightning_memaudit.report.document import read_document
 from lightning_memaudit.results.gate import Condition
@@ -80,7 +81,7 @@ class AuditTrainer(Trainer):
             raise UsageError("weights_only=False: checkpoints are loaded safely; name what may be in it in allow_types")
         settings = the_callback(self)
         path, epoch, step = read_progress(ckpt_path, allow_types)
-        with allowed(allow_types):
+        with allowed(allow_types), replays():  # nothing is trained in this process
             where = settings.where
             if where.dirpath is None:
                 # Not the results folder of the training itself, whose audits stay what they are.

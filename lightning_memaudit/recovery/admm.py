@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.interpolation import Interpolation
-from lightning_memaudit.recovery.replay import Replay
+from lightning_memaudit.recovery.replay import Replay, replays_on
 from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.types import Autoencoder
 
@@ -96,8 +96,9 @@ class Workspace:
     z = f(v + s (1 - h) S(v - z))     S averages nearby pixels with h > 1/2, see Interpolation
 
     The other equations stay as they are. Where f returns the data v - z is 0, and so is what is added. It takes one
-    tensor more while f runs, and S for a moment somewhat more than another. On a GPU all but f is one CUDA graph, whose
-    tensors stay where they are: two more.
+    tensor more while f runs, and S for a moment somewhat more than another. On a GPU, within
+    :func:`~lightning_memaudit.recovery.replay.replays`, all but f is one CUDA graph, whose tensors stay where they are:
+    v, z and what S makes on its way.
 
     Args:
         autoencoder: f, which leaves its input alone and returns a tensor of its own.
@@ -105,6 +106,7 @@ class Workspace:
         start: First x and z, (B, C, *spatial).
         penalty: (B,), positive, one per row.
         spread: s, (B,), in [0, 1]; None is :func:`step`.
+        one_mask: Whether the first mask stays, so that work may be replayed.
 
     Attributes:
         prior: z, (B, C, *spatial).
@@ -118,11 +120,18 @@ class Workspace:
     """
 
     def __init__(
-        self, autoencoder: Autoencoder, observed: Tensor, start: Tensor, penalty: Tensor, spread: Tensor | None = None
+        self,
+        autoencoder: Autoencoder,
+        observed: Tensor,
+        start: Tensor,
+        penalty: Tensor,
+        spread: Tensor | None = None,
+        one_mask: bool = False,
     ) -> None:
         self._autoencoder = autoencoder
         self._spread = None if spread is None else with_axes(spread, observed)
         self._neighbours: list[_Neighbours] = []
+        self._one_mask = one_mask
         self._observed = observed
         self._penalty = with_axes(penalty, observed)
         self.prior = start.to(observed.dtype)
@@ -161,7 +170,7 @@ class Workspace:
                 for rows in _blocks(self._observed)
             ]
         torch.mul(self._observed, mask.div(denominator), out=self._constant)
-        if self._neighbours and _stays_in_place(mask.device):
+        if self._neighbours and self._one_mask and replays_on(mask.device):
             if self._shown is None:
                 self._shown = torch.empty_like(self._dual)
                 self.prior = self.prior.clone()  # the start, which is someone else's
@@ -203,11 +212,6 @@ class Workspace:
         self._image = None if self._image is None else self._image[rows]
         self._buffer = self._image
         self._weight = None if self._weight is None else self._weight[rows]
-
-
-def _stays_in_place(device: torch.device) -> bool:
-    """Whether tensors keep their places, so that the work on them can be replayed: it costs two of them more."""
-    return device.type == "cuda"
 
 
 def _blocks(images: Tensor) -> list[slice]:

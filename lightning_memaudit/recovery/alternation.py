@@ -158,7 +158,8 @@ def alternate(
         if previous is not None:
             change = per_image_mean(previous.sub_(work.image).square_())
             # NaN compares false, so a diverged row is "not moving on" and leaves.
-            going = (change > settings.tolerance**2) & ~wandering.found(change, work.prior)
+            wanders, arrived = wandering.found(change, work.image, work.prior)
+            going = (change > settings.tolerance**2) & ~wanders & ~arrived
             last = iteration == settings.num_iterations
             if last:
                 going = torch.zeros_like(going)

@@ -117,7 +117,8 @@ def _attempt(
             filling = uniform_noise(start.shape[1:], start, seed)
             start = autoencoder(torch.lerp(filling.expand_as(start), start, masks.mask.expand_as(start)))
         start = repeat(start, len(penalties))
-    work = Workspace(autoencoder, observed, start, penalty, tuning.spread / noise_factor if tuning.spread else None)
+    spread = tuning.spread / noise_factor if tuning.spread else None
+    work = Workspace(autoencoder, observed, start, penalty, spread, one_mask=masks.update is None)
     work.set_mask(mask)
     for iteration in range(iterations):
         if masks.update is not None and iteration and iteration % tuning.mask_steps == 0:

@@ -121,7 +121,12 @@ def add_interpolated_residual(output: Tensor, observed: Tensor, interpolation: I
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean of (B, C, *spatial) over all but the first dimension, (B,); 0 where all weights are 0."""
+    """Weighted mean of (B, C, *spatial) over all but the first dimension, (B,); 0 where all weights are 0.
+
+    Args:
+        values: (B, C, *spatial).
+        weight: (B, 1 or C, *spatial).
+    """
     repeats = values.shape[1] // weight.shape[1]
     if repeats > 1:  # one weight for all channels
         values = values.sum(1, keepdim=True)

@@ -51,7 +51,7 @@ def minimize(evaluate: ValueAndGradient, start: Tensor, max_gradients: Tensor, i
     times what it was, or is not finite at the start.
 
     Args:
-        evaluate: Values, 0 or more, and gradients.
+        evaluate: Values, 0 or more, and gradients; tensors of their own in every call.
         start: (B, ...).
         max_gradients: (B,), at most so many for each row; a row with none stays where it is.
         improvement: In (0, 1).

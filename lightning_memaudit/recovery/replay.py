@@ -1,9 +1,34 @@
 """On a GPU: small kernels on fixed tensors, started together: one after the other takes longer than they do."""
 
 import functools
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
+
+_allowed: ContextVar[bool] = ContextVar("replays_allowed", default=False)
+
+
+@contextmanager
+def replays() -> Iterator[None]:
+    """Let work be replayed within.
+
+    For a process that trains nothing: where a capture fails, what the device's random generator and its allocator keep
+    for captures may stay behind, and the next step of a training would find it.
+    """
+    token = _allowed.set(True)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def replays_on(device: torch.device) -> bool:
+    """Whether work on this device is replayed here and now."""
+    return device.type == "cuda" and _allowed.get()
 
 
 class Replay:
@@ -26,7 +51,7 @@ class Replay:
     def __init__(self, work: Callable[[], object], device: torch.device) -> None:
         self._work = work
         self._device = device
-        self._captures = device.type == "cuda"
+        self._captures = replays_on(device)
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -37,8 +62,10 @@ class Replay:
         if self._calls == 2 and self._captures:
             try:
                 self._graph = self._captured()
-            except RuntimeError:  # an allocator or a driver that has no graphs: the work is the same without
+            except RuntimeError as error:  # an allocator or a driver that has no graphs: the work is the same without
                 self._captures = False
+                _allowed.set(False)
+                warnings.warn(f"CUDA graphs are not used: {error}", stacklevel=2)
         if self._graph is None:
             self._work()
         else:
@@ -47,7 +74,7 @@ class Replay:
     def _captured(self) -> torch.cuda.CUDAGraph:
         """The work as a graph; it is not done meanwhile."""
         graph = torch.cuda.CUDAGraph()
-        stream, current = _stream(self._device), torch.cuda.current_stream(self._device)
+        stream, current = _stream(self._device, threading.get_ident()), torch.cuda.current_stream(self._device)
         stream.wait_stream(current)
         with torch.cuda.device(self._device), torch.cuda.stream(stream):
             # Other threads, such as one that pins memory for a data loader, go on with what they do.
@@ -61,6 +88,6 @@ class Replay:
 
 
 @functools.cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all graphs: libraries keep memory for every stream that they have seen."""
+def _stream(device: torch.device, thread: int) -> torch.cuda.Stream:
+    """One for all graphs of a thread: libraries keep memory for every stream that they have seen."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

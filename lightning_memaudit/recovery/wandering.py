@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lightning_memaudit.recovery.batches import per_image_mean
+
 STILL_FALLING = 0.9
 """Of two stretches of iterations: where the least change in the second is below this share of that in the first, the
 attempt still comes closer. Where it is not it moves on, hardly ever to anything better: of 1,237 recoveries of nine
@@ -11,60 +13,101 @@ autoencoders behind six patterns 7 are lost by stopping, that iteration 200 hold
 LEAST_WANDERING = 1e-3
 """Root mean square change per iteration below which an attempt is on its way to an image, however slowly."""
 
+TREMBLE = 2.0
+"""Root mean square change of an image that stays where it is, at most, in units of what half precision rounds: measured
+are a quarter of that unit for plain iterations and half of it for the paper's, of a fully connected network."""
+
+STRAY = 4.0
+"""An image that stays where it is is, after a window of iterations, at most so many changes away from where it was. One
+that moves on at a constant pace is as many away as the window has iterations."""
+
+
+LOOKED_AT = 512
+"""Values of an image that tell whether f rounds to half precision: by chance one in eight thousand looks so, at most."""
+
 
 class Wandering:
     """Rows whose least change in so many iterations is hardly below the least in as many before.
 
-    Where f rounds its results to half precision, an attempt that has arrived moves on by that rounding: one whose
-    change falls no more has arrived, or cannot be seen to go on, however small the change.
+    They wander if they move by :data:`LEAST_WANDERING` or more. Where f rounds its results to half precision, those
+    have arrived that move by no more than that rounding and stay where they are. Every row is judged by itself.
 
     Args:
         window: Iterations; 0 finds none.
         check_every: Iterations between two looks.
 
-    >>> wandering, output = Wandering(window=2, check_every=1), torch.rand(2, 1, 4, 4)
+    >>> wandering, image = Wandering(window=2, check_every=1), torch.rand(2, 1, 4, 4)
     >>> for change in (0.1, 0.05, 0.025, 0.012):  # the first row stays at 0.1, the second falls
-    ...     found = wandering.found(torch.tensor([0.1, change]) ** 2, output)
-    >>> found
-    tensor([ True, False])
+    ...     wanders, arrived = wandering.found(torch.tensor([0.1, change]) ** 2, image, image)
+    >>> wanders, arrived
+    (tensor([ True, False]), tensor([False, False]))
     """
 
     def __init__(self, window: int, check_every: int) -> None:
         self._checks = -(-window // check_every)
+        self._looks = 0
         self._changes: list[Tensor] = []
-        self._least: float | None = None
+        self._rounding: Tensor | None = None
+        self._before: Tensor | None = None
 
-    def found(self, change: Tensor, output: Tensor) -> Tensor:
-        """Which rows wander, (R,) bool.
+    def found(self, change: Tensor, image: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows wander, and which have arrived as far as half precision lets them, (R,) bool each.
 
         Args:
             change: Mean square change of every row since the last iteration, (R,).
-            output: Of f in this iteration, (R, C, *spatial).
+            image: Of this iteration, (R, C, *spatial).
+            output: Of f in it, likewise.
         """
-        self._changes = [*self._changes, change][-2 * self._checks :] if self._checks else []
-        if not self._checks or len(self._changes) < 2 * self._checks:
-            return torch.zeros_like(change, dtype=torch.bool)
-        if self._least is None:
-            self._least = 0.0 if in_half_precision(output) else LEAST_WANDERING
+        none = torch.zeros_like(change, dtype=torch.bool)
+        if not self._checks:
+            return none, none
+        self._looks += 1
+        self._changes = [*self._changes, change][-2 * self._checks :]
+        if self._looks == 1:
+            rounding = rounding_of(output)
+            self._rounding = rounding if bool(rounding.any()) else None
+        arrived = self._stay(change, image) if self._rounding is not None and self._looks % self._checks == 0 else none
+        if len(self._changes) < 2 * self._checks:
+            return none, none
         before, now = (
             torch.stack(part).amin(0) for part in (self._changes[: self._checks], self._changes[self._checks :])
         )
-        return (now > STILL_FALLING**2 * before) & (change > self._least**2)
+        stuck = now > STILL_FALLING**2 * before
+        return stuck & (change > LEAST_WANDERING**2), stuck & arrived
+
+    def _stay(self, change: Tensor, image: Tensor) -> Tensor:
+        """Which rows only tremble, and are where they were a window of iterations ago."""
+        assert self._rounding is not None
+        before, self._before = self._before, image.clone()
+        if before is None:
+            return torch.zeros_like(change, dtype=torch.bool)
+        tremble = (TREMBLE * self._rounding).square() * per_image_mean(image.square())
+        return (change <= tremble) & (per_image_mean((image - before).square()) <= STRAY**2 * change)
 
     def keep(self, rows: Tensor) -> None:
         """Forget all but these rows, a boolean vector."""
         self._changes = [change[rows] for change in self._changes]
+        self._rounding = None if self._rounding is None else self._rounding[rows]
+        self._before = None if self._before is None else self._before[rows]
 
 
-def in_half_precision(values: Tensor) -> bool:
-    """Whether a half-precision type holds all the finite values as they are, as after a network in mixed precision.
+def rounding_of(values: Tensor) -> Tensor:
+    """What the coarsest type rounds, relative to a value, that holds the finite values of a row as they are.
 
-    >>> values = torch.rand(100)
-    >>> [in_half_precision(some) for some in (values, values.bfloat16().float(), values.half().float())]
-    [False, True, True]
+    Args:
+        values: (R, ...); :data:`LOOKED_AT` of each row are looked at, evenly spread.
+
+    Returns:
+        (R,): the machine epsilon of bfloat16 or float16; 0 where neither holds them.
+
+    >>> values = torch.rand(1, 100)
+    >>> [rounding_of(some).item() for some in (values, values.bfloat16().float(), values.half().float())]
+    [0.0, 0.0078125, 0.0009765625]
     """
-    finite = values.isfinite()
-    return any(bool(((values.to(kind).to(values.dtype) == values) | ~finite).all()) for kind in _HALVES)
-
-
-_HALVES = (torch.bfloat16, torch.float16)
+    values = values.flatten(1)
+    values = values[:, :: max(1, values.shape[1] // LOOKED_AT)]
+    rounding = torch.zeros_like(values[:, 0])
+    for kind in (torch.float16, torch.bfloat16):
+        held = (values.to(kind).to(values.dtype) == values) | ~values.isfinite()
+        rounding = torch.where(held.all(1), torch.finfo(kind).eps, rounding)
+    return rounding

@@ -12,6 +12,7 @@ from training_runs import Items, fit
 
 from lightning_memaudit import MemorizationAuditCallback, audit
 from lightning_memaudit.recovery import Alternation, BlindRecovery, KnownMaskRecovery
+from lightning_memaudit.recovery.replay import replays
 from lightning_memaudit.results.run_folder import RunFolder
 from lightning_memaudit.training.module import AutoencoderModule
 from lightning_memaudit.training.networks import FullyConnectedAutoencoder
@@ -77,6 +78,19 @@ def test_iterations_do_not_wait_for_the_device(method):
 
     few, many = (waits(lambda number=number: recover(number)) for number in (20, 60))
     assert 0 < few == many
+
+
+@torch.no_grad()
+def test_replayed_iterations_are_the_same_to_the_last_bit():
+    images = smooth_images(8).cuda()
+    observed = images * (torch.rand(8, 1, 16, 16, device="cuda") >= 0.5)
+    network = FullyConnectedAutoencoder((3, 16, 16), num_layers=4, width=32).cuda().eval()
+    expected, before = BlindRecovery()(network, observed), torch.cuda.get_rng_state()
+    with replays():
+        found = BlindRecovery()(network, observed)
+    for name in ("image", "mask", "score", "num_evaluations"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
 @torch.no_grad()

@@ -117,12 +117,12 @@ def test_hidden_pixels_are_shown_the_correction_of_their_observed_neighbours(
     channels, elements_per_block, in_place, monkeypatch
 ):
     monkeypatch.setattr(admm, "ELEMENTS_PER_BLOCK", elements_per_block)
-    monkeypatch.setattr(admm, "_stays_in_place", lambda device: in_place)
+    monkeypatch.setattr(admm, "replays_on", lambda device: in_place)
     observed, start = uniform((3, 2, 8, 8)), uniform((3, 2, 8, 8), 10)
     mask = (uniform((3, channels, 8, 8), 11) > 0.5).float()
     penalty = torch.tensor([0.1, 0.5, 2.0])
     spread = torch.tensor([0.5, 0.0, 1.0])
-    work = Workspace(torch.tanh, observed, start, penalty, spread)
+    work = Workspace(torch.tanh, observed, start, penalty, spread, one_mask=in_place)
     work.set_mask(mask)
     prior, dual, begun = start, torch.zeros_like(start), start.clone()
     for iteration in range(6):

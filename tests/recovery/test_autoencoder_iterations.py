@@ -52,3 +52,38 @@ def test_images_that_still_come_closer_go_on_in_half_precision():
     )
     assert (slow.num_evaluations > 100).all()
     assert ((slow.image - target).abs() < 0.05).all()
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("pace", [0.002, 0.005])
+def test_images_on_their_way_at_a_constant_pace_arrive_in_half_precision(kind, pace):
+    target, start = torch.full((1, 1, 8, 8), 0.75), torch.full((2, 1, 8, 8), 0.25)
+    steps = 4e-3 if kind == torch.bfloat16 else pace  # what is below half of what bfloat16 rounds is no step at all
+    recovery = AutoencoderIterations(num_iterations=400)(
+        lambda images: torch.minimum(images + steps, target).to(kind).float(), start
+    )
+    torch.testing.assert_close(recovery.image, target.expand(2, -1, -1, -1), atol=1e-3, rtol=0)
+
+
+def test_images_that_leave_a_repeller_slowly_arrive_in_half_precision():
+    def autoencoder(images):  # logistic growth from 0, which repels, to 0.8, which attracts
+        return (images + 0.1 * images * (1 - images / 0.8)).half().float()
+
+    recovery = AutoencoderIterations(num_iterations=400)(autoencoder, torch.full((2, 1, 8, 8), 0.002))
+    assert ((recovery.image - 0.8).abs() < 0.02).all()
+
+
+def test_an_image_ends_alike_beside_any_other():
+    """Of one row f returns values that half precision holds, of the other it does not."""
+    signs, target = itertools.cycle((1, -1)), torch.rand(1, 1, 8, 8)
+
+    def autoencoder(images):
+        moved = target + 0.5 * (images - target) + 3e-4 * next(signs)
+        return torch.where(images.amax((1, 2, 3), keepdim=True) > 2, moved + 3, moved.half().float())
+
+    both = torch.cat([torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8) + 9])
+    together = AutoencoderIterations()(autoencoder, both).num_evaluations.tolist()
+    signs = itertools.cycle((1, -1))
+    alone = AutoencoderIterations()(autoencoder, both[:1]).num_evaluations.tolist()
+    assert alone == together[:1]
+    assert alone[0] < 100

@@ -12,18 +12,18 @@ from lightning_memaudit.recovery.checks import check_counts, check_images
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.spatial import row_values, with_axes
 from lightning_memaudit.recovery.types import Autoencoder, Family, Recovery, Trace, concatenate
-from lightning_memaudit.recovery.wandering import Wandering, in_half_precision
+from lightning_memaudit.recovery.wandering import Wandering
 
 WINDOW = 25
-"""Iterations in which the change of an image must fall where f rounds to half precision."""
+"""Iterations after which an image that only trembles, where f rounds to half precision, has arrived."""
 
 
 @dataclass(frozen=True)
 class AutoencoderIterations:
     """``x <- f(x)`` from x = y until nothing moves: training images that are attractors come back.
 
-    Where f rounds to half precision its images never stand still: they end once their change falls no more, see
-    :class:`~lightning_memaudit.recovery.wandering.Wandering`.
+    Where f rounds to half precision an image may tremble by that rounding for ever: it ends where it only does that and
+    stays where it is, see :class:`~lightning_memaudit.recovery.wandering.Wandering`.
 
     It estimates no mask (``recovery.mask`` is all ones) and certifies nothing. The score is the mean squared change of
     an image in its last iteration.
@@ -75,24 +75,21 @@ class AutoencoderIterations:
         residual = row_values(observed, torch.inf)
         evaluations = torch.zeros(len(observed), dtype=torch.int64, device=observed.device)
         records = {0: observed} if 0 in self.record_at else {}
-        wandering: Wandering | None = None
+        wandering = Wandering(WINDOW if self.tolerance > 0 else 0, self.check_every)
         for iteration in range(1, self.num_iterations + 1):
             previous, image = image, autoencoder(image)
             last = iteration == self.num_iterations
             if last or iteration % self.check_every == 0 or iteration in self.record_at:
                 change = per_image_mean((image - previous).square())
                 going = change > self.tolerance**2  # false for NaN: a diverged image leaves
-                if iteration == self.check_every and self.tolerance > 0 and in_half_precision(image):
-                    wandering = Wandering(WINDOW, self.check_every)
-                if wandering is not None and iteration % self.check_every == 0:
-                    going &= ~wandering.found(change, image)
+                if iteration % self.check_every == 0:
+                    going &= ~wandering.found(change, image, image)[1]
                 final[rows], residual[rows], evaluations[rows] = image, change, iteration
                 if iteration in self.record_at:
                     records[iteration] = final.clone()
                 if last or not bool(going.all()):
                     rows, image = rows[going], image[going]
-                    if wandering is not None:
-                        wandering.keep(going)
+                    wandering.keep(going)
                     if not len(rows):
                         later = [one for one in self.record_at if iteration < one <= self.num_iterations]
                         if later:  # it would find no other images, and nor would all after it
