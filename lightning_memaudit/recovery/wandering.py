@@ -23,7 +23,7 @@ that moves on at a constant pace is as many away as the window has iterations.""
 
 
 LOOKED_AT = 512
-"""Values of an image that tell whether f rounds to half precision: by chance one in eight thousand looks so, at most."""
+"""Values of an image that tell whether f rounds to half precision; one in thousands looks so by chance."""
 
 
 class Wandering:
