@@ -157,7 +157,10 @@ def run_verify(arguments: Sequence[str]) -> int:
     parser = _Parser("verify", "Score the saved recoveries again and say whether report.json is true.")
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or its results in it")
     parser.add_argument(
-        "--ckpt_path", type=Path, metavar="FILE", help="also check that this checkpoint holds the audited weights"
+        "--ckpt_path",
+        type=Path,
+        metavar="FILE",
+        help="also check that this checkpoint holds the audited weights; the name of one of the run will do: last",
     )
     parser.add_argument(
         "--allow_types",
@@ -168,6 +171,10 @@ def run_verify(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     folder = RunFolder.find(options.run)
+    if options.ckpt_path is not None and not options.ckpt_path.is_file():
+        from lightning_memaudit.cli.audited_run import named_checkpoint
+
+        options.ckpt_path = Path(named_checkpoint(options.run, str(options.ckpt_path)))
     if options.ckpt_path is not None and not options.ckpt_path.is_file():
         raise UsageError(f"--ckpt_path {options.ckpt_path}: there is no such file; give the checkpoint of the run")
 
