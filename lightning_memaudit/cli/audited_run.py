@@ -1,5 +1,6 @@
 """``audit RUN``: the config and the checkpoint that ``fit`` has left in the folder of a run."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_memaudit.cli.hyperparameters import Given
-from lightning_memaudit.cli.main import UsageError
+from lightning_memaudit.cli.main import UsageError, legible
 from lightning_memaudit.report.checkpoint import read_checkpoint
 from lightning_memaudit.results.hashes import tensors_sha256
 from lightning_memaudit.results.run_folder import CONFIG, RUN, RunFolder
@@ -46,7 +47,7 @@ def with_run_folder(arguments: Sequence[str]) -> list[str]:
         path = named_checkpoint(run, given.ckpt_path)
     else:
         path = str(_checkpoint(run, root, config, given.allow_types))
-    rank_zero_only(print)(f"--config {config} --ckpt_path {path}")
+    rank_zero_only(print)(legible(f"--config {config} --ckpt_path {path}", sys.stdout))
     return [
         f"--config={config}",
         f"--trainer.default_root_dir={root}",

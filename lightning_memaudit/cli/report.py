@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lightning_memaudit.cli.gate import OPTIONS as GATE_OPTIONS
 from lightning_memaudit.cli.gate import Gate, Result
-from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint, wrapped
+from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint, legible
 from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -185,8 +185,7 @@ def run_verify(arguments: Sequence[str]) -> int:
     signs = {True: "✓ ", False: "✗ ", None: "- NOT CHECKED: "}
     lines = [*(f"{signs[check.passed]}{check.name}: {check.detail}" for check in checks), conclusion(checks)]
     for line in map(printable, lines):
-        # In a file every check keeps its line; a terminal would break it within words.
-        print(wrapped(line, "  ") if sys.stdout.isatty() else line)
+        print(legible(line, sys.stdout))
     return DONE if is_true(checks) else FAILED
 
 
