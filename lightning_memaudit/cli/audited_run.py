@@ -1,5 +1,6 @@
 """``audit RUN``: the config and the checkpoint that ``fit`` has left in the folder of a run."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_memaudit.cli.hyperparameters import Given
-from lightning_memaudit.cli.main import UsageError
+from lightning_memaudit.cli.main import UsageError, legible
 from lightning_memaudit.report.checkpoint import read_checkpoint
 from lightning_memaudit.results.hashes import tensors_sha256
 from lightning_memaudit.results.run_folder import CONFIG, RUN, RunFolder
@@ -42,8 +43,11 @@ def with_run_folder(arguments: Sequence[str]) -> list[str]:
     if config is None:
         raise UsageError(f"run folder {run} holds no {CONFIG}, as `fit` leaves it: give --config and --ckpt_path")
     given = Given.read(rest)
-    path = given.ckpt_path or str(_checkpoint(run, root, config, given.allow_types))
-    rank_zero_only(print)(f"--config {config} --ckpt_path {path}")
+    if given.ckpt_path:
+        path = named_checkpoint(run, given.ckpt_path)
+    else:
+        path = str(_checkpoint(run, root, config, given.allow_types))
+    rank_zero_only(print)(legible(f"--config {config} --ckpt_path {path}", sys.stdout))
     return [
         f"--config={config}",
         f"--trainer.default_root_dir={root}",
@@ -51,6 +55,22 @@ def with_run_folder(arguments: Sequence[str]) -> list[str]:
         *rest,
         f"--ckpt_path={path}",
     ]
+
+
+def named_checkpoint(run: Path, given: str) -> str:
+    """The checkpoint of a run that is given by its name alone, such as ``last``; as it is given where there is none.
+
+    >>> Path("runs/a/checkpoints").mkdir(parents=True, exist_ok=True)
+    >>> _ = Path("runs/a/config.yaml").write_text("seed_everything: 0")
+    >>> Path("runs/a/checkpoints/last.ckpt").touch()
+    >>> named_checkpoint(Path("runs/a"), "last"), named_checkpoint(Path("runs/a"), "best")
+    ('runs/a/checkpoints/last.ckpt', 'best')
+    """
+    root, config = _root_and_config(run)
+    if config is None or Path(given).exists() or Path(given).name != given:
+        return given
+    named = [path for path in _checkpoints(root, config) if given in (path.name, path.stem)]
+    return str(named[0]) if len(named) == 1 else given
 
 
 def _root_and_config(run: Path) -> tuple[Path, Path | None]:
@@ -66,7 +86,7 @@ def _root_and_config(run: Path) -> tuple[Path, Path | None]:
 
 def _checkpoint(run: Path, root: Path, config: Path, allow_types: Sequence[str]) -> Path:
     """The checkpoint of the run; of several, one that holds the weights that were audited last."""
-    found = list(dict.fromkeys(path for place in _places(root, config) for path in sorted(place.glob("*.ckpt"))))
+    found = _checkpoints(root, config)
     if not found:
         raise UsageError(f"run folder {run} holds no checkpoint: give one as --ckpt_path")
     if len(found) == 1:
@@ -77,6 +97,10 @@ def _checkpoint(run: Path, root: Path, config: Path, allow_types: Sequence[str])
             return path
     names = ", ".join(map(str, found[:5]))
     raise UsageError(f"run folder {run} holds {len(found)} checkpoints, {names}: give one of them as --ckpt_path")
+
+
+def _checkpoints(root: Path, config: Path) -> list[Path]:
+    return list(dict.fromkeys(path for place in _places(root, config) for path in sorted(place.glob("*.ckpt"))))
 
 
 def _places(root: Path, config: Path) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lightning_memaudit.cli.plain import plain_signs
 from lightning_memaudit.cli.twins import imported_as_one
@@ -111,7 +111,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
         code = exit_code(error)
         with plain_signs():
-            print(f"error: {printable(one_line(error))}", file=sys.stderr)
+            print(legible(f"error: {printable(one_line(error))}", sys.stderr), file=sys.stderr)
         if code == FAILED:
             print(f"       set {DEBUG_VARIABLE}=1 for the traceback", file=sys.stderr)
         return code
@@ -177,6 +177,11 @@ def columns() -> int:
 def wrapped(text: str, indent: str = "") -> str:
     """The text in lines that this terminal shows whole; all but the first are indented."""
     return _filled(text, "", indent)
+
+
+def legible(text: str, stream: TextIO) -> str:
+    """One line, which a terminal would break within words: there broken between them, elsewhere as it is."""
+    return wrapped(text, "  ") if stream.isatty() else text
 
 
 def _filled(text: str, first: str, below: str) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lightning_memaudit.cli.gate import OPTIONS as GATE_OPTIONS
 from lightning_memaudit.cli.gate import Gate, Result
-from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint, wrapped
+from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint, legible
 from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -157,7 +157,10 @@ def run_verify(arguments: Sequence[str]) -> int:
     parser = _Parser("verify", "Score the saved recoveries again and say whether report.json is true.")
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or its results in it")
     parser.add_argument(
-        "--ckpt_path", type=Path, metavar="FILE", help="also check that this checkpoint holds the audited weights"
+        "--ckpt_path",
+        type=Path,
+        metavar="FILE",
+        help="also check that this checkpoint holds the audited weights; the name of one of the run will do: last",
     )
     parser.add_argument(
         "--allow_types",
@@ -169,6 +172,10 @@ def run_verify(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     folder = RunFolder.find(options.run)
     if options.ckpt_path is not None and not options.ckpt_path.is_file():
+        from lightning_memaudit.cli.audited_run import named_checkpoint
+
+        options.ckpt_path = Path(named_checkpoint(options.run, str(options.ckpt_path)))
+    if options.ckpt_path is not None and not options.ckpt_path.is_file():
         raise UsageError(f"--ckpt_path {options.ckpt_path}: there is no such file; give the checkpoint of the run")
 
     from lightning_memaudit.report.labels import printable
@@ -178,8 +185,7 @@ def run_verify(arguments: Sequence[str]) -> int:
     signs = {True: "✓ ", False: "✗ ", None: "- NOT CHECKED: "}
     lines = [*(f"{signs[check.passed]}{check.name}: {check.detail}" for check in checks), conclusion(checks)]
     for line in map(printable, lines):
-        # In a file every check keeps its line; a terminal would break it within words.
-        print(wrapped(line, "  ") if sys.stdout.isatty() else line)
+        print(legible(line, sys.stdout))
     return DONE if is_true(checks) else FAILED
 
 

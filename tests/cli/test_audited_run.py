@@ -72,6 +72,16 @@ def test_a_run_folder_is_enough(moved, place, capsys):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("name", ["last", "last.ckpt"])
+def test_a_checkpoint_of_the_run_by_its_name(moved, name, capsys):
+    assert with_run_folder(["elsewhere", "--ckpt_path", name])[-1] == "--ckpt_path=elsewhere/checkpoints/last.ckpt"
+    assert main(["verify", "elsewhere", "--ckpt_path", name]) == 0
+    assert "NOT CHECKED: weights" not in capsys.readouterr().out
+    assert main(["verify", "elsewhere", "--ckpt_path", f"first-{name}"]) == 2
+    Path(name).touch()  # a file that is there is meant
+    assert with_run_folder(["elsewhere", "--ckpt_path", name])[-1] == f"--ckpt_path={name}"
+
+
 def test_of_several_checkpoints_the_one_with_the_audited_weights(moved):
     checkpoint = moved / "checkpoints" / "last.ckpt"
     content = torch.load(checkpoint, weights_only=False)

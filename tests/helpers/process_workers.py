@@ -62,7 +62,9 @@ FAULTS = {
 
 
 class Script:
-    """What goes wrong in the audit after the first epoch, from the 5th call at its place on.
+    """What goes wrong in the audit after the first epoch, from the 20th call at its place on.
+
+    That is within the method: an audit begins with a few calls by which it measures the model's own output.
 
     The place is in the "method", between two calls of the model; or in the model, "before" it gathers weights from
     the other processes, "within", where some are gathered, or "after".
@@ -78,7 +80,7 @@ class Script:
     def pass_by(self, place):
         if place == self.place and self.is_time:
             self.calls += 1
-            if self.calls >= 5 and self.fault is not None:
+            if self.calls >= 20 and self.fault is not None:
                 self.fault()
 
 

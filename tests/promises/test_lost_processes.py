@@ -69,7 +69,10 @@ def test_a_model_that_fails_in_all_processes_is_an_error_like_any_other(launch, 
     cause = {"fails": "RuntimeError: cannot be read", "runs out of memory": "MemoryError: no memory left"}[fault]
     assert f"unending failed on members, random-0.5: {cause}" in outcomes[0]["log"]
     assert ("going on with fewer" in outcomes[0]["log"]) == (fault == "runs out of memory")
-    assert_nothing_is_lost(folder, [0, 2])
+    assert_nothing_is_lost(folder, [0, 1, 2])
+    failed = [row for row in RunFolder(folder / "memaudit").images() if row["failed"]]
+    assert {(row["audit"], row["method"]) for row in failed} == {(1, "unending")}
+    assert len(failed) == 7 + 5
     for outcome, expected in zip(outcomes, undisturbed, strict=True):
         assert outcome["steps"] == 4
         assert outcome["weights"] == expected["weights"], "bit by bit"

@@ -73,3 +73,13 @@ def test_what_verify_says_is_broken_between_words_in_a_terminal_alone(run, capsy
     assert (max(map(len, lines)) < 60) == is_terminal
     words = "which images were trained on: members and controls are as the run named them"
     assert words in " ".join(" ".join(lines).split()), "no word is broken"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_an_error_says_is_broken_between_words_in_a_terminal_alone(capsys, monkeypatch, is_terminal):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    assert main(["verify", "no/such/folder", "--ckpt_path", "of any name"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert (max(map(len, lines)) < 60) == (len(lines) > 1) == is_terminal
+    assert "no/such/folder" in " ".join(lines)
