@@ -64,7 +64,7 @@ def step(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, state: State,
 
 
 ELEMENTS_PER_BLOCK = 2**19
-"""On a CPU: so many values are corrected and spread at once, about as many as its caches hold with what is made of them.
+"""On a CPU: so many values are corrected and spread at once, about as many as its caches hold.
 For 400 images of 32x32x3 or 64x64x3 that takes 0.4 times as long as all at once, on two threads half as long; for 50 of
 64x64x3, which are two blocks, up to 1.3 times as long (measured from 2**15 to 2**19). On a GPU all are one block."""
 
