@@ -129,7 +129,7 @@ def _attempt(
     if masks.update is not None:
         mask = masks.update(work.image, observed, 1.0)
     exact = with_axes((noise == 0).to(observed.dtype), observed)
-    image = add_interpolated_residual(work.prior, observed, Interpolation(mask), exact)
+    image = add_interpolated_residual(work.prior, observed - work.prior, Interpolation(mask), exact)
     assessed = refine(autoencoder, observed, mask, image, noise, tuning.refinements, masks.explained)
     parts = [Candidate(*part) for part in zip(*(torch.split(field, number) for field in assessed), strict=True)]
     return functools.reduce(better, parts)

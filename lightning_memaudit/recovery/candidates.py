@@ -92,7 +92,7 @@ def refine(
         estimate = torch.lerp(image, observed, mask * trust)
         output = autoencoder(estimate)
         residual = observed - output
-        corrected = torch.addcmul(output, interpolation.fill(residual), exact)
+        corrected = add_interpolated_residual(output, residual, interpolation, exact)
         # Less than the noise is as wrong as more: then f has fitted the noise.
         data = (masked_mean(residual.square_(), explained) - variance).abs()
         score = data + masked_mean((corrected - estimate).square_(), 1 - explained * exact)
@@ -108,16 +108,16 @@ def refine(
     return best
 
 
-def add_interpolated_residual(output: Tensor, observed: Tensor, interpolation: Interpolation, exact: Tensor) -> Tensor:
+def add_interpolated_residual(output: Tensor, residual: Tensor, interpolation: Interpolation, exact: Tensor) -> Tensor:
     """``f(x) + r``, (B, C, *spatial), r the interpolation of y - f(x): errors of f resemble those at pixels nearby.
 
     Args:
         output: f(x), (B, C, *spatial).
-        observed: y, (B, C, *spatial).
+        residual: y - f(x), (B, C, *spatial).
         interpolation: Of the mask.
         exact: (B, 1, *ones), 1 for data without noise; noise says nothing of the neighbours, there r is 0.
     """
-    return torch.addcmul(output, interpolation.fill(observed - output), exact)
+    return torch.addcmul(output, interpolation.fill(residual), exact)
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:

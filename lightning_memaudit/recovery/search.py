@@ -172,7 +172,9 @@ class _Descent(NamedTuple):
         # Where f errs by as much at the truth, a descent overfits: hidden pixels that f returns all too well. So its
         # own point does not compete, only what f makes of it, which is of the same kind as what the iteration finds.
         output = self.autoencoder(self.autoencoder.apply(found.point, observed, mask, applications - 1))
-        image = add_interpolated_residual(output, observed, Interpolation(mask), with_axes(row_values(mask, 1.0), mask))
+        image = add_interpolated_residual(
+            output, observed - output, Interpolation(mask), with_axes(row_values(mask, 1.0), mask)
+        )
         candidate = refine(
             self.autoencoder, observed, mask, image, problem.noise[rows], steps=assessment - applications
         )

@@ -21,7 +21,6 @@ STRAY = 4.0
 """An image that stays where it is is, after a window of iterations, at most so many changes away from where it was. One
 that moves on at a constant pace is as many away as the window has iterations."""
 
-
 LOOKED_AT = 512
 """Values of an image that tell whether f rounds to half precision; one in thousands looks so by chance."""
 
