@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_memaudit.recovery import Autoencoder
+from lightning_memaudit.recovery.batches import all_finite
 from lightning_memaudit.results.own_output import (
     LARGEST_ROUNDING,
     MAX_DIFFERENCE,
@@ -68,7 +69,7 @@ def _halves(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _finite(output: Tensor) -> Tensor:
-    return output.flatten(1).isfinite().all(1)
+    return all_finite(output)
 
 
 def _differences(first: Tensor, second: Tensor) -> NDArray[np.float64]:

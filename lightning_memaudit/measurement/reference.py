@@ -20,6 +20,7 @@ from lightning_memaudit.measurement.metrics import psnr
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import AuditStopped
 from lightning_memaudit.recovery import Autoencoder, BlindRecovery
+from lightning_memaudit.recovery.batches import all_finite
 from lightning_memaudit.recovery.methods.registry import recover, uses_autoencoder
 from lightning_memaudit.results.cells import Measurement
 
@@ -93,7 +94,7 @@ def _measure(autoencoder: Autoencoder | ConditionalAutoencoder, group: Group, pl
             continue
         rows, images = list(block.rows), block.images
         output = block.autoencoder(images)
-        finite = output.flatten(1).isfinite().all(1)
+        finite = all_finite(output)
         own = torch.where(finite, psnr(torch.nan_to_num(output), images), torch.nan)
         columns["reference_psnr"][rows] = own.double().cpu().numpy()
         for pattern in plan.patterns:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.batches import per_image_mean, same_channels
+from lightning_memaudit.recovery.batches import all_finite, per_image_mean, same_channels
 from lightning_memaudit.recovery.interpolation import Interpolation
 from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.types import Autoencoder
@@ -81,26 +81,30 @@ def refine(
         explained_share: From f(x), y and h to the share of y that f(x) explains, (B,) in (0, 1]; None takes it for 1.
     """
     variance = noise.square()
-    kept = mask.flatten(1).any(1)
+    noisy = bool(variance.any())
+    kept = mask.flatten(1).amax(1) > 0
     explained = torch.where(with_axes(kept, image), mask, torch.ones_like(mask))
     exact = with_axes((variance == 0).to(image.dtype), image)
-    interpolation = Interpolation(explained)
+    interpolation, told = Interpolation(explained), 1 - explained * exact
+    trusted = mask  # what the data count, pixel by pixel: all of it without noise
     best: Candidate | None = None
     for _ in range(steps):
-        error = (masked_mean((observed - image).square_(), mask) - variance).clamp_min(1e-6)
-        trust = with_axes(torch.where(variance > 0, error / (error + variance), 1.0).nan_to_num(1.0), image)
-        estimate = torch.lerp(image, observed, mask * trust)
+        if noisy:
+            error = (masked_mean((observed - image).square_(), mask) - variance).clamp_min(1e-6)
+            trust = torch.where(variance > 0, error / (error + variance), 1.0).nan_to_num(1.0)
+            trusted = mask * with_axes(trust, image)
+        estimate = torch.lerp(image, observed, trusted)
         output = autoencoder(estimate)
         residual = observed - output
-        corrected = add_interpolated_residual(output, residual, interpolation, exact)
+        corrected = add_interpolated_residual(output, residual, interpolation, exact if noisy else None)
         # Less than the noise is as wrong as more: then f has fitted the noise.
         data = (masked_mean(residual.square_(), explained) - variance).abs()
-        score = data + masked_mean((corrected - estimate).square_(), 1 - explained * exact)
-        hidden = 1 - per_image_mean(mask * trust)
+        score = data + masked_mean((corrected - estimate).square_(), told)
+        hidden = 1 - per_image_mean(trusted)
         if explained_share is not None:
             share = explained_share(output, observed, mask)
             score, hidden = score / share, torch.maximum(hidden, 1 - share)
-        score = torch.where(score.isfinite() & estimate.flatten(1).isfinite().all(1), score, torch.inf)
+        score = torch.where(score.isfinite() & all_finite(estimate), score, torch.inf)
         candidate = Candidate(estimate, mask, score, ERROR_PER_SCORE * hidden * score)
         best = candidate if best is None else better(best, candidate)
         image = corrected
@@ -108,16 +112,20 @@ def refine(
     return best
 
 
-def add_interpolated_residual(output: Tensor, residual: Tensor, interpolation: Interpolation, exact: Tensor) -> Tensor:
+def add_interpolated_residual(
+    output: Tensor, residual: Tensor, interpolation: Interpolation, exact: Tensor | None
+) -> Tensor:
     """``f(x) + r``, (B, C, *spatial), r the interpolation of y - f(x): errors of f resemble those at pixels nearby.
 
     Args:
         output: f(x), (B, C, *spatial).
         residual: y - f(x), (B, C, *spatial).
         interpolation: Of the mask.
-        exact: (B, 1, *ones), 1 for data without noise; noise says nothing of the neighbours, there r is 0.
+        exact: (B, 1, *ones), 1 for data without noise; noise says nothing of the neighbours, there r is 0. None where
+            none have noise.
     """
-    return torch.addcmul(output, interpolation.fill(residual), exact)
+    filled = interpolation.fill(residual)
+    return filled.add_(output) if exact is None else torch.addcmul(output, filled, exact)
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:

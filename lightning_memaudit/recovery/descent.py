@@ -64,96 +64,119 @@ def minimize(evaluate: ValueAndGradient, start: Tensor, max_gradients: Tensor, i
     if not len(rows):
         return Minimum(start.clone(), values, counts)
 
-    def at(points: Tensor) -> tuple[Tensor, Tensor]:
+    def at(points: Tensor) -> _Place:
         value, gradient = evaluate(points.view(-1, *shape), rows)
         gradient = gradient.flatten(1)
-        finite = value.isfinite() & gradient.isfinite().all(1)
+        steepest = gradient.abs().amax(1)
+        finite = value.isfinite() & steepest.isfinite()
         if bool(finite.all()):
-            return value, gradient
-        return torch.where(finite, value, torch.inf), torch.where(finite[:, None], gradient, 0)
+            return _Place(points, value, gradient, steepest)
+        value, steepest = torch.where(finite, value, torch.inf), torch.where(finite, steepest, 0)
+        return _Place(points, value, torch.where(finite[:, None], gradient, 0), steepest)
 
-    point = result[rows]
-    value, gradient = at(point)
+    place = at(result[rows])
     counts[rows] = 1
-    looked = value
-    direction = -gradient
-    length = _first_length(gradient)
+    looked = place.value
+    direction = -place.gradient
+    length = _first_length(place)
     pairs: list[_Pair] = []
     number = 1
     while True:
-        going = value.isfinite() & (number < max_gradients[rows]) & gradient.any(1)
+        going = place.value.isfinite() & (number < max_gradients[rows]) & (place.steepest > 0)
         if (number - 1) % WINDOW == 0 and number > 1:
-            going &= value <= improvement * looked
-            looked = value
+            going &= place.value <= improvement * looked
+            looked = place.value
         if not bool(going.all()):
-            result[rows], values[rows] = point, value
+            result[rows], values[rows] = place.point, place.value
             rows = rows[going]
             if not len(rows):
                 return Minimum(result.view(-1, *shape), values, counts)
-            point, value, gradient, looked = point[going], value[going], gradient[going], looked[going]
-            direction, length = direction[going], length[going]
+            place = _Place(*(field[going] for field in place))
+            looked, direction, length = looked[going], direction[going], length[going]
             pairs = [_Pair(*(field[going] for field in pair)) for pair in pairs]
-        slope = _dot(gradient, direction)
+        slope = _dot(place.gradient, direction)
         step = length[:, None] * direction
-        tried_value, tried_gradient = at(point + step)
+        tried = at(place.point + step)
         number += 1
         counts[rows] = number
-        taken = tried_value <= value + 1e-4 * length * slope
+        taken = tried.value <= place.value + 1e-4 * length * slope
         take, all_taken = taken[:, None], bool(taken.all())
-        change = tried_gradient - gradient
+        change = tried.gradient - place.gradient
         pair = (step, change) if all_taken else (torch.where(take, step, 0), torch.where(take, change, 0))
         pairs = [*pairs[1 - MEMORY :], _Pair.of(*pair)]
         # The minimum of the parabola through what is known, within bounds.
-        parabola = -slope * length.square() / (2 * (tried_value - value - length * slope))
+        parabola = -slope * length.square() / (2 * (tried.value - place.value - length * slope))
         shorter = parabola.nan_to_num(0, 0, 0).clamp(0.1 * length, 0.5 * length)
-        if all_taken:
-            point, value, gradient = point + step, tried_value, tried_gradient
-        else:
-            point = torch.where(take, point + step, point)
-            value = torch.where(taken, tried_value, value)
-            gradient = torch.where(take, tried_gradient, gradient)
-        newton, known = _newton_direction(pairs, gradient)
-        descends = known & (_dot(newton, gradient) < 0)
-        fresh = torch.where(descends[:, None], newton, -gradient)
-        fresh_length = torch.where(descends, 1.0, _first_length(gradient))
-        direction = torch.where(take, fresh, direction)
+        place = tried if all_taken else place.where(taken, tried)
+        newton, known = _newton_direction(pairs, place.gradient)
+        descends = known & (_dot(newton, place.gradient) < 0)
+        fresh = torch.where(descends[:, None], newton, -place.gradient)
+        fresh_length = torch.where(descends, 1.0, _first_length(place))
+        direction = fresh if all_taken else torch.where(take, fresh, direction)
         largest = direction.abs().amax(1).clamp_min(1e-20)
         length = torch.minimum(torch.where(taken, fresh_length, shorter), LARGEST_STEP / largest)
 
 
+class _Place(NamedTuple):
+    """Points (R, N), the values (R,) and gradients (R, N) there, and the gradients' largest entries, (R,)."""
+
+    point: Tensor
+    value: Tensor
+    gradient: Tensor
+    steepest: Tensor
+
+    def where(self, taken: Tensor, other: "_Place") -> "_Place":
+        """The other place in the rows that are taken, (R,)."""
+        take = taken[:, None]
+        return _Place(
+            torch.where(take, other.point, self.point),
+            torch.where(taken, other.value, self.value),
+            torch.where(take, other.gradient, self.gradient),
+            torch.where(taken, other.steepest, self.steepest),
+        )
+
+
 class _Pair(NamedTuple):
-    """A step s and the change y of the gradient, (R, N) each, and 1 / (s·y), (R,): 0 where the pair says nothing."""
+    """A step s and the change y of the gradient, (R, N) each, and what the pair says of the curvature, (R,) each.
+
+    Attributes:
+        step: s.
+        change: y.
+        weight: ``1 / (s·y)``, 0 where the pair says nothing.
+        scale: ``(s·y) / (y·y)``, 0 likewise.
+    """
 
     step: Tensor
     change: Tensor
     weight: Tensor
+    scale: Tensor
 
     @classmethod
     def of(cls, step: Tensor, change: Tensor) -> "_Pair":
-        curvature = _dot(step, change)
-        convex = curvature > 1e-10 * change.square().sum(1)
-        return cls(step, change, torch.where(convex, 1 / curvature.clamp_min(1e-30), 0))
+        curvature, square = _dot(step, change), _dot(change, change)
+        convex = curvature > 1e-10 * square
+        weight = torch.where(convex, 1 / curvature.clamp_min(1e-30), 0)
+        return cls(step, change, weight, torch.where(convex, 1 / (weight * square).clamp_min(1e-30), 0))
 
 
 def _newton_direction(pairs: list[_Pair], gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Minus the inverse Hessian times the gradient, (R, N), as far as the pairs tell; whether any does, (R,)."""
-    direction = gradient
+    direction = -gradient
     shares: list[Tensor] = []
     scale = torch.zeros_like(gradient[:, 0])
-    for step, change, weight in reversed(pairs):
-        share = weight * _dot(step, direction)
+    for pair in reversed(pairs):
+        share = pair.weight * _dot(pair.step, direction)
         shares.append(share)
-        direction = direction - share[:, None] * change
-        latest = (scale == 0) & (weight > 0)
-        scale = torch.where(latest, 1 / (weight * change.square().sum(1)).clamp_min(1e-30), scale)
-    direction = scale[:, None] * direction
-    for (step, change, weight), share in zip(pairs, reversed(shares), strict=True):
-        direction = direction + (share - weight * _dot(change, direction))[:, None] * step
-    return -direction, scale > 0
+        direction.addcmul_(pair.change, share[:, None], value=-1)
+        scale = torch.where(scale == 0, pair.scale, scale)
+    direction *= scale[:, None]
+    for pair, share in zip(pairs, reversed(shares), strict=True):
+        direction.addcmul_(pair.step, (share - pair.weight * _dot(pair.change, direction))[:, None])
+    return direction, scale > 0
 
 
-def _first_length(gradient: Tensor) -> Tensor:
-    return FIRST_STEP / gradient.abs().amax(1).clamp_min(1e-20)
+def _first_length(place: _Place) -> Tensor:
+    return FIRST_STEP / place.steepest.clamp_min(1e-20)
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.batches import map_chunks, per_image_mean, rows_per_chunk
+from lightning_memaudit.recovery.batches import all_finite, map_chunks, per_image_mean, rows_per_chunk
 from lightning_memaudit.recovery.checks import check_counts
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.spatial import resized, row_values
@@ -174,7 +174,7 @@ class FixedPointSearch:
         generators = [_generator(self.seed, 2**40 + row) for row in range(number)]
         noise = torch.stack([_smooth_noise(probe.shape[1:], generator) for generator in generators])
         outputs = torch.cat(map_chunks(lambda part: f(noise[part].to(probe.device)), number, chunk)).cpu()
-        return outputs[outputs.flatten(1).isfinite().all(1)]
+        return outputs[all_finite(outputs)]
 
     def _starts(self, rows: range, shape: Sequence[int], own: Tensor) -> Tensor:
         """Smooth noise at even positions, f's own outputs at odd ones; each of a contrast of its own."""

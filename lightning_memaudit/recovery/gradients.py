@@ -1,5 +1,6 @@
 """Gradients through the autoencoder with respect to images: whether there are any, what they cost, and none kept."""
 
+import functools
 import warnings
 from typing import Literal, get_args
 
@@ -10,6 +11,7 @@ from lightning_memaudit.recovery.batches import ELEMENTS_PER_CHUNK
 from lightning_memaudit.recovery.candidates import masked_mean
 from lightning_memaudit.recovery.descent import Minimum, minimize
 from lightning_memaudit.recovery.protection import InputProtected
+from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.types import Autoencoder
 
 UseOfGradients = Literal["auto", "never"]
@@ -126,8 +128,12 @@ class DifferentiableAutoencoder(InputProtected):
             The images h y + (1 - h) v, the values reached, and how many gradients were taken of each.
         """
 
+        @functools.lru_cache(1)  # the rows are the same tensor until some of them leave
+        def of(rows: Tensor) -> tuple[Tensor, Tensor]:
+            return observed[rows], mask[rows]
+
         def evaluate(hidden: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            return self._value_and_gradient(hidden, observed[rows], mask[rows], applications)
+            return self._value_and_gradient(hidden, *of(rows), applications)
 
         found = minimize(evaluate, start, max_gradients)
         return found._replace(point=torch.lerp(found.point, observed, mask.expand_as(observed)))
@@ -169,13 +175,24 @@ class DifferentiableAutoencoder(InputProtected):
     def _differentiate(
         self, hidden: Tensor, observed: Tensor, mask: Tensor, applications: int
     ) -> tuple[Tensor, Tensor]:
+        first = torch.lerp(hidden, observed, mask.expand_as(observed)).requires_grad_()
         with torch.enable_grad():
-            variable = hidden.detach().requires_grad_()
-            image = torch.lerp(variable, observed, mask.expand_as(observed))
-            image = self.apply(image, observed, mask, applications - 1)
+            image = self.apply(first, observed, mask, applications - 1)
             output = self(image)
-            value = masked_mean((output - observed).square(), mask) + masked_mean((output - image).square(), 1 - mask)
-            # Scaled to the size of single errors: gradients of a mean would be lost in half precision.
-            scale = observed[0].numel()
-            (gradient,) = torch.autograd.grad(scale * value.sum(), variable)
-        return value.detach(), gradient.detach() / scale
+        # Both means by hand, which takes a third of the passes that autograd needs; f is differentiated by autograd.
+        wrong, moved = output.detach() - observed, output.detach() - image.detach()
+        value = masked_mean(wrong.square(), mask) + masked_mean(moved.square(), 1 - mask)
+        # Scaled to the size of single errors: gradients of a mean would be lost in half precision.
+        scale = observed[0].numel()
+        by_wrong, by_moved = (2 * scale * _weights(part, observed) for part in (mask, 1 - mask))
+        moved *= by_moved
+        by_output = torch.addcmul(moved, wrong, by_wrong)
+        (gradient,) = torch.autograd.grad((output, image), first, (by_output, moved.neg_()))
+        return value, gradient.mul_((1 - mask) / scale)
+
+
+def _weights(mask: Tensor, images: Tensor) -> Tensor:
+    """What every value of the images counts in :func:`masked_mean`, in the shape of the mask; 0 where that is 0."""
+    repeats = images.shape[1] // mask.shape[1]
+    total = with_axes(mask.flatten(1).sum(1), mask)
+    return torch.where(total > 0, mask / (repeats * total).clamp_min(1e-6), 0)

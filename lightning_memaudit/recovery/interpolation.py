@@ -3,13 +3,15 @@
 A recovery starts from such an image, and corrections of observed pixels are spread to hidden ones in the same way.
 """
 
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_memaudit.recovery.spatial import along_axes, axes, spatial
+from lightning_memaudit.recovery.spatial import along_axes, along_axis, axes, spatial
 
 OWN_WEIGHT = 0.02
 """A cell's value is a weighted mean: its share of observed pixels weighs the cell's own average, this number weighs the
@@ -18,6 +20,9 @@ value from the next coarser level."""
 LARGE_SIDE = 160
 """From so many pixels a side on, values are doubled by torch's interpolation and not by products with matrices, which
 are faster for smaller images, but cost as many operations per pixel as a side has pixels."""
+
+FEW_CELLS = 64
+"""Up to so many cells of an image are halved and doubled along all axes at once, by one product with a matrix."""
 
 _MODES = ("linear", "bilinear", "trilinear")
 
@@ -28,20 +33,39 @@ class _Level(NamedTuple):
     Attributes:
         sides: Of the level above.
         double: Linear interpolation, for every axis (cells above, cells here); none where the level above is large.
+        all_axes: Means of pairs, (cells here, cells above), and linear interpolation, (cells above, cells here), along
+            all axes at once; None where the level above has more than :data:`FEW_CELLS`.
         scale: ``1 / (share of observed pixels + OWN_WEIGHT)``, (B, 1 or C, *cells here).
         coarse_share: ``OWN_WEIGHT * scale``, what the coarser level counts, of the same shape.
     """
 
     sides: tuple[int, ...]
     double: list[Tensor]
+    all_axes: tuple[Tensor, Tensor] | None
     scale: Tensor
     coarse_share: Tensor
 
+    def halved(self, values: Tensor) -> Tensor:
+        """Means of the values (B, C, *cells above) in every cell, (B, C, *cells here)."""
+        if self.all_axes is None:
+            return _halved(values)
+        halved = along_axes(values.flatten(2), self.all_axes[:1])
+        return halved.view(*values.shape[:2], *spatial(self.scale))
+
     def doubled(self, values: Tensor) -> Tensor:
         """Values (B, C, *cells here) interpolated between cell centers, (B, C, *cells above)."""
-        if self.double:
+        if self.all_axes is not None:
+            doubled = along_axes(values.flatten(2), self.all_axes[1:])
+            return doubled.view(*values.shape[:2], *self.sides)
+        if not self.double:
+            return functional.interpolate(values, self.sides, mode=_MODES[len(self.sides) - 1], align_corners=False)
+        if values.device.type != "cpu":  # where the number of kernels counts
             return along_axes(values, self.double)
-        return functional.interpolate(values, self.sides, mode=_MODES[len(self.sides) - 1], align_corners=False)
+        values = along_axis(values, values.ndim - 1, self.double[-1])
+        for axis, matrix in enumerate(self.double[:-1], 2):
+            twice = len(matrix) == 2 * values.shape[axis]
+            values = _doubled(values, axis) if twice else along_axis(values, axis, matrix)
+        return values
 
 
 class Interpolation:
@@ -67,10 +91,12 @@ class Interpolation:
         weights = mask
         sides = spatial(mask)
         while sum(side > 1 for side in sides) >= min(2, len(sides)):
-            double = [_doubling(side, mask) for side in sides] if max(sides) < LARGE_SIDE else []
+            double = [_doubling([side], mask) for side in sides] if max(sides) < LARGE_SIDE else []
+            few = math.prod(sides) <= FEW_CELLS
+            all_axes = (_matrix(_halved, sides, mask), _doubling(sides, mask)) if few else None
             weights = _halved(weights)
             scale = 1 / (weights + OWN_WEIGHT)
-            self._levels.append(_Level(sides, double, scale, OWN_WEIGHT * scale))
+            self._levels.append(_Level(sides, double, all_axes, scale, OWN_WEIGHT * scale))
             sides = spatial(weights)
         self._total = weights.mean(axes(mask), keepdim=True).clamp_min(1e-6)
 
@@ -80,8 +106,8 @@ class Interpolation:
         0 where a whole image is missing.
         """
         values = [weighted]
-        for _ in self._levels:
-            values.append(_halved(values[-1]))
+        for level in self._levels:
+            values.append(level.halved(values[-1]))
         filled = (values[-1].mean(axes(weighted), keepdim=True) / self._total).expand_as(values[-1])
         for level, own in zip(reversed(self._levels), reversed(values[1:]), strict=True):
             filled = level.doubled(torch.addcmul(own * level.scale, filled, level.coarse_share))
@@ -120,7 +146,29 @@ def _halved(values: Tensor) -> Tensor:
     return values
 
 
-def _doubling(side: int, like: Tensor) -> Tensor:
-    """Linear interpolation between cell centers, (side, side / 2 rounded up)."""
-    identity = torch.eye((side + 1) // 2, dtype=like.dtype, device=like.device)
-    return functional.interpolate(identity[None], size=side, mode="linear", align_corners=False)[0].mT
+def _doubling(sides: Sequence[int], like: Tensor) -> Tensor:
+    """Linear interpolation between cell centers, as a matrix (product of the sides, cells)."""
+
+    def double(values: Tensor) -> Tensor:
+        return functional.interpolate(values, tuple(sides), mode=_MODES[len(sides) - 1], align_corners=False)
+
+    return _matrix(double, [(side + 1) // 2 for side in sides], like)
+
+
+def _matrix(linear: Callable[[Tensor], Tensor], sides: Sequence[int], like: Tensor) -> Tensor:
+    """A linear function of one-channel images with these sides, as a matrix (values after, values before)."""
+    number = math.prod(sides)
+    identity = torch.eye(number, dtype=like.dtype, device=like.device).view(number, 1, *sides)
+    return linear(identity).flatten(1).mT
+
+
+def _doubled(values: Tensor, axis: int) -> Tensor:
+    """Linear interpolation between cell centers along an axis, to twice as many values; not along the last axis."""
+    first, last = values.narrow(axis, 0, 1), values.narrow(axis, -1, 1)
+    inner = values.shape[axis] - 1
+    before = torch.cat([first, values.narrow(axis, 0, inner)], axis)
+    after = torch.cat([values.narrow(axis, 1, inner), last], axis)
+    pairs = values.new_empty(*values.shape[: axis + 1], 2, *values.shape[axis + 1 :])
+    torch.lerp(values, before, 0.25, out=pairs.select(axis + 1, 0))
+    torch.lerp(values, after, 0.25, out=pairs.select(axis + 1, 1))
+    return pairs.flatten(axis, axis + 1)

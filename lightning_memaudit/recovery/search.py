@@ -19,7 +19,7 @@ from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, Differen
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_mask
 from lightning_memaudit.recovery.protection import InputProtected
-from lightning_memaudit.recovery.spatial import resized, row_values, spatial, with_axes
+from lightning_memaudit.recovery.spatial import resized, spatial, with_axes
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, concatenate
 
@@ -172,9 +172,7 @@ class _Descent(NamedTuple):
         # Where f errs by as much at the truth, a descent overfits: hidden pixels that f returns all too well. So its
         # own point does not compete, only what f makes of it, which is of the same kind as what the iteration finds.
         output = self.autoencoder(self.autoencoder.apply(found.point, observed, mask, applications - 1))
-        image = add_interpolated_residual(
-            output, observed - output, Interpolation(mask), with_axes(row_values(mask, 1.0), mask)
-        )
+        image = add_interpolated_residual(output, observed - output, Interpolation(mask), None)
         candidate = refine(
             self.autoencoder, observed, mask, image, problem.noise[rows], steps=assessment - applications
         )

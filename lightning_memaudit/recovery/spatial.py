@@ -48,15 +48,20 @@ def along_axes(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
 
     Products are taken in the precision of the values, also in mixed precision.
     """
+    for axis, matrix in enumerate(matrices, values.ndim - len(matrices)):
+        values = along_axis(values, axis, matrix)
+    return values
+
+
+def along_axis(values: Tensor, axis: int, matrix: Tensor) -> Tensor:
+    """Apply a matrix (new side, side) to one axis of ``values``, likewise."""
     if torch.is_autocast_enabled(values.device.type):
         with torch.autocast(values.device.type, enabled=False):
-            return along_axes(values, matrices)
-    *others, last = matrices
-    first = values.ndim - len(matrices)
-    for axis, matrix in enumerate(others, first):
-        sides = (*values.shape[:axis], len(matrix), *values.shape[axis + 1 :])
-        values = (matrix @ values.flatten(axis + 1)).reshape(sides)
-    return values @ last.mT
+            return along_axis(values, axis, matrix)
+    if axis == values.ndim - 1:
+        return values @ matrix.mT
+    sides = (*values.shape[:axis], len(matrix), *values.shape[axis + 1 :])
+    return (matrix @ values.flatten(axis + 1)).reshape(sides)
 
 
 def resized(images: Tensor, size: Sequence[int]) -> Tensor:

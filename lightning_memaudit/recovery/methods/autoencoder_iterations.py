@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.batches import map_chunks, per_image_mean, rows_per_chunk
+from lightning_memaudit.recovery.batches import all_finite, map_chunks, per_image_mean, rows_per_chunk
 from lightning_memaudit.recovery.checks import check_counts, check_images
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.spatial import row_values, with_axes
@@ -95,7 +95,7 @@ class AutoencoderIterations:
                         if later:  # it would find no other images, and nor would all after it
                             records[min(later)] = final.clone()
                         break
-        finite = final.flatten(1).isfinite().all(1) & residual.isfinite()
+        finite = all_finite(final) & residual.isfinite()
         return Recovery(
             image=torch.where(with_axes(finite, observed), final, observed),
             mask=torch.ones_like(observed[:, :1]),

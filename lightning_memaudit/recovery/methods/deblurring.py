@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.batches import map_chunks, per_image_mean, rows_per_chunk
+from lightning_memaudit.recovery.batches import all_finite, map_chunks, per_image_mean, rows_per_chunk
 from lightning_memaudit.recovery.checks import check_counts, check_images, check_noise, check_penalties
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.spatial import axes, repeat, spatial, with_axes
@@ -105,7 +105,7 @@ class BlindDeblurring:
         kernel = estimate_kernel(output, observed_rows, self.kernel_size)
         blurred = blur(output, kernel)
         score = per_image_mean((blurred - observed_rows).square()) + per_image_mean((output - image).square())
-        finite = score.isfinite() & output.flatten(1).isfinite().all(1)
+        finite = score.isfinite() & all_finite(output)
         best = torch.where(finite, score, torch.inf).view(count, number).min(0)
         chosen = best.indices * number + torch.arange(number, device=observed.device)
         recovered = best.values.isfinite()
