@@ -187,8 +187,11 @@ class DifferentiableAutoencoder(InputProtected):
         by_wrong, by_moved = (2 * scale * _weights(part, observed) for part in (mask, 1 - mask))
         moved *= by_moved
         by_output = torch.addcmul(moved, wrong, by_wrong)
-        (gradient,) = torch.autograd.grad((output, image), first, (by_output, moved.neg_()))
-        return value, gradient.mul_((1 - mask) / scale)
+        ends = [(end, by) for end, by in ((output, by_output), (image, moved.neg_())) if end.requires_grad]
+        if not ends:  # f is constant here, though not everywhere
+            return value, torch.zeros_like(first)
+        (gradient,) = torch.autograd.grad([end for end, _ in ends], first, [by for _, by in ends])
+        return value, gradient * ((1 - mask) / scale)
 
 
 def _weights(mask: Tensor, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from lightning_memaudit.recovery import (
     SelfTuning,
     batches,
 )
-from lightning_memaudit.recovery.batches import map_chunks
+from lightning_memaudit.recovery.batches import all_finite, map_chunks
 
 
 @pytest.mark.parametrize("method", [BlindRecovery, AutoencoderIterations])
@@ -22,6 +22,15 @@ def test_chunks_change_nothing(stored, method):
     chunked = method(chunk_size=2)(memory(stored), observed)
     torch.testing.assert_close(whole.image, chunked.image)
     assert torch.equal(whole.num_evaluations, chunked.num_evaluations)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_a_row_is_finite_where_all_of_it_is(dtype):
+    rows = torch.zeros(6, 2, 3, dtype=dtype)
+    rows[1, 0, 1], rows[2, 1, 2], rows[3, 0, 0] = torch.nan, torch.inf, -torch.inf
+    rows[4, 0, 0], rows[4, 1, 1] = torch.inf, -torch.inf
+    rows[5] = torch.finfo(dtype).max  # whose sum is not finite
+    assert all_finite(rows).tolist() == [True, False, False, False, False, True]
 
 
 def test_map_chunks_halves_when_memory_runs_out_and_covers_everything_once():

@@ -9,7 +9,7 @@ from observations import hide, smooth_images, uniform
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery, Round, SelfTuning
+from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery, Round, SelfTuning, gradients
 from lightning_memaudit.recovery.alternation import Alternation
 from lightning_memaudit.recovery.certification import EFFECTIVE_PARAMETERS, optimism
 from lightning_memaudit.recovery.gradients import DifferentiableAutoencoder
@@ -74,6 +74,46 @@ def test_a_descent_through_a_linear_autoencoder_ends_where_the_closed_form_says(
     x = torch.where(shown, y, 0).index_put((hidden.nonzero()[:, 0],), expected)
     least = ((tied @ x - y)[shown]).square().mean() + ((tied @ x - x)[hidden]).square().mean()
     torch.testing.assert_close(found.value[0], least, rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("applications", [1, 2])
+def test_what_a_descent_minimizes_and_its_gradient_are_those_of_the_formula(monkeypatch, channels, applications):
+    torch.manual_seed(0)
+    f = nn.Sequential(nn.Flatten(), nn.Linear(48, 48), nn.Tanh(), nn.Unflatten(1, (3, 4, 4))).double()
+    observed, hidden = uniform((3, 3, 4, 4)).double(), uniform((3, 3, 4, 4), 1).double()
+    mask = (uniform((3, channels, 4, 4), 2) > 0.4).double()
+    mask[2] = 0  # nothing is observed
+
+    def formula(v):
+        x = mask * observed + (1 - mask) * v
+        for _ in range(applications - 1):
+            x = mask * observed + (1 - mask) * f(x)
+        h = mask.expand_as(x)
+        data = (h * (f(x) - observed) ** 2).flatten(1).sum(1) / h.flatten(1).sum(1).clamp_min(1)
+        fixed_point = ((1 - h) * (f(x) - x) ** 2).flatten(1).sum(1) / (1 - h).flatten(1).sum(1)
+        return data + fixed_point
+
+    found = []
+    monkeypatch.setattr(
+        gradients, "minimize", lambda evaluate, start, _: found.append(evaluate(start, torch.arange(3)))
+    )
+    with pytest.raises(AttributeError):  # nothing was minimized
+        differentiable(f, observed[:1]).fit(observed, mask, hidden, torch.ones(3), applications)
+    ((value, gradient),) = found
+    torch.testing.assert_close(value, formula(hidden))
+    (expected,) = torch.autograd.grad(formula(hidden.requires_grad_()).sum(), hidden)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_an_autoencoder_that_is_constant_for_some_images_only_is_no_error():
+    stored = uniform((1, 3, 8, 8))
+
+    def f(x):  # smooth near the middle grey that it is shown first, and nowhere else
+        return stored + 0.1 * (x - stored) if bool((x - x[:1]).abs().max() == 0) else stored.expand_as(x)
+
+    observed, mask = hide(uniform((4, 3, 8, 8), 5))
+    assert KnownMaskRecovery()(f, observed, mask).gradients_used
 
 
 def test_gradients_find_what_evaluations_alone_do_not_and_never_less_than_the_papers_method():
