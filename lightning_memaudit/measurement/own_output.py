@@ -39,7 +39,7 @@ def in_other_batches(autoencoder: Autoencoder, images: Tensor, output: Tensor) -
     for rows in halves:
         if len(rows):
             others[rows] = autoencoder(images[rows])
-    broken = OutputSums(num_not_finite=int((_finite(first) & ~_finite(others)).sum()))
+    broken = OutputSums(num_not_finite=int((all_finite(first) & ~all_finite(others)).sum()))
     apart = _differences(first, others)
     if apart.max() <= MAX_DIFFERENCE:
         return broken
@@ -66,10 +66,6 @@ def _halves(images: Tensor) -> tuple[Tensor, Tensor]:
         half.repeat(2) if len(half) == 1 < len(order) else half for half in order.tensor_split([middle])
     )
     return darker.sort().values, brighter.sort().values
-
-
-def _finite(output: Tensor) -> Tensor:
-    return all_finite(output)
 
 
 def _differences(first: Tensor, second: Tensor) -> NDArray[np.float64]:

@@ -104,7 +104,10 @@ def per_image_mean(values: Tensor) -> Tensor:
 
 
 def all_finite(values: Tensor) -> Tensor:
-    """Whether all values of a row are finite, (B, ...) to (B,); ten times as fast as a look at each of them."""
+    """Whether all values of a row are finite, (B, ...) to (B,).
+
+    The largest one tells, as NaN is the largest of all; finding it is ten times as fast as asking each of them.
+    """
     return values.flatten(1).abs().amax(1).isfinite()
 
 

@@ -85,7 +85,7 @@ def refine(
     kept = mask.flatten(1).amax(1) > 0
     explained = torch.where(with_axes(kept, image), mask, torch.ones_like(mask))
     exact = with_axes((variance == 0).to(image.dtype), image)
-    interpolation, told = Interpolation(explained), 1 - explained * exact
+    interpolation, not_explained = Interpolation(explained), 1 - explained * exact
     trusted = mask  # what the data count, pixel by pixel: all of it without noise
     best: Candidate | None = None
     for _ in range(steps):
@@ -99,7 +99,7 @@ def refine(
         corrected = add_interpolated_residual(output, residual, interpolation, exact if noisy else None)
         # Less than the noise is as wrong as more: then f has fitted the noise.
         data = (masked_mean(residual.square_(), explained) - variance).abs()
-        score = data + masked_mean((corrected - estimate).square_(), told)
+        score = data + masked_mean((corrected - estimate).square_(), not_explained)
         hidden = 1 - per_image_mean(trusted)
         if explained_share is not None:
             share = explained_share(output, observed, mask)
@@ -141,6 +141,13 @@ def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
     total = weight.flatten(1).sum(1)
     weighted = (weight * values).flatten(1).sum(1)
     return torch.where(total > 0, weighted / (repeats * total).clamp_min(1e-6), 0)
+
+
+def mean_weights(weight: Tensor, values: Tensor) -> Tensor:
+    """What every value (B, C, *spatial) counts in :func:`masked_mean`, in the shape of ``weight``."""
+    repeats = values.shape[1] // weight.shape[1]
+    total = with_axes(weight.flatten(1).sum(1), weight)
+    return torch.where(total > 0, weight / (repeats * total).clamp_min(1e-6), 0)
 
 
 def better(first: Candidate, second: Candidate) -> Candidate:

@@ -156,7 +156,7 @@ class _Pair(NamedTuple):
         curvature, square = _dot(step, change), _dot(change, change)
         convex = curvature > 1e-10 * square
         weight = torch.where(convex, 1 / curvature.clamp_min(1e-30), 0)
-        return cls(step, change, weight, torch.where(convex, 1 / (weight * square).clamp_min(1e-30), 0))
+        return cls(step, change, weight, torch.where(weight > 0, 1 / (weight * square).clamp_min(1e-30), 0))
 
 
 def _newton_direction(pairs: list[_Pair], gradient: Tensor) -> tuple[Tensor, Tensor]:

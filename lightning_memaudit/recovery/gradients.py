@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.batches import ELEMENTS_PER_CHUNK
-from lightning_memaudit.recovery.candidates import masked_mean
+from lightning_memaudit.recovery.candidates import masked_mean, mean_weights
 from lightning_memaudit.recovery.descent import Minimum, minimize
 from lightning_memaudit.recovery.protection import InputProtected
-from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.types import Autoencoder
 
 UseOfGradients = Literal["auto", "never"]
@@ -175,27 +174,22 @@ class DifferentiableAutoencoder(InputProtected):
     def _differentiate(
         self, hidden: Tensor, observed: Tensor, mask: Tensor, applications: int
     ) -> tuple[Tensor, Tensor]:
-        first = torch.lerp(hidden, observed, mask.expand_as(observed)).requires_grad_()
         with torch.enable_grad():
-            image = self.apply(first, observed, mask, applications - 1)
+            variable = hidden.detach().requires_grad_()
+            image = torch.lerp(variable, observed, mask.expand_as(observed))
+            image = self.apply(image, observed, mask, applications - 1)
             output = self(image)
-        # Both means by hand, which takes a third of the passes that autograd needs; f is differentiated by autograd.
-        wrong, moved = output.detach() - observed, output.detach() - image.detach()
-        value = masked_mean(wrong.square(), mask) + masked_mean(moved.square(), 1 - mask)
+        # Both means are differentiated by hand, in a third of the passes that autograd takes; f is by autograd.
+        misfit, change = output.detach() - observed, output.detach() - image.detach()
+        value = masked_mean(misfit.square(), mask) + masked_mean(change.square(), 1 - mask)
         # Scaled to the size of single errors: gradients of a mean would be lost in half precision.
         scale = observed[0].numel()
-        by_wrong, by_moved = (2 * scale * _weights(part, observed) for part in (mask, 1 - mask))
-        moved *= by_moved
-        by_output = torch.addcmul(moved, wrong, by_wrong)
-        ends = [(end, by) for end, by in ((output, by_output), (image, moved.neg_())) if end.requires_grad]
-        if not ends:  # f is constant here, though not everywhere
-            return value, torch.zeros_like(first)
-        (gradient,) = torch.autograd.grad([end for end, _ in ends], first, [by for _, by in ends])
-        return value, gradient * ((1 - mask) / scale)
-
-
-def _weights(mask: Tensor, images: Tensor) -> Tensor:
-    """What every value of the images counts in :func:`masked_mean`, in the shape of the mask; 0 where that is 0."""
-    repeats = images.shape[1] // mask.shape[1]
-    total = with_axes(mask.flatten(1).sum(1), mask)
-    return torch.where(total > 0, mask / (repeats * total).clamp_min(1e-6), 0)
+        by_misfit = misfit.mul_(2 * scale * mean_weights(mask, observed))
+        by_change = change.mul_(2 * scale * mean_weights(1 - mask, observed))
+        ends = [(output, by_misfit + by_change), (image, -by_change)]
+        reached = [(end, gradient) for end, gradient in ends if end.requires_grad]
+        if not reached:  # f is constant here, though not everywhere
+            return value, torch.zeros_like(observed)
+        outputs, given = ([pair[number] for pair in reached] for number in (0, 1))
+        (gradient,) = torch.autograd.grad(outputs, variable, given, allow_unused=True)
+        return value, torch.zeros_like(observed) if gradient is None else gradient / scale

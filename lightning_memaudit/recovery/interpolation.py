@@ -5,6 +5,7 @@ A recovery starts from such an image, and corrections of observed pixels are spr
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,47 +26,23 @@ FEW_CELLS = 64
 """Up to so many cells of an image are halved and doubled along all axes at once, by one product with a matrix."""
 
 _MODES = ("linear", "bilinear", "trilinear")
+_Linear = Callable[[Tensor], Tensor]
 
 
 class _Level(NamedTuple):
     """A level of the pyramid; the one above it has about twice as many cells along every axis.
 
     Attributes:
-        sides: Of the level above.
-        double: Linear interpolation, for every axis (cells above, cells here); none where the level above is large.
-        all_axes: Means of pairs, (cells here, cells above), and linear interpolation, (cells above, cells here), along
-            all axes at once; None where the level above has more than :data:`FEW_CELLS`.
+        halve: From values (B, C, *cells above) to their means in every cell, (B, C, *cells here).
+        double: From values (B, C, *cells here) to what is between cell centers, (B, C, *cells above).
         scale: ``1 / (share of observed pixels + OWN_WEIGHT)``, (B, 1 or C, *cells here).
         coarse_share: ``OWN_WEIGHT * scale``, what the coarser level counts, of the same shape.
     """
 
-    sides: tuple[int, ...]
-    double: list[Tensor]
-    all_axes: tuple[Tensor, Tensor] | None
+    halve: _Linear
+    double: _Linear
     scale: Tensor
     coarse_share: Tensor
-
-    def halved(self, values: Tensor) -> Tensor:
-        """Means of the values (B, C, *cells above) in every cell, (B, C, *cells here)."""
-        if self.all_axes is None:
-            return _halved(values)
-        halved = along_axes(values.flatten(2), self.all_axes[:1])
-        return halved.view(*values.shape[:2], *spatial(self.scale))
-
-    def doubled(self, values: Tensor) -> Tensor:
-        """Values (B, C, *cells here) interpolated between cell centers, (B, C, *cells above)."""
-        if self.all_axes is not None:
-            doubled = along_axes(values.flatten(2), self.all_axes[1:])
-            return doubled.view(*values.shape[:2], *self.sides)
-        if not self.double:
-            return functional.interpolate(values, self.sides, mode=_MODES[len(self.sides) - 1], align_corners=False)
-        if values.device.type != "cpu":  # where the number of kernels counts
-            return along_axes(values, self.double)
-        values = along_axis(values, values.ndim - 1, self.double[-1])
-        for axis, matrix in enumerate(self.double[:-1], 2):
-            twice = len(matrix) == 2 * values.shape[axis]
-            values = _doubled(values, axis) if twice else along_axis(values, axis, matrix)
-        return values
 
 
 class Interpolation:
@@ -73,7 +50,7 @@ class Interpolation:
 
     Pixels are averaged in cells of 2, 4, 8, ..., and a pixel takes the finest cell that has any observed. Normalized
     convolution (Knutsson & Westin 1993) on a pyramid: smooth, any mask, one pass. What depends on the mask alone is
-    computed once. Doubling is a product with small matrices, on a CPU several times as fast as resampling for batches
+    computed once. Doubling is by products with small matrices, on a CPU several times as fast as resampling for batches
     of images of some tens of pixels a side; larger ones are resampled, so that the time grows with their pixels.
 
     Args:
@@ -91,26 +68,27 @@ class Interpolation:
         weights = mask
         sides = spatial(mask)
         while sum(side > 1 for side in sides) >= min(2, len(sides)):
-            double = [_doubling([side], mask) for side in sides] if max(sides) < LARGE_SIDE else []
-            few = math.prod(sides) <= FEW_CELLS
-            all_axes = (_matrix(_halved, sides, mask), _doubling(sides, mask)) if few else None
+            halve, double = _fastest(sides, mask)
             weights = _halved(weights)
             scale = 1 / (weights + OWN_WEIGHT)
-            self._levels.append(_Level(sides, double, all_axes, scale, OWN_WEIGHT * scale))
+            self._levels.append(_Level(halve, double, scale, OWN_WEIGHT * scale))
             sides = spatial(weights)
         self._total = weights.mean(axes(mask), keepdim=True).clamp_min(1e-6)
 
     def __call__(self, weighted: Tensor) -> Tensor:
         """Averages of values that are multiplied by the mask already, (B, C, *spatial) to the same shape.
 
-        0 where a whole image is missing.
+        0 where a whole image is missing. In the precision of the values, also in mixed precision.
         """
+        if torch.is_autocast_enabled(weighted.device.type):
+            with torch.autocast(weighted.device.type, enabled=False):
+                return self(weighted)
         values = [weighted]
         for level in self._levels:
-            values.append(level.halved(values[-1]))
+            values.append(level.halve(values[-1]))
         filled = (values[-1].mean(axes(weighted), keepdim=True) / self._total).expand_as(values[-1])
         for level, own in zip(reversed(self._levels), reversed(values[1:]), strict=True):
-            filled = level.doubled(torch.addcmul(own * level.scale, filled, level.coarse_share))
+            filled = level.double(torch.addcmul(own * level.scale, filled, level.coarse_share))
         return filled
 
     def fill(self, observed: Tensor) -> Tensor:
@@ -133,6 +111,54 @@ def interpolate(observed: Tensor, mask: Tensor) -> Tensor:
     return Interpolation(mask).fill(observed)
 
 
+def _fastest(sides: tuple[int, ...], like: Tensor) -> tuple[_Linear, _Linear]:
+    """The fastest ways to halve images with these sides, and to come back to them."""
+    if math.prod(sides) <= FEW_CELLS:
+        cells = [(side + 1) // 2 for side in sides]
+        down, up = _matrix(_halved, sides, like), _matrix(partial(_resampled, sides=sides), cells, like)
+        return partial(_product, matrix=down, sides=cells), partial(_product, matrix=up, sides=sides)
+    if max(sides) >= LARGE_SIDE:
+        return _halved, partial(_resampled, sides=sides)
+    matrices = [_matrix(partial(_resampled, sides=[side]), [(side + 1) // 2], like) for side in sides]
+    # On a GPU the number of kernels counts.
+    return _halved, partial(_doubled if like.device.type == "cpu" else along_axes, matrices=matrices)
+
+
+def _matrix(linear: _Linear, sides: Sequence[int], like: Tensor) -> Tensor:
+    """A linear function of one-channel images with these sides, as a matrix (values after, values before)."""
+    number = math.prod(sides)
+    identity = torch.eye(number, dtype=like.dtype, device=like.device).view(number, 1, *sides)
+    return linear(identity).flatten(1).mT
+
+
+def _product(values: Tensor, matrix: Tensor, sides: Sequence[int]) -> Tensor:
+    """All pixels of every channel as one vector, times a matrix: (B, C, *before) to (B, C, *sides)."""
+    return (values.flatten(2) @ matrix.mT).view(*values.shape[:2], *sides)
+
+
+def _resampled(values: Tensor, sides: Sequence[int]) -> Tensor:
+    """Linear interpolation between cell centers, (B, C, *cells) to (B, C, *sides)."""
+    return functional.interpolate(values, tuple(sides), mode=_MODES[len(sides) - 1], align_corners=False)
+
+
+def _doubled(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """The same by one matrix per axis, (side, cells).
+
+    By two shifts where the side is even, but for the last axis: that is faster on a CPU.
+    """
+    values = along_axis(values, values.ndim - 1, matrices[-1])
+    for axis, matrix in enumerate(matrices[:-1], 2):
+        side = values.shape[axis]
+        if len(matrix) != 2 * side:
+            values = along_axis(values, axis, matrix)
+            continue
+        padded = torch.cat([values.narrow(axis, 0, 1), values, values.narrow(axis, -1, 1)], axis)
+        first, second = (torch.lerp(values, padded.narrow(axis, shift, side), 0.25) for shift in (0, 2))
+        del padded
+        values = torch.stack([first, second], axis + 1).flatten(axis, axis + 1)
+    return values
+
+
 def _halved(values: Tensor) -> Tensor:
     """Means of pairs along every spatial axis that is longer than 1; at an odd end the missing one counts as 0."""
     for axis in axes(values):
@@ -144,31 +170,3 @@ def _halved(values: Tensor) -> Tensor:
         pairs = values.reshape(*values.shape[:axis], -1, 2, *values.shape[axis + 1 :])
         values = (pairs.select(axis + 1, 0) + pairs.select(axis + 1, 1)).mul_(0.5)
     return values
-
-
-def _doubling(sides: Sequence[int], like: Tensor) -> Tensor:
-    """Linear interpolation between cell centers, as a matrix (product of the sides, cells)."""
-
-    def double(values: Tensor) -> Tensor:
-        return functional.interpolate(values, tuple(sides), mode=_MODES[len(sides) - 1], align_corners=False)
-
-    return _matrix(double, [(side + 1) // 2 for side in sides], like)
-
-
-def _matrix(linear: Callable[[Tensor], Tensor], sides: Sequence[int], like: Tensor) -> Tensor:
-    """A linear function of one-channel images with these sides, as a matrix (values after, values before)."""
-    number = math.prod(sides)
-    identity = torch.eye(number, dtype=like.dtype, device=like.device).view(number, 1, *sides)
-    return linear(identity).flatten(1).mT
-
-
-def _doubled(values: Tensor, axis: int) -> Tensor:
-    """Linear interpolation between cell centers along an axis, to twice as many values; not along the last axis."""
-    first, last = values.narrow(axis, 0, 1), values.narrow(axis, -1, 1)
-    inner = values.shape[axis] - 1
-    before = torch.cat([first, values.narrow(axis, 0, inner)], axis)
-    after = torch.cat([values.narrow(axis, 1, inner), last], axis)
-    pairs = values.new_empty(*values.shape[: axis + 1], 2, *values.shape[axis + 1 :])
-    torch.lerp(values, before, 0.25, out=pairs.select(axis + 1, 0))
-    torch.lerp(values, after, 0.25, out=pairs.select(axis + 1, 1))
-    return pairs.flatten(axis, axis + 1)

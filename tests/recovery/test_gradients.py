@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery, Round, SelfTuning, gradients
 from lightning_memaudit.recovery.alternation import Alternation
 from lightning_memaudit.recovery.certification import EFFECTIVE_PARAMETERS, optimism
+from lightning_memaudit.recovery.descent import Minimum
 from lightning_memaudit.recovery.gradients import DifferentiableAutoencoder
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.methods.registry import METHODS
@@ -94,26 +95,40 @@ def test_what_a_descent_minimizes_and_its_gradient_are_those_of_the_formula(monk
         fixed_point = ((1 - h) * (f(x) - x) ** 2).flatten(1).sum(1) / (1 - h).flatten(1).sum(1)
         return data + fixed_point
 
+    def only_look(evaluate, start, max_gradients):
+        found.extend(evaluate(start, torch.arange(3)))
+        return Minimum(start, found[0], max_gradients)
+
     found = []
-    monkeypatch.setattr(
-        gradients, "minimize", lambda evaluate, start, _: found.append(evaluate(start, torch.arange(3)))
-    )
-    with pytest.raises(AttributeError):  # nothing was minimized
-        differentiable(f, observed[:1]).fit(observed, mask, hidden, torch.ones(3), applications)
-    ((value, gradient),) = found
+    monkeypatch.setattr(gradients, "minimize", only_look)
+    differentiable(f, observed[:1]).fit(observed, mask, hidden, torch.ones(3), applications)
+    value, gradient = found
     torch.testing.assert_close(value, formula(hidden))
     (expected,) = torch.autograd.grad(formula(hidden.requires_grad_()).sum(), hidden)
     torch.testing.assert_close(gradient, expected)
 
 
-def test_an_autoencoder_that_is_constant_for_some_images_only_is_no_error():
-    stored = uniform((1, 3, 8, 8))
+@pytest.mark.parametrize("trainable", [False, True])
+def test_an_autoencoder_that_is_constant_for_some_images_only_is_no_error(trainable):
+    stored = nn.Parameter(uniform((1, 3, 8, 8)), requires_grad=trainable)
 
     def f(x):  # smooth near the middle grey that it is shown first, and nowhere else
         return stored + 0.1 * (x - stored) if bool((x - x[:1]).abs().max() == 0) else stored.expand_as(x)
 
     observed, mask = hide(uniform((4, 3, 8, 8), 5))
     assert KnownMaskRecovery()(f, observed, mask).gradients_used
+
+
+def test_an_autoencoder_that_begins_to_write_into_its_input_is_told_so():
+    calls = []
+
+    def f(x):
+        calls.append(x)
+        return (x.mul_(0.5) if len(calls) > 3 and x.requires_grad else x * 0.5) + 0.1
+
+    observed, mask = hide(uniform((2, 3, 8, 8)))
+    with pytest.raises(RuntimeError, match="had not at first: let it work on a copy"):
+        KnownMaskRecovery()(f, observed, mask)
 
 
 def test_gradients_find_what_evaluations_alone_do_not_and_never_less_than_the_papers_method():

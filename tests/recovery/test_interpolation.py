@@ -54,3 +54,22 @@ def test_interpolation_is_the_pyramid_that_torch_pools_and_resamples(size, chann
     mask = (uniform((2, channels, *size), 10) > 0.9).float()
     expected = torch.where(mask.expand_as(images) > 0, images, pooled_and_resampled(images * mask, mask))
     torch.testing.assert_close(interpolate(images * mask, mask), expected)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (25, 20), (8, 8), (200, 3)])
+def test_the_interpolation_is_linear_and_can_be_differentiated(size):
+    """The derivative along a direction is the interpolation of the direction."""
+    images, direction = uniform((2, 3, *size)).double(), uniform((2, 3, *size), 1).double()
+    mask = (uniform((2, 1, *size), 10) > 0.7).double()
+    images.requires_grad_()
+    weights = uniform((2, 3, *size), 2).double()
+    (gradient,) = torch.autograd.grad((interpolate(images, mask) * weights).sum(), images)
+    torch.testing.assert_close((gradient * direction).sum(), (interpolate(direction, mask) * weights).sum())
+
+
+@pytest.mark.parametrize("other", [torch.float16, torch.bfloat16])
+def test_images_of_either_half_precision_are_interpolated_in_the_other_one(other):
+    images, mask = uniform((2, 3, 32, 32)).half(), (uniform((2, 1, 32, 32), 10) > 0.5).half()
+    expected = interpolate(images * mask, mask)
+    with torch.autocast("cpu", other):
+        assert torch.equal(interpolate(images * mask, mask), expected)
