@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from lightning_memaudit.bench.common import load_images, make_autoencoder, split_images, write_and_show
+from lightning_memaudit.bench.common import load_images, make_autoencoder, split_images, tell, write_and_show
 from lightning_memaudit.bench.timing import machine
 from lightning_memaudit.bench.training import train_until
 from lightning_memaudit.measurement.engine import audit
@@ -97,6 +97,7 @@ def ablation(
         rows += [_row(report, name, state.loss, patterns) for name in steps()]
         content = {"machine": machine(torch.device("cpu")), "patterns": list(patterns), "rows": rows}
         write_json(Path(output), content)
+        tell(f"train loss {state.loss:.1e}: audited, see {output}")
     write_and_show(content, _table(rows, patterns), output, width=100 + 12 * len(patterns))
 
 

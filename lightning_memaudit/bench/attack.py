@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from lightning_memaudit.bench.common import load_images, make_autoencoder, split_images, write_and_show
+from lightning_memaudit.bench.common import load_images, make_autoencoder, split_images, tell, write_and_show
 from lightning_memaudit.bench.timing import machine
 from lightning_memaudit.bench.training import train_until
 from lightning_memaudit.measurement.engine import audit
@@ -79,6 +79,7 @@ def attack(
         rows += [_row(report, pattern, state.loss) for pattern in patterns]
         content = {"machine": machine(torch.device("cpu")), "network": network, "rows": rows}
         write_json(Path(output), content)
+        tell(f"train loss {state.loss:.1e}: audited, see {output}")
     write_and_show(content, _table(rows), output, width=150)
 
 

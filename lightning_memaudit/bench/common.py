@@ -1,6 +1,8 @@
 """What several benchmarks share: autoencoders by name, a table on the screen, and numbers in a file."""
 
 import re
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,15 @@ def split_images(images: Tensor, num_members: int, seed: int, num_controls: int 
         raise ValueError(f"num_members={num_members}: must leave controls of the {len(images)} images")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images[order[:num_members]], images[order[num_members:][:num_controls]]
+
+
+def tell(text: str) -> None:
+    """Say on stderr how far a benchmark has come; what it found goes to stdout.
+
+    Args:
+        text: One line, without the time, which is put before it.
+    """
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def write_and_show(content: Mapping[str, Any], table: Table, output: str, width: int = 100) -> None:

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from lightning_memaudit.bench.common import load_images, make_autoencoder, write_and_show
+from lightning_memaudit.bench.common import load_images, make_autoencoder, tell, write_and_show
 from lightning_memaudit.bench.timing import machine
 from lightning_memaudit.bench.training import train_until
 from lightning_memaudit.measurement.engine import audit
@@ -116,6 +116,7 @@ def compared_rows(autoencoder: nn.Module, groups: Mapping[str, Tensor], state: s
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             cost = audit(autoencoder, members, controls, patterns=patterns, methods=methods).cost
+        tell(f"{state}: an audit of {cost['seconds']:.1f} s, told {cost['estimated_seconds']:.1f}")
         rows.append(
             {
                 "state": state,

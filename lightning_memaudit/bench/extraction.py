@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from lightning_memaudit.bench.common import load_images, make_autoencoder, split_images, write_and_show
+from lightning_memaudit.bench.common import load_images, make_autoencoder, split_images, tell, write_and_show
 from lightning_memaudit.bench.timing import machine
 from lightning_memaudit.bench.training import train_until
 from lightning_memaudit.measurement.extraction import extraction_report, search_and_match
@@ -85,6 +85,7 @@ def _rows(
         began = time.perf_counter()
         report = extraction_report(search, [search_and_match(network, groups, search, threshold_db)], threshold_db, 0)
         seconds = round(time.perf_counter() - began, 1)
+        tell(f"{loss}, {name}: {seconds} s")
         return {"train_loss": loss, "search": name, "seconds": seconds, **report.summary}
 
     accelerated = row("accelerated", search)

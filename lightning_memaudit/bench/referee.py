@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from lightning_memaudit.bench.common import write_and_show
+from lightning_memaudit.bench.common import tell, write_and_show
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.judgement import judge
 from lightning_memaudit.results.names import INPAINTER
@@ -70,6 +70,7 @@ def referee(
                 f"{found['memorized']:.1%} / {found['traces']:.1%}" if not share else f"{found['memorized']:.0%}"
             )
         table.add_row(str(controls), *shown)
+        tell(f"{controls} controls: {len(cells) * num_trials} audits simulated")
     write_and_show({"num_members": num_members, "num_trials": num_trials, "rows": rows}, table, output, width=130)
 
 

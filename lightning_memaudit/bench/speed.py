@@ -10,7 +10,7 @@ import torch.multiprocessing
 from rich.table import Table
 from torch import Tensor, nn
 
-from lightning_memaudit.bench.common import make_autoencoder, write_and_show
+from lightning_memaudit.bench.common import make_autoencoder, tell, write_and_show
 from lightning_memaudit.bench.timing import Timing, interleave, machine, synchronize
 from lightning_memaudit.recovery import Alternation, BlindRecovery, KnownMaskRecovery
 from lightning_memaudit.recovery.checks import check_counts
@@ -132,6 +132,7 @@ def _measure(case: Case, repeats: int, seconds: float, device: torch.device) -> 
         works["deepinverse"] = deep_inverse
     timings = interleave(works, repeats, device)
     base = timings["forwards"].median
+    tell(f"{case.network} {case.image_shape[1]}x{case.image_shape[2]}, batch {case.batch}: timed")
     for name, scale in (("one_by_one", case.batch / few), ("self_tuned", evaluations / own_evaluations)):
         timings[name] = Timing(*(scale * part for part in timings[name]))
     return {

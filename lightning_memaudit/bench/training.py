@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_memaudit.bench.common import tell
+
 
 class Trained(NamedTuple):
     """How far the training has come.
@@ -75,6 +77,7 @@ def train_until(
         value = _loss(network, images) if near else math.inf
         seconds += time.perf_counter() - began
         while levels and (value < levels[0] or last):
+            tell(f"train loss {value:.1e} after {step:,} steps, {seconds:.0f} s")
             yield Trained(levels.pop(0), value, step, seconds)
 
 
