@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -19,6 +20,8 @@ from lightning_memaudit.measurement.estimate import Estimate, Experience
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.pace import Pace
 from lightning_memaudit.measurement.plan import Plan
+from lightning_memaudit.measurement.probe import plain_iterations, probe
+from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.measurement.reference import ReferenceModels
 from lightning_memaudit.results.audit_report import AuditReport
 from lightning_memaudit.results.cost import Bounds, about
@@ -42,6 +45,7 @@ class Budget:
     num_shares: int = 1
     _costs: Costs | None = None
     _experience: Experience = field(default_factory=Experience)
+    _probed_at: dict[str, float] | None = None
 
     @property
     def knows_pace(self) -> bool:
@@ -63,6 +67,42 @@ class Budget:
         conditions = num_conditions(groups)
         num_references = 0 if references is None else len(references.autoencoders)
         self._costs = Costs(Pace.slowest(known), self.num_shares, conditions, device, num_references)
+
+    def probe(
+        self,
+        autoencoder: Any,
+        processes: Processes,
+        plan: Plan,
+        groups: Sequence[Group],
+        own_psnr: Mapping[str, float] | None = None,
+    ) -> None:
+        """Recover a few images, where that costs little beside the next audit, to tell its cost from what they take.
+
+        Not once an audit was made, which tells more; only plain iterations are told anew whenever the model is another.
+
+        Args:
+            autoencoder: The model's call on images, or what gives one for each condition.
+            processes: All of which do so.
+            plan: What the audit does.
+            groups: The whole groups.
+            own_psnr: How well the model reproduces intact images by now; None is as when it was timed.
+        """
+        if self._costs is None:
+            return
+        if own_psnr is not None:
+            self._costs = replace(self._costs, pace=replace(self._costs.pace, own_psnr=own_psnr))
+        now = dict(self._costs.pace.own_psnr)
+        if self._probed_at == now:
+            return
+        self._probed_at = now
+        found = processes.share(partial(plain_iterations, autoencoder, groups, plan))[0]
+        self._costs = replace(self._costs, iterations=found)
+        if self._experience.seconds:
+            return
+        number = self._costs.num_probed(plan, sizes_of(groups))
+        if number:
+            taken = processes.share(partial(probe, autoencoder, groups, plan, number))[0]
+            self._costs = self._costs.with_probe(plan, taken)
 
     def decide(self, groups: Sequence[Group], plan: Plan, one_audit: bool) -> Bounds:
         """What to leave out of the audits; the same in every process, since all know the same.
@@ -86,17 +126,15 @@ class Budget:
             rank_zero_warn(bounds.sentence)
         return bounds
 
-    def estimate(self, plan: Plan, groups: Sequence[Group], own_psnr: Mapping[str, float]) -> Estimate | None:
+    def estimate(self, plan: Plan, groups: Sequence[Group]) -> Estimate | None:
         """Of the next audit, by what the earlier ones took; None where nothing is known.
 
         Args:
             plan: What it does.
             groups: The whole groups.
-            own_psnr: How well the model reproduces intact images by now, see :class:`Pace`.
         """
         if self._costs is None:
             return None
-        self._costs = replace(self._costs, pace=replace(self._costs.pace, own_psnr=own_psnr))
         found = self._costs.estimate(plan, sizes_of(groups), self._experience)
         limit = plan.max_seconds
         if limit is not None and self._experience.seconds and found.seconds > limit:

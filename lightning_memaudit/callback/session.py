@@ -154,7 +154,7 @@ class Session:
         begins: bool = True,
         bounds: Bounds | None = None,
     ) -> list[str]:
-        """Read the images, check them and the model with one small batch, and write ``run.json``.
+        """Read the images, check them and the model, write ``run.json``, and return the hashes of all members.
 
         Args:
             loaders: Of the run; None asks the trainer, which must have its train dataloader.
@@ -162,9 +162,6 @@ class Session:
             run_id: Tells runs apart.
             begins: Make room for the run in the folder, and write ``run.json``; otherwise the folder stays as it is.
             bounds: What the run had left out before it was resumed, if it is bounded now as then.
-
-        Returns:
-            The hashes of all members.
 
         Raises:
             ValueError: Images or model are not what an audit needs; the message says all that is to be changed.
@@ -207,7 +204,9 @@ class Session:
             self._seen = self._decide_seen()
         with self._caller.autoencoder(self._seen) as (autoencoder, processes):
             paces = processes.share(partial(self._check_model, autoencoder))
-        self._budget.time(paces, self._found.groups, self._references)
+            self._budget.time(paces, self._found.groups, self._references)
+            if self.trainer.state.fn != TrainerFn.FITTING:
+                self._budget.probe(autoencoder, processes, self.what, self._found.groups)
 
     def _read(self, loaders: RunLoaders | None) -> dict[str, list[str]]:
         self._loaders = loaders or RunLoaders.of_trainer(self.trainer)
@@ -336,7 +335,8 @@ class Session:
             paces = processes.share(partial(measure_pace, autoencoder, groups, self.what))
             self._budget.time(paces, groups, self._references)
         own = processes.share(partial(own_psnr, autoencoder, groups))[0]
-        return self._budget.estimate(self.what, groups, own), own
+        self._budget.probe(autoencoder, processes, self.what, groups, own)
+        return self._budget.estimate(self.what, groups), own
 
     def publish(self, report: AuditReport) -> None:
         """Write, show and log an audit, on the first process."""

@@ -4,6 +4,7 @@ What it takes to recover an image hangs on whether it comes back at all. Before 
 autoencoder reproduces the intact image says a lot, and how much of it is hidden.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from lightning_memaudit.measurement.measured_work import MEASURED
 from lightning_memaudit.recovery import AutoencoderIterations, BlindRecovery, KnownMaskRecovery, WhiteBoxRecovery
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS
 from lightning_memaudit.recovery.methods.registry import Method, uses_autoencoder
+
+MOST_EVALUATIONS = 700
+"""Of one image by a search that may spend as many as it likes."""
 
 UNKNOWN_KIND = 200.0
 """Evaluations of a method that nobody has measured, such as one of the user's own."""
@@ -48,12 +52,15 @@ class Work(NamedTuple):
         """Per image, as methods count them: a backward pass is two."""
         return float(self.forwards + GRADIENT_EVALUATIONS * self.gradients)
 
-    def at_most(self, evaluations: int | None) -> "Work":
+    def times(self, factor: float) -> "Work":
+        """The work of a method that takes so many times as much."""
+        return Work(*(factor * value for value in self))
+
+    def at_most(self, evaluations: float | None) -> "Work":
         """The work of a method that may spend no more than so many."""
         if evaluations is None or self.evaluations <= evaluations:
             return self
-        share = evaluations / self.evaluations
-        return Work(*(share * value for value in self))
+        return self.times(evaluations / self.evaluations)
 
 
 NOTHING = Work(0.0, 0.0)
@@ -88,6 +95,21 @@ def work_of(method: Method, pattern: Degradation, own_psnr: float, gradients: bo
             return Work(work.forwards * len(method.penalties), work.calls)
         return work.at_most(method.max_evaluations)
     return work
+
+
+def most_evaluations(method: Method) -> float:
+    """Of one image by a method, at most; infinite where that is not known.
+
+    >>> [most_evaluations(one) for one in (AutoencoderIterations(), BlindRecovery(), BlindRecovery(penalties=[0.1, 1]))]
+    [200, 700, 404]
+    """
+    if isinstance(method, AutoencoderIterations):
+        return method.num_iterations
+    if not isinstance(method, BlindRecovery | KnownMaskRecovery):
+        return math.inf
+    if method.penalties is not None:
+        return (method.alternation.num_iterations + 2) * len(method.penalties)
+    return method.max_evaluations or MOST_EVALUATIONS
 
 
 def share_searched(method: Method, earlier: Sequence[Method], pattern: Degradation) -> float:

@@ -1,0 +1,128 @@
+"""What recoveries take, told from a few images: the table of earlier measurements does not know every network.
+
+Plain iterations from how the first ones go, which costs next to nothing; all else by recovering a few images, which is
+for long audits alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lightning_memaudit.measurement.estimate import CellKey
+from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group
+from lightning_memaudit.measurement.plan import Plan
+from lightning_memaudit.measurement.processes import AuditStopped
+from lightning_memaudit.measurement.together import Found
+from lightning_memaudit.measurement.workload import Work
+from lightning_memaudit.recovery import Autoencoder, AutoencoderIterations, BlindRecovery
+from lightning_memaudit.recovery.batches import per_image_mean
+from lightning_memaudit.recovery.methods.registry import recover, uses_autoencoder
+
+LOOKED_AT, IMAGES_LOOKED_AT = (6, 12), 8
+"""Of the first plain iterations, two between which the changes of an image tell how fast it settles; and of how many
+images of each group."""
+
+
+@torch.no_grad()
+def plain_iterations(
+    autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence[Group], plan: Plan
+) -> dict[str, Work]:
+    """What plain iterations of the autoencoder take, by group; nothing where the plan has none, or a call fails.
+
+    The change of an image falls, or does not, by the same factor in every iteration: so the first ones tell when it is
+    below the tolerance.
+
+    Args:
+        autoencoder: f, images (B, C, *spatial) to the same shape; for groups with conditions, what gives one for each.
+        groups: Members and controls.
+        plan: Its methods.
+
+    Raises:
+        AuditStopped: The processes must end.
+
+    >>> group = Group.whole("members", torch.rand(8, 1, 8, 8))
+    >>> plan = Plan.of(["half"], ["autoencoder_iterations"])
+    >>> plain_iterations(lambda x: 0.5 * x, [group], plan)["members"].forwards  # takes 0.3 * 0.5^n < 1e-5
+    15.0
+    """
+    method = next((one for one in plan.methods.values() if isinstance(one, AutoencoderIterations)), None)
+    found: dict[str, Work] = {}
+    if method is None:
+        return found
+    for group in groups:
+        try:
+            block = next(group.first(IMAGES_LOOKED_AT).blocks(autoencoder, IMAGES_LOOKED_AT))
+            numbers = _iterations(block.autoencoder, block.images, method)
+        except AuditStopped:
+            raise
+        except Exception:
+            continue
+        found[group.name] = Work(float(numbers.mean()), float(numbers.max()))
+    return found
+
+
+def _iterations(f: Autoencoder, image: Tensor, method: AutoencoderIterations) -> Tensor:
+    first, last = LOOKED_AT
+    changes = []
+    for _ in range(last):
+        previous, image = image, f(image)
+        changes.append(per_image_mean((image - previous).double().square()).sqrt())
+    before, after = changes[first - 1].clamp_min(1e-30), changes[-1].clamp_min(1e-30)
+    falls = (before / after).log() / (last - first)
+    needed = last + (after / method.tolerance).log() / falls
+    needed = torch.where((falls > 0) & needed.isfinite(), needed, torch.inf)
+    looks = (needed / method.check_every).ceil().clamp_min(1)
+    return (looks * method.check_every).clamp_max(method.num_iterations)
+
+
+@torch.no_grad()
+def probe(
+    autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence[Group], plan: Plan, number: int
+) -> dict[CellKey, float]:
+    """Evaluations per image, by group, pattern and method but plain iterations: the mean of a few images of each group.
+
+    Nothing of a group for which a call fails: the audit will say it.
+
+    Args:
+        autoencoder: f, images (B, C, *spatial) to the same shape; for groups with conditions, what gives one for each.
+        groups: Members and controls.
+        plan: Its patterns and methods.
+        number: Images of each group.
+
+    Raises:
+        AuditStopped: The processes must end.
+
+    >>> group = Group.whole("members", torch.rand(8, 1, 8, 8))
+    >>> probe(torch.zeros_like, [group], Plan.of(["half"], ["paper_blind", "biharmonic"]), number=2)
+    {('members', 'half', 'paper_blind'): 7.0}
+    """
+    taken: dict[CellKey, float] = {}
+    for group in groups:
+        try:
+            taken |= _of_group(autoencoder, group, plan, number)
+        except AuditStopped:
+            raise
+        except Exception:
+            continue
+    return taken
+
+
+def _of_group(
+    autoencoder: Autoencoder | ConditionalAutoencoder, group: Group, plan: Plan, number: int
+) -> dict[CellKey, float]:
+    block = next(group.first(number).blocks(autoencoder, number))
+    taken: dict[CellKey, float] = {}
+    for pattern in plan.patterns:
+        degraded = pattern(block.images, range(len(block.images)), plan.seed)
+        earlier: list[Found] = []
+        for name, method in plan.methods_for(pattern).items():
+            if not uses_autoencoder(method) or isinstance(method, AutoencoderIterations):
+                continue
+            # Certificates come later in an audit, and a known mask takes over what was searched before.
+            search = replace(method, certification=None) if isinstance(method, BlindRecovery) else method
+            recovery = recover(search, block.autoencoder, degraded.observed, degraded.mask, earlier)
+            earlier.append((method, recovery))
+            taken[group.name, pattern.name, name] = float(recovery.num_evaluations.double().mean())
+    return taken
