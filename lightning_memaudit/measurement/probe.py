@@ -69,10 +69,12 @@ def _iterations(f: Autoencoder, image: Tensor, method: AutoencoderIterations) ->
     for _ in range(last):
         previous, image = image, f(image)
         changes.append(per_image_mean((image - previous).double().square()).sqrt())
-    before, after = changes[first - 1].clamp_min(1e-30), changes[-1].clamp_min(1e-30)
+    before, after = changes[first - 1], changes[-1]
     falls = (before / after).log() / (last - first)
     needed = last + (after / method.tolerance).log() / falls
     needed = torch.where((falls > 0) & needed.isfinite(), needed, torch.inf)
+    settled = torch.stack(changes) <= method.tolerance
+    needed = torch.where(settled.any(0), settled.int().argmax(0) + 1.0, needed)
     looks = (needed / method.check_every).ceil().clamp_min(1)
     return (looks * method.check_every).clamp_max(method.num_iterations)
 
