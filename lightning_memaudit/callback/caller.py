@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_memaudit.callback.isolation import undisturbed
+from lightning_memaudit.callback.isolation import Buffers, undisturbed, validating
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.run_inspection import has_spread_weights
 from lightning_memaudit.callback.seen import Seen
@@ -40,7 +40,7 @@ class Caller:
     processes: Processes
     _lockstep: Lockstep | None = None
 
-    def undisturbed(self) -> AbstractContextManager[None]:
+    def undisturbed(self) -> AbstractContextManager[Buffers]:
         """Within: whatever is called leaves the model, the data module and what reconstructs as they were."""
         owners = [getattr(self.trainer, "datamodule", None), self.how.reconstruct]
         return undisturbed(self.pl_module, *owners)
@@ -72,7 +72,9 @@ class Caller:
                 raise AuditInterrupted("SIGTERM")
             processes.check()
             with precision.forward_context():
-                return call(precision.convert_input(images))
+                output = call(precision.convert_input(images))
+            buffers.put_back_if_written()
+            return output
 
-        with self.undisturbed():
+        with self.undisturbed() as buffers, validating(self.trainer):
             yield forward, processes

@@ -221,6 +221,11 @@ result>
                     f"members: training_step gives the model values in [{low:.3g}, {high:.3g}], and the audit gives it "
                     f"those in [{least:.3g}, {most:.3g}]: {_MEND}"
                 )
+                return
+            rank_zero_warn(
+                "members: training_step changes its images before the model, which gets none of the first batch as the "
+                f"audit gives it: where that is augmentation, the audit measures the images without it; else {_MEND}"
+            )
 
     def _check_order(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
         """Flips are augmentation; channels the other way round, or rows for columns, in all images are not."""

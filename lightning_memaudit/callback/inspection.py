@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
+from lightning_memaudit.callback.isolation import validating
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.reading.group_reading import ReadGroup, read_group
 from lightning_memaudit.callback.reading.items import NoImageFound
@@ -112,6 +112,8 @@ class Inspection:
 
     def check_controls(self, trained: Set[str]) -> None:
         """Note the controls whose content is among the hashes of what is trained on."""
+        if not self.hashes.get("controls") or not trained:
+            return
         controls = self.reads[1].group
         labels = controls.labels(range(len(controls.indices)))
         shared = [label for label, one in zip(labels, self.hashes["controls"], strict=True) if one in trained]
@@ -285,7 +287,7 @@ def hooks_of_run(trainer: Trainer, pl_module: LightningModule) -> list[str]:
 
 
 def _through_hooks(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
-    with _validating(trainer):
+    with validating(trainer):
         batch = pl_module._on_before_batch_transfer(batch, 0)
         if trainer.strategy.lightning_module is None:
             return pl_module._apply_batch_transfer_handler(batch, pl_module.device, 0)
@@ -296,19 +298,8 @@ def _moved(pl_module: LightningModule, batch: Any) -> Any:
     return move_data_to_device(batch, pl_module.device)
 
 
-@contextmanager
-def _validating(trainer: Trainer) -> Iterator[None]:
-    """Hooks that augment where ``trainer.training`` let images be; members and controls are read alike."""
-    stage = trainer.state.stage
-    trainer.state.stage = RunningStage.VALIDATING
-    try:
-        yield
-    finally:
-        trainer.state.stage = stage
-
-
 def check_same_everywhere(
-    found: Inspection, everywhere: Sequence[Mapping[str, list[str]]], processes: Processes
+    found: Inspection, everywhere: Sequence[Mapping[str, list[str]]], processes: Processes, trained_before: Set[str]
 ) -> None:
     """Raise unless every process has read the same images; note the controls that any has found to be trained on.
 
@@ -316,6 +307,7 @@ def check_same_everywhere(
         found: By this process.
         everywhere: The hashes that every process has found.
         processes: Who takes part.
+        trained_before: Hashes of images that the model was trained on before this fit.
 
     Raises:
         ValueError: The processes have different images.
@@ -328,5 +320,4 @@ def check_same_everywhere(
             )
     own = (set() if found.compared is None else found.compared.hashes) | set(found.hashes.get("members", ()))
     found.trained = set().union(*(part for _, part in processes.gather(own)))
-    if found.compared is not None:
-        found.check_controls(found.trained)
+    found.check_controls(trained_before if found.compared is None else found.trained | trained_before)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor, nn
 from torch.distributed.fsdp import FlatParameter
 from torch.nn.modules import module as hooks_of_all_modules
@@ -68,26 +70,64 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             submodule.training = training
 
 
-@contextmanager
-def preserved_buffers(module: nn.Module) -> Iterator[None]:
-    """Undo what forward passes write into buffers: counters, running statistics, codebooks."""
-    sharded = is_sharded(module)
-    contents = [tensor_content(buffer, pooled=False, sharded=sharded) for buffer in module.buffers()]
-    kept: list[TensorContent] = [content for content in contents if content is not None]
-    for content in kept:
-        content.keep()
-    registered = [(submodule, dict(submodule._buffers.items())) for submodule in module.modules() if submodule._buffers]
-    try:
-        yield
-    finally:
-        for submodule, buffers in registered:  # a buffer may have been replaced, not written to
+class Buffers:
+    """The buffers of a model as they are now: counters, running statistics, codebooks.
+
+    Args:
+        module: The model.
+
+    >>> model = nn.BatchNorm1d(1)
+    >>> buffers = Buffers(model)
+    >>> _ = model(torch.rand(4, 1)), buffers.put_back()
+    >>> model.num_batches_tracked.item()
+    0
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        sharded = is_sharded(module)
+        contents = [tensor_content(buffer, pooled=False, sharded=sharded) for buffer in module.buffers()]
+        self._kept: list[TensorContent] = [content for content in contents if content is not None]
+        for content in self._kept:
+            content.keep()
+        self._registered = [(one, dict(one._buffers.items())) for one in module.modules() if one._buffers]
+        self._marks = self._now()
+
+    def put_back(self) -> None:
+        """Undo what forward passes have written to them, or put in their places."""
+        for submodule, buffers in self._registered:
             if isinstance(submodule, torch.jit.ScriptModule):
                 for name, buffer in buffers.items():
                     setattr(submodule, name, buffer)
             else:
                 submodule._buffers.update(buffers)
-        for content in kept:
+        for content in self._kept:
             content.restore()
+        self._marks = self._now()
+
+    def put_back_if_written(self) -> None:
+        """The same after a call of the model: what one image does to a buffer must not change what another returns."""
+        if self._now() != self._marks:
+            self.put_back()
+
+    def _now(self) -> list[tuple[int, int]]:
+        """Which tensors they are, and how often each was written to; those of scripted modules do not tell."""
+        return [
+            (id(buffer), buffer._version)
+            for submodule, _ in self._registered
+            if not isinstance(submodule, torch.jit.ScriptModule)
+            for buffer in submodule._buffers.values()
+            if buffer is not None and not buffer.is_inference()
+        ]
+
+
+@contextmanager
+def preserved_buffers(module: nn.Module) -> Iterator[Buffers]:
+    """Undo what forward passes write into buffers."""
+    buffers = Buffers(module)
+    try:
+        yield buffers
+    finally:
+        buffers.put_back()
 
 
 @contextmanager
@@ -159,23 +199,34 @@ def _log_nothing(*_: Any, **__: Any) -> None:
 
 
 @contextmanager
-def undisturbed(module: nn.Module, *owners: object) -> Iterator[None]:
+def validating(trainer: Trainer) -> Iterator[None]:
+    """Hooks and models that ask for ``trainer.training`` do as when they validate; members and controls are alike."""
+    stage = trainer.state.stage
+    trainer.state.stage = RunningStage.VALIDATING
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
+
+
+@contextmanager
+def undisturbed(module: nn.Module, *owners: object) -> Iterator[Buffers]:
     """Evaluation mode, no gradients, no recompilation; afterwards everything is as it was, or named in one warning.
 
     Args:
-        module: The model.
+        module: The model, whose buffers are given, to be put back between its calls.
         owners: What else is called meanwhile, such as the data module and its hooks; see :func:`preserved_objects`.
     """
     with (
         preserved_random_state(),
         preserved_objects(module, *owners),
-        preserved_buffers(module),
+        preserved_buffers(module) as buffers,
         silent_logging(module),
         evaluation_mode(module),
         torch.no_grad(),
         torch.compiler.set_stance("force_eager"),
     ):
-        yield
+        yield buffers
 
 
 def is_initialized(module: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from lightning_memaudit.callback.model import ModelCall, Reconstruct
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import end_display
 from lightning_memaudit.callback.reference import Reference, check_given
-from lightning_memaudit.callback.run_inspection import check_folders, check_monitors, check_order
+from lightning_memaudit.callback.run_inspection import check_folders, check_monitors, check_order, say_if_replaced
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Normalization
 from lightning_memaudit.callback.session import Session
@@ -223,9 +223,10 @@ class MemorizationAuditCallback(Callback):
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the fit before, unless this one goes on with it; a checkpoint restores its own history after this."""
-        before = None if self._fitted is None else tuple(reference() for reference in self._fitted)
+        before = (None, None) if self._fitted is None else tuple(reference() for reference in self._fitted)
         if not (trainer.global_step > 0 and before == (trainer, pl_module)):
-            self._history, self._last_report = History(), None
+            trained = self._history.trained_on if before[1] is pl_module else []
+            self._history, self._last_report = History(trained_on=trained), None
         self._fitted = weakref.ref(trainer), weakref.ref(pl_module)
         self._is_launched = is_launched(trainer)
         self._hand_over(trainer)
@@ -244,6 +245,7 @@ class MemorizationAuditCallback(Callback):
         """Check the images and the model with one small batch, before the first step; audit if epoch 0 is due."""
         history = self._history
         self._check_monitors(trainer, self.what)
+        self._opened.trained_before = history.trained_on
         history.trained_on = self._opened.inspect(None, history.num_audits, history.run_id, bounds=history.bounds)
         history.bounds = self._opened.bounds
         if self._opened.what.cells != self.what.cells:  # large images have got fewer methods
@@ -310,6 +312,7 @@ class MemorizationAuditCallback(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """When a finished training is resumed there is no step left: make up for the last audit and the report."""
         history, session = self._history, self._opened
+        say_if_replaced(session, after_last=self.when.at_fit_end and history.last_step == trainer.global_step)
         if history.num_epochs is None or session.groups or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         step = trainer.global_step
@@ -344,9 +347,8 @@ class MemorizationAuditCallback(Callback):
     def _end_epoch(self, trainer: Trainer, num_epochs: int) -> None:
         """Audit if one is due; one that gave way to SIGTERM leaves the state as it was, so that resuming makes it."""
         before = self.state_dict()
-        trigger = self.when.due(
-            num_epochs, self._history.take_epoch_loss(self.when, self._opened.processes), self._history.reached
-        )
+        loss = self._history.take_epoch_loss(self.when, self._opened.processes)
+        trigger = self.when.due(num_epochs, loss, self._history.reached)
         if trigger is None or self._audit(trainer, trigger, num_epochs):
             self._history.num_epochs = num_epochs
         else:
@@ -370,10 +372,8 @@ class MemorizationAuditCallback(Callback):
         except Exception as error:
             if self.what.raise_errors:
                 raise
-            rank_zero_warn(
-                f"memorization audit {occasion.audit} ({trigger}) failed, the training goes on: "
-                f"{type(error).__name__}: {error}"
-            )
+            failed = f"memorization audit {occasion.audit} ({trigger}) failed"
+            rank_zero_warn(f"{failed}, the training goes on: {type(error).__name__}: {error}")
         history.last_step = trainer.global_step
         history.num_audits += 1
         return True

@@ -142,6 +142,38 @@ def describe_group(read: ReadGroup, hashes: Sequence[str], num_saved: int) -> di
     }
 
 
+def describe(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    found: Inspection,
+    plan: Plan,
+    references: ReferenceModels | None,
+    processes: Processes,
+) -> dict[str, Any]:
+    """The content of ``run.json``, but for the run's own name.
+
+    Args:
+        trainer: Of the run.
+        pl_module: Its model.
+        found: The images that were read.
+        plan: What is measured.
+        references: The reference models, if there are any.
+        processes: Of the run.
+    """
+    groups = describe_groups(found, processes, plan.save_recoveries)
+    description = {
+        **describe_run(trainer, pl_module),
+        "image_shape": list(found.reads[0].format.shape),
+        "members": groups.get("members"),
+        "controls": groups.get("controls"),
+        "settings": describe_plan(plan, references),
+        "notes": found.notes,
+    }
+    if trainer.is_global_zero:
+        description["near_duplicates"] = describe_near_duplicates(found.groups)
+    return description
+
+
 def describe_groups(found: Inspection, processes: Processes, num_saved: int) -> dict[str, Any]:
     """What ``run.json`` says of members and controls; every process takes part.
 
@@ -193,3 +225,18 @@ def describe_near_duplicates(groups: Sequence[Group]) -> dict[str, Any]:
     found = {"members": near_duplicates(members)}
     found |= {group.name: near_duplicates(group.images, members) for group in groups[1:]}
     return {"psnr_db": NEAR_DUPLICATE_PSNR} | {name: one.nonzero().flatten().tolist() for name, one in found.items()}
+
+
+def say_if_replaced(session: Any, after_last: bool) -> None:
+    """Warn where the weights are no longer those that the audit after the last step has seen.
+
+    Args:
+        session: Of the run, see :class:`~lightning_memaudit.callback.session.Session`; every process asks it.
+        after_last: Whether the newest audit was after the last step.
+    """
+    if after_last and session.weights_changed():
+        rank_zero_warn(
+            "the weights were replaced after the last audit, as by a moving average or a checkpoint that is loaded at "
+            "the end: the report is of those before; audit what you use, with python -m lightning_memaudit audit RUN "
+            "--ckpt_path FILE, or put the callback that replaces them before this one"
+        )

@@ -1,6 +1,7 @@
 """One run being audited, from its setup to its teardown; the callback and the command ``audit`` drive it."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -23,14 +24,7 @@ from lightning_memaudit.callback.reading.loaders import RunLoaders
 from lightning_memaudit.callback.reading.stored_images import part_of
 from lightning_memaudit.callback.reference import check_references, reference_models
 from lightning_memaudit.callback.reloads import ReloadWatch
-from lightning_memaudit.callback.run_inspection import (
-    describe_groups,
-    describe_near_duplicates,
-    describe_plan,
-    describe_run,
-    has_spread_weights,
-    weights_sha256,
-)
+from lightning_memaudit.callback.run_inspection import describe, has_spread_weights, weights_sha256
 from lightning_memaudit.callback.seen import Seen
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.estimate import Estimate
@@ -65,6 +59,7 @@ class Session:
         folder: The results files; None in a ``fast_dev_run``.
         groups: This process's part of the images; none before :meth:`inspect`.
         bounds: What is left out of every audit to keep it within bounds; None before :meth:`inspect`.
+        trained_before: Hashes of images that the model was trained on before, which can be no controls.
 
     >>> import torch
     >>> from lightning_memaudit.training.module import AutoencoderModule
@@ -92,6 +87,7 @@ class Session:
     folder: RunFolder | None = None
     groups: list[Group] = field(default_factory=list)
     bounds: Bounds | None = None
+    trained_before: Sequence[str] = ()
     _description: dict[str, Any] = field(default_factory=dict)
     _cache: InpaintingCache = field(default_factory=InpaintingCache)
     _found: Inspection = field(default_factory=Inspection)
@@ -154,7 +150,7 @@ class Session:
         begins: bool = True,
         bounds: Bounds | None = None,
     ) -> list[str]:
-        """Read the images, check them and the model, write ``run.json``, and return the hashes of all members.
+        """Read the images, check them and the model, write ``run.json``, and return the hashes of what is trained on.
 
         Args:
             loaders: Of the run; None asks the trainer, which must have its train dataloader.
@@ -182,12 +178,13 @@ class Session:
                 # Read again, as if so few had been asked for: then all that is said of them holds.
                 self._read_everywhere(loaders)
                 self._found.problems.raise_all()
-        self._description = self._describe() | {"run_id": run_id}
+        about = (self._found, self.what, self._references, self.processes)
+        self._description = describe(self.trainer, self.pl_module, *about) | {"run_id": run_id}
         if begins:
             self.processes.share(partial(self._write_run, num_audits, run_id))
         rank, num_shares = self.processes.rank, self.processes.num_shares
         self.groups = [part_of(group, rank, num_shares) for group in self._found.groups]
-        return self._found.hashes["members"]
+        return list(dict.fromkeys([*self.trained_before, *self._found.hashes["members"]]))
 
     def _keep_within(self, bounds: Bounds) -> None:
         self.bounds, self.which, self.what = bounds, bounded_choice(self.which, bounds), bounded_plan(self.what, bounds)
@@ -195,7 +192,7 @@ class Session:
     def _read_everywhere(self, loaders: RunLoaders | None) -> None:
         with self._caller.undisturbed():
             everywhere = self.processes.share(partial(self._read, loaders))
-        check_same_everywhere(self._found, everywhere, self.processes)
+        check_same_everywhere(self._found, everywhere, self.processes, set(self.trained_before))
 
     def _check_with_model(self) -> None:
         """Find out what the model sees, and check it; a lazy one would be initialized by that."""
@@ -230,22 +227,6 @@ class Session:
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         self._to_watch = fitting and not has_spread_weights(self.trainer) and can_be_watched(self.pl_module)
         return measure_pace(autoencoder, self._found.groups, self.what)
-
-    def _describe(self) -> dict[str, Any]:
-        """The content of ``run.json``."""
-        found = self._found
-        groups = describe_groups(found, self.processes, self.what.save_recoveries)
-        description = {
-            **describe_run(self.trainer, self.pl_module),
-            "image_shape": list(found.reads[0].format.shape),
-            "members": groups.get("members"),
-            "controls": groups.get("controls"),
-            "settings": describe_plan(self.what, self._references),
-            "notes": found.notes,
-        }
-        if self.trainer.is_global_zero:
-            description["near_duplicates"] = describe_near_duplicates(found.groups)
-        return description
 
     def _write_run(self, num_audits: int, run_id: str | None) -> None:
         if self.trainer.is_global_zero and self.folder is not None:
