@@ -1,0 +1,157 @@
+"""What an audit is of: the weights that are delivered, buffers as training left them, controls never trained on."""
+
+import ctypes
+import warnings
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
+from training_runs import Items, Module, audit_callback, images, trainer_with
+
+from lightning_memaudit.callback.isolation import Buffers, undisturbed
+
+
+class RunningRange(Module):
+    """Scales by the largest value that it has seen, also in evaluation."""
+
+    def __init__(self, replaces):
+        super().__init__()
+        self.replaces = replaces
+        self.register_buffer("largest", torch.tensor(1.0))
+
+    def forward(self, x):
+        largest = torch.maximum(self.largest, x.max())
+        if self.replaces:
+            self.largest = largest
+        else:
+            self.largest.copy_(largest)
+        return x * self.weight / self.largest
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_what_a_call_writes_into_a_buffer_does_not_reach_the_next_call(replaces):
+    module = RunningRange(replaces)
+    mine = module.largest
+    with undisturbed(module) as buffers:
+        seen = []
+        for scale in (1.0, 5.0, 1.0):
+            seen.append(float(module(torch.full((1, 1, 2, 2), scale)).mean()))
+            buffers.put_back_if_written()
+    assert seen == pytest.approx([0.9, 0.9, 0.9])
+    assert module.largest is mine
+    assert float(mine) == 1.0
+
+
+def test_buffers_that_nothing_was_written_to_are_left_alone(monkeypatch):
+    buffers = Buffers(torch.nn.BatchNorm1d(1))
+    monkeypatch.setattr(buffers, "put_back", lambda: pytest.fail("nothing was written"))
+    buffers.put_back_if_written()
+
+
+def test_an_audit_of_a_network_with_a_running_range_is_that_of_the_same_network_without():
+    reports = []
+    for writes in (True, False):
+        module = RunningRange(replaces=False)
+        module.weight.data.fill_(2.0)  # beyond the range, so that iterations would widen it
+        if not writes:
+            module.forward = lambda x, module=module: x * module.weight / torch.maximum(module.largest, x.max())
+        callback = audit_callback(members=images(), controls=images(seed=1), at_fit_end=True)
+        loader = DataLoader(Items(images()), 2)
+        trainer_with(callback, max_epochs=1, limit_train_batches=0, num_sanity_val_steps=0).validate(module, loader)
+        trainer = trainer_with(callback, max_epochs=1, default_root_dir=str(writes))
+        trainer.fit(module, loader)
+        reports.append([row["psnr_mean"] for row in callback.last_report.rows])
+    assert reports[0] == pytest.approx(reports[1])
+
+
+def test_a_model_that_asks_for_the_stage_is_called_as_in_validation():
+    calls, training = ctypes.c_int(0), ctypes.c_int(0)  # out of reach of what puts back the state after an audit
+
+    class Asks(Module):
+        def forward(self, x):
+            calls.value += 1
+            training.value += trainer.training
+            return super().forward(x)
+
+    callback = audit_callback(members=images(), controls=images(seed=1))
+    trainer = trainer_with(callback, max_epochs=1)
+    trainer.fit(Asks(), DataLoader(Items(images()), 2))
+    assert calls.value > 0
+    assert training.value == 0
+
+
+class ReplacesWeights(Callback):
+    """A moving average that is home-made."""
+
+    def on_train_end(self, trainer, pl_module):
+        pl_module.weight.data.fill_(0.5)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_weights_that_are_replaced_after_the_last_audit_are_told(before):
+    audit = audit_callback(members=images(), controls=images(seed=1))
+    callbacks = (ReplacesWeights(), audit) if before else (audit, ReplacesWeights())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer_with(*callbacks, max_epochs=1).fit(Module(), DataLoader(Items(images()), 2))
+    told = any("weights were replaced after the last audit" in str(one.message) for one in caught)
+    assert told is not before
+
+
+def fit(callback, module, train, validation, **how):
+    trainer = trainer_with(callback, max_epochs=how.pop("max_epochs", 1), num_sanity_val_steps=0)
+    trainer.fit(module, DataLoader(Items(train), 2), DataLoader(Items(validation), 2), **how)
+    return trainer
+
+
+def test_controls_that_an_earlier_fit_trained_on_are_refused():
+    first, second = images(), images(seed=1)
+    callback, module = audit_callback(), Module()
+    fit(callback, module, first, second)
+    with pytest.raises(ValueError, match="6 of the controls are identical to members or to other images"):
+        fit(callback, module, second, first)
+    fit(callback, Module(), second, first)  # another model has not seen them
+
+
+def test_controls_that_were_members_before_the_run_was_resumed_are_refused():
+    first, second = images(), images(seed=1)
+    trainer = fit(audit_callback(), Module(), first, second)
+    trainer.save_checkpoint("half.ckpt")
+    mixed = torch.cat([second[:4], first[:2]])
+    with pytest.raises(ValueError, match="2 of the controls are identical"):
+        fit(audit_callback(), Module(), first, mixed, max_epochs=2, ckpt_path="half.ckpt")
+    fit(audit_callback(), Module(), first, second, max_epochs=2, ckpt_path="half.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: x.flip(-1), True),
+        (lambda x: x + 0.05 * torch.randn_like(x), True),
+        (lambda x: torch.cat([x[:1], x[1:].flip(-1)]), False),  # at random
+        (lambda x: x, False),
+    ],
+)
+def test_images_that_training_step_changes_within_their_range_are_told(change, told):
+    class Changes(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, x):
+            return self.network(x)
+
+        def training_step(self, batch, batch_idx):
+            return (self(change(batch)) - batch).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer_with(audit_callback(controls=images(seed=1)), max_epochs=1).fit(
+            Changes(), DataLoader(Items(images()), 3)
+        )
+    assert told == any("training_step changes its images before the model" in str(one.message) for one in caught)
