@@ -58,7 +58,10 @@ class Nothing:
         pass
 
     def __enter__(self):
-        return None
+        return self
+
+    def put_back_if_written(self):
+        pass
 
     def __exit__(self, *exception):
         return False
