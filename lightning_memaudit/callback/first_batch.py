@@ -6,8 +6,6 @@ see. But the layers can: the same images must reach them with the same values.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -20,8 +18,6 @@ from lightning_memaudit.callback.input_watch import InputWatch, like_images, map
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.model_checks import few_images
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact, fit_nearly
-from lightning_memaudit.callback.reading.items import plain, tensors_in
-from lightning_memaudit.callback.reading.layout import Layout
 from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
@@ -69,7 +65,7 @@ result>
         model_input: Affine,
     ) -> None:
         self.module, self.found = module, found
-        self.format, self.path = found.reads[0].format, found.reads[0].source.path
+        self.format = found.reads[0].format
         self.in_audit, self.model_input = in_audit, model_input
         self._watch = InputWatch(module, self.format.shape)
         self._images: Tensor | None = None
@@ -80,7 +76,7 @@ result>
         Raises:
             ValueError: Its images are not in the range of those that are audited.
         """
-        images = self._find(batch)
+        images = self.found.reads[0].images_in(batch)
         if images is None:
             return
         low, high = float(images.min()), float(images.max())
@@ -126,32 +122,12 @@ result>
         if read.source.given:
             complete = read.num_available == len(known)
         if complete and other is None and not read.random:
+            self.found.changed = True
             rank_zero_warn(
                 "members: none of the images of the training's first batch is one that the audit has read from its "
                 "dataloader: something changes them on the way, as augmentation in a hook does; the audit measures "
                 "the images without it"
             )
-
-    def _find(self, batch: Any) -> Tensor | None:
-        if self.format.path is None:
-            return None
-        for path in dict.fromkeys([self.path, ()]):
-            with suppress(ValueError, KeyError, IndexError, TypeError, AttributeError):
-                part = batch
-                for key in path:
-                    part = part[key]
-                return self._undone(self.format.find(part))
-        shaped = [tensor for _, tensor in tensors_in(batch) if tuple(tensor.shape[1:]) == self.format.shape]
-        return self._undone(shaped[0]) if len(shaped) == 1 else None
-
-    def _undone(self, found: Tensor) -> Tensor:
-        found = plain(found.detach())
-        with suppress(ValueError):
-            return self.format.undo(found)
-        layout = self.format.layout
-        moved = found.movedim(-1, 1) if layout.channels_last else found
-        other = replace(self.format, layout=Layout(tuple(moved.shape[1:]), layout.channels_last))
-        return other.undo(found)
 
     def end(self, stepped: bool = True) -> bool:
         """Compare what reached the layers; False where the model was not called at all, so that the next batch counts.

@@ -90,6 +90,7 @@ class Inspection:
         trained: Hashes of all images that are known to be trained on, in any process.
         problems: What is wrong so far.
         notes: What a reader of the results should know of how the run was read.
+        changed: Whether it was said that the first batch of the training has none of the images that were read.
 
     >>> from lightning_memaudit.callback.seen import Normalization
     >>> images = [torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]
@@ -104,6 +105,7 @@ class Inspection:
     trained: set[str] = field(default_factory=set)
     problems: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
+    changed: bool = False
 
     @cached_property
     def repeated(self) -> dict[str, list[int]]:

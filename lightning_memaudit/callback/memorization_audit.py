@@ -245,7 +245,7 @@ class MemorizationAuditCallback(Callback):
         """Check the images and the model with one small batch, before the first step; audit if epoch 0 is due."""
         history = self._history
         self._check_monitors(trainer, self.what)
-        self._opened.trained_before = history.trained_on
+        self._opened.trained_before, self._opened.given = history.trained_on, history.given
         history.trained_on = self._opened.inspect(None, history.num_audits, history.run_id, bounds=history.bounds)
         history.bounds = self._opened.bounds
         if self._opened.what.cells != self.what.cells:  # large images have got fewer methods
@@ -266,7 +266,7 @@ class MemorizationAuditCallback(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See whether the train dataloader was reloaded."""
-        self._opened.look_at_loaders()
+        self._opened.begin_epoch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Compare the first batch with the images that are audited."""

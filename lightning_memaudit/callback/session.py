@@ -13,6 +13,7 @@ from lightning_memaudit.callback.budget import Budget, bounded_choice, bounded_p
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, first_batch
+from lightning_memaudit.callback.given_images import GivenImages
 from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
 from lightning_memaudit.callback.isolation import is_initialized
 from lightning_memaudit.callback.kept import kept_blocks
@@ -60,6 +61,7 @@ class Session:
         groups: This process's part of the images; none before :meth:`inspect`.
         bounds: What is left out of every audit to keep it within bounds; None before :meth:`inspect`.
         trained_before: Hashes of images that the model was trained on before, which can be no controls.
+        given: Which of the images the training was given.
 
     >>> import torch
     >>> from lightning_memaudit.training.module import AutoencoderModule
@@ -88,6 +90,7 @@ class Session:
     groups: list[Group] = field(default_factory=list)
     bounds: Bounds | None = None
     trained_before: Sequence[str] = ()
+    given: GivenImages = field(default_factory=GivenImages)
     _description: dict[str, Any] = field(default_factory=dict)
     _cache: InpaintingCache = field(default_factory=InpaintingCache)
     _found: Inspection = field(default_factory=Inspection)
@@ -184,6 +187,8 @@ class Session:
             self.processes.share(partial(self._write_run, num_audits, run_id))
         rank, num_shares = self.processes.rank, self.processes.num_shares
         self.groups = [part_of(group, rank, num_shares) for group in self._found.groups]
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.given.watch(self._found)
         return list(dict.fromkeys([*self.trained_before, *self._found.hashes["members"]]))
 
     def _keep_within(self, bounds: Bounds) -> None:
@@ -241,6 +246,7 @@ class Session:
         Raises:
             ValueError: It holds other images, or the same in another range, than are audited.
         """
+        self.given.look(batch)
         if self._to_watch:
             self._to_watch = False
             with self._caller.autoencoder(self._seen) as (autoencoder, _):
@@ -261,8 +267,9 @@ class Session:
         if first is not None and not first.end(stepped):
             self._first_batch = first
 
-    def look_at_loaders(self) -> None:
+    def begin_epoch(self) -> None:
         """Say so, once, when the train dataloader was reloaded with other images."""
+        self.given.begin_epoch()
         if self._reloads is None:
             return
 
@@ -304,7 +311,7 @@ class Session:
                 about = (self._audited_weights, own, self.what.block_size, self._description)
                 kept = None if self.folder is None else kept_blocks(self.folder, processes, about)
                 how = (processes, self._cache, advance, self._references, self._found.repeated, kept)
-                report = run_audit(autoencoder, self.groups, self.what, occasion, *how)
+                report = run_audit(autoencoder, self.groups, self.what, occasion, *how, self.given.doubts(processes))
         seconds = max(taken for _, taken in self.processes.gather(time.monotonic() - began))
         self._budget.learn(self.what, self._found.groups, report, seconds)
         return report.with_cost(None if estimate is None else estimate.to_dict(), self.bounds or Bounds(), seconds)

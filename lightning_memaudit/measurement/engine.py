@@ -159,6 +159,7 @@ def run_audit(
     references: ReferenceModels | None = None,
     repeated: Mapping[str, Sequence[int]] | None = None,
     kept: KeptBlocks | None = None,
+    doubts: Sequence[Doubt] = (),
 ) -> AuditReport:
     """Measure every group, join what the processes measured, sum up. Every process returns the same report.
 
@@ -174,6 +175,7 @@ def run_audit(
         repeated: Positions by group of images that show what was counted before, see
             :func:`~lightning_memaudit.measurement.near_duplicates.repeats`; they are measured, and not judged.
         kept: Where this process keeps what is measured, for an audit that goes on after a kill.
+        doubts: What else speaks against members being what was trained on, and controls what was not.
 
     Raises:
         Exception: As :meth:`~lightning_memaudit.measurement.processes.Processes.share` does, when a method fails or the
@@ -192,16 +194,16 @@ def run_audit(
     cells: list[Cell] = []
     recoveries: Columns = {}
     train_loss = float("nan")
-    doubts: list[Doubt] = []
+    about_output: list[Doubt] = []
     for group, parts in zip(groups, zip(*processes.share(measure_all), strict=True), strict=True):
         joined = Measurement.join(parts)
         if group.name == "members":
             train_loss = joined.error_sum / max(1, joined.num_images)
-            doubts = doubts_about(joined.outputs)
+            about_output = doubts_about(joined.outputs)
         cells += joined.cells
         recoveries |= joined.recoveries
     certifications = certify_from_controls(cells, plan)
-    rows = audit_rows(cells, occasion, train_loss, plan.threshold_db, certifications, doubts)
+    rows = audit_rows(cells, occasion, train_loss, plan.threshold_db, certifications, [*about_output, *doubts])
     numbers = {**headline(rows, cells, plan.primary), "train_loss": train_loss}
     extraction = extract(autoencoder, groups, plan, processes) if plan.extraction else None
     if extraction is not None:

@@ -1,6 +1,6 @@
 """Why an audit may be unable to conclude: reasons with their code, their words and what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_memaudit.results.evidence import MAX_CONTROL_SHARE, controls_needed, exact_test, is_significant
@@ -9,6 +9,7 @@ from lightning_memaudit.results.gain import MARGIN_DB
 from lightning_memaudit.results.judgement import CLEARLY_BETTER_DB, Judgement
 from lightning_memaudit.results.own_output import REMEDIES
 from lightning_memaudit.results.proportions import Proportion
+from lightning_memaudit.results.training_doubts import TRAINING_REMEDIES
 
 MIN_CONTROLS = 20
 """None of 20 recovered bounds the controls' rate below 17% (95% Clopper-Pearson); with fewer nothing is claimed."""
@@ -162,10 +163,19 @@ def about_traces(untrained: Judgement | None) -> list[Reason]:
 
 def about_output(judgement: Judgement) -> list[Reason]:
     """Why what the autoencoder returns is no reconstruction, so that no rate says anything."""
+    return _doubts_among(judgement, REMEDIES)
+
+
+def about_training(judgement: Judgement) -> list[Reason]:
+    """Why members may not be what was trained on, and controls not what was not."""
+    return _doubts_among(judgement, TRAINING_REMEDIES)
+
+
+def _doubts_among(judgement: Judgement, remedies: Mapping[str, tuple[str, str, str]]) -> list[Reason]:
     doubts = []
     for code, text in judgement.doubts:
-        if code in REMEDIES:  # a later version may know of others
-            clause, consequence, remedy = REMEDIES[code]
+        if code in remedies:  # a later version may know of others
+            clause, consequence, remedy = remedies[code]
             doubts.append(Reason(code, clause, f"{text[0].upper()}{text[1:]}: {consequence}", remedy))
     return doubts
 

@@ -16,6 +16,7 @@ from lightning_memaudit.results.reasons import (
     about_finding,
     about_output,
     about_traces,
+    about_training,
     above_controls,
     contradictions,
     identity_like,
@@ -88,7 +89,8 @@ def conclude(
         untrained: Of an audit of the untrained weights in the same run: the negative control.
         near_duplicates: Positions of members, and of controls, that nearly equal another member.
     """
-    output, doubts = about_output(judgement), about_finding(judgement, untrained)
+    output, training = about_output(judgement), about_training(judgement)
+    doubts = about_finding(judgement, untrained)
     back = judgement.counted.members.memorized or judgement.counted.members.recovered
     found, certainty = _found(judgement), _certainty(judgement)
     cautions = _cautions(judgement, untrained, near_duplicates)
@@ -103,7 +105,7 @@ def conclude(
                 "See in the table of images which ones came back; those that did not are not thereby safe.",
                 "To lower it, train less far, on more images or with regularization, and audit again.",
             ),
-            cautions=(*(f"{doubt.explanation} More may be memorized than came back." for doubt in output), *cautions),
+            cautions=(*_more([*output, *training]), *cautions),
         )
     filled_in = judgement.counted.members.recovered.count - back.count
     beyond = " beyond what anyone could fill in" if filled_in else ""
@@ -112,7 +114,7 @@ def conclude(
         before = about_traces(untrained)
         if before:
             return _inconclusive("training images come back closer than others", before, found, certainty, cautions)
-        return _traces(judgement, found, certainty, cautions)
+        return _traces(judgement, found, certainty, (*_more(training), *cautions))
     if back.count:
         if not doubts:
             doubts = [not_above_controls(judgement)]
@@ -120,9 +122,9 @@ def conclude(
                 doubts.append(identity_like(judgement))
             # Too few: what other methods bring back says why, as it does where nothing came back.
             doubts += [one for one in contradictions(judgement) if one.code == "patterns_too_hard"]
-        return _inconclusive(what, [*output, *doubts], found, certainty, cautions)
+        return _inconclusive(what, [*output, *training, *doubts], found, certainty, cautions)
     # What the output is taken for comes first: all that speaks against absence would only repeat it in other words.
-    doubts = [*output, *doubts, *([] if output else about_absence(judgement))]
+    doubts = [*output, *training, *doubts, *([] if output else about_absence(judgement))]
     if doubts:
         return _inconclusive(what, doubts, found, certainty, cautions)
     return Verdict(
@@ -137,6 +139,11 @@ def conclude(
         ),
         cautions=cautions,
     )
+
+
+def _more(doubts: Sequence[Reason]) -> list[str]:
+    """What weakens absence but not what came back."""
+    return [f"{doubt.explanation} More may be memorized than came back." for doubt in doubts]
 
 
 def _from(judgement: Judgement) -> str:

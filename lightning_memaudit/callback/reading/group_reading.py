@@ -3,8 +3,8 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from lightning_memaudit.callback.conditions import Condition, conditions_of
 from lightning_memaudit.callback.reading.batch_images import BatchFormat, item_images, learn_format, to_float
 from lightning_memaudit.callback.reading.image_names import name_in_dataset, names_in_batch, without_common_folder
-from lightning_memaudit.callback.reading.layout import NetworkInput, alike
+from lightning_memaudit.callback.reading.items import plain, tensors_in
+from lightning_memaudit.callback.reading.layout import Layout, NetworkInput, alike
 from lightning_memaudit.callback.reading.reader import ReadBatch, Reader, Source
 from lightning_memaudit.callback.reading.stored_images import StoredImages
 from lightning_memaudit.callback.seen import Normalization
@@ -67,6 +68,31 @@ class ReadGroup:
     network: NetworkInput = field(default_factory=NetworkInput)
     reading: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def images_in(self, batch: Any) -> Tensor | None:
+        """The images (B, C, *spatial) in [0, 1] of a training batch, perhaps of another shape; None if none is found.
+
+        Args:
+            batch: As ``training_step`` gets it.
+        """
+        if self.format.path is None:
+            return None
+        for path in dict.fromkeys([self.source.path, ()]):
+            with suppress(ValueError, KeyError, IndexError, TypeError, AttributeError):
+                part = batch
+                for key in path:
+                    part = part[key]
+                return self._undone(self.format.find(part))
+        shaped = [tensor for _, tensor in tensors_in(batch) if tuple(tensor.shape[1:]) == self.format.shape]
+        return self._undone(shaped[0]) if len(shaped) == 1 else None
+
+    def _undone(self, found: Tensor) -> Tensor:
+        found = plain(found.detach())
+        with suppress(ValueError):
+            return self.format.undo(found)
+        layout = self.format.layout
+        moved = found.movedim(-1, 1) if layout.channels_last else found
+        return replace(self.format, layout=Layout(tuple(moved.shape[1:]), layout.channels_last)).undo(found)
 
 
 def read_group(

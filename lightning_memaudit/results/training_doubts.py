@@ -1,0 +1,26 @@
+"""Why members may not be what was trained on, and controls not what was not, though they were read as such."""
+
+MEMBERS_NOT_GIVEN, MEMBERS_LEFT_OUT, CONTROLS_GIVEN = "members_not_given", "members_left_out", "controls_given"
+
+NEARLY_ALL = 0.9
+"""Of the audited members, at least, that the training must have been given."""
+
+TRAINING_REMEDIES: dict[str, tuple[str, str, str]] = {
+    MEMBERS_NOT_GIVEN: (
+        "not all audited members were trained on as they were audited",
+        "those can hardly come back.",
+        "Audit images that the training gets as they are: pass members=<a data set of them>, without augmentation that "
+        "is cached or depends on the epoch, and without images that the training leaves out.",
+    ),
+    MEMBERS_LEFT_OUT: (
+        "the training has gone on with other images than the audited members",
+        "what it has forgotten of them says nothing of those that it gets now.",
+        "Pass members=<all images that are trained on> from the beginning of the run.",
+    ),
+    CONTROLS_GIVEN: (
+        "some of the controls were trained on",
+        "that they come back says nothing against the members.",
+        "Pass controls=<images that are never trained on>.",
+    ),
+}
+"""For a verdict, by code: what is wrong in one clause, what follows from it, and what to do."""
