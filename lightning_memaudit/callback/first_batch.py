@@ -14,13 +14,16 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_memaudit.callback.input_watch import InputWatch, like_images, maps_to_layers
+from lightning_memaudit.callback.changes import change_between
+from lightning_memaudit.callback.input_watch import InputWatch, Reached, like_images, reached_layers
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.model_checks import few_images
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact, fit_nearly
 from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
+from lightning_memaudit.results.own_output import Doubt
+from lightning_memaudit.results.training_doubts import CALLED_OTHERWISE
 
 MOST_COMPARED, MOST_TRIED = 256, 8
 """Members that images of the first batch are compared with, for a change of range; and how many of those images."""
@@ -38,7 +41,7 @@ class FirstBatch:
     Args:
         module: The model.
         found: The members, and what is known to be trained on.
-        in_audit: See :func:`maps_to_layers`, when the audit calls the model.
+        in_audit: See :func:`reached_layers`, when the audit calls the model.
         model_input: The map from images in [0, 1] to what the audit gives the model.
 
     >>> from lightning_memaudit.callback.reading.group_reading import read_group
@@ -47,7 +50,7 @@ class FirstBatch:
     >>> model, images = nn.Linear(4, 4), torch.rand(8, 1, 2, 2)
     >>> read = read_group(Source("members", images, list(range(8))), None, Normalization(), lambda batch: batch)
     >>> found = Inspection([read], {"members": image_hashes(read.group)})
-    >>> first = FirstBatch(model, found, {"": ((4,), Affine())}, Affine())
+    >>> first = FirstBatch(model, found, {"": Reached((4,), Affine())}, Affine())
     >>> first.begin(images)
     >>> _ = model(2 * images.flatten(1) - 1)  # training_step normalizes by itself
     >>> first.end()
@@ -61,7 +64,7 @@ result>
         self,
         module: nn.Module,
         found: Inspection,
-        in_audit: Mapping[str, tuple[tuple[int, ...], Affine | None]],
+        in_audit: Mapping[str, Reached],
         model_input: Affine,
     ) -> None:
         self.module, self.found = module, found
@@ -148,12 +151,14 @@ result>
         if not common:
             self._say_nothing_was_compared()
             return True
-        in_audit, in_training = self.in_audit[common[0]][0], self._watch.arrivals[common[0]][0].shape
+        self._compare_beside(common)
+        in_audit, in_training = self.in_audit[common[0]].shape, self._watch.arrivals[common[0]][0].shape
         if in_audit != in_training and torch.Size(in_audit).numel() != torch.Size(in_training).numel():
-            rank_zero_warn(
-                f"members: training_step gives the model images of shape {in_training}, and the audit gives it those "
-                f"of shape {in_audit} that its batches hold: {_MEND}"
+            text = (
+                f"the training gives the model images of shape {in_training}, and the audit gives it those of shape "
+                f"{in_audit} that its batches hold"
             )
+            self._doubt(text, f"members: {text}: {_MEND}")
             return True
         if in_audit != in_training and len(in_audit) == len(in_training):
             raise ValueError(
@@ -161,7 +166,7 @@ result>
                 f"audit would give it {in_audit}: {_MEND}"
             )
         for name in common:
-            expected, calls = self.in_audit[name][1], self._watch.arrivals[name]
+            expected, calls = self.in_audit[name].affine, self._watch.arrivals[name]
             all_seen = [like_images(images, call.values) for call in calls if call.values is not None]
             seen = [one for one in all_seen if one is not None]
             if expected is not None and seen:
@@ -169,6 +174,25 @@ result>
                 return True
         self._say_nothing_was_compared()
         return True
+
+    def _compare_beside(self, layers: Sequence[str]) -> None:
+        """An optional label that the training gives the model is no part of the audit's calls."""
+        modules = dict(self.module.named_modules())
+        for name in layers:
+            beside = frozenset().union(*(call.beside for call in self._watch.arrivals[name]))
+            if more := sorted(beside - self.in_audit[name].beside):
+                text = (
+                    f"the training gives {type(modules[name]).__name__} {' and '.join(more)} beside the images, and "
+                    "the audit does not"
+                )
+                mend = "pass reconstruct=<a function (module, batch)>, which gets the run's own batch with them put in"
+                self._doubt(text, f"members: {text}: {mend}")
+                return
+
+    def _doubt(self, text: str, warning: str) -> None:
+        """Warn, and let the verdicts know."""
+        rank_zero_warn(warning)
+        self.found.doubts.append(Doubt(CALLED_OTHERWISE, text))
 
     def _say_nothing_was_compared(self) -> None:
         rank_zero_warn(
@@ -193,16 +217,22 @@ result>
             low, high = (float(one) for one in seen.aminmax())
             least, most = (float(one) for one in expected.apply(images).aminmax())
             if max(least - low, high - most) > FAR_OUTSIDE * (most - least) or high - low < (most - least) / 3:
-                rank_zero_warn(
-                    f"members: training_step gives the model values in [{low:.3g}, {high:.3g}], and the audit gives it "
-                    f"those in [{least:.3g}, {most:.3g}]: {_MEND}"
+                text = (
+                    f"the training gives the model values in [{low:.3g}, {high:.3g}], and the audit gives it those in "
+                    f"[{least:.3g}, {most:.3g}]"
                 )
+                self._doubt(text, f"members: {text}: {_MEND}")
                 return
-        if not exact and all(_rearranged(expected.apply(images), call) for call in calls):
-            rank_zero_warn(
-                "members: training_step changes its images before the model, which gets none of the first batch as the "
-                f"audit gives it, but flipped, turned or moved: if not at random, {_MEND}"
+        changes = [change_between(expected.apply(images), call) for call in calls]
+        if not exact and all(changes) and (change := changes[0]) is not None:
+            text = (
+                "the training changes its images before the model gets them: those of the first batch are "
+                f"{change.words}, which the audit does not do"
             )
+            if change.is_fixed:
+                self._doubt(text, f"members: {text}: {_MEND}")
+            else:
+                rank_zero_warn(f"members: {text}: if not at random, {_MEND}")
 
     def _check_order(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
         """Flips are augmentation; channels the other way round, or rows for columns, in all images are not."""
@@ -296,19 +326,8 @@ def first_batch(
     with InputWatch(pl_module, block.images.shape[1:]) as watch, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what there is to say of the call was said when the model was checked
         block.autoencoder(block.images)
-    in_audit = maps_to_layers(watch, block.images)
+    in_audit = reached_layers(watch, block.images)
     if trainer.strategy.model is not pl_module:
         in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
     model_input = Affine.of_normalization(Normalization() if seen is None else seen.normalization)
     return FirstBatch(pl_module, found, in_audit, model_input)
-
-
-def _rearranged(wanted: Tensor, seen: Tensor) -> bool:
-    """Whether a layer got every one of the images (B, C, *spatial) with the same values in other places."""
-    if wanted.shape != seen.shape:
-        return False
-    x, y = wanted.flatten(1), seen.flatten(1)
-    tolerance = 1e-3 * max(1.0, float(x.abs().max()))
-    moved = (x - y).abs().amax(1) > tolerance
-    same_values = (x.sort(1).values - y.sort(1).values).abs().amax(1) <= tolerance
-    return bool((moved & same_values).all())

@@ -22,14 +22,15 @@ from lightning_memaudit.results.evidence import exact_test
 from lightning_memaudit.results.own_output import Doubt
 from lightning_memaudit.results.training_doubts import CONTROLS_GIVEN, MEMBERS_LEFT_OUT, MEMBERS_NOT_GIVEN, NEARLY_ALL
 
-NUM_PROJECTIONS = 4
+NUM_PROJECTIONS = 8
 """Random sums of an image's values by which it is known."""
 
 MOST_VALUES = 2**20
 """Of an image, evenly spread, that these sums are made of."""
 
 TOLERANCE = 1e-5
-"""Of a sum, as a share of the image's norm: other orders of the sum, and a normalization undone on another device."""
+"""Of a sum, as a share of the image's norm: other orders of the sum, and a normalization undone on another device.
+Where the run rounds its batches to half precision, that much."""
 
 _DIGITS = 16
 """Of an image's SHA-256, in a checkpoint."""
@@ -104,8 +105,13 @@ class GivenImages:
         which = [digest for digest, given in zip(self._digests, ever, strict=True) if given]
         return {"which": which, "num_images": self.num_before + self._newest.num_images}
 
-    def watch(self, found: Inspection) -> None:
-        """Know the images of an inspection from now on, and what is remembered of them."""
+    def watch(self, found: Inspection, precision: torch.dtype = torch.float32) -> None:
+        """Know the images of an inspection from now on, and what is remembered of them.
+
+        Args:
+            found: The images.
+            precision: To which the run rounds its batches.
+        """
         state = self.state_dict()
         places: dict[str, int] = {}
         for hashes in found.hashes.values():
@@ -116,7 +122,7 @@ class GivenImages:
             for name, hashes in found.hashes.items()
         }
         self._found, self._digests = found, list(places)
-        self._known = _Known.of(found, self._places, len(places))
+        self._known = _Known.of(found, self._places, len(places), precision)
         self.before, self.num_before = state["which"], state["num_images"]
         self._ever = np.isin(self._digests, list(self.before))
         self._first, self._newest = None, Epoch(torch.zeros(len(places), dtype=torch.int32))
@@ -143,12 +149,13 @@ class GivenImages:
             self._known.count(images, self._newest.times)
 
     def doubts(self, processes: Processes) -> list[Doubt]:
-        """What speaks against taking members for what is trained on, and controls for what is not.
+        """What speaks against taking members for what is trained on as it is audited, and controls for what is not.
 
         The first time that there is much to say, it is a warning too. All processes call this together.
         """
         if self._known is None or processes.most(self.num_before + self._newest.num_images) == 0:
             return []
+        called = processes.gather(self._found.doubts)[0][1]
         members, controls = (self._places.get(name, np.zeros(0, np.intp)) for name in ("members", "controls"))
         parts = [part for _, part in processes.gather((self._ever, self._first, self._newest, self.num_before))]
         ever = np.logical_or.reduce([ever | newest.which for ever, _, newest, _ in parts])
@@ -158,7 +165,7 @@ class GivenImages:
             self._about_change(members, [(first, newest) for _, first, newest, _ in parts]),
             self._about_controls(int(ever[controls].sum()), len(controls)),
         ]
-        return [doubt for doubt in found if doubt is not None]
+        return [*called, *(doubt for doubt in found if doubt is not None)]
 
     def _about_missing(self, given: int, members: int, count: int) -> Doubt | None:
         read = self._found.reads[0]
@@ -212,16 +219,15 @@ _MEND = (
 
 
 class _Known:
-    """The sums by which images are known, in ascending order of the first."""
+    """The sums by which images are known."""
 
-    def __init__(self, sums: Tensor, norms: Tensor, weights: Tensor, step: int) -> None:
-        self.order = sums[:, 0].argsort()
-        self.sums, self.norms = sums[self.order], norms[self.order]
-        self.first = self.sums[:, 0].contiguous()
-        self.weights, self.step = weights, step
+    def __init__(self, sums: Tensor, distances: Tensor, weights: Tensor, step: int) -> None:
+        self.sums, self.distances, self.weights, self.step = sums, distances, weights, step
 
     @classmethod
-    def of(cls, found: Inspection, places: Mapping[str, NDArray[np.intp]], number: int) -> "_Known":
+    def of(
+        cls, found: Inspection, places: Mapping[str, NDArray[np.intp]], number: int, precision: torch.dtype
+    ) -> "_Known":
         """Of all images that were read; of several with one place the last counts."""
         size = torch.Size(found.reads[0].format.shape).numel()
         step = ceil(size / MOST_VALUES)
@@ -234,20 +240,16 @@ class _Known:
                 values = images[begin : begin + size].cpu().flatten(1)[:, ::step]
                 rows = at[begin : begin + size]
                 sums[rows], norms[rows] = values @ weights, values.norm(dim=1)
-        return cls(sums, norms, weights, step)
+        return cls(sums, max(TOLERANCE, torch.finfo(precision).eps) * (norms + 1), weights, step)
 
     def count(self, images: Tensor, times: Tensor) -> None:
         """Add to ``times`` (n,) for each known image that is among ``images`` (B, C, *spatial), on their device."""
         if self.weights.device != images.device:
-            for name in ("order", "sums", "norms", "first", "weights"):
-                setattr(self, name, getattr(self, name).to(images.device))
+            self.sums, self.distances = self.sums.to(images.device), self.distances.to(images.device)
+            self.weights = self.weights.to(images.device)
         values = images.flatten(1)[:, :: self.step]
         # In double precision on a GPU, where single precision may be rounded to ten bits by the run's own settings.
         precise = torch.float64 if images.is_cuda else torch.float32
         with torch.autocast(images.device.type, enabled=False):
             sums = (values.to(precise) @ self.weights.to(precise)).float()
-        above = torch.searchsorted(self.first, sums[:, 0].contiguous()).clamp_(max=len(self.first) - 1)
-        below = (above - 1).clamp_(min=0)
-        for near in (above, below):
-            same = (self.sums[near] - sums).abs().amax(1) <= TOLERANCE * (self.norms[near] + 1)
-            times.index_add_(0, self.order[near], same.to(times.dtype))
+            times += (torch.cdist(sums, self.sums, p=torch.inf) <= self.distances).sum(0)

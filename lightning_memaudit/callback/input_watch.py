@@ -1,8 +1,10 @@
 """What reaches the layers of a model in one step: the same images must do so with the same values in an audit."""
 
+import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ class Arrival:
     Attributes:
         shape: Of its input, without the batch.
         values: The input, where it has as many values as images; None otherwise.
+        beside: Names of the other tensors that it was called with, such as labels.
 
     >>> Arrival((4,), torch.ones(2, 4)).shape
     (4,)
@@ -28,6 +31,24 @@ class Arrival:
 
     shape: tuple[int, ...]
     values: Tensor | None = None
+    beside: frozenset[str] = frozenset()
+
+
+class Reached(NamedTuple):
+    """What reaches a layer when the model is called on images.
+
+    Attributes:
+        shape: Of its first input, without the batch.
+        affine: The exact map from the images to it, if there is one.
+        beside: Names of the other tensors that it is called with, such as labels.
+
+    >>> Reached((3, 8, 8), Affine()).beside
+    frozenset()
+    """
+
+    shape: tuple[int, ...]
+    affine: Affine | None
+    beside: frozenset[str] = frozenset()
 
 
 class InputWatch:
@@ -74,14 +95,31 @@ class _Note:
         arrivals = self.watch.arrivals.setdefault(self.name, [])
         if len(arrivals) >= MOST_CALLS:
             return
-        for argument in (*arguments, *named.values()):
-            if isinstance(argument, Tensor) and argument.ndim:
-                shape = tuple(argument.shape[1:])
-                # As many values as an image, or the image beside channels of another kind; a copy: the model may work
-                # in place.
-                whole = self.watch.size in (torch.Size(shape).numel(), self.watch.size_beside(shape))
-                arrivals.append(Arrival(shape, plain(argument.detach()).clone() if whole else None))
-                return
+        known = _names(module)
+        by_place = [*known, *(f"argument {place}" for place in range(len(known) + 1, len(arguments) + 1))]
+        # What a forward pass takes as **kwargs, it may as well leave alone.
+        by_name = {name: argument for name, argument in named.items() if name in known or not arguments}
+        tensors = {
+            name: argument
+            for name, argument in (*zip(by_place, arguments, strict=False), *by_name.items())
+            if isinstance(argument, Tensor)
+        }
+        first = next((name for name, argument in tensors.items() if argument.ndim), None)
+        if first is None:
+            return
+        argument = tensors.pop(first)
+        shape = tuple(argument.shape[1:])
+        # As many values as an image, or the image beside channels of another kind; a copy: the model may work in place.
+        whole = self.watch.size in (torch.Size(shape).numel(), self.watch.size_beside(shape))
+        arrivals.append(Arrival(shape, plain(argument.detach()).clone() if whole else None, frozenset(tensors)))
+
+
+def _names(module: nn.Module) -> list[str]:
+    """Of a module's arguments, so that those given by position and by name are known to be the same."""
+    with suppress(TypeError, ValueError):
+        parameters = inspect.signature(module.forward).parameters.values()
+        return [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    return []
 
 
 def like_images(images: Tensor, seen: Tensor) -> Tensor | None:
@@ -104,18 +142,19 @@ def like_images(images: Tensor, seen: Tensor) -> Tensor | None:
     return seen.reshape(images.shape)
 
 
-def maps_to_layers(watch: InputWatch, images: Tensor) -> dict[str, tuple[tuple[int, ...], Affine | None]]:
-    """The shape that each layer got, and the exact affine map from the images to it, if there is one; in call order.
+def reached_layers(watch: InputWatch, images: Tensor) -> dict[str, Reached]:
+    """What reached each layer, in call order.
 
     Args:
         watch: What reached the layers.
         images: (B, C, *spatial), that the model was called on.
     """
-    found: dict[str, tuple[tuple[int, ...], Affine | None]] = {}
+    found: dict[str, Reached] = {}
     for name, arrivals in watch.arrivals.items():
         if not arrivals:
             continue
         arrival = arrivals[0]
         seen = None if arrival.values is None else like_images(images, arrival.values)
-        found[name] = arrival.shape, None if seen is None else fit_exact(images.to(seen.device), seen)
+        affine = None if seen is None else fit_exact(images.to(seen.device), seen)
+        found[name] = Reached(arrival.shape, affine, frozenset().union(*(one.beside for one in arrivals)))
     return found

@@ -26,6 +26,7 @@ from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.measurement.near_duplicates import repeats
 from lightning_memaudit.measurement.processes import Processes
+from lightning_memaudit.results.own_output import Doubt
 
 MOST_READ_AGAIN = 8
 """Members that are compared with what a reloaded dataloader holds."""
@@ -91,6 +92,7 @@ class Inspection:
         problems: What is wrong so far.
         notes: What a reader of the results should know of how the run was read.
         changed: Whether it was said that the first batch of the training has none of the images that were read.
+        doubts: How the training calls the model otherwise than the audit.
 
     >>> from lightning_memaudit.callback.seen import Normalization
     >>> images = [torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]
@@ -106,6 +108,7 @@ class Inspection:
     problems: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
     changed: bool = False
+    doubts: list[Doubt] = field(default_factory=list)
 
     @cached_property
     def repeated(self) -> dict[str, list[int]]:
@@ -239,6 +242,13 @@ def _say(found: Inspection, which: ImageChoice) -> None:
             "controls: no images that were not trained on; rates of members alone say little. "
             "Give the run a validation dataloader, or pass controls=<a data set>"
         )
+    if members.format.beside:
+        places = listed(members.format.path, *members.format.beside)
+        found.say(
+            f"members: an item holds {1 + len(members.format.beside)} different images of one shape, at {places}: the "
+            "first is audited, as what the model is given; where another one is what it learns to return, pass "
+            f"image_key={_as_key(members.format.beside[0])!r}"
+        )
     if members.random and which.members is None:
         found.say(
             "members: reading the same training image twice gave different ones (random augmentation): recovery is "
@@ -248,6 +258,19 @@ def _say(found: Inspection, which: ImageChoice) -> None:
         one, other = (read.format.normalization for read in found.reads)
         if one != other:
             found.say(f"members and controls are read differently: the run gives the model {one} and {other}")
+
+
+def listed(*paths: Any) -> str:
+    """Places in a batch, of a message.
+
+    >>> listed((0,), ("target", 1))
+    "0 and ['target', 1]"
+    """
+    return " and ".join(str(_as_key(path)) for path in paths)
+
+
+def _as_key(path: Any) -> Any:
+    return path[0] if len(path) == 1 else list(path)
 
 
 def reads_the_same(read: ReadGroup, loader: Any, trainer: Trainer, pl_module: LightningModule) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -188,7 +189,8 @@ class Session:
         rank, num_shares = self.processes.rank, self.processes.num_shares
         self.groups = [part_of(group, rank, num_shares) for group in self._found.groups]
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self.given.watch(self._found)
+            rounded = self.trainer.precision_plugin.convert_input(torch.zeros(1))
+            self.given.watch(self._found, rounded.dtype)
         return list(dict.fromkeys([*self.trained_before, *self._found.hashes["members"]]))
 
     def _keep_within(self, bounds: Bounds) -> None:

@@ -1,11 +1,17 @@
 """Why members may not be what was trained on, and controls not what was not, though they were read as such."""
 
 MEMBERS_NOT_GIVEN, MEMBERS_LEFT_OUT, CONTROLS_GIVEN = "members_not_given", "members_left_out", "controls_given"
+CALLED_OTHERWISE = "called_otherwise"
 
 NEARLY_ALL = 0.9
 """Of the audited members, at least, that the training must have been given."""
 
 TRAINING_REMEDIES: dict[str, tuple[str, str, str]] = {
+    CALLED_OTHERWISE: (
+        "the training calls the model in another way than the audit",
+        "what is stored for that way need not come back by this one.",
+        "Pass reconstruct=<a function (module, images) or (module, batch)> that calls the model as training_step does.",
+    ),
     MEMBERS_NOT_GIVEN: (
         "not all audited members were trained on as they were audited",
         "those can hardly come back.",

@@ -177,7 +177,7 @@ def test_crops_and_other_sizes_are_said(shape_of):
         def forward(self, x):
             return self.net(x)
 
-    with pytest.warns(UserWarning, match=r"training_step gives the model images of shape \(1, 4, 4\), and the audit"):
+    with pytest.warns(UserWarning, match=r"the training gives the model images of shape \(1, 4, 4\), and the audit"):
         run(Convolutional())
 
 

@@ -157,4 +157,4 @@ def test_images_that_training_step_changes_within_their_range_are_told(change, t
         trainer_with(audit_callback(controls=images(seed=1)), max_epochs=1).fit(
             Changes(), DataLoader(Items(images()), 3)
         )
-    assert told == any("training_step changes its images before the model" in str(one.message) for one in caught)
+    assert told == any("the training changes its images before the model" in str(one.message) for one in caught)

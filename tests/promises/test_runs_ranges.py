@@ -81,7 +81,14 @@ def in_on_before_batch_transfer_of_the_data_module():
 
 def in_on_after_batch_transfer_of_the_data_module():
     return ForeignRun(
-        Plain(RGB, first), None, None, MEMBERS, CONTROLS, through_normalization, datamodule=DataNormalizesAfter()
+        Plain(RGB, first),
+        None,
+        None,
+        MEMBERS,
+        CONTROLS,
+        through_normalization,
+        datamodule=DataNormalizesAfter(),
+        warnings=("audited members are not among",),
     )
 
 

@@ -27,6 +27,7 @@ class BatchFormat:
         dtype: Of the images in the batch.
         normalization: Undone, so that images are in [0, 1].
         inferred: Whether the normalization was found by comparing batches with items.
+        beside: Where in the batch other images of the same shape stand, as targets do.
 
     >>> BatchFormat((0,), Layout((1, 2, 2))).images([torch.ones(3, 1, 2, 2), "labels"]).shape
     torch.Size([3, 1, 2, 2])
@@ -37,6 +38,7 @@ class BatchFormat:
     dtype: torch.dtype = torch.float32
     normalization: Normalization = field(default_factory=Normalization)
     inferred: bool = False
+    beside: tuple[Any, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -170,6 +172,7 @@ def learn_format(
     else:
         probe = BatchFormat(path, Layout(()))
         found = torch.cat([probe.find(batch) for batch in batches])
+    beside = () if key is not None or path is None else _beside(batches[0], path)
     layout = decide_layout(found.shape[1:], image_shape, network)
     images = layout.arrange(found)
     counts = not images.is_floating_point() and images.dtype not in (torch.uint8, torch.bool)
@@ -189,12 +192,23 @@ def learn_format(
                 f"{inferred.words('image')}: leave them out, for what happens after reading is undone anyway"
             )
         if all(one > 0 for one in std):
-            return BatchFormat(path, layout, found.dtype, Normalization(mean, std), True)
+            return BatchFormat(path, layout, found.dtype, Normalization(mean, std), True, beside)
     if not normalization.is_identity and images.dtype == torch.uint8:
         # The given numbers are of the values as they stand, 0 to 255.
         std = [255 * one for one in normalization.std or [1.0]]
         normalization = replace(normalization, std=std)
-    return BatchFormat(path, layout, found.dtype, normalization)
+    return BatchFormat(path, layout, found.dtype, normalization, beside=beside)
+
+
+def _beside(batch: Any, path: Any) -> tuple[Any, ...]:
+    """Where else in a batch there are images of the same shape, though not the same."""
+    found = BatchFormat(path, Layout(())).find(batch)
+    tensors = [(other, plain(tensor)) for other, tensor in tensors_in(batch) if other != path]
+    return tuple(
+        other
+        for other, tensor in tensors
+        if found.ndim > 2 and tensor.shape == found.shape and fit_exact(found.float(), tensor.to(found).float()) is None
+    )
 
 
 def _inferred(own: Tensor, images: Tensor) -> Affine | None:

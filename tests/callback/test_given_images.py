@@ -1,0 +1,225 @@
+"""What the training was given, against what the data set itself noted while the training asked it."""
+
+import warnings
+
+import lightning
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler, get_worker_info
+from training_runs import Items, Module, audit_callback, images, trainer_with
+
+from lightning_memaudit.callback.given_images import GivenImages
+from lightning_memaudit.callback.inspection import Inspection
+from lightning_memaudit.callback.reading.group_reading import read_group
+from lightning_memaudit.callback.reading.reader import Source
+from lightning_memaudit.callback.seen import Normalization
+from lightning_memaudit.measurement.identity import image_hashes
+from lightning_memaudit.measurement.processes import Processes
+
+NUM = 20
+MEMBERS, CONTROLS = images(NUM), images(NUM, seed=1)
+
+
+def code_and_numbers(doubts):
+    return {doubt["code"]: [int(word) for word in doubt["text"].split() if word.isdigit()] for doubt in doubts}
+
+
+class Watched(Module):
+    """Notes what it is given in training."""
+
+    def __init__(self, step=lambda x: x):
+        super().__init__()
+        self.step = step
+        object.__setattr__(self, "epochs", [])
+
+    def on_train_epoch_start(self):
+        self.epochs.append(set())
+
+    def training_step(self, batch, batch_idx):
+        self.epochs[-1].update(image.numpy().tobytes() for image in batch)
+        return super().training_step(self.step(batch), batch_idx)
+
+
+def run(train, module=None, callback=None, max_epochs=3, **arguments):
+    """The doubts of the last audit, the warnings about given images, and what the module noted."""
+    module = module or Watched()
+    loader = train if isinstance(train, DataLoader) else DataLoader(train, 5, shuffle=True)
+    callback = callback or audit_callback(num_members=NUM, num_controls=NUM)
+    trainer = trainer_with(callback, max_epochs=max_epochs, num_sanity_val_steps=0, **arguments)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(module, loader, DataLoader(Items(CONTROLS), 5))
+    words = ("that the training was given", "to the training, the newest")
+    told = [str(one.message) for one in caught if any(part in str(one.message) for part in words)]
+    return code_and_numbers(callback.last_report.doubts), told, module
+
+
+def noted(module, audited, epoch=None):
+    epochs = module.epochs if epoch is None else [module.epochs[epoch]]
+    return len(set().union(*epochs) & {image.numpy().tobytes() for image in audited})
+
+
+class CachesAugmented(Dataset):
+    """Moves an image at random where it is read first, and keeps it so."""
+
+    def __init__(self, share):
+        self.share, self.kept = share, {}
+
+    def __len__(self):
+        return NUM
+
+    def __getitem__(self, index):
+        if index not in self.kept:
+            is_moved = torch.rand(()) < self.share
+            self.kept[index] = MEMBERS[index].roll(1 + int(torch.randint(7, ())), 2) if is_moved else MEMBERS[index]
+        return self.kept[index]
+
+
+@pytest.mark.parametrize("share", [0.6, 1.0])
+def test_members_that_a_cache_gave_to_the_audit_alone_are_counted(share):
+    lightning.seed_everything(0)
+    callback = audit_callback(num_members=NUM, num_controls=NUM, save_recoveries=NUM)
+    doubts, told, module = run(CachesAugmented(share), callback=callback)
+    audited = torch.from_numpy(callback.last_report.recoveries["members/truth"])
+    missing, members, count = doubts["members_not_given"]
+    assert (NUM - missing, members, count) == (noted(module, audited), NUM, 3 * NUM)
+    assert missing > 0
+    assert len(told) == 1
+
+
+class Exchanged(Watched):
+    """From the second epoch on, other images take the places of some."""
+
+    def __init__(self, data, others):
+        super().__init__()
+        self.data, self.others = data, others
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        if self.current_epoch == 1:
+            self.data.items = torch.cat([self.others, self.data.items[len(self.others) :]])
+
+
+@pytest.mark.parametrize("number", [10, 20])
+def test_images_that_are_exchanged_in_the_middle_are_counted(number):
+    data = Items(MEMBERS)
+    doubts, told, module = run(data, module=Exchanged(data, images(number, seed=2)))
+    first, newest = (noted(module, MEMBERS, epoch) for epoch in (0, -1))
+    assert (first, newest) == (NUM, NUM - number)
+    assert doubts == {"members_left_out": [first, NUM, newest]}
+    assert len(told) == 1
+
+
+def test_few_exchanged_images_are_no_matter():
+    data = Items(MEMBERS)
+    doubts, told, _ = run(data, module=Exchanged(data, images(2, seed=2)))
+    assert (doubts, told) == ({}, [])
+
+
+def test_controls_that_join_the_training_are_counted():
+    data = Items(MEMBERS)
+    doubts, told, module = run(data, module=Exchanged(data, CONTROLS[:3]))
+    assert noted(module, CONTROLS) == 3
+    assert doubts == {"controls_given": [3, NUM]}
+    assert len(told) == 1
+
+
+class Shards(IterableDataset):
+    """Gives each worker a part of its own, one after the other."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        worker = get_worker_info()
+        each = len(self.items) // worker.num_workers
+        yield from self.items[worker.id * each : (worker.id + 1) * each]
+
+
+def test_parts_of_a_stream_that_only_the_audit_reads_are_counted():
+    stream = DataLoader(Shards(images(80)), 10, num_workers=2)
+    doubts, told, module = run(stream, limit_train_batches=2, max_epochs=2)
+    missing, members, count = doubts["members_not_given"]
+    assert (members, count) == (NUM, 2 * NUM)
+    assert NUM - missing == noted(module, images(80)[:NUM])
+    assert len(told) == 1
+
+
+def flips(image):
+    return image.flip(-1) if torch.rand(()) < 0.5 else image
+
+
+@pytest.mark.parametrize(
+    ("train", "how"),
+    [
+        (DataLoader(Items(MEMBERS), 5, shuffle=True), {}),
+        (DataLoader(Items(MEMBERS), 3, shuffle=True, drop_last=True), {"max_epochs": 4}),
+        (DataLoader(Items(MEMBERS), 5, sampler=WeightedRandomSampler(torch.ones(NUM), NUM)), {"max_epochs": 8}),
+        (DataLoader(Items(MEMBERS), 5, shuffle=True, num_workers=1), {"reload_dataloaders_every_n_epochs": 1}),
+        (DataLoader(Items(MEMBERS), 5, shuffle=True), {"max_epochs": 20, "limit_train_batches": 1}),
+        (DataLoader(Items(MEMBERS), 5, shuffle=True), {"max_epochs": -1, "max_steps": 6}),
+        (DataLoader(Items((255 * MEMBERS).to(torch.uint8)), 5, shuffle=True), {"module": Module(lambda x: x / 255)}),
+    ],
+)
+def test_runs_that_give_their_members_are_not_doubted(train, how):
+    lightning.seed_everything(0)
+    doubts, told, _ = run(train, **how)
+    assert (doubts, told) == ({}, [])
+
+
+def test_images_that_come_flipped_half_of_the_time_are_given():
+    lightning.seed_everything(0)
+    doubts, _, _ = run(Items(MEMBERS, flips), max_epochs=12)
+    assert doubts == {}
+
+
+def test_images_that_never_come_as_they_were_read_are_a_doubt():
+    lightning.seed_everything(0)
+    doubts, told, _ = run(Items(MEMBERS, lambda image: image.roll(int(torch.randint(64, ())), 1) * torch.rand(())))
+    assert doubts == {"members_not_given": [NUM, NUM, 3 * NUM]}
+    assert told == []  # reading them twice has told it before
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_was_given_before_a_run_was_resumed_counts(resumed):
+    loader, controls = DataLoader(Items(MEMBERS), 5), DataLoader(Items(CONTROLS), 5)
+    trainer = trainer_with(audit_callback(), max_epochs=1, num_sanity_val_steps=0)
+    trainer.fit(Module(), loader, controls)
+    trainer.save_checkpoint("first.ckpt")
+    callback = audit_callback(members=Items(MEMBERS), controls=Items(CONTROLS))
+    trainer = trainer_with(callback, max_epochs=2, limit_train_batches=1, num_sanity_val_steps=0)
+    trainer.fit(Module(), loader, controls, ckpt_path="first.ckpt" if resumed else None)
+    codes = {doubt["code"] for doubt in callback.last_report.doubts}
+    assert codes == (set() if resumed else {"members_not_given"})
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("normalization", [Normalization(), Normalization([0.45, 0.5, 0.4], [0.2, 0.25, 0.3])])
+def test_counts_are_those_of_exact_comparison(seed, normalization):
+    generator = torch.Generator().manual_seed(seed)
+    whole = (255 * images(300, seed=seed, shape=(3, 8, 8))).round() / 255
+    whole[7] = whole[8] + 1 / 255 * torch.nn.functional.one_hot(torch.tensor(11), 64).view(1, 8, 8)  # one value off
+    audited = {"members": range(100), "controls": range(100, 160)}
+    reads = [
+        read_group(
+            Source(name, list(normalization.apply(whole[list(rows)])), list(range(len(rows)))),
+            None,
+            normalization,
+            lambda batch: batch,
+        )
+        for name, rows in audited.items()
+    ]
+    given = GivenImages()
+    given.watch(Inspection(reads, {read.group.name: image_hashes(read.group) for read in reads}))
+    drawn = [torch.randint(300, (16,), generator=generator) for _ in range(8)]
+    for rows in drawn:
+        given.look(normalization.apply(whole[rows]))
+    truth = set(torch.cat(drawn).tolist())
+    found = {
+        doubt.code: [int(word) for word in doubt.text.split() if word.isdigit()] for doubt in given.doubts(Processes())
+    }
+    assert found["members_not_given"] == [100 - len(truth & set(range(100))), 100, 128]
+    assert found["controls_given"] == [len(truth & set(range(100, 160))), 60]
+    again = GivenImages.of(given.state_dict())
+    again.watch(Inspection(reads, {read.group.name: image_hashes(read.group) for read in reads}))
+    assert again.doubts(Processes()) == given.doubts(Processes())
