@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_memaudit.callback.isolation import Buffers, undisturbed, validating
+from lightning_memaudit.callback.isolation import Buffers, silent_loggers, undisturbed, validating
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.run_inspection import has_spread_weights
 from lightning_memaudit.callback.seen import Seen
@@ -76,5 +76,5 @@ class Caller:
             buffers.put_back_if_written()
             return output
 
-        with self.undisturbed() as buffers, validating(self.trainer):
+        with self.undisturbed() as buffers, validating(self.trainer), silent_loggers(self.trainer):
             yield forward, processes

@@ -7,6 +7,7 @@ every training batch are compared with those that are audited.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from math import ceil, exp, sqrt
 from typing import Any
 
@@ -31,6 +32,9 @@ MOST_VALUES = 2**20
 TOLERANCE = 1e-5
 """Of a sum, as a share of the image's norm: other orders of the sum, and a normalization undone on another device.
 Where the run rounds its batches to half precision, that much."""
+
+MOST_WATCHED = 4096
+"""Images of a group that are looked for; of more, as many that are evenly spread."""
 
 _DIGITS = 16
 """Of an image's SHA-256, in a checkpoint."""
@@ -113,14 +117,12 @@ class GivenImages:
             precision: To which the run rounds its batches.
         """
         state = self.state_dict()
-        places: dict[str, int] = {}
-        for hashes in found.hashes.values():
-            for digest in hashes:
-                places.setdefault(digest[:_DIGITS], len(places))
-        self._places = {
-            name: np.asarray([places[digest[:_DIGITS]] for digest in hashes], dtype=np.intp)
+        watched = {
+            name: [digest[:_DIGITS] for digest in hashes[:: max(1, ceil(len(hashes) / MOST_WATCHED))]]
             for name, hashes in found.hashes.items()
         }
+        places = {digest: place for place, digest in enumerate(dict.fromkeys(chain(*watched.values())))}
+        self._places = {name: np.asarray([places[one] for one in digests]) for name, digests in watched.items()}
         self._found, self._digests = found, list(places)
         self._known = _Known.of(found, self._places, len(places), precision)
         self.before, self.num_before = state["which"], state["num_images"]
@@ -235,9 +237,9 @@ class _Known:
         sums, norms = torch.zeros(number, NUM_PROJECTIONS), torch.zeros(number)
         for read in found.reads:
             images, at = read.group.images, torch.from_numpy(places[read.group.name])
-            size = read.group.at_once(512)
-            for begin in range(0, len(images), size):
-                values = images[begin : begin + size].cpu().flatten(1)[:, ::step]
+            every, size = ceil(len(images) / MOST_WATCHED), read.group.at_once(512)
+            for begin in range(0, len(at), size):
+                values = images[every * begin : every * (begin + size) : every].cpu().flatten(1)[:, ::step]
                 rows = at[begin : begin + size]
                 sums[rows], norms[rows] = values @ weights, values.norm(dim=1)
         return cls(sums, max(TOLERANCE, torch.finfo(precision).eps) * (norms + 1), weights, step)

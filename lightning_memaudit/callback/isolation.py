@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor, nn
 from torch.distributed.fsdp import FlatParameter
@@ -196,6 +197,17 @@ def silent_logging(module: nn.Module) -> Iterator[None]:
 
 def _log_nothing(*_: Any, **__: Any) -> None:
     pass
+
+
+@contextmanager
+def silent_loggers(trainer: Trainer) -> Iterator[None]:
+    """Likewise for ``self.logger``: what a forward pass writes there by itself goes nowhere."""
+    loggers = trainer.loggers
+    try:
+        trainer.loggers = [DummyLogger() for _ in loggers]
+        yield
+    finally:
+        trainer.loggers = loggers
 
 
 @contextmanager

@@ -223,3 +223,14 @@ def test_counts_are_those_of_exact_comparison(seed, normalization):
     again = GivenImages.of(given.state_dict())
     again.watch(Inspection(reads, {read.group.name: image_hashes(read.group) for read in reads}))
     assert again.doubts(Processes()) == given.doubts(Processes())
+
+
+def test_of_very_many_members_some_are_looked_for(monkeypatch):
+    monkeypatch.setattr("lightning_memaudit.callback.given_images.MOST_WATCHED", 8)
+    whole = images(30, seed=4)
+    read = read_group(Source("members", whole, list(range(30))), None, Normalization(), lambda batch: batch)
+    given = GivenImages()
+    given.watch(Inspection([read], {"members": image_hashes(read.group)}))
+    given.look(whole[:13])  # of the eight that are watched: 0, 4, 8, 12
+    found = code_and_numbers(doubt._asdict() for doubt in given.doubts(Processes()))
+    assert found == {"members_not_given": [4, 8, 13]}

@@ -7,6 +7,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 from training_runs import Items, Module, audit_callback, images, trainer_with
 
@@ -158,3 +159,59 @@ def test_images_that_training_step_changes_within_their_range_are_told(change, t
             Changes(), DataLoader(Items(images()), 3)
         )
     assert told == any("the training changes its images before the model" in str(one.message) for one in caught)
+
+
+class CountsCalls(Callback):
+    """Looks at what a layer returns, as monitors of activations do."""
+
+    def __init__(self):
+        self.seen, self.total = [], torch.zeros(1)
+
+    def on_fit_start(self, trainer, pl_module):
+        pl_module.network.register_forward_hook(self.note)
+
+    def note(self, layer, arguments, output):
+        self.seen.append(float(output.detach().mean()))
+        self.total += 1
+
+
+class CallsLayers(lightning.LightningModule):
+    """Logs from within its forward pass, past ``self.log``."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        self.logger.log_metrics({"inside": float(x.mean())}, step=self.global_step)
+        return self.network(x)
+
+    def training_step(self, batch, batch_idx):
+        return (self(batch) - batch).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Keeps(DummyLogger):
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def log_metrics(self, metrics, step=None):
+        if "inside" in metrics:
+            self.kept.append((metrics["inside"], step))
+
+
+def test_hooks_of_other_callbacks_and_loggers_see_no_call_of_an_audit():
+    found = []
+    for audits in (False, True):
+        counts, logger = CountsCalls(), Keeps()
+        callbacks = [counts, *([audit_callback(every_n_epochs=1, at_epochs=[0])] if audits else [])]
+        trainer = trainer_with(*callbacks, max_epochs=2, logger=logger, log_every_n_steps=1)
+        trainer.fit(CallsLayers(), DataLoader(Items(images()), 2), DataLoader(Items(images(seed=1)), 2))
+        assert trainer.loggers == [logger]
+        found.append((counts.seen, float(counts.total), logger.kept))
+    assert found[0] == found[1]
+    assert len(found[0][0]) >= 6

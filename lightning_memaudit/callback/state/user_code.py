@@ -36,7 +36,7 @@ _OPEN_STANDARD = frozenset({"argparse", "collections", "functools", "queue", "ty
 _FRAMEWORKS = frozenset({"lightning", "lightning_fabric", "pytorch_lightning", "torch"})
 _MACHINERY = frozenset(
     """
-    Accelerator Callback Fabric LRScheduler Logger Optimizer Precision Profiler Sampler Strategy Trainer _LRScheduler
+    Accelerator Fabric LRScheduler Logger Optimizer Precision Profiler Sampler Strategy Trainer _LRScheduler
     _BaseDataLoaderIter DataLoader
     """.split()  # noqa: SIM905
 )
@@ -90,14 +90,18 @@ def is_dataset(kind: type) -> bool:
 def is_open(kind: type) -> bool:
     """Whether the attributes of an object of this type are state that an audit puts back.
 
-    Not those of trainers, loggers, optimizers and data loaders, nor of files, locks and threads.
+    Not those of trainers, loggers, optimizers and data loaders, nor of files, locks and threads. Those of callbacks
+    only if they are the user's own, whose hooks on layers may count the calls.
     """
     if issubclass(kind, nn.Module):
         # The wrapper sets itself up in its first call, and has to stay so.
         return "FullyShardedDataParallel" not in (base.__name__ for base in kind.__mro__)
     for base in kind.__mro__:
-        if base.__name__ in _MACHINERY and module_name(base).partition(".")[0] in _FRAMEWORKS:
+        root = module_name(base).partition(".")[0]
+        if base.__name__ in _MACHINERY and root in _FRAMEWORKS:
             return False
+        if root == "lightning_memaudit" and "Callback" in base.__name__:
+            return False  # the audit's own state, also in a class that inherits from it
     name = module_name(kind)
     root = name.partition(".")[0]
     if is_user_code(name):
