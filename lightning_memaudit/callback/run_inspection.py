@@ -1,7 +1,7 @@
 """What can be known of a training run before its first step: its monitors, and what to write down of it."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -172,6 +172,35 @@ def describe(
     if trainer.is_global_zero:
         description["near_duplicates"] = describe_near_duplicates(found.groups)
     return description
+
+
+def notes_on_history(before: Mapping[str, Any], now_: Mapping[str, Any], trainer: Trainer) -> list[str]:
+    """What a reader should know who compares the audits of one history; other images than before are a warning too.
+
+    Args:
+        before: The ``run.json`` of its earlier audits; empty where there are none.
+        now_: The one that is about to be written.
+        trainer: Of the run.
+    """
+    notes = []
+    changed = [
+        group
+        for group in ("members", "controls")
+        if before and (before.get(group) or {}).get("sha256") != (now_.get(group) or {}).get("sha256")
+    ]
+    if changed:
+        notes.append(
+            f"{' and '.join(changed)}: other images than in the earlier audits of this run, which stand beside the new "
+            "ones in the same files: pass another name for a history of its own"
+        )
+        rank_zero_warn(notes[0])
+    averaging = [type(one).__name__ for one in trainer.callbacks if isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
+    if averaging:
+        notes.append(
+            f"{averaging[0]} averages the weights: audits during the training are of the weights as they are trained; "
+            "that at the end of fit is of the averaged ones where this comes before the audit in callbacks"
+        )
+    return notes
 
 
 def describe_groups(found: Inspection, processes: Processes, num_saved: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from lightning_memaudit.callback.reading.loaders import RunLoaders
 from lightning_memaudit.callback.reading.stored_images import part_of
 from lightning_memaudit.callback.reference import check_references, reference_models
 from lightning_memaudit.callback.reloads import ReloadWatch
-from lightning_memaudit.callback.run_inspection import describe, has_spread_weights, weights_sha256
+from lightning_memaudit.callback.run_inspection import describe, has_spread_weights, notes_on_history, weights_sha256
 from lightning_memaudit.callback.seen import Seen
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.estimate import Estimate
@@ -237,7 +237,9 @@ class Session:
 
     def _write_run(self, num_audits: int, run_id: str | None) -> None:
         if self.trainer.is_global_zero and self.folder is not None:
+            before = self.folder.run() if num_audits and self.folder.belongs_to(run_id) else {}
             self.folder.begin(num_audits, run_id)
+            self._description["notes"] += notes_on_history(before, self._description, self.trainer)
             self.folder.write_run(self._description)
 
     # The first steps of the training

@@ -7,11 +7,14 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers.logger import DummyLogger
+from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader
 from training_runs import Items, Module, audit_callback, images, trainer_with
 
 from lightning_memaudit.callback.isolation import Buffers, undisturbed
+from lightning_memaudit.results.run_folder import RunFolder
 
 
 class RunningRange(Module):
@@ -215,3 +218,27 @@ def test_hooks_of_other_callbacks_and_loggers_see_no_call_of_an_audit():
         found.append((counts.seen, float(counts.total), logger.kept))
     assert found[0] == found[1]
     assert len(found[0][0]) >= 6
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_history_that_goes_on_with_other_images_says_so(same):
+    trainer = trainer_with(audit_callback(), max_epochs=1, num_sanity_val_steps=0)
+    controls = DataLoader(Items(images(seed=1)), 2)
+    trainer.fit(Module(), DataLoader(Items(images()), 2), controls)
+    trainer.save_checkpoint("first.ckpt")
+    members = images() if same else images(seed=2)
+    trainer = trainer_with(audit_callback(), max_epochs=2, num_sanity_val_steps=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(Module(), DataLoader(Items(members), 2), controls, ckpt_path="first.ckpt")
+    text = "members: other images than in the earlier audits of this run"
+    assert any(text in str(one.message) for one in caught) is not same
+    assert any(text in note for note in RunFolder("memaudit").run()["notes"]) is not same
+    assert len({row["audit"] for row in RunFolder("memaudit").audits()}) == 2
+
+
+def test_averaged_weights_are_noted():
+    averaging = WeightAveraging(avg_fn=get_ema_avg_fn(0.9))
+    trainer = trainer_with(averaging, audit_callback(), max_epochs=1, num_sanity_val_steps=0)
+    trainer.fit(Module(), DataLoader(Items(images()), 2), DataLoader(Items(images(seed=1)), 2))
+    assert any("WeightAveraging averages the weights" in note for note in RunFolder("memaudit").run()["notes"])
