@@ -1,7 +1,7 @@
 """The model as a function on images, within everything that keeps the training undisturbed."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,10 +40,12 @@ class Caller:
     processes: Processes
     _lockstep: Lockstep | None = None
 
-    def undisturbed(self) -> AbstractContextManager[Buffers]:
+    @contextmanager
+    def undisturbed(self) -> Iterator[Buffers]:
         """Within: whatever is called leaves the model, the data module and what reconstructs as they were."""
         owners = [getattr(self.trainer, "datamodule", None), self.how.reconstruct]
-        return undisturbed(self.pl_module, *owners)
+        with undisturbed(self.pl_module, *owners) as buffers, silent_loggers(self.trainer):
+            yield buffers
 
     @contextmanager
     def autoencoder(self, seen: Seen | None) -> Iterator[tuple[Any, Processes]]:
@@ -76,5 +78,5 @@ class Caller:
             buffers.put_back_if_written()
             return output
 
-        with self.undisturbed() as buffers, validating(self.trainer), silent_loggers(self.trainer):
+        with self.undisturbed() as buffers, validating(self.trainer):
             yield forward, processes

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SMOOTH = 0.4
+ROUGH, SMOOTH = 0.15, 0.4
 """Correlation of neighboring pixels in the difference between two versions of an image, in the median over images. On
 photographs, 32 to 64 pixels a side, it is below 0.15 for noise of any kind and for missing pixels, below 0.35 where
 values are rounded to 3 bits; above 0.45 for crops, rotations and colors that are drawn at random, and up to 0.8 for
@@ -18,11 +18,11 @@ blurs."""
 KEPT_OR_FILLED = 0.8
 """Share of the values that are as before, or all the same, beyond which parts of the images were taken out."""
 
-NEARLY_ALL = 0.9
+MOSTLY = 0.9
 """Of the images that must have been changed; a crop may by chance be where the image was."""
 
-TOLERANCE = 1e-3
-"""Of the largest value: rounding on the way."""
+ROUNDING = 1e-3
+"""Of the largest value, on the way."""
 
 
 class Change(NamedTuple):
@@ -31,6 +31,7 @@ class Change(NamedTuple):
     Attributes:
         words: As a participle, such as "flipped, turned or moved".
         is_fixed: Whether it depends on the images alone, so that an audit can do the same.
+        channels: (C + 1, C) the affine map of the channels, where it is one: fixed only if another batch has the same.
 
     >>> Change("each normalized by itself", is_fixed=True).words
     'each normalized by itself'
@@ -38,6 +39,7 @@ class Change(NamedTuple):
 
     words: str
     is_fixed: bool
+    channels: Tensor | None = None
 
 
 def change_between(wanted: Tensor, seen: Tensor) -> Change | None:
@@ -54,11 +56,16 @@ def change_between(wanted: Tensor, seen: Tensor) -> Change | None:
     if wanted.shape != seen.shape or not seen.numel():
         return None
     wanted, seen = wanted.float(), seen.float()
-    tolerance = TOLERANCE * max(1.0, float(wanted.abs().max()))
+    if not bool(wanted.isfinite().all() and seen.isfinite().all()):
+        return None
+    tolerance = ROUNDING * max(1.0, float(wanted.abs().max()))
     if _is_rearranged(wanted, seen, tolerance):
         return Change("flipped, turned or moved", is_fixed=False)
-    if _is_mixed(wanted, seen, tolerance):
-        return Change("in another color space, their channels mixed", is_fixed=True)
+    if _is_reordered(wanted, seen, tolerance):
+        return None
+    channels = _mixed_channels(wanted, seen, tolerance)
+    if channels is not None:
+        return Change("in another color space, their channels mixed", is_fixed=True, channels=channels)
     if _is_normalized_alone(wanted, seen, tolerance):
         return Change("each normalized by itself", is_fixed=True)
     if _is_smooth(wanted, seen, tolerance):
@@ -74,21 +81,31 @@ def _is_rearranged(wanted: Tensor, seen: Tensor, tolerance: float) -> bool:
     return bool((moved & same_values).all())
 
 
-def _is_mixed(wanted: Tensor, seen: Tensor, tolerance: float) -> bool:
-    """Whether every pixel is the same affine map of the channels."""
+def _is_reordered(wanted: Tensor, seen: Tensor, tolerance: float) -> bool:
+    """Whether these are the very images, in another order, as negatives of a contrast are."""
+    order = [one.flatten(1).double().mean(1).argsort() for one in (wanted, seen)]
+    return bool((wanted[order[0]] - seen[order[1]]).abs().max() <= tolerance)
+
+
+def _mixed_channels(wanted: Tensor, seen: Tensor, tolerance: float) -> Tensor | None:
+    """The affine map of the channels that every pixel went through; None if there is none."""
     channels = wanted.shape[1]
     x, y = (one.movedim(1, -1).reshape(-1, channels).cpu().double() for one in (wanted, seen))
     if channels < 2 or len(x) < 4 * channels or bool(((x - y).abs() <= tolerance).all()):
-        return False
+        return None
     x = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
-    fit = torch.linalg.lstsq(x, y, driver="gelsd").solution
-    return bool((x @ fit - y).abs().max() <= tolerance) and bool(y.std() > tolerance)
+    fit: Tensor = torch.linalg.lstsq(x, y, driver="gelsd").solution
+    return fit if bool((x @ fit - y).abs().max() <= tolerance) and bool(y.std() > tolerance) else None
 
 
 def _is_normalized_alone(wanted: Tensor, seen: Tensor, tolerance: float) -> bool:
-    """Whether every image has been brought to the same lowest and highest value, or to the same mean and deviation."""
+    """Whether every image, or every channel of it, has been brought to the same range, or mean and deviation."""
     if len(wanted) < 2:
         return False
+    return any(_are_normalized_alone(wanted.flatten(0, axis), seen.flatten(0, axis), tolerance) for axis in (0, 1))
+
+
+def _are_normalized_alone(wanted: Tensor, seen: Tensor, tolerance: float) -> bool:
     x, y = wanted.flatten(1), seen.flatten(1)
     slope = y.std(1) / x.std(1).clamp(min=1e-12)
     offset = y.mean(1) - slope * x.mean(1)
@@ -108,17 +125,24 @@ def _alike(rows: Tensor, tolerance: float) -> bool:
     return bool((rows - rows[:1]).abs().max() <= 2 * tolerance)
 
 
-def _is_smooth(wanted: Tensor, seen: Tensor, tolerance: float) -> bool:
-    """Whether the difference is as smooth as images are, and not made of holes."""
-    difference = seen - wanted
-    changed = difference.abs() > tolerance
-    which = changed.flatten(1).any(1)
-    if wanted.ndim < 4 or float(which.float().mean()) < NEARLY_ALL:
+def is_noisy(wanted: Tensor, seen: Tensor) -> bool:
+    """Whether what a model got is the images (B, C, *spatial) and noise, whose neighbors owe nothing to each other.
+
+    >>> images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)).cumsum(2).cumsum(3)
+    >>> noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    >>> is_noisy(images, images + 5 * noise), is_noisy(images, images.flip(3)), is_noisy(images, images)
+    (True, False, False)
+    """
+    if wanted.shape != seen.shape or wanted.ndim < 4 or not bool(seen.isfinite().all()):
         return False
-    difference, changed, seen = difference[which], changed[which], seen[which]
-    fill = seen[changed].mode().values
-    if float((~changed | ((seen - fill).abs() <= tolerance)).float().mean()) > KEPT_OR_FILLED:
-        return False
+    difference = seen.float() - wanted.float()
+    changed = difference.flatten(1).abs().amax(1) > ROUNDING * max(1.0, float(wanted.abs().max()))
+    correlation = None if not bool(changed.all()) else _correlation_of_neighbors(difference)
+    return correlation is not None and abs(correlation) < ROUGH
+
+
+def _correlation_of_neighbors(difference: Tensor) -> float | None:
+    """In the median over images; None where they have no neighbors."""
     difference = difference - difference.mean(tuple(range(2, difference.ndim)), keepdim=True)
     power = difference.square().flatten(1).mean(1).clamp(min=1e-12)
     along = [
@@ -126,4 +150,20 @@ def _is_smooth(wanted: Tensor, seen: Tensor, tolerance: float) -> bool:
         for axis, size in enumerate(difference.shape)
         if axis > 1 and size > 1
     ]
-    return bool(along) and float(torch.stack(along).mean(0).median()) > SMOOTH
+    return float(torch.stack(along).mean(0).median()) if along else None
+
+
+def _is_smooth(wanted: Tensor, seen: Tensor, tolerance: float) -> bool:
+    """Whether the difference is as smooth as images are, and not made of holes."""
+    difference = seen - wanted
+    changed = difference.abs() > tolerance
+    which = changed.flatten(1).any(1)
+    if wanted.ndim < 4 or float(which.float().mean()) < MOSTLY:
+        return False
+    difference, changed, seen = difference[which], changed[which], seen[which]
+    fills = [one[where].mode().values for one, where in zip(seen, changed, strict=True)]
+    fill = torch.stack(fills).view(-1, *(1,) * (seen.ndim - 1))
+    if float((~changed | ((seen - fill).abs() <= tolerance)).float().mean()) > KEPT_OR_FILLED:
+        return False
+    correlation = _correlation_of_neighbors(difference)
+    return correlation is not None and correlation > SMOOTH

@@ -104,7 +104,7 @@ class ImageChoice:
         reachable = Reachable.through(loader, num_batches, reader.sampler_epochs)
         if group == "members":
             warn_if_uncertain(reachable, loader, num_batches)
-        return Source(group, loader.dataset, reachable.indices, loader, key, path)
+        return Source(group, loader.dataset, reachable.indices, loader, key, path, certain=reachable.certain)
 
     def number(self, group: str, fast_dev_run: bool) -> int | None:
         """How many images of a group are wanted."""

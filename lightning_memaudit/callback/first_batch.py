@@ -14,11 +14,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_memaudit.callback.changes import change_between
+from lightning_memaudit.callback.changes import change_between, is_noisy
 from lightning_memaudit.callback.input_watch import InputWatch, Reached, like_images, reached_layers
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.model_checks import few_images
-from lightning_memaudit.callback.reading.affine import Affine, fit_exact, fit_nearly
+from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
+from lightning_memaudit.callback.reading.items import tensors_in
 from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
@@ -27,6 +28,12 @@ from lightning_memaudit.results.training_doubts import CALLED_OTHERWISE
 
 MOST_COMPARED, MOST_TRIED = 256, 8
 """Members that images of the first batch are compared with, for a change of range; and how many of those images."""
+
+LEAST_DRAWN, MOST_DRAWN = 0.51, 1.49
+"""Factors that augmentation draws for brightness and contrast lie between these, as a rule."""
+
+MOST_LOOKED_AT = 16
+"""Images of the batch at which is looked for what was done to them."""
 
 MOST_VALUES = 2**26
 """All values of those members: fewer large volumes are compared."""
@@ -72,6 +79,9 @@ result>
         self.in_audit, self.model_input = in_audit, model_input
         self._watch = InputWatch(module, self.format.shape)
         self._images: Tensor | None = None
+        self._channels: Tensor | None = None
+        self._drawn: Affine | None = None
+        self._once_more = False
 
     def begin(self, batch: Any) -> None:
         """Look at the batch that ``training_step`` is about to get.
@@ -95,11 +105,11 @@ result>
                 f"of shape {tuple(images.shape[1:])}; pass members=<a data set> of images as they are trained on"
             )
             return
-        self._check_content(images)
+        self._check_content(images, batch)
         self._images = images.clone()  # training_step may work in place
         self._watch.__enter__()
 
-    def _check_content(self, images: Tensor) -> None:
+    def _check_content(self, images: Tensor, batch: Any) -> None:
         """The batch must hold images that are known to be trained on, or look like them."""
         fitting = max(MOST_TRIED, MOST_VALUES // torch.Size(self.format.shape).numel())
         members = self.found.reads[0].group.images[slice(0, min(MOST_COMPARED, fitting))]
@@ -124,7 +134,9 @@ result>
         complete = compared is not None and compared.note is None
         if read.source.given:
             complete = read.num_available == len(known)
-        if complete and other is None and not read.random:
+        # The audit has read them before the run's precision rounds them; batch by batch they are compared with room.
+        is_rounded = any(one.dtype in (torch.float16, torch.bfloat16) for _, one in tensors_in(batch))
+        if complete and other is None and not (read.random or self.found.changed or is_rounded):
             self.found.changed = True
             rank_zero_warn(
                 "members: none of the images of the training's first batch is one that the audit has read from its "
@@ -133,7 +145,7 @@ result>
             )
 
     def end(self, stepped: bool = True) -> bool:
-        """Compare what reached the layers; False where the model was not called at all, so that the next batch counts.
+        """Compare what reached the layers; False where the next batch has to tell.
 
         Args:
             stepped: Whether a loss came of the batch.
@@ -144,14 +156,15 @@ result>
         self.close()
         images, self._images = self._images, None
         if images is None:
-            return True
+            return not self._once_more
         if not self._watch.arrivals and not stepped:
             return False
+        self.found.called = True
         common = [name for name in self.in_audit if self._watch.arrivals.get(name)]
         if not common:
             self._say_nothing_was_compared()
             return True
-        self._compare_beside(common)
+        self._compare_beside(common[0])
         in_audit, in_training = self.in_audit[common[0]].shape, self._watch.arrivals[common[0]][0].shape
         if in_audit != in_training and torch.Size(in_audit).numel() != torch.Size(in_training).numel():
             text = (
@@ -170,24 +183,32 @@ result>
             all_seen = [like_images(images, call.values) for call in calls if call.values is not None]
             seen = [one for one in all_seen if one is not None]
             if expected is not None and seen:
+                is_first = self._channels is None and self._drawn is None
                 self._compare(images.to(seen[0].device), seen, expected)
-                return True
+                self._once_more = is_first and not (self._channels is None and self._drawn is None)
+                return not self._once_more
         self._say_nothing_was_compared()
         return True
 
-    def _compare_beside(self, layers: Sequence[str]) -> None:
-        """An optional label that the training gives the model is no part of the audit's calls."""
-        modules = dict(self.module.named_modules())
-        for name in layers:
-            beside = frozenset().union(*(call.beside for call in self._watch.arrivals[name]))
-            if more := sorted(beside - self.in_audit[name].beside):
-                text = (
-                    f"the training gives {type(modules[name]).__name__} {' and '.join(more)} beside the images, and "
-                    "the audit does not"
-                )
-                mend = "pass reconstruct=<a function (module, batch)>, which gets the run's own batch with them put in"
-                self._doubt(text, f"members: {text}: {mend}")
-                return
+    def _compare_beside(self, name: str) -> None:
+        """An optional label that the training gives the outermost layer is no part of the audit's calls."""
+        modules, in_audit = dict(self.module.named_modules()), self.in_audit[name].beside
+        beside: frozenset[tuple[str, bool]] = frozenset().union(*(one.beside for one in self._watch.arrivals[name]))
+        more = sorted({one for one, differs in beside if not in_audit & {(one, True), (one, differs)}})
+        unseen = [
+            one
+            for one, arrivals in self._watch.arrivals.items()
+            if arrivals and one not in self.in_audit and isinstance(modules.get(one), nn.Embedding)
+        ]
+        text = None
+        if more:
+            kind, other = type(modules[name]).__name__, "does not give them, or the same for all images"
+            text = f"the training gives {kind} {' and '.join(more)} beside the images, and the audit {other}"
+        elif unseen:
+            text = f"the training calls the embedding {unseen[0]}, and the audit does not"
+        if text is not None:
+            mend = "pass reconstruct=<a function (module, batch)>, which gets the run's own batch with its labels"
+            self._doubt(text, f"members: {text}: {mend}")
 
     def _doubt(self, text: str, warning: str) -> None:
         """Warn, and let the verdicts know."""
@@ -207,12 +228,24 @@ result>
         found, seen = exact[0] if exact else (fit_nearly(images, calls[0], expected), calls[0])
         if not exact:
             self._check_order(images, seen, expected)
+        if found is not None and self._may_be_drawn(found, expected):
+            return
+        likely = None if found is not None else likely_line(images, seen, expected)
+        if likely is not None and is_noisy(likely.apply(images), seen):
+            found = likely
         if found is not None and not found.close_to(expected):
-            given = _before(found, expected, self.model_input)
+            given = input_behind(found, expected, self.model_input)
             raise ValueError(
                 f"training_step gives the model {given.words('image')} and the audit would give it "
                 f"{self.model_input.words('image')}: {_MEND}"
             )
+        if likely is not None and found is None and change_between(expected.apply(images), seen) is None:
+            given = input_behind(likely, expected, self.model_input)
+            text = f"the training gives the model about {given.words('image')}, which the audit does not"
+            self._doubt(text, f"members: {text}: {_MEND}")
+            return
+        if found is None and is_noisy(expected.apply(images), seen):
+            return
         if found is None:
             low, high = (float(one) for one in seen.aminmax())
             least, most = (float(one) for one in expected.apply(images).aminmax())
@@ -223,16 +256,39 @@ result>
                 )
                 self._doubt(text, f"members: {text}: {_MEND}")
                 return
-        changes = [change_between(expected.apply(images), call) for call in calls]
-        if not exact and all(changes) and (change := changes[0]) is not None:
+        if exact:
+            return
+        few = slice(0, MOST_LOOKED_AT)
+        changes = [change_between(expected.apply(images[few]), call[few]) for call in calls]
+        change = changes[0] if all(changes) else None
+        if change is not None:
             text = (
                 "the training changes its images before the model gets them: those of the first batch are "
                 f"{change.words}, which the audit does not do"
             )
-            if change.is_fixed:
+            # Saturation may be drawn for a whole batch: the next one tells.
+            before, self._channels = self._channels, change.channels
+            now = change.channels
+            confirmed = before is not None and now is not None and torch.allclose(before, now, atol=0.02)
+            if change.is_fixed and (confirmed or (before is None and now is None)):
                 self._doubt(text, f"members: {text}: {_MEND}")
-            else:
+            elif before is None:
                 rank_zero_warn(f"members: {text}: if not at random, {_MEND}")
+
+    def _may_be_drawn(self, found: Affine, expected: Affine) -> bool:
+        """Whether the map is like a brightness or a contrast drawn for the whole batch, until the next has the same."""
+        if self._drawn is not None:
+            return not found.close_to(self._drawn)
+        ratios = [one / other for one, other in zip(*as_many(found.slope, expected.slope), strict=True)]
+        if found.close_to(expected) or not all(LEAST_DRAWN < ratio < MOST_DRAWN for ratio in ratios):
+            return False
+        self._drawn = found
+        given = input_behind(found, expected, self.model_input)
+        rank_zero_warn(
+            f"members: training_step gives the model {given.words('image')} of the first batch, and the audit gives it "
+            f"{self.model_input.words('image')}: if not at random, {_MEND}"
+        )
+        return True
 
     def _check_order(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
         """Flips are augmentation; channels the other way round, or rows for columns, in all images are not."""
@@ -258,30 +314,6 @@ _MEND = (
     "pass reconstruct=<a function (module, images) that prepares a batch's images as training_step does, and undoes it "
     "on the result>"
 )
-
-
-def _before(found: Affine, expected: Affine, model_input: Affine) -> Affine:
-    """What the model got in training, from what its layer got in training and in the audit.
-
-    The layer gets ``a x + b`` of the model's input x. The audit's input ``s u + t`` of an image u reaches it as
-    ``expected``, which gives a and b; the training's reaches it as ``found``.
-    """
-    count = max(map(len, (found.slope, expected.slope, model_input.slope)))
-    slopes, offsets = [], []
-    for channel in range(count):
-        s, t = _at(model_input, channel)
-        expected_slope, expected_offset = _at(expected, channel)
-        found_slope, found_offset = _at(found, channel)
-        a = expected_slope / s
-        b = expected_offset - a * t
-        slopes.append(found_slope / a)
-        offsets.append((found_offset - b) / a)
-    return Affine(tuple(slopes), tuple(offsets))
-
-
-def _at(one: Affine, channel: int) -> tuple[float, float]:
-    place = channel if len(one.slope) > 1 else 0
-    return one.slope[place], one.offset[place]
 
 
 def same_but_for_range(images: Tensor, members: Tensor) -> Affine | None:
@@ -329,5 +361,11 @@ def first_batch(
     in_audit = reached_layers(watch, block.images)
     if trainer.strategy.model is not pl_module:
         in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
+    if found.reads[0].group.conditions is not None:
+        # The images of one call have one condition there: what else it is given may be another for others.
+        in_audit = {
+            name: one._replace(beside=one.beside | {(label, True) for label, _ in one.beside})
+            for name, one in in_audit.items()
+        }
     model_input = Affine.of_normalization(Normalization() if seen is None else seen.normalization)
     return FirstBatch(pl_module, found, in_audit, model_input)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_memaudit.callback.given_images import GivenImages
+from lightning_memaudit.callback.given_record import GivenRecord
 from lightning_memaudit.callback.schedule import EpochLoss, Schedule
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.results.cost import Bounds
@@ -32,7 +32,7 @@ class History:
         run_id: The same in all parts of a run that is resumed; None in a checkpoint of an older version.
         trained_on: Hashes of the audited members, by which an audit that compares with these weights knows them.
         bounds: What is left out of the audits to keep them within bounds: decided once, and kept on resuming.
-        given: Which of the audited images the training was given.
+        given: What the training was given of the audited images.
         newest_loss: Mean training loss of the newest epoch whose end was seen, where a level of it is waited for; not
             kept in checkpoints.
 
@@ -52,7 +52,7 @@ class History:
     newest_loss: float | None = field(default=None, compare=False)
     trained_on: list[str] = field(default_factory=list)
     bounds: Bounds | None = None
-    given: GivenImages = field(default_factory=GivenImages, compare=False)
+    given: GivenRecord = field(default_factory=GivenRecord)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain Python, which any checkpoint may hold."""
@@ -98,5 +98,5 @@ class History:
             state.get("run_id"),
             trained_on=list(state.get("trained_on") or ()),
             bounds=Bounds.of(state["bounds"]) if state.get("bounds") else None,
-            given=GivenImages.of(state["given"]) if "given" in state else GivenImages(),
+            given=GivenRecord.of(state.get("given")),
         )

@@ -23,7 +23,8 @@ class Arrival:
     Attributes:
         shape: Of its input, without the batch.
         values: The input, where it has as many values as images; None otherwise.
-        beside: Names of the other tensors that it was called with, such as labels.
+        beside: Names of the other tensors that it was called with, such as labels; and whether these differ from image
+            to image.
 
     >>> Arrival((4,), torch.ones(2, 4)).shape
     (4,)
@@ -31,7 +32,7 @@ class Arrival:
 
     shape: tuple[int, ...]
     values: Tensor | None = None
-    beside: frozenset[str] = frozenset()
+    beside: frozenset[tuple[str, bool]] = frozenset()
 
 
 class Reached(NamedTuple):
@@ -40,7 +41,7 @@ class Reached(NamedTuple):
     Attributes:
         shape: Of its first input, without the batch.
         affine: The exact map from the images to it, if there is one.
-        beside: Names of the other tensors that it is called with, such as labels.
+        beside: Names of the other tensors that it is called with, such as labels, as in :class:`Arrival`.
 
     >>> Reached((3, 8, 8), Affine()).beside
     frozenset()
@@ -48,7 +49,7 @@ class Reached(NamedTuple):
 
     shape: tuple[int, ...]
     affine: Affine | None
-    beside: frozenset[str] = frozenset()
+    beside: frozenset[tuple[str, bool]] = frozenset()
 
 
 class InputWatch:
@@ -71,6 +72,7 @@ class InputWatch:
         self._handles: list[Any] = []
 
     def __enter__(self) -> "InputWatch":
+        self.arrivals = {}
         for name, submodule in self.module.named_modules():
             hook = _Note(self, name)
             self._handles.append(submodule.register_forward_pre_hook(hook, with_kwargs=True))
@@ -111,7 +113,20 @@ class _Note:
         shape = tuple(argument.shape[1:])
         # As many values as an image, or the image beside channels of another kind; a copy: the model may work in place.
         whole = self.watch.size in (torch.Size(shape).numel(), self.watch.size_beside(shape))
-        arrivals.append(Arrival(shape, plain(argument.detach()).clone() if whole else None, frozenset(tensors)))
+        beside = frozenset(
+            (name, bool(other.ndim and (other != other[:1]).any()))
+            for name, other in tensors.items()
+            if _may_be_label(other, argument)
+        )
+        arrivals.append(Arrival(shape, plain(argument.detach()).clone() if whole else None, beside))
+
+
+def _may_be_label(one: Tensor, images: Tensor) -> bool:
+    """Labels and other conditions are small: no masks, no noise, and not the images again as the target of a loss."""
+    if one is images or one.dtype == torch.bool or one.ndim > 2:
+        return False
+    same = one.shape == images.shape and one.device == images.device and bool((one == images).all())
+    return not same and 4 * one[:1].numel() <= images[:1].numel()
 
 
 def _names(module: nn.Module) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.isolation import validating
 from lightning_memaudit.callback.model import ModelCall
+from lightning_memaudit.callback.reading.affine import Affine
 from lightning_memaudit.callback.reading.group_reading import ReadGroup, read_group
 from lightning_memaudit.callback.reading.items import NoImageFound
 from lightning_memaudit.callback.reading.layout import NetworkInput
@@ -93,6 +94,7 @@ class Inspection:
         notes: What a reader of the results should know of how the run was read.
         changed: Whether it was said that the first batch of the training has none of the images that were read.
         doubts: How the training calls the model otherwise than the audit.
+        called: Whether it was seen how the training calls the model.
 
     >>> from lightning_memaudit.callback.seen import Normalization
     >>> images = [torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]
@@ -109,6 +111,7 @@ class Inspection:
     notes: list[str] = field(default_factory=list)
     changed: bool = False
     doubts: list[Doubt] = field(default_factory=list)
+    called: bool = False
 
     @cached_property
     def repeated(self) -> dict[str, list[int]]:
@@ -256,7 +259,7 @@ def _say(found: Inspection, which: ImageChoice) -> None:
         )
     if len(found.reads) > 1:
         one, other = (read.format.normalization for read in found.reads)
-        if one != other:
+        if not Affine.of_normalization(one).close_to(Affine.of_normalization(other), 2e-3):
             found.say(f"members and controls are read differently: the run gives the model {one} and {other}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.loggers.logger import DummyLogger, Logger
 from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor, nn
 from torch.distributed.fsdp import FlatParameter
@@ -204,10 +204,28 @@ def silent_loggers(trainer: Trainer) -> Iterator[None]:
     """Likewise for ``self.logger``: what a forward pass writes there by itself goes nowhere."""
     loggers = trainer.loggers
     try:
-        trainer.loggers = [DummyLogger() for _ in loggers]
+        trainer.loggers = [_Silenced(logger) for logger in loggers]  # type: ignore[misc]
         yield
     finally:
         trainer.loggers = loggers
+
+
+class _Silenced:
+    """A logger that can be asked for its name, its folders and all else, and writes nothing."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self._logger)  # so that it is taken for what it stands for
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "experiment":
+            return DummyLogger().experiment
+        value = getattr(self._logger, name)
+        writes = name.startswith("log_") or name in ("save", "finalize", "after_save_checkpoint", "watch")
+        return _log_nothing if writes and callable(value) else value
 
 
 @contextmanager

@@ -225,8 +225,8 @@ class MemorizationAuditCallback(Callback):
         """Forget the fit before, unless this one goes on with it; a checkpoint restores its own history after this."""
         before = (None, None) if self._fitted is None else tuple(reference() for reference in self._fitted)
         if not (trainer.global_step > 0 and before == (trainer, pl_module)):
-            trained = self._history.trained_on if before[1] is pl_module else []
-            self._history, self._last_report = History(trained_on=trained), None
+            old = self._history if before[1] is pl_module else History()
+            self._history, self._last_report = History(trained_on=old.trained_on, given=old.given), None
         self._fitted = weakref.ref(trainer), weakref.ref(pl_module)
         self._is_launched = is_launched(trainer)
         self._hand_over(trainer)
@@ -245,7 +245,7 @@ class MemorizationAuditCallback(Callback):
         """Check the images and the model with one small batch, before the first step; audit if epoch 0 is due."""
         history = self._history
         self._check_monitors(trainer, self.what)
-        self._opened.trained_before, self._opened.given = history.trained_on, history.given
+        self._opened.trained_before, self._opened.given.record = history.trained_on, history.given
         history.trained_on = self._opened.inspect(None, history.num_audits, history.run_id, bounds=history.bounds)
         history.bounds = self._opened.bounds
         if self._opened.what.cells != self.what.cells:  # large images have got fewer methods
@@ -266,7 +266,7 @@ class MemorizationAuditCallback(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See whether the train dataloader was reloaded."""
-        self._opened.begin_epoch()
+        self._opened.look_at_loaders()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Compare the first batch with the images that are audited."""
@@ -282,13 +282,10 @@ class MemorizationAuditCallback(Callback):
         """Add up the loss on its device, without waiting for it."""
         if self._session is not None:
             self._session.end_step(stepped=False)
-        if not self.when.waits_for_loss(self._history.reached):
-            return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):
+        if self.when.waits_for_loss(self._history.reached) and isinstance(loss, Tensor):
             # Under automatic optimization the loss comes divided by the number of accumulated batches.
-            scale = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
-            self._history.loss.add(loss.detach() * scale)
+            self._history.loss.add(loss * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit if one is due, and show its rates to monitors."""
@@ -346,6 +343,7 @@ class MemorizationAuditCallback(Callback):
 
     def _end_epoch(self, trainer: Trainer, num_epochs: int) -> None:
         """Audit if one is due; one that gave way to SIGTERM leaves the state as it was, so that resuming makes it."""
+        self._opened.given.end_epoch(self._opened.processes)
         before = self.state_dict()
         loss = self._history.take_epoch_loss(self.when, self._opened.processes)
         trigger = self.when.due(num_epochs, loss, self._history.reached)
@@ -353,6 +351,7 @@ class MemorizationAuditCallback(Callback):
             self._history.num_epochs = num_epochs
         else:
             self._history = History.of(before)
+            self._opened.given.record = self._history.given
 
     def _audit(self, trainer: Trainer, trigger: str, num_epochs: int) -> bool:
         """Run one audit; False when the run was asked to end meanwhile. A failure warns or raises, see ``on_error``."""

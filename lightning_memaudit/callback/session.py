@@ -62,7 +62,7 @@ class Session:
         groups: This process's part of the images; none before :meth:`inspect`.
         bounds: What is left out of every audit to keep it within bounds; None before :meth:`inspect`.
         trained_before: Hashes of images that the model was trained on before, which can be no controls.
-        given: Which of the images the training was given.
+        given: Looks for the images in what the training is given.
 
     >>> import torch
     >>> from lightning_memaudit.training.module import AutoencoderModule
@@ -188,9 +188,10 @@ class Session:
             self.processes.share(partial(self._write_run, num_audits, run_id))
         rank, num_shares = self.processes.rank, self.processes.num_shares
         self.groups = [part_of(group, rank, num_shares) for group in self._found.groups]
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            rounded = self.trainer.precision_plugin.convert_input(torch.zeros(1))
-            self.given.watch(self._found, rounded.dtype)
+        if self.trainer.global_step and not self.given.record.num_images:
+            self.given.record.is_whole = False  # what came before was not watched
+        rounded = self.trainer.precision_plugin.convert_input(torch.zeros(1))
+        self.given.watch(self._found, rounded.dtype)
         return list(dict.fromkeys([*self.trained_before, *self._found.hashes["members"]]))
 
     def _keep_within(self, bounds: Bounds) -> None:
@@ -271,9 +272,8 @@ class Session:
         if first is not None and not first.end(stepped):
             self._first_batch = first
 
-    def begin_epoch(self) -> None:
+    def look_at_loaders(self) -> None:
         """Say so, once, when the train dataloader was reloaded with other images."""
-        self.given.begin_epoch()
         if self._reloads is None:
             return
 

@@ -1,11 +1,11 @@
 """The command ``audit``: the callback's engine on a checkpoint, without training, under any strategy of Lightning."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
+from lightning_memaudit.callback.given_record import GivenRecord
 from lightning_memaudit.callback.isolation import preserved_random_state
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
 from lightning_memaudit.callback.outputs import Outputs
@@ -80,7 +81,8 @@ class AuditTrainer(Trainer):
         if weights_only is False:
             raise UsageError("weights_only=False: checkpoints are loaded safely; name what may be in it in allow_types")
         settings = the_callback(self)
-        path, epoch, step = read_progress(ckpt_path, allow_types)
+        progress = read_progress(ckpt_path, allow_types)
+        path = progress.path
         with allowed(allow_types), replays():  # nothing is trained in this process
             where = settings.where
             if where.dirpath is None:
@@ -91,7 +93,7 @@ class AuditTrainer(Trainer):
             if datamodule is not None:
                 rank_zero_only(datamodule.prepare_data)()
             callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined] # Lightning does not declare it
-            callbacks.append(_AuditOnce(settings, where, datamodule, epoch, step, allow_types))
+            callbacks.append(_AuditOnce(settings, where, datamodule, progress, allow_types))
             self.limit_predict_batches = 1.0
             self.predict_loop.inference_mode = False  # whatever is cached there could never be differentiated
             try:
@@ -121,12 +123,11 @@ class _AuditOnce(Callback):
         settings: MemorizationAuditCallback,
         where: Outputs,
         datamodule: LightningDataModule | None,
-        epoch: int | None,
-        step: int | None,
+        progress: "Progress",
         allow_types: Sequence[str] = (),
     ) -> None:
         self.settings, self.where, self.datamodule = settings, where, datamodule
-        self.epoch, self.step = epoch, step
+        self.progress = progress
         self.allow_types, self.allowed_in = allow_types, os.getpid()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -151,9 +152,12 @@ class _AuditOnce(Callback):
         loaders = self._find_loaders(trainer, pl_module, which)
         what = replace(settings.what, raise_errors=True)
         session = Session.open(trainer, pl_module, which, settings.how, what, self.where, settings.process_timeout)
+        session.given.record = GivenRecord.of(self.progress.given)
+        if settings.how.reconstruct is not None:
+            session.given.record.called = []  # what the training's own audits had left out, this may do
         try:
             session.inspect(loaders)
-            session.publish(session.audit(Occasion(0, "audit", self.epoch, self.step, now())))
+            session.publish(session.audit(Occasion(0, "audit", self.progress.epoch, self.progress.step, now())))
             session.finish()
         finally:
             session.close()
@@ -255,21 +259,37 @@ def _audit(arguments: Sequence[str], gate: Gate) -> list[Result]:
     return [Result(results, read_document(RunFolder(results)))] if gate.is_asked_for else []
 
 
-def read_progress(ckpt_path: str | None, allow_types: Sequence[str] = ()) -> tuple[str | None, int | None, int | None]:
+class Progress(NamedTuple):
+    """How far the training of a checkpoint had come.
+
+    Attributes:
+        path: The checkpoint to load; None when there is nothing to load.
+        epoch: Epochs done; None where it does not say.
+        step: Steps likewise.
+        given: What it remembers of the images that the training was given; None where it does not.
+
+    >>> Progress("a.ckpt", 3).step is None
+    True
+    """
+
+    path: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    given: Mapping[str, Any] | None = None
+
+
+def read_progress(ckpt_path: str | None, allow_types: Sequence[str] = ()) -> Progress:
     """Check a checkpoint, and read how far the training had come.
 
     Args:
         ckpt_path: A file, a folder of a sharded checkpoint (which is not looked into), or "none".
         allow_types: Types that may be in it.
 
-    Returns:
-        The path to load, None when there is nothing to load; epochs and steps done, None where it does not say.
-
     Raises:
         ValueError: It is missing, is no checkpoint, or holds types that are not allowed.
     """
     if ckpt_path == NO_CHECKPOINT:
-        return None, None, None
+        return Progress()
     if not ckpt_path:
         raise UsageError(
             f"ckpt_path is required; give --ckpt_path, or {NO_CHECKPOINT!r} for a model that loads its own weights"
@@ -277,12 +297,14 @@ def read_progress(ckpt_path: str | None, allow_types: Sequence[str] = ()) -> tup
     if not Path(ckpt_path).exists():
         raise UsageError(f"ckpt_path={ckpt_path!r}: there is no such file")
     if Path(ckpt_path).is_dir():
-        return ckpt_path, None, None
+        return Progress(ckpt_path)
     content = read_checkpoint(ckpt_path, allow_types)
     if not isinstance(content, dict) or "state_dict" not in content or "pytorch-lightning_version" not in content:
         raise UsageError(f"ckpt_path={ckpt_path!r} is no checkpoint of Lightning: there is no state_dict in it")
     epochs = content.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("processed")
-    return ckpt_path, epochs, content.get("global_step")
+    states = [one for one in (content.get("callbacks") or {}).values() if isinstance(one, Mapping)]
+    given = next((one["given"] for one in states if "trained_on" in one and "given" in one), None)
+    return Progress(ckpt_path, epochs, content.get("global_step"), given)
 
 
 def _first_mismatch(message: str) -> str:

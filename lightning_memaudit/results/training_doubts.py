@@ -1,7 +1,7 @@
 """Why members may not be what was trained on, and controls not what was not, though they were read as such."""
 
 MEMBERS_NOT_GIVEN, MEMBERS_LEFT_OUT, CONTROLS_GIVEN = "members_not_given", "members_left_out", "controls_given"
-CALLED_OTHERWISE = "called_otherwise"
+MEMBERS_NOT_YET_GIVEN, CALLED_OTHERWISE = "members_not_yet_given", "called_otherwise"
 
 NEARLY_ALL = 0.9
 """Of the audited members, at least, that the training must have been given."""
@@ -17,6 +17,11 @@ TRAINING_REMEDIES: dict[str, tuple[str, str, str]] = {
         "those can hardly come back.",
         "Audit images that the training gets as they are: pass members=<a data set of them>, without augmentation that "
         "is cached or depends on the epoch, and without images that the training leaves out.",
+    ),
+    MEMBERS_NOT_YET_GIVEN: (
+        "not all audited members have been trained on yet",
+        "those can hardly come back.",
+        "Audit later in the training, or pass members=<a data set of images that are trained on>.",
     ),
     MEMBERS_LEFT_OUT: (
         "the training has gone on with other images than the audited members",

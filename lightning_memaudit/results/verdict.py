@@ -90,6 +90,7 @@ def conclude(
         near_duplicates: Positions of members, and of controls, that nearly equal another member.
     """
     output, training = about_output(judgement), about_training(judgement)
+    told = [one.explanation for one in training]  # it weakens absence, but not what came back
     doubts = about_finding(judgement, untrained)
     back = judgement.counted.members.memorized or judgement.counted.members.recovered
     found, certainty = _found(judgement), _certainty(judgement)
@@ -105,7 +106,11 @@ def conclude(
                 "See in the table of images which ones came back; those that did not are not thereby safe.",
                 "To lower it, train less far, on more images or with regularization, and audit again.",
             ),
-            cautions=(*_more([*output, *training]), *cautions),
+            cautions=(
+                *(f"{one.explanation} More may be memorized than came back." for one in output),
+                *told,
+                *cautions,
+            ),
         )
     filled_in = judgement.counted.members.recovered.count - back.count
     beyond = " beyond what anyone could fill in" if filled_in else ""
@@ -114,7 +119,7 @@ def conclude(
         before = about_traces(untrained)
         if before:
             return _inconclusive("training images come back closer than others", before, found, certainty, cautions)
-        return _traces(judgement, found, certainty, (*_more(training), *cautions))
+        return _traces(judgement, found, certainty, (*told, *cautions))
     if back.count:
         if not doubts:
             doubts = [not_above_controls(judgement)]
@@ -139,11 +144,6 @@ def conclude(
         ),
         cautions=cautions,
     )
-
-
-def _more(doubts: Sequence[Reason]) -> list[str]:
-    """What weakens absence but not what came back."""
-    return [f"{doubt.explanation} More may be memorized than came back." for doubt in doubts]
 
 
 def _from(judgement: Judgement) -> str:

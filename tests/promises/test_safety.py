@@ -73,7 +73,7 @@ def test_a_checkpoint_with_the_callbacks_state_loads_with_weights_only():
     def plain(value):
         if isinstance(value, dict):
             return all(plain(item) for item in value.values())
-        return all(map(plain, value)) if isinstance(value, list) else type(value) in (int, float, str, type(None))
+        return all(map(plain, value)) if isinstance(value, list) else type(value) in (bool, int, float, str, type(None))
 
     assert plain(state)
     again = audit_callback(at_train_loss=[1.0, 1e-9])

@@ -1,5 +1,6 @@
 """Affine maps per channel between two versions of the same images, such as before and after a normalization."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,11 +96,10 @@ LEAST_SHARE = 0.1
 
 
 def fit_nearly(before: Tensor, after: Tensor, expected: Affine) -> Affine | None:
-    """The affine map behind noise, masks and flips: of images that were changed on the way, besides the map.
+    """The affine map behind masks and flips: of images that were changed on the way, besides the map.
 
     In this order: the expected map or another, if it takes at least a tenth of the values of every image exactly; the
-    map between the sorted values, which a flip or another order leaves as they are; the least squares line, if it is
-    clearly another one than expected.
+    map between the sorted values, which a flip or another order leaves as they are. For noise see :func:`likely_line`.
 
     Args:
         before: Images (B, C, *spatial).
@@ -122,21 +122,37 @@ def fit_nearly(before: Tensor, after: Tensor, expected: Affine) -> Affine | None
     if found is not None:
         return found
     found = fit_exact(*(one.transpose(0, 1).flatten(1).sort().values[None] for one in (before, after)))
-    if found is not None and all(slope > 0 for slope in found.slope):
-        return found
-    return _other_line(expected, expected.apply(x), y)
+    return found if found is not None and all(slope > 0 for slope in found.slope) else None
 
 
-def _other_line(expected: Affine, wanted: Tensor, y: Tensor) -> Affine | None:
-    """The least squares line from what is expected to what is there, if the two are related, but far from the same."""
+def likely_line(before: Tensor, after: Tensor, expected: Affine) -> Affine | None:
+    """The least squares line behind noise, if it is clearly another map than expected.
+
+    What moves images weakens the line and leaves their range: a slope below 1 is told only where the range is
+    smaller too, and an offset only where it is more than the images' own deviation.
+
+    Args:
+        before: Images (B, C, *spatial).
+        after: Of the same shape.
+        expected: What it would be by rights.
+
+    >>> images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    >>> noisy = 2 * images - 1 + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    >>> likely_line(images, noisy, Affine()).close_to(Affine((2.0,), (-1.0,)))
+    True
+    >>> likely_line(images, images.flip(-1), Affine()) is None
+    True
+    """
+    wanted, y = expected.apply(before.double()), after.double()
     centred, moved = wanted - wanted.mean(), y - y.mean()
     variance, other = centred.square().mean().clamp(min=1e-12), moved.square().mean().clamp(min=1e-12)
     covariance = (centred * moved).mean()
     slope = float(covariance / variance)
-    offset = float(y.mean()) - slope * float(wanted.mean())
     related = float(covariance / (variance * other).sqrt()) > 0.3
-    if not related or (1 / 1.5 < slope < 1.5 and abs(offset) < 0.5 * float(variance.sqrt())):
+    shifted = abs(float(y.mean() - wanted.mean())) > float(variance.sqrt())
+    if not related or not (slope > 1.5 or float(other / variance) < 1 / 1.5**2 or shifted):
         return None
+    offset = float(y.mean()) - slope * float(wanted.mean())
     pairs = zip(expected.slope, expected.offset, strict=True)
     slopes, offsets = zip(*((slope * one, slope * shift + offset) for one, shift in pairs), strict=True)
     return Affine(slopes, offsets)
@@ -161,7 +177,15 @@ def _from_pairs(x: Tensor, y: Tensor, tolerance: float, num_pairs: int = 400) ->
         candidate = Affine((slope,), (offset,))
         if abs(slope) > 1e-3 and (explained := _share(candidate, x, y, tolerance)) >= share:
             best, share = candidate, explained
-    return best
+    return None if best is not None and _is_dropout(best, x, y, tolerance) else best
+
+
+def _is_dropout(one: Affine, x: Tensor, y: Tensor, tolerance: float) -> bool:
+    """Whether values are dropped at random, and the others raised so that the mean stays what it was."""
+    kept = (one.apply(x) - y).abs() <= tolerance
+    dropped = y.abs() <= tolerance
+    is_share = abs(float(kept.double().mean()) - 1 / one.slope[0]) < 0.05 if one.slope[0] > 1 else False
+    return is_share and abs(one.offset[0]) <= tolerance and bool((kept | dropped).all())
 
 
 def _fit(x: Tensor, y: Tensor, tolerance: float) -> Affine | None:
@@ -180,3 +204,33 @@ def _fit(x: Tensor, y: Tensor, tolerance: float) -> Affine | None:
 def _rounded(value: float) -> float:
     """To five digits: what is left of rounding errors vanishes."""
     return 0.0 if abs(value) < 1e-6 else float(f"{value:.5g}")
+
+
+def as_many(*values: Sequence[float]) -> list[list[float]]:
+    """With as many numbers each, where one stands for all channels.
+
+    >>> as_many((2.0,), (0.5, 0.25))
+    [[2.0, 2.0], [0.5, 0.25]]
+    """
+    count = max(map(len, values))
+    return [list(one) * (count if len(one) == 1 else 1) for one in values]
+
+
+def input_behind(found: Affine, expected: Affine, model_input: Affine) -> Affine:
+    """What the model got in training, from what its layer got in training and in the audit.
+
+    The layer gets ``a x + b`` of the model's input x. The audit's input ``s u + t`` of an image u reaches it as
+    ``expected``, which gives a and b; the training's reaches it as ``found``.
+
+    >>> input_behind(Affine((4.0,), (1.0,)), Affine((2.0,), (1.0,)), Affine()).words("image")
+    'image / 0.5'
+    """
+    maps = (found, expected, model_input)
+    slopes, offsets = as_many(*(one.slope for one in maps)), as_many(*(one.offset for one in maps))
+    given = []
+    for (f, e, s), (found_offset, expected_offset, t) in zip(
+        zip(*slopes, strict=True), zip(*offsets, strict=True), strict=True
+    ):
+        a = e / s
+        given.append((f / a, (found_offset - expected_offset) / a + t))
+    return Affine(tuple(slope for slope, _ in given), tuple(offset for _, offset in given))

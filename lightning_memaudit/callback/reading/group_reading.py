@@ -75,6 +75,11 @@ class ReadGroup:
         Args:
             batch: As ``training_step`` gets it.
         """
+        images, normalization = self.arranged_in(batch), self.format.normalization
+        return images if images is None or normalization.is_identity else normalization.undo(images)
+
+    def arranged_in(self, batch: Any) -> Tensor | None:
+        """The same, normalized as they stand in the batch."""
         if self.format.path is None:
             return None
         for path in dict.fromkeys([self.source.path, ()]):
@@ -82,17 +87,17 @@ class ReadGroup:
                 part = batch
                 for key in path:
                     part = part[key]
-                return self._undone(self.format.find(part))
+                # Members that were passed may stand in tuples, where the run's batches are tensors.
+                return self._arranged(part if isinstance(part, Tensor) else self.format.find(part))
         shaped = [tensor for _, tensor in tensors_in(batch) if tuple(tensor.shape[1:]) == self.format.shape]
-        return self._undone(shaped[0]) if len(shaped) == 1 else None
+        return self._arranged(shaped[0]) if len(shaped) == 1 else None
 
-    def _undone(self, found: Tensor) -> Tensor:
-        found = plain(found.detach())
+    def _arranged(self, found: Tensor) -> Tensor:
+        found, known = plain(found.detach()), replace(self.format, normalization=Normalization())
         with suppress(ValueError):
-            return self.format.undo(found)
-        layout = self.format.layout
-        moved = found.movedim(-1, 1) if layout.channels_last else found
-        return replace(self.format, layout=Layout(tuple(moved.shape[1:]), layout.channels_last)).undo(found)
+            return known.undo(found)
+        moved = found.movedim(-1, 1) if known.layout.channels_last else found
+        return replace(known, layout=Layout(tuple(moved.shape[1:]), known.layout.channels_last)).undo(found)
 
 
 def read_group(

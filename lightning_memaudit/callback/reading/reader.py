@@ -39,6 +39,7 @@ class Source:
         path: Where the batch of this loader is within a batch of the run.
         given: Whether the data set was passed by the user.
         most: Items of a stream that training gets to; None where there is no limit.
+        certain: Whether every epoch of the training is sure to give all of these items.
 
     >>> Source("members", [torch.zeros(1, 8, 8)] * 4, indices=[0, 2]).batch_size
     2
@@ -52,6 +53,7 @@ class Source:
     path: tuple[Any, ...] = ()
     given: bool = False
     most: int | None = None
+    certain: bool = True
 
     @property
     def batch_size(self) -> int:
