@@ -199,6 +199,7 @@ class _Known:
             torch.tensor(list(one or default), **like).expand(self.shape[0]).view(-1, *(1,) * (len(self.shape) - 1))
             for one, default in ((form.normalization.mean, [0.0]), (form.normalization.std, [1.0]))
         )
+        self.is_plain = form.normalization.is_identity
         # A normalization that was found, not given, is the work of a hook, which may calculate in half precision.
         is_half = torch.finfo(precision).bits < 32 and form.dtype.is_floating_point
         tolerance = TOLERANCE if not is_half else torch.finfo(precision).eps if form.inferred else HALF_TOLERANCE
@@ -208,10 +209,12 @@ class _Known:
             step, at_once = _step_over(read), read.group.at_once(512)
             for begin in range(0, len(rows[read.group.name]), at_once):
                 images = read.group.images[step * begin : step * (begin + at_once) : step].to(**like)
-                stored = ((images - self.mean) / self.std).to(precision)
+                stored = (images - self.mean) / self.std
                 some = rows[read.group.name][begin : begin + at_once]
-                self.sums[some], norms = self._sums(stored if is_half else (images - self.mean) / self.std)
-                self.distances[some] = tolerance * (norms + 1)
+                self.sums[some] = self._sums(stored.to(precision) if is_half else stored)
+                # What is stored is rounded relative to its distance from the mean.
+                norms = [one.flatten(1)[:, :: self.every].norm(dim=1) for one in (images, images - self.mean)]
+                self.distances[some] = tolerance * (norms[0] + norms[1] + 1)
         self.first: Tensor | None = None  # sums of the first batch, and how near is the same
         self.first_distances, self.first_times = self.distances[:0], self.times[:0]
         self.is_first_epoch = True
@@ -223,20 +226,19 @@ class _Known:
         if self.weights.device != images.device:
             self._move(images.device)
         with torch.autocast(images.device.type, enabled=False):
-            sums, norms = self._sums(images)
+            sums = self._sums(images)
             self.times += self._near(sums, self.sums, self.distances)
             if self.first is None:
-                few = slice(0, MOST_OF_THE_FIRST)
-                self.first, self.first_distances = sums[few], TOLERANCE * (norms[few] + 1)
+                self.first = sums[:MOST_OF_THE_FIRST]
+                self.first_distances = TOLERANCE * (self.first.abs().amax(1) + 1)
                 self.first_times = torch.zeros(len(self.first), dtype=torch.int64, device=images.device)
             self.first_times += self._near(sums, self.first, self.first_distances)
 
-    def _sums(self, stored: Tensor) -> tuple[Tensor, Tensor]:
-        """Of images as they stand in a batch; and their norms, beside what they are stored relative to."""
-        stored = stored.float() * self.std
-        values, away = ((stored + shift).flatten(1)[:, :: self.every] for shift in (self.mean, 0))
-        norms = values.norm(dim=1) + away.norm(dim=1)
-        return (values.to(self.weights.dtype) @ self.weights).float(), norms
+    def _sums(self, stored: Tensor) -> Tensor:
+        """(B, sums) of images as they stand in a batch."""
+        images = stored.float() if self.is_plain else stored.float() * self.std + self.mean
+        values = images.flatten(1)[:, :: self.every]
+        return (values.to(self.weights.dtype) @ self.weights).float()
 
     @staticmethod
     def _near(sums: Tensor, known: Tensor, distances: Tensor) -> Tensor:
