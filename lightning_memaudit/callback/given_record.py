@@ -100,8 +100,8 @@ class GivenRecord:
 
     @classmethod
     def of(cls, state: Mapping[str, Any] | None) -> "GivenRecord":
-        """From :meth:`state_dict`; None is the state of a training of which nothing is known."""
-        if state is None:
+        """From :meth:`state_dict`; None, or what another version has left, tells nothing of the training."""
+        if state is None or "watched" not in state:
             return cls(is_whole=False)
         return cls(
             bool(state["is_whole"]),

@@ -98,9 +98,11 @@ class AuditReport:
 
     @property
     def doubts(self) -> list[Row]:
-        """Why what the autoencoder makes of the intact members is no reconstruction: ``code`` and ``text`` of each.
+        """Why rates say less than they seem to: ``code`` and ``text`` of each doubt.
 
-        Where there are any, the rates say nothing; see :mod:`lightning_memaudit.results.own_output`.
+        What the autoencoder makes of the intact members is no reconstruction, see
+        :mod:`lightning_memaudit.results.own_output`; or the training was not given what was audited, or calls the model
+        otherwise, see :mod:`lightning_memaudit.results.training_doubts`.
         """
         return list(self.rows[0].get("doubts") or ()) if self.rows else []
 

@@ -79,10 +79,11 @@ from [0.5, 1], which undoing the first makes of images in [0, 1]."""
 
 
 class Doubt(NamedTuple):
-    """Why the outputs are no reconstructions.
+    """Why the outputs are no reconstructions, or what was trained on is not what was audited.
 
     Attributes:
-        code: ``not_finite``, ``not_deterministic``, ``depends_on_batch``, ``output_range`` or ``output_logits``.
+        code: ``not_finite``, ``not_deterministic``, ``depends_on_batch``, ``output_range`` or ``output_logits``; of a
+            training those of :mod:`lightning_memaudit.results.training_doubts`.
         text: What was seen, as a clause for people.
 
     >>> images = np.linspace(0, 1, 64).reshape(4, 1, 4, 4)

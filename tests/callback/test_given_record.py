@@ -24,7 +24,7 @@ def test_members_that_are_looked_for_only_since_a_resumption_are_not_called_miss
     assert again.doubts(Members(digests(40), 40), []) == []
 
 
-@pytest.mark.parametrize("state", [None, GivenRecord(is_whole=False).state_dict()])
+@pytest.mark.parametrize("state", [None, {"which": [], "num_images": 3}, GivenRecord(is_whole=False).state_dict()])
 def test_of_a_training_that_was_not_watched_from_the_beginning_nothing_is_missing(state):
     record = GivenRecord.of(state)
     record.watch(digests(40))
