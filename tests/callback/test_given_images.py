@@ -281,6 +281,14 @@ def test_batches_in_half_precision_hold_the_images_dark_ones_too(precision, shar
     assert found_in(given, normalization.apply(whole).to(precision)) == 40
 
 
+def test_what_other_devices_round_otherwise_is_the_same_image():
+    whole, generator = images(20, shape=(3, 32, 32)), torch.Generator().manual_seed(2)
+    assert found_in(known(whole), whole + 1e-7 * torch.randn(whole.shape, generator=generator)) == 20
+    given, stored = known(whole, precision=torch.bfloat16), whole.to(torch.bfloat16)
+    stored[:, 0, 0, :3] = (stored[:, 0, 0, :3].view(torch.int16) + 1).view(torch.bfloat16)  # the next ones
+    assert found_in(given, stored) == 20
+
+
 def test_controls_of_another_size_are_not_looked_for():
     given = known(images(4), controls=images(4, shape=(1, 16, 16)))
     assert found_in(given, images(4), images(4, shape=(1, 16, 16))) == 4
