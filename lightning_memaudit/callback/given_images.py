@@ -63,7 +63,7 @@ class GivenImages:
     >>> given.watch(Inspection([read], {"members": image_hashes(read.group)}))
     >>> given.look(images[:10].clone())
     >>> [doubt.text for doubt in given.doubts(Processes())]
-    ['30 of 40 audited members are not among the 10 images that the training was given']
+    ["30 of 40 audited members are not among the 10 images that were seen in the training's batches"]
     """
 
     record: GivenRecord = field(default_factory=GivenRecord)
@@ -72,6 +72,7 @@ class GivenImages:
     _watched: list[str] = field(default_factory=list)
     _known: "_Known | None" = None
     _num_images: int = 0  # of the epoch so far
+    _failure: str | None = None
     _told: set[str] = field(default_factory=set)
 
     def watch(self, found: Inspection, precision: torch.dtype = torch.float32) -> None:
@@ -105,25 +106,24 @@ class GivenImages:
                 self._num_images += len(images)
                 self._known.count(images)
         except Exception as error:
-            self._known = None
-            rank_zero_warn(
-                "members: whether the training is given the audited images could not be looked at "
-                f"({type(error).__name__}: {' '.join(str(error).split())})"
-            )
+            self._known, self._failure = None, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
     def end_epoch(self, processes: Processes) -> None:
         """Let the record know what the epoch so far has given, in all processes; these call it together."""
         which, repeats = (None, None) if self._known is None else self._known.take()
-        mine = (self._num_images, which, repeats, self._found.doubts)
+        mine = (self._num_images, which, repeats, self._found.doubts, self._failure)
         self._num_images = 0
         parts = [part for _, part in processes.gather(mine)]
-        given = [one for _, one, _, _ in parts if one is not None]
-        if len(given) < len(parts):
+        given = [part[1] for part in parts if part[1] is not None]
+        if failure := next((part[4] for part in parts if part[4] is not None), None):
             self.record.excuse()
+            self._say_once(
+                "failure", f"members: whether they are in the training's batches could not be seen: {failure}"
+            )
         if given:
             both = zip(self._watched, np.logical_or.reduce(given), strict=True)
             digests = frozenset(digest for digest, one in both if one)
-            again = [one for _, _, one, _ in parts if one is not None]
+            again = [part[2] for part in parts if part[2] is not None]
             self.record.add(Epoch(sum(part[0] for part in parts), digests, all(again) if again else None))
         if self._found.called:
             self.record.called = list(dict.fromkeys(chain(*(part[3] for part in parts))))
@@ -142,20 +142,20 @@ class GivenImages:
         for doubt in found:
             is_told = read.random or self._found.changed  # by what was read twice, or by the first batch
             if doubt.code in _MENDS and not (doubt.code == MEMBERS_NOT_GIVEN and is_told):
-                self._say(doubt)
+                group, mend = _MENDS[doubt.code]
+                self._say_once(doubt.code, f"{group}: {doubt.text}: {mend}")
         return found
 
-    def _say(self, doubt: Doubt) -> None:
-        if doubt.code not in self._told:
-            self._told.add(doubt.code)
-            group, mend = _MENDS[doubt.code]
-            rank_zero_warn(f"{group}: {doubt.text}: {mend}")
+    def _say_once(self, about: str, text: str) -> None:
+        if about not in self._told:
+            self._told.add(about)
+            rank_zero_warn(text)
 
 
 _MENDS = {
     MEMBERS_NOT_GIVEN: (
         "members",
-        "the audit read other images than the training gets, as with random augmentation that is cached or depends on "
+        "the audit seems to have read other images than the training gets, as with random augmentation that is cached or depends on "
         "the epoch, or with parts of a stream: pass members=<a data set of images that are trained on>",
     ),
     MEMBERS_LEFT_OUT: ("members", "pass members=<all images that are trained on>"),

@@ -81,12 +81,13 @@ class GivenRecord:
         given: Of those that were found: in how many epochs, and in which last, counted from 1.
         repeats: Whether the newest epoch gave the first images of the training again just as they were.
         called: How the training calls the model otherwise than the audit does, as far as it was seen.
+        excused: Digests of which nobody knows whether they were given when nothing was looked at.
 
     >>> record = GivenRecord()
     >>> record.watch(["a", "b", "c"])
     >>> record.add(Epoch(3, frozenset("a")))
     >>> [doubt.text for doubt in record.doubts(Members(["a", "b"], num_available=3), ["c"])]
-    ['1 of 2 audited members are not among the 3 images that the training was given']
+    ["1 of 2 audited members are not among the 3 images that were seen in the training's batches"]
     """
 
     is_whole: bool = True
@@ -96,7 +97,7 @@ class GivenRecord:
     given: dict[str, tuple[int, int]] = field(default_factory=dict)
     repeats: bool | None = None
     called: list[Doubt] = field(default_factory=list)
-    _excused: set[str] = field(default_factory=set, compare=False)
+    excused: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, state: Mapping[str, Any] | None) -> "GivenRecord":
@@ -111,6 +112,7 @@ class GivenRecord:
             {digest: (int(count), int(last)) for digest, (count, last) in state["given"].items()},
             state["repeats"],
             [Doubt(code, text) for code, text in state["called"]],
+            set(state["excused"]),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -123,18 +125,21 @@ class GivenRecord:
             "given": {digest: list(numbers) for digest, numbers in sorted(self.given.items())},
             "repeats": self.repeats,
             "called": [list(one) for one in self.called],
+            "excused": sorted(self.excused),
         }
 
     def watch(self, digests: Collection[str]) -> None:
         """These are looked for from now on; of those that were not before, nobody knows whether they were given."""
         new = set(digests) - self.watched
         if self.num_images or not self.is_whole:
-            self._excused |= new
+            self.excused |= new
+        if not (self.num_images or self.is_whole):
+            self.excused |= set(digests)
         self.watched |= new
 
     def excuse(self) -> None:
         """Nothing can be said of what was not found, for not every batch was looked at."""
-        self._excused |= self.watched
+        self.excused |= self.watched
 
     def add(self, epoch: Epoch) -> None:
         """Count what an epoch gave."""
@@ -151,7 +156,7 @@ class GivenRecord:
         if not self.num_images:
             return list(self.called)
         given = sum(one in self.given for one in controls)
-        text = f"{given} of {len(controls)} controls are among the images that the training was given"
+        text = f"{given} of {len(controls)} controls are among the images that were seen in the training's batches"
         found = [
             self._about_missing(members),
             self._about_left_out(members),
@@ -160,14 +165,14 @@ class GivenRecord:
         return [*self.called, *(doubt for doubt in found if doubt is not None)]
 
     def _about_missing(self, members: Members) -> Doubt | None:
-        known = [one for one in members.digests if one not in self._excused]
+        known = [one for one in members.digests if one not in self.excused]
         given = sum(one in self.given for one in known)
         # Where the training changes its images, those that were passed may be what they were before.
         if given >= NEARLY_ALL * len(known) or (members.passed and not self.repeats):
             return None
         text = (
-            f"{len(known) - given} of {len(known)} audited members are not among the {self.num_images} images that the "
-            "training was given"
+            f"{len(known) - given} of {len(known)} audited members are not among the {self.num_images} images that were "
+            "seen in the training's batches"
         )
         is_late = given < self._expected(members, len(known))
         return Doubt(MEMBERS_NOT_GIVEN if is_late else MEMBERS_NOT_YET_GIVEN, text)
@@ -187,7 +192,9 @@ class GivenRecord:
         left = sum(self._is_gone(*self.given[one], members.certain) for one in members.digests if one in self.given)
         if left < LEFT_OUT * len(members.digests):
             return None
-        text = f"{left} of {len(members.digests)} audited members were given to the training, and are no longer"
+        text = (
+            f"{left} of {len(members.digests)} audited members were seen in the training's batches, and are no longer"
+        )
         return Doubt(MEMBERS_LEFT_OUT, text)
 
     def _is_gone(self, count: int, last: int, certain: bool) -> bool:

@@ -220,12 +220,21 @@ class _Silenced:
     def __class__(self) -> type:
         return type(self._logger)  # so that it is taken for what it stands for
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _itself, (self._logger,)  # a copy is one of the logger
+
     def __getattr__(self, name: str) -> Any:
+        if name == "_logger":
+            raise AttributeError(name)
         if name == "experiment":
             return DummyLogger().experiment
         value = getattr(self._logger, name)
         writes = name.startswith("log_") or name in ("save", "finalize", "after_save_checkpoint", "watch")
         return _log_nothing if writes and callable(value) else value
+
+
+def _itself(logger: Logger) -> Logger:
+    return logger
 
 
 @contextmanager

@@ -74,12 +74,16 @@ DENOISING = {
     "missing pixels": lambda images: images * (torch.rand_like(images[:, :1]) < 0.5),
     "not a number": lambda images: images.where(torch.rand_like(images) < 0.9, torch.nan).nan_to_num(0.5),
 }
-FIXED = {"another color space": color_space, "each stretched": stretched, "fixed gray": v2.Grayscale(3)}
+FIXED = {
+    "another color space": color_space,
+    "each stretched": stretched,
+    "gray": v2.Grayscale(3),
+    "darker by a fifth": lambda images: 0.8 * images,
+}
 REFUSED = {
     "normalized": lambda images: (images - 0.5) / 0.5,
     "normalized, and noise": lambda images: noisy((images - 0.5) / 0.5),
     "halved": lambda images: images / 2,
-    "darker by a fifth": lambda images: 0.8 * images,  # refused when the second batch is darker by as much
 }
 
 

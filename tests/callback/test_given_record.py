@@ -22,6 +22,20 @@ def test_members_that_are_looked_for_only_since_a_resumption_are_not_called_miss
     again.watch(digests(40))
     again.add(epoch(digests(3), 10))
     assert again.doubts(Members(digests(40), 40), []) == []
+    once_more = GivenRecord.of(again.state_dict())
+    once_more.watch(digests(40))
+    once_more.add(epoch(digests(3), 40))
+    assert once_more.doubts(Members(digests(40), 40), []) == []
+
+
+def test_what_came_before_a_checkpoint_in_the_first_epoch_is_not_called_missing():
+    record = GivenRecord()
+    record.watch(digests(20))
+    again = GivenRecord.of(record.state_dict())
+    again.is_whole = False  # resumed after some steps
+    again.watch(digests(20))
+    again.add(epoch(digests(12), 60))
+    assert again.doubts(Members(digests(20), 60), []) == []
 
 
 @pytest.mark.parametrize("state", [None, {"which": [], "num_images": 3}, GivenRecord(is_whole=False).state_dict()])

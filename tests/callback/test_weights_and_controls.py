@@ -1,6 +1,8 @@
 """What an audit is of: the weights that are delivered, buffers as training left them, controls never trained on."""
 
+import copy
 import ctypes
+import pickle
 import warnings
 
 import lightning
@@ -8,12 +10,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader
 from training_runs import Items, Module, audit_callback, images, trainer_with
 
-from lightning_memaudit.callback.isolation import Buffers, undisturbed
+from lightning_memaudit.callback.isolation import Buffers, silent_loggers, undisturbed
 from lightning_memaudit.results.run_folder import RunFolder
 
 
@@ -242,3 +245,19 @@ def test_averaged_weights_are_noted():
     trainer = trainer_with(averaging, audit_callback(), max_epochs=1, num_sanity_val_steps=0)
     trainer.fit(Module(), DataLoader(Items(images()), 2), DataLoader(Items(images(seed=1)), 2))
     assert any("WeightAveraging averages the weights" in note for note in RunFolder("memaudit").run()["notes"])
+
+
+def test_a_silenced_logger_is_taken_for_the_logger_and_copied_as_it():
+    trainer = trainer_with(max_epochs=1, logger=CSVLogger("logs"))
+    logger = trainer.logger
+    with silent_loggers(trainer):
+        silenced = trainer.logger
+        assert isinstance(silenced, CSVLogger)
+        assert (silenced.log_dir, silenced.name) == (logger.log_dir, logger.name)
+        silenced.log_metrics({"loss": 1.0}, step=0)
+        silenced.experiment.log_metrics({"loss": 1.0})
+        assert copy.copy(silenced) is logger
+        assert type(copy.deepcopy(silenced)) is CSVLogger
+        assert type(pickle.loads(pickle.dumps(silenced))) is CSVLogger
+    assert trainer.logger is logger
+    assert not logger.experiment.metrics
