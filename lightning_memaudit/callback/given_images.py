@@ -155,8 +155,8 @@ class GivenImages:
 _MENDS = {
     MEMBERS_NOT_GIVEN: (
         "members",
-        "the audit seems to have read other images than the training gets, as with random augmentation that is cached or depends on "
-        "the epoch, or with parts of a stream: pass members=<a data set of images that are trained on>",
+        "the audit seems to have read other images than the training gets, as with random augmentation that is cached "
+        "or depends on the epoch, or with parts of a stream: pass members=<a data set of images that are trained on>",
     ),
     MEMBERS_LEFT_OUT: ("members", "pass members=<all images that are trained on>"),
     CONTROLS_GIVEN: ("controls", "pass controls=<images that are never trained on>"),

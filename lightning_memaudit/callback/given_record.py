@@ -171,8 +171,8 @@ class GivenRecord:
         if given >= NEARLY_ALL * len(known) or (members.passed and not self.repeats):
             return None
         text = (
-            f"{len(known) - given} of {len(known)} audited members are not among the {self.num_images} images that were "
-            "seen in the training's batches"
+            f"{len(known) - given} of {len(known)} audited members are not among the {self.num_images} images that "
+            "were seen in the training's batches"
         )
         is_late = given < self._expected(members, len(known))
         return Doubt(MEMBERS_NOT_GIVEN if is_late else MEMBERS_NOT_YET_GIVEN, text)
