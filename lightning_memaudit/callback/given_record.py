@@ -26,6 +26,10 @@ CHANCE = 0.01
 AWAY = 6
 """Epochs after which one that has come in every epoch before is taken for gone."""
 
+SELDOM, MANY = 0.2, 10
+"""Share of so many epochs or more: in fewer of them come images that are cropped or moved at random, but not those
+that are flipped half of the time."""
+
 LEFT_OUT = 0.25
 """Of the audited members, at least, that are gone where images were exchanged: some are by chance."""
 
@@ -157,9 +161,10 @@ class GivenRecord:
             return list(self.called)
         given = sum(one in self.given for one in controls)
         text = f"{given} of {len(controls)} controls are among the images that were seen in the training's batches"
+        left = self._about_left_out(members)
         found = [
-            self._about_missing(members),
-            self._about_left_out(members),
+            self._about_missing(members) or (self._about_seldom(members) if left is None else None),
+            left,
             Doubt(CONTROLS_GIVEN, text) if given else None,
         ]
         return [*self.called, *(doubt for doubt in found if doubt is not None)]
@@ -176,6 +181,21 @@ class GivenRecord:
         )
         is_late = given < self._expected(members, len(known))
         return Doubt(MEMBERS_NOT_GIVEN if is_late else MEMBERS_NOT_YET_GIVEN, text)
+
+    def _about_seldom(self, members: Members) -> Doubt | None:
+        """Where every epoch gives all images, but hardly ever as they were audited: random augmentation."""
+        counts = [self.given.get(one, (0, 0))[0] for one in members.digests if one not in self.excused]
+        known = members.certain and not members.passed and members.num_available is not None
+        if not (known and counts and self.num_epochs >= MANY):
+            return None
+        times = sum(counts) / len(counts)
+        if times > SELDOM * self.num_epochs:
+            return None
+        text = (
+            f"audited members were seen in the training's batches as they were audited in {times:.1f} of "
+            f"{self.num_epochs} epochs on average"
+        )
+        return Doubt(MEMBERS_NOT_GIVEN, text)
 
     def _expected(self, members: Members, number: int) -> float:
         """So many of the members should have been given by now, or something is wrong with what was read."""

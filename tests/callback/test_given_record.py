@@ -111,3 +111,19 @@ def test_samplers_that_draw_at_random_hardly_ever_raise_an_alarm(kind, members):
             alarms += any(one.code != "members_not_yet_given" for one in found)
             audits += 1
     assert alarms <= 0.02 * audits
+
+
+@pytest.mark.parametrize(
+    ("share", "doubted"), [(1.0, False), (0.5, False), (0.25, False), (0.02, True), (1 / 160, True)]
+)
+@pytest.mark.parametrize("epochs", [60, 500])
+def test_members_that_seldom_come_as_they_were_audited_are_a_doubt(share, doubted, epochs):
+    generator = np.random.default_rng(1)
+    record = GivenRecord()
+    record.watch(digests(20))
+    record.add(epoch(digests(20)))  # the first epoch gives them as the audit has read them
+    for _ in range(epochs - 1):
+        record.add(epoch([one for one in digests(20) if generator.random() < share], 20))
+    codes = [one.code for one in record.doubts(Members(digests(20), 20), [])]
+    assert ("members_not_given" in codes or "members_left_out" in codes) == doubted
+    assert record.doubts(Members(digests(20), 20, certain=False), []) == []
