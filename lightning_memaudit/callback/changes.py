@@ -11,9 +11,9 @@ from torch import Tensor
 
 ROUGH, SMOOTH = 0.15, 0.4
 """Correlation of neighboring pixels in the difference between two versions of an image, in the median over images. On
-photographs, 32 to 64 pixels a side, it is below 0.15 for noise of any kind and for missing pixels, below 0.35 where
-values are rounded to 3 bits; above 0.45 for crops, rotations and colors that are drawn at random, and up to 0.8 for
-blurs."""
+photographs, 32 to 64 pixels a side, it is below 0.15 for noise of any kind and for every other pixel missing, below
+0.35 where values are rounded to 3 bits; above 0.45 for crops, rotations and colors that are drawn at random, and up to
+0.8 for blurs. Of larger holes it is as high: these are known by their values."""
 
 KEPT_OR_FILLED = 0.8
 """Share of the values that are as before, or all the same, beyond which parts of the images were taken out."""

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_memaudit.callback.changes import change_between, is_noisy
+from lightning_memaudit.callback.changes import Change, change_between, is_noisy
 from lightning_memaudit.callback.input_watch import InputWatch, Reached, like_images, reached_layers
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.model_checks import few_images
@@ -170,11 +170,10 @@ result>
         self._compare_beside(common[0])
         in_audit, in_training = self.in_audit[common[0]].shape, self._watch.arrivals[common[0]][0].shape
         if in_audit != in_training and torch.Size(in_audit).numel() != torch.Size(in_training).numel():
-            text = (
+            self._doubt(
                 f"the training gives the model images of shape {in_training}, and the audit gives it those of shape "
                 f"{in_audit} that its batches hold"
             )
-            self._doubt(text, f"members: {text}: {_MEND}")
             return True
         if in_audit != in_training and len(in_audit) == len(in_training):
             raise ValueError(
@@ -203,19 +202,17 @@ result>
             for one, arrivals in self._watch.arrivals.items()
             if arrivals and one not in self.in_audit and isinstance(modules.get(one), nn.Embedding)
         ]
-        text = None
         if more:
             kind, other = type(modules[name]).__name__, "does not give them, or the same for all images"
-            text = f"the training gives {kind} {' and '.join(more)} beside the images, and the audit {other}"
+            self._doubt(
+                f"the training gives {kind} {' and '.join(more)} beside the images, and the audit {other}", _MEND_LABELS
+            )
         elif unseen:
-            text = f"the training calls the embedding {unseen[0]}, and the audit does not"
-        if text is not None:
-            mend = "pass reconstruct=<a function (module, batch)>, which gets the run's own batch with its labels"
-            self._doubt(text, f"members: {text}: {mend}")
+            self._doubt(f"the training calls the embedding {unseen[0]}, and the audit does not", _MEND_LABELS)
 
-    def _doubt(self, text: str, warning: str) -> None:
+    def _doubt(self, text: str, mend: str | None = None) -> None:
         """Warn, and let the verdicts know."""
-        rank_zero_warn(warning)
+        rank_zero_warn(f"members: {text}: {mend or _MEND}")
         self.found.doubts.append(Doubt(CALLED_OTHERWISE, text))
 
     def _say_nothing_was_compared(self) -> None:
@@ -226,6 +223,7 @@ result>
 
     def _compare(self, images: Tensor, calls: Sequence[Tensor], expected: Affine) -> None:
         """Look at the call that got the very images, else at the first: a layer may be called on noise or views too."""
+        wanted = expected.apply(images)
         exact = [(one, seen) for seen in calls if (one := fit_exact(images, seen)) is not None]
         exact.sort(key=lambda pair: not pair[0].close_to(expected))
         found, seen = exact[0] if exact else (fit_nearly(images, calls[0], expected), calls[0])
@@ -242,49 +240,48 @@ result>
                 f"training_step gives the model {given.words('image')} and the audit would give it "
                 f"{self.model_input.words('image')}: {_MEND}"
             )
-        if likely is not None and found is None and change_between(expected.apply(images), seen) is None:
-            given = input_behind(likely, expected, self.model_input)
-            text = f"the training gives the model about {given.words('image')}, which the audit does not"
-            self._doubt(text, f"members: {text}: {_MEND}")
-            return
-        if found is None and is_noisy(expected.apply(images), seen):
-            return
         if found is None:
+            if likely is not None and change_between(wanted, seen) is None:
+                given = input_behind(likely, expected, self.model_input)
+                self._doubt(f"the training gives the model about {given.words('image')}, which the audit does not")
+                return
+            if is_noisy(wanted, seen):
+                return
             low, high = (float(one) for one in seen.aminmax())
-            least, most = (float(one) for one in expected.apply(images).aminmax())
+            least, most = (float(one) for one in wanted.aminmax())
             if max(least - low, high - most) > FAR_OUTSIDE * (most - least) or high - low < (most - least) / 3:
-                text = (
+                self._doubt(
                     f"the training gives the model values in [{low:.3g}, {high:.3g}], and the audit gives it those in "
                     f"[{least:.3g}, {most:.3g}]"
                 )
-                self._doubt(text, f"members: {text}: {_MEND}")
                 return
-        if exact:
-            return
-        few = slice(0, MOST_LOOKED_AT)
-        changes = [change_between(expected.apply(images[few]), call[few]) for call in calls]
+        if not exact:
+            few = slice(0, MOST_LOOKED_AT)
+            self._tell_change([change_between(wanted[few], call[few]) for call in calls])
+
+    def _tell_change(self, changes: Sequence[Change | None]) -> None:
+        """Say what was done to the images in all calls; one that may be drawn for a whole batch, the next confirms."""
         change = changes[0] if all(changes) else None
-        if change is not None:
-            text = (
-                "the training changes its images before the model gets them: those of the first batch are "
-                f"{change.words}, which the audit does not do"
-            )
-            # Saturation may be drawn for a whole batch: the next one tells.
-            before, self._channels = self._channels, change.channels
-            now = change.channels
-            confirmed = before is not None and now is not None and torch.allclose(before, now, rtol=0, atol=SAME_AGAIN)
-            if change.is_fixed and (confirmed or (before is None and now is None)):
-                self._doubt(text, f"members: {text}: {_MEND}")
-            elif before is None:
-                rank_zero_warn(f"members: {text}: if not at random, {_MEND}")
+        if change is None:
+            return
+        text = (
+            "the training changes its images before the model gets them: those of the first batch are "
+            f"{change.words}, which the audit does not do"
+        )
+        before, now = self._channels, change.channels
+        self._channels = now
+        confirmed = before is not None and now is not None and torch.allclose(before, now, rtol=0, atol=SAME_AGAIN)
+        if change.is_fixed and (confirmed or (before is None and now is None)):
+            self._doubt(text)
+        elif before is None:
+            rank_zero_warn(f"members: {text}: if not at random, {_MEND}")
 
     def _may_be_drawn(self, found: Affine, expected: Affine) -> bool:
         """Whether the map is like a brightness or a contrast drawn for the whole batch, until the next has the same."""
         if self._drawn is not None:
             if found.close_to(self._drawn, SAME_AGAIN):
                 given = input_behind(found, expected, self.model_input)
-                text = f"the training gives the model {given.words('image')}, which the audit does not"
-                self._doubt(text, f"members: {text}: {_MEND}")
+                self._doubt(f"the training gives the model {given.words('image')}, which the audit does not")
             return True
         ratios = [one / other for one, other in zip(*as_many(found.slope, expected.slope), strict=True)]
         if found.close_to(expected) or not all(LEAST_DRAWN < ratio < MOST_DRAWN for ratio in ratios):
@@ -321,6 +318,7 @@ _MEND = (
     "pass reconstruct=<a function (module, images) that prepares a batch's images as training_step does, and undoes it "
     "on the result>"
 )
+_MEND_LABELS = "pass reconstruct=<a function (module, batch)>, which gets the run's own batch with its labels"
 
 
 def same_but_for_range(images: Tensor, members: Tensor) -> Affine | None:
