@@ -81,6 +81,7 @@ def diffusion(
     width: int = 64,
     batch_size: int = 64,
     num_tested: int = 64,
+    precision: str = "32-true",
     seed: int = 0,
     output: str = "runs/diffusion",
 ) -> None:
@@ -97,6 +98,7 @@ def diffusion(
         width: Channels at full resolution.
         batch_size: Images per step.
         num_tested: Images, not trained on, to inpaint.
+        precision: Lightning's, of the training; "bf16-mixed" is two to three times as fast on a GPU.
         seed: Seeds the choice of images, and the training.
         output: Folder.
 
@@ -122,7 +124,13 @@ def diffusion(
         enable_version_counter=False,
     )
     trainer = Trainer(
-        accelerator="auto", devices=1, max_epochs=-1, logger=False, enable_model_summary=False, callbacks=[timer, save]
+        accelerator="auto",
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        max_epochs=-1,
+        logger=False,
+        enable_model_summary=False,
+        callbacks=[timer, save],
     )
     trainer.fit(module, loader, ckpt_path=str(last) if last.is_file() else None)
     trainer.save_checkpoint(last)
@@ -133,7 +141,8 @@ def diffusion(
 
 @torch.no_grad()
 def _judge(module: DiffusionModule, held_out: Tensor, folder: Path, data: str, hours: float, steps: int) -> None:
-    network = module.average.module.cpu().eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = module.average.module.to(device).eval()
     pipeline = import_diffusers().DDPMPipeline(unet=network, scheduler=module.noise_schedule)
     pipeline.save_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -145,9 +154,9 @@ def _judge(module: DiffusionModule, held_out: Tensor, folder: Path, data: str, h
     )
     found: dict[str, dict[str, float]] = {}
     for name in PATTERNS:
-        observed, mask = parse_degradation(name)(held_out, range(len(held_out)))
+        observed, mask = (one.to(device) for one in parse_degradation(name)(held_out, range(len(held_out))))
         found[name] = {
-            which: float(psnr(inpaint(torch.clone, observed, mask).image, held_out).mean())
+            which: float(psnr(inpaint(torch.clone, observed, mask).image.cpu(), held_out).mean())
             for which, inpaint in inpainters.items()
         }
         table.add_row(name, *(f"{value:.1f} dB" for value in found[name].values()))

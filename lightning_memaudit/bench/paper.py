@@ -1,5 +1,6 @@
 """The paper's experiments (Abitbul & Dar, arXiv 2310.02897) as a study: at their size, or in small on any images."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,21 @@ def _large(name: str, config: str, *options: str) -> Training:
     )
 
 
-FULL = (
+def _seeds(training: Training, *levels: float) -> tuple[Training, ...]:
+    """Two more of the same, each with a seed of its own for weights, batches and the choice of images."""
+    audits = tuple(replace(audit, levels=levels) for audit in training.audits if audit.name == "default")
+    return tuple(
+        replace(
+            training,
+            name=f"{training.name}-seed{seed}",
+            options=(*training.options, f"--seed_everything={seed}", f"--data.seed={seed}"),
+            audits=audits,
+        )
+        for seed in (1, 2)
+    )
+
+
+FULL: tuple[Training, ...] = (
     _fully_connected("fc10", width=512, epochs=1500, audits=_audits(200, 300, LEVELS[:3], 1e-3)),
     _fully_connected("fc10-wide", width=1024, epochs=4000, audits=_audits(200, 300, LEVELS[2:], 1e-4)),
     _unet("cifar10", _audits(50, 300, LEVELS, 1e-4)),
@@ -119,7 +134,27 @@ FULL = (
     _large("fc10-25000", "fc10-tiny-imagenet-25000", f"{_NETWORK}.image_shape=[3, 32, 32]", _SLOW),
     _large("unet-25000", "unet-cifar10", f"{_NETWORK}.base_channels=16"),
 )
+FULL += tuple(
+    again
+    for name, levels in (("fc10", (1e-3,)), ("unet-cifar10", (1e-3, 1e-4)))
+    for training in FULL
+    if training.name == name
+    for again in _seeds(training, *levels)
+)
 """The paper's sizes, the most important first: two cores need days for all of it, a GPU hours."""
+
+
+def _with_diffusion(training: Training, model: str) -> Training:
+    """With an audit more, of the generic inpainter, for CIFAR-10; its recoveries do not depend on the training."""
+    if training.images != "cifar10":
+        return training
+    methods = {"ddnm": {"class_path": "lightning_memaudit.recovery.methods.ddnm.DDNM", "init_args": {"model": model}}}
+    default = next(audit for audit in training.audits if audit.name == "default")
+    options = (
+        *(option for option in default.options if option != _METHODS),
+        f"--memaudit.methods={json.dumps({**methods, 'biharmonic': 'biharmonic', 'paper_blind': 'paper_blind'})}",
+    )
+    return replace(training, audits=(*training.audits, AuditOf("ddnm", default.levels, options)))
 
 
 def small(image_shape: Sequence[int]) -> tuple[Training, ...]:
@@ -151,6 +186,7 @@ def paper(
     size: Literal["small", "full"] = "small",
     only: str = "*",
     output: str = "runs/paper",
+    diffusion: str | None = None,
     list: bool = False,
 ) -> None:
     """Train the paper's autoencoders and audit them as their training loss falls, with masks and methods of the paper.
@@ -166,6 +202,7 @@ def paper(
         size: Small takes hours on two cores, full takes days there.
         only: Which pieces, as --list true names them, with * and ?; such as 'fc10/*' or '*/default'.
         output: Folder of the study.
+        diffusion: Full: folder that `bench diffusion` has left; adds the pieces */ddnm for CIFAR-10.
         list: Only list the pieces, and whether they are done.
 
     Raises:
@@ -174,6 +211,8 @@ def paper(
     """
     root = Path(output)
     trainings = FULL if size == "full" else small(_image_shape(data))
+    if diffusion is not None:
+        trainings = tuple(_with_diffusion(training, diffusion) for training in trainings)
     study = Study(root, [*pieces(trainings, root, lambda images: data_options(Path(data), images))])
     if list:
         for piece in study.chosen(only):

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from contextlib import nullcontext
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.multiprocessing
@@ -14,6 +15,7 @@ from lightning_memaudit.bench.common import make_autoencoder, tell, write_and_sh
 from lightning_memaudit.bench.timing import Timing, interleave, machine, synchronize
 from lightning_memaudit.recovery import Alternation, BlindRecovery, KnownMaskRecovery
 from lightning_memaudit.recovery.checks import check_counts
+from lightning_memaudit.recovery.replay import replays
 
 PENALTY = 0.1
 ONE_ROUND = 60
@@ -50,7 +52,28 @@ CASES = (
     Case("FC-10", (3, 64, 64), 50),
     Case("FC-10", (3, 64, 64), 400),
     Case("U-Net", (3, 32, 32), 50),
+    Case("FC-10", (3, 64, 64), 600),
+    Case("FC-10", (3, 32, 32), 25_000),
 )
+Precision = Literal["float32", "bfloat16"]
+
+
+class Cast(nn.Module):
+    """Calls an autoencoder under autocast to bfloat16, as an audit of a run in bf16-mixed does.
+
+    >>> Cast(nn.Linear(2, 2))(torch.ones(1, 2)).dtype
+    torch.float32
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float32 in and out."""
+        with torch.autocast(images.device.type, torch.bfloat16):
+            output: Tensor = self.network(images)
+        return output.float()
 
 
 @torch.no_grad()
@@ -60,20 +83,24 @@ def speed(
     batches: Sequence[int] = (1, 50, 400, 4000),
     device: str = "auto",
     processes: bool = True,
+    precision: Precision = "float32",
+    compile: bool = False,
     output: str = "bench-speed.json",
 ) -> None:
     """Time the recovery against its own forward passes, one image at a time, DeepInverse, and two processes.
 
     All do the same number of evaluations of the same autoencoder on the same images, but for the self-tuned method,
     whose time is scaled to that number in proportion; none stops early. Every number is a median over
-    interleaved repeats.
+    interleaved repeats. On a GPU, an iteration but for the autoencoder is one CUDA graph, as in the command `audit`.
 
     Args:
         repeats: Repeats of every piece of work.
         seconds: Time that the forward passes alone of one repeat should take; sets the number of iterations.
-        batches: Batch sizes to measure; cases of other sizes are left out.
+        batches: Batch sizes to measure, of 1, 50, 400, 600, 4000 and 25000; cases of other sizes are left out.
         device: auto, cpu or cuda.
         processes: Compare one process with two (on the CPU, one thread each).
+        precision: Of the autoencoder's calls; what surrounds them is float32.
+        compile: Call the compiled autoencoder, in all that is timed.
         output: JSON file with all numbers.
 
     Raises:
@@ -81,10 +108,19 @@ def speed(
     """
     check_counts(repeats=repeats)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    rows = [_measure(case, repeats, seconds, where) for case in CASES if case.batch in batches]
-    if not rows:
-        raise ValueError(f"batches={list(batches)}: none is measured; give some of 1, 50, 400, 4000")
-    content: dict[str, Any] = {"machine": machine(where), "rows": rows}
+    chosen = [case for case in CASES if case.batch in batches]
+    if not chosen:
+        known = ", ".join(str(size) for size in sorted({case.batch for case in CASES}))
+        raise ValueError(f"batches={list(batches)}: none is measured; give some of {known}")
+    rows = []
+    with replays() if where.type == "cuda" else nullcontext():
+        for case in chosen:
+            network = case.make().to(where)
+            network = Cast(network) if precision == "bfloat16" else network
+            # torch.compile returns a module for a module, which its signature does not say.
+            called: Any = torch.compile(network) if compile else network
+            rows.append(_measure(case, called, repeats, seconds, where))
+    content: dict[str, Any] = {"machine": machine(where), "precision": precision, "compile": compile, "rows": rows}
     if processes and where.type == "cpu":
         content["two_processes"] = _two_processes(max(case.batch for case in CASES if case.batch in batches), seconds)
     write_and_show(content, _table(content), output)
@@ -96,8 +132,7 @@ def speed(
         )
 
 
-def _measure(case: Case, repeats: int, seconds: float, device: torch.device) -> dict[str, Any]:
-    network = case.make().to(device)
+def _measure(case: Case, network: nn.Module, repeats: int, seconds: float, device: torch.device) -> dict[str, Any]:
     truth = torch.rand(case.batch, *case.image_shape, device=device)
     mask = (torch.rand(case.batch, 1, *case.image_shape[1:], device=device) >= 0.5).float()
     observed = truth * mask
@@ -224,7 +259,8 @@ def _table(content: dict[str, Any]) -> Table:
     where = content["machine"]
     table = Table(
         title=f"Time of a recovery, in units of its forward passes alone\n{where['device']}, "
-        f"{where['threads']} threads, torch {where['torch']}",
+        f"{where['threads']} threads, torch {where['torch']}, {content['precision']}"
+        + (", compiled" if content["compile"] else ""),
         caption="medians; in parentheses the number and time of the forward passes, the unit of the row",
         title_justify="left",
         caption_justify="left",

@@ -136,10 +136,11 @@ def test_a_run_is_audited(precision, strategy, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_a_compiled_network_on_a_gpu():
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])  # the latter gives one tensor again and again
+def test_a_compiled_network_on_a_gpu(mode):
     network = FullyConnectedAutoencoder((3, 16, 16), num_layers=2, width=32).cuda().eval()
     images = smooth_images(8).cuda()
-    compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
+    compiled: nn.Module = torch.compile(network, mode=mode)  # type: ignore[assignment]
     eager, compiled_too = (
         audit(f, images[:4], images[4:], patterns=["random-0.5"], methods=["blind"]) for f in (network, compiled)
     )
