@@ -153,12 +153,10 @@ def _measure(autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence
     mask = torch.zeros_like(images[:, :1])
     mask[..., ::2] = 1
     differentiable = DifferentiableAutoencoder(f)
-    kept = 0
     if uses_gradients(plan):
         differentiable.look_for_gradients(images[:1])
     gradient = None
     if differentiable.has_gradients:
-        kept = _kept_bytes(f, images[:1])
         gradient = watch.line(lambda size: _descend(differentiable, images[:size], mask[:size]), sizes)
         gradient = gradient.times(1 / GRADIENTS)
     search = _time_search(watch, images, mask, sizes)
@@ -169,7 +167,7 @@ def _measure(autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence
         _time_inpainting(block.images[:1], plan),
         own,
         images[0].numel() * images.element_size(),
-        kept,
+        differentiable.kept_bytes,
     )
 
 
@@ -256,21 +254,6 @@ def _time_inpainting(image: Tensor, plan: Plan) -> dict[tuple[str, str], float]:
 def _descend(f: DifferentiableAutoencoder, images: Tensor, mask: Tensor) -> Tensor:
     number = torch.full((len(images),), GRADIENTS, device=images.device)
     return f.fit(images * mask, mask, images.flip(0).clone(), number).point
-
-
-def _kept_bytes(f: Autoencoder, image: Tensor) -> int:
-    """What is kept of one image for a backward pass, beside the weights."""
-    kept = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        if not (tensor if tensor._base is None else tensor._base).is_leaf:
-            kept += tensor.numel() * tensor.element_size()
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        f(image.detach().clone().requires_grad_() * 1)
-    return kept
 
 
 def _repeated(images: Tensor, number: int) -> Tensor:

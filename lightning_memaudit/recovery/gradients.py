@@ -54,6 +54,7 @@ class DifferentiableAutoencoder(InputProtected):
         has_gradients: Whether f can be differentiated, as far as :meth:`look_for_gradients` has found.
         activations: Values that f keeps of one image for a backward pass, as :meth:`look_for_gradients` has counted
             them; a measure of what f allocates in a forward pass too. 0 where it is not known.
+        kept_bytes: The same in bytes.
 
     >>> images = torch.rand(2, 1, 4, 4)
     >>> for f in (torch.tanh, torch.no_grad()(torch.tanh)):
@@ -67,7 +68,7 @@ class DifferentiableAutoencoder(InputProtected):
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__(autoencoder)
         self.has_gradients = False
-        self.activations = 0
+        self.activations, self.kept_bytes = 0, 0
         self._most_rows = 1
 
     def look_for_gradients(self, image: Tensor) -> None:
@@ -79,19 +80,10 @@ class DifferentiableAutoencoder(InputProtected):
             image: (1, C, *spatial).
         """
         self.has_gradients = False
-        kept = 0
-
-        def count(tensor: Tensor) -> Tensor:
-            nonlocal kept
-            if not (tensor if tensor._base is None else tensor._base).is_leaf:  # weights are there anyway
-                kept += tensor.numel()
-            return tensor
-
         try:
             with torch.enable_grad():
                 variable = image.detach().clone().requires_grad_()
-                with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-                    output = self(variable * 1)
+                output, one = self._counted(variable)
                 if not output.requires_grad:
                     return
                 (gradient,) = torch.autograd.grad(output.sum(), variable)
@@ -100,9 +92,34 @@ class DifferentiableAutoencoder(InputProtected):
         except (RuntimeError, TypeError, ValueError):
             # Whatever torch or f says where it cannot be differentiated. If it cannot be called, the next call says so.
             return
-        self.has_gradients, self.activations = bool(gradient.isfinite().all()), kept
+        self.has_gradients = bool(gradient.isfinite().all())
+        # What one image more adds: weights are kept once, also those that are computed from others, as by autocast.
+        two = self._counted_of_two(variable) or tuple(2 * number for number in one)
+        self.activations, self.kept_bytes = (max(0, more - less) for more, less in zip(two, one, strict=True))
         elements = ELEMENTS_PER_CHUNK.get(image.device.type, ELEMENTS_PER_CHUNK["cpu"])
-        self._most_rows = max(1, ACTIVATIONS_PER_CHUNK * elements // max(1, kept))
+        self._most_rows = max(1, ACTIVATIONS_PER_CHUNK * elements // max(1, self.activations))
+
+    def _counted_of_two(self, image: Tensor) -> tuple[int, int] | None:
+        """What is kept of two images; None where f takes no more than one."""
+        try:
+            with torch.enable_grad():
+                return self._counted(image.expand(2, *image.shape[1:]))[1]
+        except (RuntimeError, TypeError, ValueError):  # such as one for want of memory
+            return None
+
+    def _counted(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The output for images, and how many values and bytes are kept for the backward pass."""
+        values, size = 0, 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal values, size
+            if not (tensor if tensor._base is None else tensor._base).is_leaf:  # weights are there anyway
+                values, size = values + tensor.numel(), size + tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            output = self(images * 1)
+        return output, (values, size)
 
     def fit(
         self, observed: Tensor, mask: Tensor, start: Tensor, max_gradients: Tensor, applications: int = 1
