@@ -81,6 +81,7 @@ class Piece:
         arguments: Of the command that does it.
         checkpoint: That it audits; None for a training.
         begun: A checkpoint from which a training goes on.
+        missing: Why it cannot be done, where its images are not there.
 
     >>> piece = Piece("fc10", Path("study/fc10/memaudit"), ("fit", "--config=quickstart"))
     >>> piece.is_done(), piece.command()
@@ -92,6 +93,7 @@ class Piece:
     arguments: tuple[str, ...]
     checkpoint: Path | None = None
     begun: Path | None = None
+    missing: str = ""
 
     def is_done(self) -> bool:
         """Whether its report is written, which is the last thing that happens."""
@@ -113,14 +115,16 @@ def pieces(trainings: Sequence[Training], root: Path, data: Callable[[str], Sequ
     Args:
         trainings: Of the study.
         root: Its folder.
-        data: From the name of some images to the options that make their data module.
+        data: From the name of some images to the options that make their data module; a ValueError says that they are
+            not there, which matters only to whoever asks for that training.
     """
     for training in trainings:
         run = root / training.name
         configs = [f"--config={config}" for config in training.configs]
-        own = [*configs, *data(training.images), *training.options, f"--trainer.default_root_dir={run}"]
+        images, missing = _options_of(data, training.images)
+        own = [*configs, *images, *training.options, f"--trainer.default_root_dir={run}"]
         last = run / "checkpoints" / "last.ckpt"
-        yield Piece(training.name, run / "memaudit", ("fit", *own), begun=last)
+        yield Piece(training.name, run / "memaudit", ("fit", *own), begun=last, missing=missing)
         for audit in training.audits:
             for level in audit.levels:
                 checkpoint = run / "checkpoints" / checkpoint_name(level)
@@ -128,6 +132,13 @@ def pieces(trainings: Sequence[Training], root: Path, data: Callable[[str], Sequ
                 arguments = ("audit", str(run), f"--ckpt_path={checkpoint}", f"--memaudit.dirpath={results}")
                 name = f"{training.name}/{checkpoint.stem}/{audit.name}"
                 yield Piece(name, results, (*arguments, *audit.options), checkpoint)
+
+
+def _options_of(data: Callable[[str], Sequence[str]], images: str) -> tuple[Sequence[str], str]:
+    try:
+        return data(images), ""
+    except ValueError as error:
+        return (), str(error)
 
 
 @dataclass(frozen=True)
@@ -160,10 +171,13 @@ class Study:
             only: Names, with ``*`` and ``?`` as in a shell.
 
         Raises:
-            ValueError: There is no such piece.
+            ValueError: There is no such piece, or the images of one are not there.
         """
         chosen = self.chosen(only)
         left = [piece for piece in chosen if not piece.is_done()]
+        missing = [piece.missing for piece in left if piece.missing]
+        if missing:
+            raise ValueError(missing[0])
         failed: list[str] = []
         for number, piece in enumerate(left):
             if piece.checkpoint is not None and not piece.checkpoint.is_file():

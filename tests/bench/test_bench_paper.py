@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,25 @@ def test_what_is_done_is_kept_and_what_is_missing_is_done(images, capsys):
     assert (root / "figures/tiny-against-loss.pdf").is_file()
     command = next(piece for piece in study.pieces if piece.name == "tiny/train-loss=1e-01/default")
     assert main(["verify", str(command.results), f"--ckpt_path={command.checkpoint}"]) == 0
+
+
+def test_images_of_others_need_not_be_there(images):
+    def data(name):
+        return data_options(Path(), name)
+
+    other = Training("other", "elsewhere", (), (), (AuditOf("default", (0.1,)),))
+    done = []
+
+    def run(arguments, log):
+        done.append(arguments[-1])
+        return 1
+
+    study = Study(Path("study"), list(pieces([replace(TINY, images="images"), other], Path("study"), data)), run)
+    assert study.work("tiny") == ["tiny"]
+    assert [piece.name for piece in study.chosen("other*")] == ["other", "other/train-loss=1e-01/default"]
+    with pytest.raises(ValueError, match="elsewhere.npy is missing"):
+        study.work("*")
+    assert len(done) == 1
 
 
 def test_a_piece_that_fails_is_named_and_the_others_are_done(capsys):

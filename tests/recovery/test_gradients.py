@@ -325,7 +325,7 @@ def test_a_backward_pass_counts_as_two_evaluations(budget):
     counting = Counting(associative(smooth_images(4)))
     observed, mask = hide(torch.cat([smooth_images(2), smooth_images(5, seed=20)]), 0.8)
     recovery = KnownMaskRecovery(max_evaluations=budget)(counting, observed, mask)
-    # Beside these, one image is differentiated to see whether that can be done, and two are evaluated for what they take.
+    # Beside these, one image is differentiated to see whether that can be done, and two are evaluated.
     assert recovery.num_evaluations.sum() == counting.forward - 3 + 2 * (counting.backward - 1)
     assert (recovery.num_evaluations <= (budget or 700)).all()
     assert counting.backward > 1 or budget in (5, 60)
