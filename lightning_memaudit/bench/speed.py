@@ -41,10 +41,10 @@ class Case(NamedTuple):
     image_shape: tuple[int, int, int]
     batch: int
 
-    def make(self) -> nn.Module:
+    def make(self, width: int = 256) -> nn.Module:
         """An autoencoder with random weights; its speed does not depend on what it has learned."""
         torch.manual_seed(0)
-        return make_autoencoder(self.network, self.image_shape).eval()
+        return make_autoencoder(self.network, self.image_shape, width).eval()
 
 
 CASES = (
@@ -83,6 +83,7 @@ def speed(
     batches: Sequence[int] = (1, 50, 400, 4000),
     device: str = "auto",
     processes: bool = True,
+    width: int = 256,
     precision: Precision = "float32",
     compile: bool = False,
     output: str = "bench-speed.json",
@@ -99,6 +100,7 @@ def speed(
         batches: Batch sizes to measure, of 1, 50, 400, 600, 4000 and 25000; cases of other sizes are left out.
         device: auto, cpu or cuda.
         processes: Compare one process with two (on the CPU, one thread each).
+        width: Hidden units of the fully connected ones.
         precision: Of the autoencoder's calls; what surrounds them is float32.
         compile: Call the compiled autoencoder, in all that is timed.
         output: JSON file with all numbers.
@@ -106,7 +108,7 @@ def speed(
     Raises:
         ValueError: ``repeats`` is below 1, or no case has one of the batch sizes.
     """
-    check_counts(repeats=repeats)
+    check_counts(repeats=repeats, width=width)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     chosen = [case for case in CASES if case.batch in batches]
     if not chosen:
@@ -115,20 +117,26 @@ def speed(
     rows = []
     with replays() if where.type == "cuda" else nullcontext():
         for case in chosen:
-            network = case.make().to(where)
+            network = case.make(width).to(where)
             network = Cast(network) if precision == "bfloat16" else network
             # torch.compile returns a module for a module, which its signature does not say.
             called: Any = torch.compile(network) if compile else network
             rows.append(_measure(case, called, repeats, seconds, where))
-    content: dict[str, Any] = {"machine": machine(where), "precision": precision, "compile": compile, "rows": rows}
+    content: dict[str, Any] = {
+        "machine": machine(where),
+        "width": width,
+        "precision": precision,
+        "compile": compile,
+        "rows": rows,
+    }
     if processes and where.type == "cpu":
-        content["two_processes"] = _two_processes(max(case.batch for case in CASES if case.batch in batches), seconds)
+        content["two_processes"] = _two_processes(max(case.batch for case in chosen), width, seconds)
     write_and_show(content, _table(content), output)
     if "two_processes" in content:
         two = content["two_processes"]
         print(
             f"two processes: {two['speedup']:.2f} times the throughput of one, one thread each, "
-            f"FC-10 32x32x3, batch {two['batch']}"
+            f"FC-10 32x32x3, batch {two['batch']}; their forward passes alone {two['speedup_of_forwards']:.2f} times"
         )
 
 
@@ -216,50 +224,67 @@ def _deep_inverse(
     return lambda: solver(observed, physics)
 
 
-def _two_processes(batch: int, seconds: float) -> dict[str, Any]:
-    """Throughput of two processes, each with half of the images, against one with all of them; one thread each."""
+def _two_processes(batch: int, width: int, seconds: float) -> dict[str, Any]:
+    """Throughput of two processes, each with half of the images, against one with all of them; one thread each.
+
+    Of the recovery, and of as many forward passes alone: two cores that share memory do not do twice as much.
+    """
     case = Case("FC-10", (3, 32, 32), batch)
-    times = {count: _in_processes(case, count, seconds) for count in (1, 2)}
-    return {"batch": batch, "seconds": times, "speedup": times[1] / times[2]}
+    one, two = (_in_processes(case, count, width, seconds) for count in (1, 2))
+    return {
+        "batch": batch,
+        "seconds": {1: one["blind"], 2: two["blind"]},
+        "speedup": one["blind"] / two["blind"],
+        "speedup_of_forwards": one["forwards"] / two["forwards"],
+    }
 
 
-def _in_processes(case: Case, count: int, seconds: float) -> float:
+def _in_processes(case: Case, count: int, width: int, seconds: float) -> dict[str, float]:
     context = torch.multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(count), context.SimpleQueue()
     workers = [
-        context.Process(target=_work, args=(case, case.batch // count, seconds, barrier, results)) for _ in range(count)
+        context.Process(target=_work, args=(case, case.batch // count, width, seconds, barrier, results))
+        for _ in range(count)
     ]
     for worker in workers:
         worker.start()
-    slowest = max(results.get() for _ in workers)
+    found: list[dict[str, float]] = [results.get() for _ in workers]
     for worker in workers:
         worker.join()
-    return float(slowest)
+    return {name: max(times[name] for times in found) for name in found[0]}
 
 
 @torch.no_grad()
-def _work(case: Case, images: int, seconds: float, barrier: Any, results: Any) -> None:
+def _work(case: Case, images: int, width: int, seconds: float, barrier: Any, results: Any) -> None:
     torch.set_num_threads(1)
-    network = case.make()
+    network = case.make(width)
     observed = torch.rand(max(1, images), *case.image_shape)
     # The same number of iterations in all processes: measured on a fixed batch.
-    alternation = Alternation(num_iterations=max(10, round(20 * seconds)), tolerance=0.0)
+    iterations = max(10, round(20 * seconds))
+    alternation = Alternation(num_iterations=iterations, tolerance=0.0)
     blind = BlindRecovery(mask_estimator="least_squares", penalties=[PENALTY], alternation=alternation)
+
+    def forwards() -> None:
+        for _ in range(iterations):
+            network(observed)
+
+    works: dict[str, Callable[[], object]] = {"blind": lambda: blind(network, observed), "forwards": forwards}
     blind(network, observed[:8])
-    times = []
+    times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(3):
-        barrier.wait()
-        began = time.perf_counter()
-        blind(network, observed)
-        times.append(time.perf_counter() - began)
-    results.put(sorted(times)[1])
+        for name, work in works.items():
+            barrier.wait()
+            began = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - began)
+    results.put({name: sorted(taken)[1] for name, taken in times.items()})
 
 
 def _table(content: dict[str, Any]) -> Table:
     where = content["machine"]
     table = Table(
         title=f"Time of a recovery, in units of its forward passes alone\n{where['device']}, "
-        f"{where['threads']} threads, torch {where['torch']}, {content['precision']}"
+        f"{where['threads']} threads, torch {where['torch']}, {content['precision']}, width {content['width']}"
         + (", compiled" if content["compile"] else ""),
         caption="medians; in parentheses the number and time of the forward passes, the unit of the row",
         title_justify="left",
