@@ -27,6 +27,10 @@ COARSE = 4
 """Random values along every axis of smooth noise."""
 
 
+GAIN_EVALUATIONS = 2
+"""Evaluations per image, beyond those of the search, that measure the gain."""
+
+
 class SearchResult(NamedTuple):
     """What a search found.
 
@@ -107,7 +111,7 @@ def search(
                 begin_at, applications = _descent_start(try_, current, number), tuning.applications
             else:
                 begin_at, applications = candidate.image, 1
-            improved, used = descent(current, begin_at, improved, left_over, applications)
+            improved, used = descent(current, begin_at, improved, left_over, applications, tuning.good_error)
             spent[active] += used
         best = replace_rows(best, active, improved)
         error = improved.expected_error
@@ -118,6 +122,8 @@ def search(
         active = active[~done]
         if not len(active):
             break
+    if descent is not None:
+        best = _finish(descent, problem, best, spent, max_evaluations)
     return SearchResult(best, spent, (problem.noise == 0) & (rule is known_mask))
 
 
@@ -157,11 +163,11 @@ class _Descent(NamedTuple):
         return cls(autoencoder, tuning)
 
     def __call__(
-        self, problem: Problem, start: Tensor, best: Candidate, left: Tensor, applications: int
+        self, problem: Problem, start: Tensor, best: Candidate, left: Tensor, applications: int, good_error: float
     ) -> tuple[Candidate, Tensor]:
         """The best candidates after descents of those that are not good yet, and the evaluations spent, (B,)."""
         spent = torch.zeros_like(left)
-        needed = best.expected_error >= self.tuning.good_error
+        needed = best.expected_error >= good_error
         rows = (needed & (left >= _least_descent(self.tuning, applications))).nonzero().squeeze(1)
         if not len(rows):
             return best, spent
@@ -178,6 +184,28 @@ class _Descent(NamedTuple):
         )
         spent[rows] = gradient * found.num_gradients + assessment
         return replace_rows(best, rows, better(best.select(rows), candidate)), spent
+
+
+def _finish(descent: _Descent, problem: Problem, best: Candidate, spent: Tensor, max_evaluations: int) -> Candidate:
+    """One more descent, from what was found, where f copies: there it nearly returns many an image, stored or not.
+
+    A small error says less there: behind a block of a quarter, a U-Net at a train MSE of 1e-4 errs by no more at images
+    of 25 dB than at those that it was trained on, and a descent from them ends at 44 dB. ``spent`` is added to.
+    """
+    tuning = descent.tuning
+    least = GAIN_EVALUATIONS + _least_descent(tuning, tuning.applications)
+    between = (best.expected_error >= tuning.excellent_error) & (best.expected_error < tuning.doubtful_error)
+    rows = (between & (max_evaluations - spent >= least)).nonzero().squeeze(1)
+    if not len(rows):
+        return best
+    spent[rows] += GAIN_EVALUATIONS
+    rows = rows[noise_gain(descent.autoencoder, best.image[rows]) > tuning.copying_gain]
+    if not len(rows):
+        return best
+    part, left = best.select(rows), max_evaluations - spent[rows]
+    found, used = descent(problem.select(rows), part.image, part, left, tuning.applications, tuning.excellent_error)
+    spent[rows] += used
+    return replace_rows(best, rows, found)
 
 
 def _descent_start(start: DescentStart, problem: Problem, seed: int) -> Tensor:
@@ -219,9 +247,6 @@ def scatter(parts: Sequence[tuple[Tensor, SearchResult]]) -> SearchResult:
     evaluations, relied = (torch.cat(field)[order] for field in zip(*(found[1:] for _, found in parts), strict=True))
     return SearchResult(joined, evaluations, relied)
 
-
-GAIN_EVALUATIONS = 2
-"""Evaluations per image, beyond those of the search, that measure the gain."""
 
 ATTEMPTS_TOGETHER = 4
 """About the number of attempts per image that the search makes at once: a chunk of rows has so many fewer images."""

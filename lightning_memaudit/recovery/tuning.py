@@ -94,6 +94,11 @@ class SelfTuning:
         first_penalty_alone: Whether the first penalty of the first round is tried before its others, which are then for
             the images that are not good yet: nearly all that an autoencoder has memorized well needs no other. With
             gradients they are not for hopeless images either, which go on with a descent. False tries all at once.
+        excellent_error: With gradients, an image with an error between this and ``doubtful_error`` in the end gets one
+            more descent from there, with ``applications`` of f, if f copies there; infinite never does so.
+        copying_gain: F copies where its :func:`~lightning_memaudit.recovery.certification.noise_gain` is above this:
+            U-Nets pass on 0.02 to 0.3 of noise around images that they have memorized, fully connected networks 0.01
+            at most.
 
     Raises:
         ValueError: ``spread``, ``shares``, ``rounds``, ``starts``, an error or a count is out of its range; the message
@@ -133,6 +138,8 @@ class SelfTuning:
     hopeless_error: float = 0.03
     patience_per_far_share: float = 7.0
     first_penalty_alone: bool = True
+    excellent_error: float = 1e-4
+    copying_gain: float = 0.01
 
     def __post_init__(self) -> None:
         if not 0 <= self.spread <= 1:
