@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_memaudit.callback.changes import Change, change_between, is_noisy
-from lightning_memaudit.callback.input_watch import InputWatch, Reached, like_images, reached_layers
+from lightning_memaudit.callback.input_watch import Arrival, InputWatch, Reached, like_images, reached_layers
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.model_checks import few_images
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
@@ -94,6 +94,13 @@ result>
         """
         images = self.found.reads[0].images_in(batch)
         if images is None:
+            if self.format.path is None:
+                self.found.called = True
+                self._doubt(
+                    "the training's batches do not hold the images of its data set, which are audited: collate_fn or a "
+                    "hook makes others of them",
+                    "pass members=<a data set> of images as they are trained on",
+                )
             return
         low, high = float(images.min()), float(images.max())
         if low < -FAR_OUTSIDE or high > 1 + FAR_OUTSIDE:
@@ -165,7 +172,7 @@ result>
         self.found.called = True
         common = [name for name in self.in_audit if self._watch.arrivals.get(name)]
         if not common:
-            self._say_nothing_was_compared()
+            say_nothing_was_compared("no layer gets the images in both")
             return True
         self._compare_beside(common[0])
         in_audit, in_training = self.in_audit[common[0]].shape, self._watch.arrivals[common[0]][0].shape
@@ -182,6 +189,8 @@ result>
             )
         for name in common:
             expected, calls = self.in_audit[name].affine, self._watch.arrivals[name]
+            # What is learned from counts: a call without gradients may be for a number that is logged.
+            calls = [call for call in calls if call.learns] or calls
             all_seen = [like_images(images, call.values) for call in calls if call.values is not None]
             seen = [one for one in all_seen if one is not None]
             if expected is not None and seen:
@@ -189,7 +198,7 @@ result>
                 self._compare(images.to(seen[0].device), seen, expected)
                 self._once_more = is_first and not (self._channels is None and self._drawn is None)
                 return not self._once_more
-        self._say_nothing_was_compared()
+        say_nothing_was_compared("no layer gets the images in both")
         return True
 
     def _compare_beside(self, name: str) -> None:
@@ -200,7 +209,7 @@ result>
         unseen = [
             one
             for one, arrivals in self._watch.arrivals.items()
-            if arrivals and one not in self.in_audit and isinstance(modules.get(one), nn.Embedding)
+            if arrivals and one not in self.in_audit and self._is_of_labels(one, modules[one], arrivals)
         ]
         if more:
             kind, other = type(modules[name]).__name__, "does not give them, or the same for all images"
@@ -208,18 +217,24 @@ result>
                 f"the training gives {kind} {' and '.join(more)} beside the images, and the audit {other}", _MEND_LABELS
             )
         elif unseen:
-            self._doubt(f"the training calls the embedding {unseen[0]}, and the audit does not", _MEND_LABELS)
+            kind = "embedding" if isinstance(modules[unseen[0]], nn.Embedding) else "layer"
+            self._doubt(f"the training calls the {kind} {unseen[0]}, and the audit does not", _MEND_LABELS)
+
+    def _is_of_labels(self, name: str, layer: nn.Module, arrivals: Sequence[Arrival]) -> bool:
+        """Whether a layer is for labels or the like.
+
+        An embedding is; and within what the audit calls one that learns, and is given what comes neither from images
+        nor from weights. A discriminator is outside of that.
+        """
+        parts = name.split(".")
+        inside = any(".".join(parts[:count]) in self.in_audit for count in range(1, len(parts)))
+        learns = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+        return isinstance(layer, nn.Embedding) or (inside and learns and any(one.given for one in arrivals))
 
     def _doubt(self, text: str, mend: str | None = None) -> None:
         """Warn, and let the verdicts know."""
         rank_zero_warn(f"members: {text}: {mend or _MEND}")
         self.found.doubts.append(Doubt(CALLED_OTHERWISE, text))
-
-    def _say_nothing_was_compared(self) -> None:
-        rank_zero_warn(
-            "members: what training_step gives the model could not be compared with what the audit gives it, for no "
-            f"layer gets the images in both: where training_step prepares them, {_MEND}"
-        )
 
     def _compare(self, images: Tensor, calls: Sequence[Tensor], expected: Affine) -> None:
         """Look at the call that got the very images, else at the first: a layer may be called on noise or views too."""
@@ -314,6 +329,14 @@ result>
         self._watch.__exit__()
 
 
+def say_nothing_was_compared(reason: str) -> None:
+    """Warn that nobody has looked at what ``training_step`` does with the images."""
+    rank_zero_warn(
+        "members: what training_step gives the model could not be compared with what the audit gives it, for "
+        f"{reason}: where training_step prepares them, {_MEND}"
+    )
+
+
 _MEND = (
     "pass reconstruct=<a function (module, images) that prepares a batch's images as training_step does, and undoes it "
     "on the result>"
@@ -344,12 +367,8 @@ def same_but_for_range(images: Tensor, members: Tensor) -> Affine | None:
 
 
 def can_be_watched(module: nn.Module) -> bool:
-    """Whether hooks on layers cost nothing and change nothing: not where they are compiled."""
-    compiled = any(
-        type(one).__name__ == "OptimizedModule" or one.__dict__.get("_compiled_call_impl") is not None
-        for one in module.modules()
-    )
-    return not compiled and getattr(module, "_compiler_ctx", None) is None
+    """Whether hooks on layers change nothing: not where ``training_step`` is compiled, and they with it."""
+    return getattr(module, "_compiler_ctx", None) is None
 
 
 def first_batch(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact
-from lightning_memaudit.callback.reading.items import plain
+from lightning_memaudit.callback.reading.items import plain, tensors_in
 
 MOST_CALLS = 4
 """Of each layer, within the first step, that are looked at."""
@@ -25,6 +25,8 @@ class Arrival:
         values: The input, where it has as many values as images; None otherwise.
         beside: Names of the other tensors that it was called with, such as labels; and whether these differ from image
             to image.
+        learns: Whether gradients are taken in this call.
+        given: Whether its input is neither images nor computed from weights that learn, as that of a layer for labels.
 
     >>> Arrival((4,), torch.ones(2, 4)).shape
     (4,)
@@ -33,6 +35,8 @@ class Arrival:
     shape: tuple[int, ...]
     values: Tensor | None = None
     beside: frozenset[tuple[str, bool]] = frozenset()
+    learns: bool = False
+    given: bool = False
 
 
 class Reached(NamedTuple):
@@ -73,9 +77,17 @@ class InputWatch:
 
     def __enter__(self) -> "InputWatch":
         self.arrivals = {}
+        compiled = [one for one in self.module.modules() if _is_compiled(one)]
+        # A hook within what is compiled would be compiled too: it is watched from outside.
+        within = {id(inner) for one in compiled for inner in one.modules() if inner is not one}
         for name, submodule in self.module.named_modules():
-            hook = _Note(self, name)
-            self._handles.append(submodule.register_forward_pre_hook(hook, with_kwargs=True))
+            if id(submodule) in within:
+                continue
+            note = _Note(self, name)
+            if submodule.__dict__.get("_compiled_call_impl") is None:
+                self._handles.append(submodule.register_forward_pre_hook(note, with_kwargs=True))
+            else:
+                self._handles.append(_CompiledCall(submodule, note))
         return self
 
     def size_beside(self, shape: tuple[int, ...]) -> int:
@@ -89,6 +101,26 @@ class InputWatch:
         self._handles = []
 
 
+def _is_compiled(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" or module.__dict__.get("_compiled_call_impl") is not None
+
+
+class _CompiledCall:
+    """In place of what ``module.compile()`` has made of a module's call, until removed: notes, and calls that."""
+
+    def __init__(self, module: nn.Module, note: "_Note") -> None:
+        self.module, self.compiled = module, module.__dict__["_compiled_call_impl"]
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            note(module, arguments, named)
+            return self.compiled(*arguments, **named)
+
+        module.__dict__["_compiled_call_impl"] = call
+
+    def remove(self) -> None:
+        self.module.__dict__["_compiled_call_impl"] = self.compiled
+
+
 class _Note:
     def __init__(self, watch: InputWatch, name: str) -> None:
         self.watch, self.name = watch, name
@@ -97,33 +129,43 @@ class _Note:
         arrivals = self.watch.arrivals.setdefault(self.name, [])
         if len(arrivals) >= MOST_CALLS:
             return
+        # A layer may be given anything, such as sparse tensors: what cannot be looked at must not end the training.
+        with suppress(Exception):
+            arrival = self._arrival(module, arguments, named)
+            if arrival is not None:
+                arrivals.append(arrival)
+
+    def _arrival(self, module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Arrival | None:
         known = _names(module)
         by_place = [*known, *(f"argument {place}" for place in range(len(known) + 1, len(arguments) + 1))]
         # What a forward pass takes as **kwargs, it may as well leave alone.
         by_name = {name: argument for name, argument in named.items() if name in known or not arguments}
-        tensors = {
-            name: argument
-            for name, argument in (*zip(by_place, arguments, strict=False), *by_name.items())
-            if isinstance(argument, Tensor)
-        }
-        first = next((name for name, argument in tensors.items() if argument.ndim), None)
+        tensors: dict[str, Tensor] = {}
+        for name, argument in (*zip(by_place, arguments, strict=False), *by_name.items()):
+            found = [(".".join(map(str, (name, *path))), tensor) for path, tensor in tensors_in(argument)]
+            if isinstance(argument, Mapping):  # as a batch, of which the model need not use all
+                found = sorted(found, key=lambda one: -one[1].numel())[:1]
+            tensors.update(found)
+        first = next((name for name, tensor in tensors.items() if tensor.ndim), None)
         if first is None:
-            return
+            return None
         argument = tensors.pop(first)
         shape = tuple(argument.shape[1:])
         # As many values as an image, or the image beside channels of another kind; a copy: the model may work in place.
         whole = self.watch.size in (torch.Size(shape).numel(), self.watch.size_beside(shape))
         beside = frozenset(
-            (name, bool(other.ndim and (other != other[:1]).any()))
+            (name, bool((other != other[:1]).any()))
             for name, other in tensors.items()
             if _may_be_label(other, argument)
         )
-        arrivals.append(Arrival(shape, plain(argument.detach()).clone() if whole else None, beside))
+        values = plain(argument.detach()).clone() if whole else None
+        learns = torch.is_grad_enabled()
+        return Arrival(shape, values, beside, learns, learns and not whole and not argument.requires_grad)
 
 
 def _may_be_label(one: Tensor, images: Tensor) -> bool:
     """Labels and other conditions are small: no masks, no noise, and not the images again as the target of a loss."""
-    if one is images or one.dtype == torch.bool or one.ndim > 2:
+    if one is images or one.dtype == torch.bool or not 0 < one.ndim <= 3:
         return False
     same = one.shape == images.shape and one.device == images.device and bool((one == images).all())
     return not same and 4 * one[:1].numel() <= images[:1].numel()
@@ -132,7 +174,8 @@ def _may_be_label(one: Tensor, images: Tensor) -> bool:
 def _names(module: nn.Module) -> list[str]:
     """Of a module's arguments, so that those given by position and by name are known to be the same."""
     with suppress(TypeError, ValueError):
-        parameters = inspect.signature(module.forward).parameters.values()
+        written = getattr(module, "_orig_mod", module)  # of a compiled one
+        parameters = inspect.signature(written.forward).parameters.values()
         return [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     return []
 

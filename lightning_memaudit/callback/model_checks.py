@@ -99,7 +99,11 @@ def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how:
             from_numbers = result_of(in_bytes)
             alike = isinstance(from_numbers, Tensor) and torch.equal(from_bytes, from_numbers)
             dtype = torch.float32 if alike else torch.uint8  # rounding less where the model takes both alike
-    for last, kind in ((channels_last, dtype), (channels_last, torch.float32), (False, dtype), (False, torch.float32)):
+    layouts = (channels_last, False)
+    tries = [(last, kind) for last in layouts for kind in (dtype, torch.float32)]
+    # A network that was cast by hand, to whose numbers training_step casts too.
+    tries += [(last, kind) for kind in (torch.float64, torch.bfloat16, torch.float16) for last in layouts]
+    for last, kind in dict.fromkeys(tries):
         if result_of((images.movedim(1, -1) if last else images).to(kind)) is not None:
             channels_last, dtype = last, kind
             break

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_memaudit.callback.budget import Budget, bounded_choice, bounded_plan
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.dataset_images import ImageChoice
-from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, first_batch
+from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, first_batch, say_nothing_was_compared
 from lightning_memaudit.callback.given_images import GivenImages
 from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
 from lightning_memaudit.callback.isolation import is_initialized
@@ -233,7 +233,10 @@ class Session:
         self._references = reference_models(self.how, self.pl_module, self.trainer, self._seen)
         check_references(self._references, autoencoder, self._found.groups)
         fitting = self.trainer.state.fn == TrainerFn.FITTING
-        self._to_watch = fitting and not has_spread_weights(self.trainer) and can_be_watched(self.pl_module)
+        watchable = can_be_watched(self.pl_module)
+        if fitting and not watchable:
+            say_nothing_was_compared("it is compiled")
+        self._to_watch = fitting and watchable and not has_spread_weights(self.trainer)
         return measure_pace(autoencoder, self._found.groups, self.what)
 
     def _write_run(self, num_audits: int, run_id: str | None) -> None:

@@ -90,7 +90,7 @@ def test_images_of_others_need_not_be_there(images):
     study = Study(Path("study"), list(pieces([replace(TINY, images="images"), other], Path("study"), data)), run)
     assert study.work("tiny") == ["tiny"]
     assert [piece.name for piece in study.chosen("other*")] == ["other", "other/train-loss=1e-01/default"]
-    with pytest.raises(ValueError, match="elsewhere.npy is missing"):
+    with pytest.raises(ValueError, match=r"elsewhere\.npy is missing"):
         study.work("*")
     assert len(done) == 1
 

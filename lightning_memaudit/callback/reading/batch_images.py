@@ -170,8 +170,7 @@ def learn_format(
             raise problem or ValueError(_ragged(group, read) or f"{group}: no images found in its batches")
         found = own
     else:
-        probe = BatchFormat(path, Layout(()))
-        found = torch.cat([probe.find(batch) for batch in batches])
+        found = _together([BatchFormat(path, Layout(())).find(batch) for batch in batches], group)
     beside = () if key is not None or path is None else _beside(batches[0], path)
     layout = decide_layout(found.shape[1:], image_shape, network)
     images = layout.arrange(found)
@@ -198,6 +197,17 @@ def learn_format(
         std = [255 * one for one in normalization.std or [1.0]]
         normalization = replace(normalization, std=std)
     return BatchFormat(path, layout, found.dtype, normalization, beside=beside)
+
+
+def _together(tensors: Sequence[Tensor], group: str) -> Tensor:
+    shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
+    other = next((shape for shape in shapes if shape != shapes[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"{group}: its batches hold images of shapes {shapes[0]} and {other}: images must be of one size; pass "
+            f"{group}=<a data set> whose images are"
+        )
+    return torch.cat(list(tensors))
 
 
 def _beside(batch: Any, path: Any) -> tuple[Any, ...]:

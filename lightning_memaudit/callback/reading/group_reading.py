@@ -80,9 +80,7 @@ class ReadGroup:
 
     def arranged_in(self, batch: Any) -> Tensor | None:
         """The same, normalized as they stand in the batch."""
-        if self.format.path is None:
-            return None
-        for path in dict.fromkeys([self.source.path, ()]):
+        for path in () if self.format.path is None else dict.fromkeys([self.source.path, ()]):
             with suppress(ValueError, KeyError, IndexError, TypeError, AttributeError):
                 part = batch
                 for key in path:
@@ -127,8 +125,11 @@ def read_group(
     Raises:
         ValueError: An image cannot be read, or is no image in [0, 1].
     """
+    whole = source.gives_batches and source.indices is not None
     if source.indices is not None:
-        chosen = [source.indices[index] for index in choose_indices(len(source.indices), wanted, seed)]
+        chosen = [
+            source.indices[index] for index in choose_indices(len(source.indices), None if whole else wanted, seed)
+        ]
         if not chosen:
             raise ValueError(f"{source.group} holds no images: pass at least one")
     elif wanted is None:
@@ -147,12 +148,13 @@ def read_group(
     again = [twice[begin : begin + size] for begin in range(0, len(twice), size)]
     reads = reader.blocks([*blocks, *again]) if chosen else reader.first(wanted or 0)
 
-    network, count = network or NetworkInput(), len(chosen) or wanted or 0
-    taken = _Taken(source, normalization, transfer, image_shape, network, device, conditional, count)
+    network = network or NetworkInput()
+    count = wanted if whole else len(chosen) or wanted or 0
+    taken = _Taken(source, normalization, transfer, image_shape, network, device, conditional, count, len(chosen))
     with closing(reads):  # or the reading process would be ended by the garbage collector, at any moment
         for read in islice(reads, len(blocks) or None):
             taken.take(read)
-            if len(taken.images) >= taken.count:
+            if taken.count is not None and len(taken.images) >= taken.count:
                 break
         taken.finish()
         second = [taken.convert(read) for read in reads] if again else []
@@ -160,11 +162,12 @@ def read_group(
     is_random = any(
         _differs(one, taken.images[begin : begin + len(one)]) for begin, one in zip(begins, second, strict=False)
     )
-    indices = [chosen[place] for place in taken.places] if chosen else list(range(len(taken.images)))
-    names = _names(source, indices, taken.names)
+    by_item = bool(chosen) and not whole
+    indices = [chosen[place] for place in taken.places] if by_item else list(range(len(taken.images)))
+    names = _names(source if by_item else replace(source, indices=None), indices, taken.names)
     conditions = taken.conditions if conditional else None
     group = Group(source.group, taken.images, indices, range(len(indices)), names, conditions)
-    available = None if source.indices is None else len(source.indices)
+    available = len(source.indices) if by_item and source.indices is not None else None
     words = _in_words(source, taken, reader.note)
     given = (normalization, image_shape, network)
     return ReadGroup(group, source, taken.known, available, is_random, *given, words, taken.problems)
@@ -182,11 +185,13 @@ class _Taken:
         network: NetworkInput,
         device: torch.device | str,
         conditional: bool,
-        count: int,
+        count: int | None,
+        num_items: int,
     ) -> None:
         self.source, self.normalization, self.transfer = source, normalization, transfer
         self.network = network
-        self.image_shape, self.device, self.conditional, self.count = image_shape, device, conditional, count
+        self.image_shape, self.device, self.conditional = image_shape, device, conditional
+        self.count, self._most_items = count, num_items  # images wanted, all if None, of items that are batches
         self.names: list[str | None] = []
         self.places: list[int] = []
         self.num_items = 0
@@ -225,7 +230,11 @@ class _Taken:
                 self.normalization,
                 self.network,
             )
+            if self.count is None:
+                # Room for all; no batch is larger than the first.
+                self.count = self._most_items * len(self._converted(*self._waiting[0])[0])
             self.images = StoredImages(self.format.shape, self.count, self.device)
+        assert self.count is not None
         for batch, read in self._waiting:
             if len(self.images) >= self.count:
                 break
@@ -359,7 +368,7 @@ def _in_words(source: Source, taken: _Taken, note: str | None) -> list[str]:
     sentences = []
     if source.indices is None:
         sentences.append(f"the first {len(taken.images)} of a fresh iteration of {type(source.dataset).__name__}")
-    if taken.num_items > len(taken.images) and source.indices is not None:
+    if taken.num_items > len(taken.images) and source.indices is not None and not source.gives_batches:
         sentences.append(f"{taken.num_items - len(taken.images)} items gave no image and were left out")
     if taken.known.path is None:
         sentences.append("no batch of the run holds these images: they are read from the items alone")

@@ -58,6 +58,8 @@ class Source:
     @property
     def batch_size(self) -> int:
         """Items that are read at once."""
+        if self.gives_batches and self.indices is not None:
+            return 1
         wanted = getattr(self.loader, "batch_size", None) or MOST_ITEMS_AT_ONCE
         least = min(wanted, MOST_ITEMS_AT_ONCE)
         return least if self.indices is None else max(1, min(least, len(self.indices)))
@@ -67,6 +69,11 @@ class Source:
         """Whether the data set itself gives batches, so that there is nothing to collate."""
         loader = self.loader
         return isinstance(loader, DataLoader) and loader.batch_size is None and loader.batch_sampler is None
+
+    @property
+    def gives_batches(self) -> bool:
+        """Whether every item is a batch; a data set that is asked for lists of indices has images for items."""
+        return self.in_batches and not isinstance(getattr(self.loader, "sampler", None), BatchSampler)
 
 
 def places(source: Source) -> list[tuple[int, int]]:
