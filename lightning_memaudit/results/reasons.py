@@ -48,7 +48,8 @@ def not_above_controls(judgement: Judgement) -> Reason:
         f"with {others.num} controls that is too few to tell from chance",
         f"If none was memorized, so many of those that came back are members in {_chance(judgement)} of cases: with "
         f"{others.num} controls that is not rare enough.",
-        f"{look} Audit at least {needed} controls: if none of them comes back, these {came_back.count} are evidence."
+        f"{look} Audit at least {needed} controls: if none of them comes back, "
+        f"{'this one is' if came_back.count == 1 else f'these {came_back.count} are'} evidence."
         if came_back.count
         else f"{look} Audit more members and controls.",
     )
@@ -82,9 +83,7 @@ def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[
         doubts.append(
             Reason(
                 "too_few_controls",
-                f"there {'was' if num_controls == 1 else 'were'} too few controls ({num_controls})"
-                if num_controls
-                else "there were no controls",
+                _too_few(num_controls, judgement.num_repeated.get("controls", 0)),
                 f"It takes at least {MIN_CONTROLS} images that were not trained on, and differ, to say what comes back "
                 "anyway.",
                 f"Give the audit at least {MIN_CONTROLS} controls; 100 resolve a false positive rate of 1%.",
@@ -108,13 +107,26 @@ def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[
             Reason(
                 "negative_control_failed",
                 "the negative control failed",
-                f"The audit finds {untrained.num_memorized} images in the weights that the run started from.",
+                f"The audit finds {untrained.num_memorized} image{'s' if untrained.num_memorized > 1 else ''} in the "
+                "weights that the run started from.",
                 "If those were trained on the same images before, audit truly untrained weights instead; if not, "
                 "distrust this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
             )
         )
     # Groups of other sizes make other batches.
     return doubts + [one for one in about_output(judgement) if one.code == "depends_on_batch"]
+
+
+def _too_few(num_controls: int, num_repeated: int) -> str:
+    """That there are too few controls, with those that were left out."""
+    were = "was" if num_repeated == 1 else "were"
+    if not num_controls:
+        if not num_repeated:
+            return "there were no controls"
+        controls = "the only control" if num_repeated == 1 else f"all {num_repeated} controls"
+        return f"{controls} {were} left out as {'a repeat' if num_repeated == 1 else 'repeats'}"
+    left_out = f"; {num_repeated} more {were} left out as {'a repeat' if num_repeated == 1 else 'repeats'}"
+    return f"there were too few controls ({num_controls}{left_out if num_repeated else ''})"
 
 
 def leaves_traces(judgement: Judgement) -> bool:

@@ -142,7 +142,16 @@ def test_five_controls_eight_times_are_five():
     members = images(40)
     report = audit(memory(members), members, images(5, 1).repeat(8, 1, 1, 1), patterns=PATTERNS, methods=METHODS)
     assert report.verdict.reasons[0] == "too_few_controls"
-    assert "too few controls (5)" in report.verdict.headline
+    assert "there were too few controls (5; 35 more were left out as repeats)." in report.verdict.headline
+
+
+def test_controls_that_were_all_left_out_are_not_called_none():
+    members = images(24)
+    close = (members + 1 / 255).clamp(max=1)
+    for number, words in ((24, "all 24 controls were left out as repeats"), (1, "the only control was left out as a")):
+        report = audit(memory(members), members, close[:number], patterns=PATTERNS, methods=METHODS)
+        assert report.verdict.reasons[0] == "too_few_controls"
+        assert words in report.verdict.headline
 
 
 def test_certificates_count_different_controls():

@@ -138,7 +138,7 @@ def test_identity_like_counts_when_something_came_back():
 
 @pytest.mark.parametrize("threshold_db", [30.0, 30.3, 30.6, 30.9, 31.5])
 def test_a_threshold_within_a_small_gap_is_no_absence(threshold_db):
-    """Members come out at a median of 31.9 dB, controls at 30.25, by whatever passes images through with a mild blur."""
+    """Members come out at a median of 31.9 dB, controls at 30.25, by what passes images through with a mild blur."""
     own = {"members": 31.9, "controls": 30.25}
     images = ImageColumns(image_rows(flags_of(yes(0, 50), yes(0, 50)), own=own))
     verdict = conclude(judge([HEAD[0] | {"threshold_db": threshold_db}], images))
