@@ -14,9 +14,9 @@ NEAR_DUPLICATE_PSNR = 25.0
 REPEAT_PSNR = 35.0
 """Images at least this alike show the same: copies, recompressed ones, or one grey level off."""
 
-CONTRAST_DB = 15.0
-"""An image whose values have a standard deviation below so many dB under 1, that is 0.18, is held against its own
-contrast: its differences must be as small beside it as they must be beside that of 0.18. So dim or flat images that
+CONTRAST_DB = 20.0
+"""An image whose values have a standard deviation below so many dB under 1, that is 0.1, is held against its own
+contrast: its differences must be as small beside it as they must be beside that of 0.1. So dim or flat images that
 differ are not taken for each other; ordinary photographs have more contrast than that."""
 
 _VALUES_AT_ONCE = 2**27
@@ -145,6 +145,8 @@ def _shown_again(images: Sliceable, left_out: Tensor | None = None, block_size: 
             if again[begin + row]:
                 continue
             candidates = begin + (close[row] & ~again[begin:]).nonzero().flatten()
+            if not len(candidates):
+                continue
             image = _gather(images, rows[[begin + row]].tolist())
             for some in torch.split(candidates, pairs_at_once):
                 error = (_gather(images, rows[some].tolist()) - image).square().flatten(1).mean(1)

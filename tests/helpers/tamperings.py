@@ -247,7 +247,7 @@ CHANGES = {
     "number of members": (described("members", num_images=200), SETTINGS),
     "no controls in run.json": (run(controls=None), SETTINGS),
     "near-duplicates": (
-        run(near_duplicates={"psnr_db": 25.0, "contrast_db": 15.0, "members": [1], "controls": [2]}),
+        run(near_duplicates={"psnr_db": 25.0, "contrast_db": 20.0, "members": [1], "controls": [2]}),
         DUPLICATES,
     ),
     "size of the images": (run(image_shape=[3, 64, 64]), ARRAYS),

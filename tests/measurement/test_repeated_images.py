@@ -17,9 +17,9 @@ def images(number, seed=0):
     return torch.rand(number, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
 
 
-def chain(length, step_db=35.7):
+def chain(length, step_db=35.7, seed=5):
     """Each like the one before, and none like the next but one: neighbouring frames or slices."""
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(seed)
     frames = [images(1)[0] * 0.6 + 0.2]
     for _ in range(length - 1):
         step = torch.randn(1, 12, 12, generator=generator)
@@ -51,6 +51,15 @@ def test_repeats_are_those_of_a_comparison_of_all_pairs(block_size, monkeypatch)
     assert alike(some[again], some[stay]).any(1).all(), "each that is left out shows one that counts"
     monkeypatch.undo()
     assert repeats(some)["members"] == again, "however many are compared at a time"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_of_a_chain_those_count_that_show_none_that_counts(seed):
+    frames = chain(9, seed=seed)
+    again = repeats(frames)["members"]
+    stay = [row for row in range(9) if row not in again]
+    assert alike(frames[stay], frames[stay]).int().sum() == len(stay)
+    assert alike(frames[again], frames[stay]).any(1).all()
 
 
 def test_which_pictures_count_does_not_depend_on_their_order():
