@@ -116,8 +116,9 @@ def simulated_columns(groups: dict[str, Gains]) -> ImageColumns:
         shared = dict.fromkeys(("brightness", "contrast", "roughness", "ssim", "mask_accuracy", "score"), nothing)
         shared |= {"position": np.arange(gains.shape[1]), "image": np.arange(gains.shape[1])}
         shared |= dict.fromkeys(("certified", "diverged", "failed"), no)
-        # The own error tells nothing here: what it tells is another matter than what comes back.
-        shared |= {"reconstruction_psnr": np.linspace(29.9, 30.3, gains.shape[1]) - 0.2 * (group == "controls")}
+        # The own error tells little here, only that unseen images do not pass through as members do: what it tells is
+        # another matter than what comes back.
+        shared |= {"reconstruction_psnr": np.linspace(26, 38, gains.shape[1]) - 4 * (group == "controls")}
         for row, gain in enumerate(gains):
             baseline = np.full(len(gain), 24.0)
             for method, own in ((METHOD, gain), (INPAINTER, np.zeros_like(gain))):

@@ -19,7 +19,7 @@ from lightning_memaudit.callback.reading.group_reading import ReadGroup
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.measurement.engine import now
 from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
+from lightning_memaudit.measurement.near_duplicates import CONTRAST_DB, NEAR_DUPLICATE_PSNR, near_duplicates
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.measurement.reference import ReferenceModels
@@ -253,7 +253,8 @@ def describe_near_duplicates(groups: Sequence[Group]) -> dict[str, Any]:
     members = groups[0].images
     found = {"members": near_duplicates(members)}
     found |= {group.name: near_duplicates(group.images, members) for group in groups[1:]}
-    return {"psnr_db": NEAR_DUPLICATE_PSNR} | {name: one.nonzero().flatten().tolist() for name, one in found.items()}
+    measure = {"psnr_db": NEAR_DUPLICATE_PSNR, "contrast_db": CONTRAST_DB}
+    return measure | {name: one.nonzero().flatten().tolist() for name, one in found.items()}
 
 
 def say_if_replaced(session: Any, after_last: bool) -> None:

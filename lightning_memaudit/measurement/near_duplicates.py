@@ -1,6 +1,8 @@
 """Images that nearly equal others, by their pixels. The one module that ``training`` shares with the audit."""
 
-from typing import Protocol
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +13,11 @@ NEAR_DUPLICATE_PSNR = 25.0
 
 REPEAT_PSNR = 35.0
 """Images at least this alike show the same: copies, recompressed ones, or one grey level off."""
+
+CONTRAST_DB = 20.0
+"""An image whose values have a standard deviation below so many dB under 1, that is 0.1, is held against its own
+contrast: its differences must be as small beside it as they must be beside that of 0.1. So dim or flat images that
+differ are not taken for each other; ordinary photographs have more contrast than that."""
 
 _VALUES_AT_ONCE = 2**27
 """Values of one set that are compared at a time at most: of large images these are fewer than are asked for."""
@@ -34,15 +41,35 @@ class Sliceable(Protocol):
     def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
+class _Outlines(NamedTuple):
+    """What there is to know of images before they are compared: thumbnails, and the squared error that each allows."""
+
+    thumbnails: Tensor
+    allowed: Tensor
+
+    def of(self, rows: slice | Tensor) -> "_Outlines":
+        return _Outlines(self.thumbnails[rows], self.allowed[rows])
+
+    def may_be_alike(self, others: "_Outlines") -> Tensor:
+        """(n, m) bool: the pairs that thumbnails do not rule out."""
+        mine, theirs = (one.thumbnails - self.thumbnails.mean(0) for one in (self, others))
+        allowed = torch.minimum(self.allowed[:, None], others.allowed)
+        # A little slack: cdist loses digits, the fewer the nearer all are to 0; the full comparison decides.
+        lost = 2e-6 * (mine.square().mean(1)[:, None] + theirs.square().mean(1))
+        return torch.cdist(mine, theirs).square() / mine.shape[1] <= 1.01 * allowed + lost
+
+
 @torch.no_grad()
 def near_duplicates(
     images: Sliceable,
     others: Sliceable | None = None,
     block_size: int = 1024,
     psnr_db: float = NEAR_DUPLICATE_PSNR,
-    earlier: bool = False,
 ) -> Tensor:
-    """Which images have a PSNR of at least ``psnr_db`` against one of the others.
+    """Which images have a PSNR of at least ``psnr_db`` against one of the others; more where contrast is low.
+
+    Of two images of which one has less contrast than most, see :data:`CONTRAST_DB`, the squared error must be as small
+    beside the variance of their values as it must be for others.
 
     Exact: averaging over patches can only bring two images closer, so that comparing thumbnails rules out
     almost every pair, and the few that stay are compared in full.
@@ -52,60 +79,118 @@ def near_duplicates(
         others: The same; default: the images themselves, each compared with all but itself.
         block_size: Images of either set compared at a time; bounds the memory.
         psnr_db: How alike, in dB.
-        earlier: Compare each image with those before it only, so that of several alike the first is none.
 
     Returns:
         (n,) bool, on the CPU.
     """
-    limit = 10 ** (-psnr_db / 10)
-    most = _VALUES_AT_ONCE // max(1, images[slice(0, 1)].numel())
-    block_size, pairs_at_once = (max(1, min(number, most)) for number in (block_size, _PAIRS_AT_ONCE))
+    block_size, pairs_at_once = _at_once(images, block_size)
     against: Sliceable = images if others is None else others
     near = torch.zeros(len(images), dtype=torch.bool)
-    thumbnails = _all_thumbnails(images, block_size)
-    their_thumbnails = thumbnails if others is None else _all_thumbnails(against, block_size)
+    outlines = _outlines(images, block_size, psnr_db)
+    their_outlines = outlines if others is None else _outlines(against, block_size, psnr_db)
     for first in range(0, len(images), block_size):
-        for start in range(0, first + 1 if earlier else len(against), block_size):
-            mine, theirs = thumbnails[first : first + block_size], their_thumbnails[start : start + block_size]
-            distance = torch.cdist(mine, theirs).square() / mine.shape[1]
+        for start in range(0, len(against), block_size):
+            mine, theirs = (slice(begin, begin + block_size) for begin in (first, start))
+            close = outlines.of(mine).may_be_alike(their_outlines.of(theirs))
             if others is None and start == first:
-                distance.fill_diagonal_(torch.inf)
-            if earlier and start == first:
-                distance.masked_fill_(torch.ones_like(distance, dtype=torch.bool).triu(), torch.inf)
-            # A little slack: cdist loses digits, the full comparison decides.
-            pairs = torch.nonzero(distance < 1.01 * limit + 1e-6)
+                close.fill_diagonal_(False)
+            pairs = torch.nonzero(close)
             if not len(pairs):
                 continue
-            block = images[slice(first, first + block_size)].cpu()
-            other_block = against[slice(start, start + block_size)].cpu()
+            block, other_block = images[mine].cpu(), against[theirs].cpu()
             for some in torch.split(pairs, pairs_at_once):
                 rows, columns = some[~near[first + some[:, 0]]].unbind(1)
                 error = (block[rows] - other_block[columns]).square().flatten(1).mean(1)
-                near[first + rows[error <= limit]] = True
+                allowed = torch.minimum(outlines.allowed[first + rows], their_outlines.allowed[start + columns])
+                near[first + rows[error <= allowed]] = True
     return near
 
 
+@torch.no_grad()
 def repeats(members: Sliceable, controls: Sliceable | None = None) -> dict[str, list[int]]:
-    """Positions of the images that show what was counted before: by group, as far as there are any.
+    """Positions of the images that show what another one shows that counts: by group, as far as there are any.
 
-    Of several members that are alike, by :data:`REPEAT_PSNR`, the first is none; a control that shows a member is one,
-    and of several controls that are alike all but the first.
+    Which ones count depends on the pictures alone, not on their order: each in turn, by a hash of its values, unless it
+    is alike, by :data:`REPEAT_PSNR`, to one that counts already. So of neighbouring frames those that differ stay, and
+    each that is left out shows what one that counts does. A control that shows any member, as the training has seen
+    that picture, does not count; the others are held against each other likewise.
 
     >>> images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> repeats(images[[0, 1, 0]], images[[2, 1, 2]])
     {'members': [2], 'controls': [1, 2]}
     """
-    found = {"members": near_duplicates(members, psnr_db=REPEAT_PSNR, earlier=True)}
+    found = {"members": _shown_again(members)}
     if controls is not None:
-        again = near_duplicates(controls, psnr_db=REPEAT_PSNR, earlier=True)
-        found["controls"] = again | near_duplicates(controls, members, psnr_db=REPEAT_PSNR)
+        shows_member = near_duplicates(controls, members, psnr_db=REPEAT_PSNR)
+        found["controls"] = shows_member | _shown_again(controls, shows_member)
     return {group: which.nonzero().flatten().tolist() for group, which in found.items()}
 
 
-def _all_thumbnails(images: Sliceable, block_size: int) -> Tensor:
+def _shown_again(images: Sliceable, left_out: Tensor | None = None, block_size: int = 1024) -> Tensor:
+    """(n,) bool: the images that are alike to one that counts, of those that are not left out anyway."""
+    block_size, pairs_at_once = _at_once(images, block_size)
+    keys = _keys(images, block_size)
+    order = [row for row in range(len(images)) if left_out is None or not left_out[row]]
+    rows = torch.tensor(sorted(order, key=lambda row: (keys[row], row)), dtype=torch.long)
+    outlines = _outlines(images, block_size, REPEAT_PSNR).of(rows)
+    again = torch.zeros(len(rows), dtype=torch.bool)
+    for begin in range(0, len(rows), block_size):
+        mine = outlines.of(slice(begin, begin + block_size))
+        later = [
+            mine.may_be_alike(outlines.of(slice(start, start + block_size)))
+            for start in range(begin, len(rows), block_size)
+        ]
+        close = torch.cat(later, 1).triu(1)
+        for row in close.any(1).nonzero().flatten().tolist():
+            if again[begin + row]:
+                continue
+            candidates = begin + (close[row] & ~again[begin:]).nonzero().flatten()
+            if not len(candidates):
+                continue
+            image = _gather(images, rows[[begin + row]].tolist())
+            for some in torch.split(candidates, pairs_at_once):
+                error = (_gather(images, rows[some].tolist()) - image).square().flatten(1).mean(1)
+                again[some[error <= torch.minimum(outlines.allowed[some], outlines.allowed[begin + row])]] = True
+    found = torch.zeros(len(images), dtype=torch.bool)
+    found[rows[again]] = True
+    return found
+
+
+def _keys(images: Sliceable, block_size: int) -> list[tuple[str, str]]:
+    """What images are ordered by, whatever their places: hashes of the values at 8 bits, then as they are."""
+    keys = []
+    for first in range(0, len(images), block_size):
+        for image in images[slice(first, first + block_size)].cpu():
+            eight_bits = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+            # Adding 0 makes the zeros that have a sign those that have none.
+            both = (eight_bits, image.float() + 0.0)
+            keys.append(tuple(hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest() for values in both))
+    return keys  # type: ignore[return-value]
+
+
+def _gather(images: Sliceable, rows: Sequence[int]) -> Tensor:
+    return torch.cat([images[slice(row, row + 1)].cpu() for row in rows])
+
+
+def _at_once(images: Sliceable, block_size: int) -> tuple[int, int]:
+    """How many images, and pairs of them, are compared at a time: fewer of large ones."""
+    most = _VALUES_AT_ONCE // max(1, images[slice(0, 1)].numel())
+    return max(1, min(block_size, most)), max(1, min(_PAIRS_AT_ONCE, most))
+
+
+def _outlines(images: Sliceable, block_size: int, psnr_db: float) -> _Outlines:
     blocks = (images[slice(first, first + block_size)].cpu() for first in range(0, len(images), block_size))
-    thumbnails = [_thumbnails(block) for block in blocks]
-    return torch.cat(thumbnails) if thumbnails else torch.zeros(0, 1)
+    found = [(_thumbnails(block), _allowed(block, psnr_db)) for block in blocks]
+    if not found:
+        return _Outlines(torch.zeros(0, 1), torch.zeros(0))
+    thumbnails, allowed = zip(*found, strict=True)
+    return _Outlines(torch.cat(thumbnails), torch.cat(allowed))
+
+
+def _allowed(images: Tensor, psnr_db: float) -> Tensor:
+    """The mean squared error up to which others are as alike to each image as ``psnr_db``, (n,)."""
+    variance = images.flatten(2).var(2, correction=0).mean(1)  # within channels: a tint is no contrast
+    return (variance * 10 ** (CONTRAST_DB / 10)).clamp(max=1) * 10 ** (-psnr_db / 10)
 
 
 def _thumbnails(images: Tensor) -> Tensor:

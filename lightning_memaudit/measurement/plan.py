@@ -19,6 +19,9 @@ from lightning_memaudit.results.shown_channels import check_channels, given_chan
 DEFAULT_PATTERNS = ("random-0.5", "block-0.25")
 DEFAULT_METHODS = ("blind", "paper_blind", "known_mask", "autoencoder_iterations", "biharmonic")
 
+MAX_THRESHOLD_DB = 90.0
+"""Above this, a root mean squared error of 3e-5, what a network returns is lost in rounding: nothing would count."""
+
 LARGE_SIDE, LARGE_METHODS = 128, ("blind", "biharmonic")
 """Images of at least so many pixels a side, and volumes of as many, get these methods instead of the default ones,
 where those take too long."""
@@ -34,7 +37,7 @@ class Plan:
     Attributes:
         patterns: Degradations, in order.
         methods: Methods by name, in order.
-        threshold_db: PSNR in dB at or above which an image counts as recovered.
+        threshold_db: PSNR in dB at or above which an image counts as recovered; at most :data:`MAX_THRESHOLD_DB`.
         seed: Seeds the masks, together with the kind of mask and the image's position in its group; 0 or more, below
             2**63.
         block_size: Images that are degraded and recovered together; bounds the memory.
@@ -75,12 +78,16 @@ class Plan:
         names = [pattern.name for pattern in self.patterns]
         if len(set(names)) < len(names):
             raise ValueError(f"patterns={names}: name each only once")
+        _check_distinct(self.patterns)
         if (
             not isinstance(self.threshold_db, int | float)
             or isinstance(self.threshold_db, bool)
-            or not 0 < self.threshold_db < float("inf")
+            or not 0 < self.threshold_db <= MAX_THRESHOLD_DB
         ):
-            raise ValueError(f"threshold_db={self.threshold_db}: must be a positive number of decibels, such as 30")
+            raise ValueError(
+                f"threshold_db={self.threshold_db}: must be a positive number of decibels, at most "
+                f"{MAX_THRESHOLD_DB:g}, such as 30"
+            )
         seed: object = self.seed
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**63:
             raise ValueError(f"seed={seed!r}: must be an integer from 0 to 2**63 - 1")
@@ -184,6 +191,15 @@ class Plan:
             if isinstance(names, str) or not isinstance(names, Sequence | Mapping):
                 raise ValueError(f"{argument}={names!r}: pass a list of names, such as [{names!r}]")
         return cls([parse_degradation(name) for name in patterns], resolve_methods(methods), **settings)
+
+
+def _check_distinct(patterns: Sequence[Degradation]) -> None:
+    """Raise where two names are spellings of one pattern: the verdict allows for the patterns tried, each once."""
+    spelled: dict[Degradation, str] = {}
+    for pattern in patterns:
+        first = spelled.setdefault(replace(pattern, name=""), pattern.name)
+        if first != pattern.name:
+            raise ValueError(f"patterns: {first!r} and {pattern.name!r} are the same; leave one of them out")
 
 
 def self_tuned(method: Method) -> BlindRecovery | KnownMaskRecovery | None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_memaudit.report.labels import image_name, saved_names
 from lightning_memaudit.report.views import hidden_center, picture_of, picture_of_mask
+from lightning_memaudit.results.names import primary_method
 from lightning_memaudit.results.rows import Row
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -110,10 +111,10 @@ def choose_examples(
         images: The per-image rows of the same audit.
         pattern: Which degradation.
         methods: In the order of the columns.
-        primary: Method to rank by; default ``blind`` if it is there, else the first.
+        primary: Method to rank by; default by the names of the methods.
         channels: Those to show, see :func:`.chosen`.
     """
-    primary = primary or ("blind" if "blind" in methods else methods[0])
+    primary = primary or primary_method(list(methods))
     table = {(row["group"], row["image"], row["method"]): row for row in images if row["pattern"] == pattern}
     examples = []
     for group in ("members", "controls"):

@@ -154,7 +154,8 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
     Args:
         rows: Its rows of ``audits.jsonl``.
         images: Its rows of ``images.jsonl``.
-        primary: The audited method; default ``blind`` if it ran, else the first that is not the inpainter.
+        primary: The audited method; default as
+            :func:`~lightning_memaudit.results.names.primary_method` has it.
 
     Raises:
         ValueError: There are no rows, or none of members, or the audited method did not run.

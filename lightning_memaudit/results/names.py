@@ -7,6 +7,12 @@ from collections.abc import Collection, Iterable, Sequence
 INPAINTER = "biharmonic"
 """The generic inpainter: what it recovers without any autoencoder is no evidence of memorization."""
 
+TOLD_NOTHING = ("blind", "blind_black_box", "paper_blind", "white_box", "autoencoder_iterations", "blind_deblurring")
+"""The package's methods that are given no more than the degraded image and the autoencoder, the audited one first."""
+
+TOLD_THE_MASK = ("known_mask", "ddnm", INPAINTER)
+"""Those that are told which pixels are missing: bounds and baselines, audited where there is nothing else."""
+
 DEFAULT_NAME = "memaudit"
 """Of the callback: prefix of the metrics, and folder of the results within a run."""
 
@@ -14,7 +20,10 @@ _NAME = re.compile(r"[A-Za-z0-9_.+-]*[A-Za-z0-9_+-]")
 
 
 def primary_method(names: Sequence[str], without_autoencoder: Collection[str] = ()) -> str:
-    """The method that the headline speaks of: ``blind`` if it runs, else the first that is not the inpainter.
+    """The method that the headline speaks of, whatever the order in which they run.
+
+    The first of those of the package that are told nothing, ``blind`` before all; else one of other names, the first by
+    the alphabet; else one that is told the mask.
 
     Args:
         names: The methods that run, at least one.
@@ -22,9 +31,18 @@ def primary_method(names: Sequence[str], without_autoencoder: Collection[str] = 
 
     >>> primary_method(["diffusion", "known_mask", "biharmonic"], without_autoencoder=["diffusion", "biharmonic"])
     'known_mask'
+    >>> primary_method(["known_mask", "paper_blind"]), primary_method(["paper_blind", "known_mask"])
+    ('paper_blind', 'paper_blind')
     """
     asked = [name for name in names if name != INPAINTER and name not in without_autoencoder]
-    return "blind" if "blind" in asked else next(iter(asked), names[0])
+    return min(asked or names, key=_preference)
+
+
+def _preference(name: str) -> tuple[int, int, str]:
+    for group, known in ((0, TOLD_NOTHING), (2, TOLD_THE_MASK)):
+        if name in known:
+            return group, known.index(name), name
+    return 1, 0, name
 
 
 def check_name(name: str, argument: str) -> None:

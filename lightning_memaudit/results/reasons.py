@@ -1,14 +1,13 @@
 """Why an audit may be unable to conclude: reasons with their code, their words and what to do."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from lightning_memaudit.results.evidence import MAX_CONTROL_SHARE, controls_needed, exact_test, is_significant
-from lightning_memaudit.results.findings import GroupCounts
-from lightning_memaudit.results.gain import MARGIN_DB
-from lightning_memaudit.results.judgement import CLEARLY_BETTER_DB, Judgement
+from lightning_memaudit.results.contradictions import contradictions
+from lightning_memaudit.results.evidence import controls_needed
+from lightning_memaudit.results.judgement import Judgement
 from lightning_memaudit.results.own_output import REMEDIES
-from lightning_memaudit.results.proportions import Proportion
+from lightning_memaudit.results.pass_through import identity_like, passes_images_through
+from lightning_memaudit.results.reason_words import Reason, decibels, listed, loss, of, untried
 from lightning_memaudit.results.training_doubts import TRAINING_REMEDIES
 
 MIN_CONTROLS = 20
@@ -17,34 +16,11 @@ MIN_CONTROLS = 20
 MAX_UNDETECTED = 0.25
 """*No memorization found* is said when at most this share of members could be memorized and missed by chance (95%)."""
 
-NEARLY_ALWAYS = 0.9
-"""Lower end of an area under the ROC curve above which a number tells nearly every member from nearly every control."""
-
 UNTRAINED_PSNR = 15.0
 """Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
 
 LOWEST_THRESHOLD_DB = 20.0
 """A threshold below this is no advice: such an image resembles the truth as many others do."""
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why nothing can be concluded.
-
-    Attributes:
-        code: For programs.
-        clause: Completes "no training image came back, but ...".
-        explanation: A sentence or two.
-        remedy: What to do about it.
-
-    >>> Reason("too_few_members", "too few were audited", "Two are few.", "Audit more members.").code
-    'too_few_members'
-    """
-
-    code: str
-    clause: str
-    explanation: str
-    remedy: str
 
 
 def above_controls(judgement: Judgement) -> bool:
@@ -72,7 +48,8 @@ def not_above_controls(judgement: Judgement) -> Reason:
         f"with {others.num} controls that is too few to tell from chance",
         f"If none was memorized, so many of those that came back are members in {_chance(judgement)} of cases: with "
         f"{others.num} controls that is not rare enough.",
-        f"{look} Audit at least {needed} controls: if none of them comes back, these {came_back.count} are evidence."
+        f"{look} Audit at least {needed} controls: if none of them comes back, "
+        f"{'this one is' if came_back.count == 1 else f'these {came_back.count} are'} evidence."
         if came_back.count
         else f"{look} Audit more members and controls.",
     )
@@ -106,9 +83,7 @@ def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[
         doubts.append(
             Reason(
                 "too_few_controls",
-                f"there {'was' if num_controls == 1 else 'were'} too few controls ({num_controls})"
-                if num_controls
-                else "there were no controls",
+                _too_few(num_controls, judgement.num_repeated.get("controls", 0)),
                 f"It takes at least {MIN_CONTROLS} images that were not trained on, and differ, to say what comes back "
                 "anyway.",
                 f"Give the audit at least {MIN_CONTROLS} controls; 100 resolve a false positive rate of 1%.",
@@ -132,13 +107,26 @@ def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[
             Reason(
                 "negative_control_failed",
                 "the negative control failed",
-                f"The audit finds {untrained.num_memorized} images in the weights that the run started from.",
+                f"The audit finds {untrained.num_memorized} image{'s' if untrained.num_memorized > 1 else ''} in the "
+                "weights that the run started from.",
                 "If those were trained on the same images before, audit truly untrained weights instead; if not, "
                 "distrust this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
             )
         )
     # Groups of other sizes make other batches.
     return doubts + [one for one in about_output(judgement) if one.code == "depends_on_batch"]
+
+
+def _too_few(num_controls: int, num_repeated: int) -> str:
+    """That there are too few controls, with those that were left out."""
+    were = "was" if num_repeated == 1 else "were"
+    if not num_controls:
+        if not num_repeated:
+            return "there were no controls"
+        controls = "the only control" if num_repeated == 1 else f"all {num_repeated} controls"
+        return f"{controls} {were} left out as {'a repeat' if num_repeated == 1 else 'repeats'}"
+    left_out = f"; {num_repeated} more {were} left out as {'a repeat' if num_repeated == 1 else 'repeats'}"
+    return f"there were too few controls ({num_controls}{left_out if num_repeated else ''})"
 
 
 def leaves_traces(judgement: Judgement) -> bool:
@@ -238,159 +226,10 @@ def about_absence(judgement: Judgement) -> list[Reason]:
 def _lower_threshold(judgement: Judgement, median_psnr: float) -> str:
     """What helps where the autoencoder does not reach the threshold."""
     if median_psnr < LOWEST_THRESHOLD_DB:
-        more = f": add {listed(names)}" if (names := _untried(judgement, "random-0.9")) else ""
+        more = f": add {listed(names)}" if (names := untried(judgement, "random-0.9")) else ""
         return f"Train further; until then the recovery gain says more, which needs no threshold{more}."
     return f"Train further, or set threshold_db below {median_psnr:.0f} and audit again."
 
 
-def _untried(judgement: Judgement, *patterns: str) -> list[str]:
-    """Those of the patterns that were not audited: what was tried is no advice."""
-    tried = {one.pattern for one in judgement.patterns}
-    return [pattern for pattern in patterns if pattern not in tried]
-
-
-def contradictions(judgement: Judgement) -> list[Reason]:
-    """What else the audit saw that speaks for memory, though blind recovery brought nothing back, or too little."""
-    doubts = []
-    back = judgement.counted.members.memorized or judgement.counted.members.recovered
-    found = [one for one in judgement.others if _mostly_members(one) and one.members.count > back.count]
-    if found:
-        most = max(found, key=lambda one: one.members.count)
-        untried = _untried(judgement, "random-0.9", "block-0.5")
-        such = f", such as {listed(untried, 'and')}" if untried else ""
-        others = "" if most.controls is None else f" and {of(most.controls)} others"
-        doubts.append(
-            Reason(
-                "patterns_too_hard",
-                f"the patterns were too hard for {words(judgement.method)} recovery",
-                f"From the same observations {words(most.name)} brings back {of(most.members)} training images"
-                f"{others}, beyond what could be filled in: these the autoencoder has stored.",
-                f"Add patterns from which the mask can be told{such}, with the default fill, and audit again.",
-            )
-        )
-    extracted = judgement.extracted
-    if extracted is not None and _mostly_members(extracted):
-        doubts.append(
-            Reason(
-                "extracted",
-                "some come out of the weights by themselves",
-                f"From starts that know no image, {of(extracted.members)} training images come out: these the "
-                "autoencoder has stored.",
-                "Handle these weights like the images themselves, and add patterns that hide more or less.",
-            )
-        )
-    certified = judgement.certified
-    if certified is not None and certified.controls is not None and certified.controls.num:
-        members, controls = certified.members, certified.controls
-        if is_significant(exact_test(members.count, members.num, controls.count, controls.num)):
-            doubts.append(
-                Reason(
-                    "certified_unrecovered",
-                    "some are certified as recovered",
-                    f"{of(members)} training images are certified without the truth, and {of(controls)} others; none "
-                    f"reaches {judgement.threshold_db:g} dB beyond what could be filled in.",
-                    "Look at the certified images, and audit again with a lower threshold_db.",
-                )
-            )
-    some = max(() if judgement.gain is None else judgement.gain.patterns, key=lambda one: one.num_beyond, default=None)
-    if some is not None and some.num_beyond:
-        doubts.append(
-            Reason(
-                "some_much_closer",
-                f"{some.num_beyond} came back much closer than any other",
-                f"From {some.pattern}, {some.num_beyond} of {some.num_members} training images come back more than "
-                f"{MARGIN_DB:g} dB closer than any of {some.num_controls} controls, and than the best filling without "
-                f"the autoencoder, though none reaches {judgement.threshold_db:g} dB. So few may do so by chance.",
-                "Look at them, audit more controls, and with a lower threshold_db.",
-            )
-        )
-    told = own_error_tells(judgement)
-    if told is not None:
-        doubts.append(
-            Reason(
-                "own_error_gap",
-                "its own output tells them from other images",
-                f"{told} Who was trained on shows in its error, though no image came back.",
-                "Audit with patterns that hide less, and with other methods: something keeps what is stored from "
-                "coming back.",
-            )
-        )
-    return doubts
-
-
-def _mostly_members(counts: GroupCounts) -> bool:
-    """Whether a method brings members back, and controls at most at a fifth of their rate."""
-    controls = 0.0 if counts.controls is None else counts.controls.rate or 0.0
-    return counts.members.count > 0 and controls <= MAX_CONTROL_SHARE * (counts.members.rate or 0.0)
-
-
-def own_error_tells(judgement: Judgement) -> str | None:
-    """In a sentence, how the autoencoder's own error tells members from controls, where it does so clearly; else None.
-
-    Every network reproduces what it was trained on a little better. Clear is a median gap of more than 6 dB, or more
-    members that far beyond every control than chance explains, or an error that nearly always is lower.
-    """
-    own = {group: one.median_psnr for group, one in judgement.reconstruction.items()}
-    members, controls = own.get("members"), own.get("controls")
-    area, beyond = judgement.membership_estimates.get("plain_loss"), judgement.reproduced_beyond
-    if members is None or controls is None or (area is not None and area.low <= 0.5):
-        return None
-    if members - controls > CLEARLY_BETTER_DB:
-        return f"The autoencoder reproduces training images {members - controls:.0f} dB better than unseen ones."
-    num_controls = judgement.reconstruction["controls"].reaching.num
-    if beyond is not None and is_significant(exact_test(beyond.count, beyond.num, 0, num_controls)):
-        return (
-            f"The autoencoder reproduces {of(beyond)} training images more than {CLEARLY_BETTER_DB:g} dB better than "
-            "any unseen one."
-        )
-    if area is not None and area.low > NEARLY_ALWAYS:
-        return f"Its own error is lower for a training image than for an unseen one in {area.value:.0%} of cases."
-    return None
-
-
-def passes_images_through(judgement: Judgement) -> bool:
-    """Whether most images that it has never seen come out of the autoencoder at the threshold."""
-    controls = judgement.reconstruction.get("controls")
-    return controls is not None and 2 * controls.reaching.count >= controls.reaching.num > 0
-
-
-def identity_like(judgement: Judgement) -> Reason:
-    """That images pass through."""
-    members, controls = judgement.reconstruction["members"], judgement.reconstruction["controls"]
-    return Reason(
-        "identity_like",
-        "the autoencoder also reproduces images it has never seen",
-        f"Unseen images come out at a median of {decibels(controls.median_psnr)}, training images at "
-        f"{decibels(members.median_psnr)}: the autoencoder passes images through, as networks with skip "
-        "connections do, and this attack has nothing to hold on to. That it stores nothing is not shown.",
-        "Audit without the skip connections if they are yours to remove, or use another attack.",
-    )
-
-
 def _chance(judgement: Judgement) -> str:
     return "many" if judgement.evidence is None else f"{judgement.evidence.p_value:.0%}"
-
-
-def of(share: Proportion) -> str:
-    """``3 of 10``."""
-    return f"{share.count} of {share.num}"
-
-
-def loss(judgement: Judgement) -> str:
-    """The train loss in short."""
-    return "unknown" if judgement.train_loss is None else f"{judgement.train_loss:.1e}"
-
-
-def decibels(value: float | None) -> str:
-    """With its unit."""
-    return "unknown" if value is None else f"{value:.1f} dB"
-
-
-def listed(names: Sequence[str], word: str = "or") -> str:
-    """``a, b or c``."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
-
-
-def words(name: str) -> str:
-    """A method's name for people."""
-    return name.replace("_", " ")

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from lightning_memaudit.results.contradictions import contradictions, own_error_tells, stored_more
 from lightning_memaudit.results.gain import MARGIN_DB, MEAN, PatternGain
 from lightning_memaudit.results.judgement import Judgement
 from lightning_memaudit.results.membership import membership_sentences, telling
+from lightning_memaudit.results.names import TOLD_NOTHING, TOLD_THE_MASK
+from lightning_memaudit.results.pass_through import identity_like, passes_images_through
 from lightning_memaudit.results.proportions import Proportion
+from lightning_memaudit.results.reason_words import Reason, of, words
 from lightning_memaudit.results.reasons import (
     MIN_CONTROLS,
-    Reason,
     about_absence,
     about_comparison,
     about_finding,
@@ -18,14 +21,8 @@ from lightning_memaudit.results.reasons import (
     about_traces,
     about_training,
     above_controls,
-    contradictions,
-    identity_like,
     leaves_traces,
     not_above_controls,
-    of,
-    own_error_tells,
-    passes_images_through,
-    words,
 )
 
 Outcome = Literal["memorized", "traces", "not_memorized", "inconclusive"]
@@ -95,10 +92,11 @@ def conclude(
     back = judgement.counted.members.memorized or judgement.counted.members.recovered
     found, certainty = _found(judgement), _certainty(judgement)
     cautions = _cautions(judgement, untrained, near_duplicates)
+    more = [one for one in (stored_more(judgement),) if one is not None]  # the inconclusive have it as a reason
     if back.count and not doubts and above_controls(judgement):
         return Verdict(
             "memorized",
-            f"Memorized: {of(back)} training images came back{_from(judgement)}.",
+            f"Memorized: {of(back)} training images came back{_from(judgement)}{_by(judgement)}.",
             found,
             f"{_how_many(judgement)} {certainty}",
             (
@@ -109,17 +107,19 @@ def conclude(
             cautions=(
                 *(f"{one.explanation} More may be memorized than came back." for one in output),
                 *told,
+                *more,
                 *cautions,
             ),
         )
     filled_in = judgement.counted.members.recovered.count - back.count
     beyond = " beyond what anyone could fill in" if filled_in else ""
-    what = f"{of(back)} training images came back" if back.count else f"no training image came back{beyond}"
+    by = _by(judgement)
+    what = f"{of(back)} training images came back{by}" if back.count else f"no training image came back{by}{beyond}"
     if not output and not about_comparison(judgement, untrained) and leaves_traces(judgement):
         before = about_traces(untrained)
         if before:
             return _inconclusive("training images come back closer than others", before, found, certainty, cautions)
-        return _traces(judgement, found, certainty, (*told, *cautions))
+        return _traces(judgement, found, certainty, (*told, *more, *cautions))
     if back.count:
         if not doubts:
             doubts = [not_above_controls(judgement)]
@@ -134,7 +134,7 @@ def conclude(
         return _inconclusive(what, doubts, found, certainty, cautions)
     return Verdict(
         "not_memorized",
-        f"No memorization found: none of {judgement.counted.members.recovered.num} training images came back{beyond}.",
+        f"No memorization found: none of {back.num} training images came back{by}{beyond}.",
         found,
         certainty,
         (
@@ -151,18 +151,26 @@ def _from(judgement: Judgement) -> str:
     return "" if judgement.counted is judgement.overall else f" from {judgement.counted.pattern}"
 
 
+def _by(judgement: Judgement) -> str:
+    """By which method, where it is not the one that the package audits with."""
+    if judgement.method == TOLD_NOTHING[0]:
+        return ""
+    told = ", told the mask" if judgement.method in TOLD_THE_MASK else ""
+    return f" by {words(judgement.method)} recovery{told}"
+
+
 def _traces(judgement: Judgement, found: str, certainty: str, cautions: tuple[str, ...]) -> Verdict:
     assert judgement.gain is not None
     one, few = judgement.gain.strongest, judgement.gain.exceptional
     members = judgement.counted.members
-    back = members.memorized or members.recovered
+    back, by = members.memorized or members.recovered, _by(judgement)
     chance = not_above_controls(judgement) if back.count else None
     if chance is not None:
-        what = f"{of(back)} came back, but {chance.clause}; taken together,"
+        what = f"{of(back)} came back{by}, but {chance.clause}; taken together,"
     elif members.recovered.count:
-        what = f"{of(members.recovered)} came back as anyone could have filled them in, but"
+        what = f"{of(members.recovered)} came back{by} as anyone could have filled them in, but"
     else:
-        what = "no image came back whole, but"
+        what = f"no image came back whole{by}, but"
     if judgement.gain.tells and one is not None and one.shift is not None:
         traces = (
             f"training images come back {one.shift.value:.1f} dB closer than others ({one.shift.low:.1f} to "

@@ -251,7 +251,7 @@ def run_json(groups, patterns, methods, network, hyperparameters):
             "primary_method": "blind",
             "save_recoveries": 64,
         },
-        "near_duplicates": {"psnr_db": 25.0}
+        "near_duplicates": {"psnr_db": 25.0, "contrast_db": 20.0}
         | {
             group: near_duplicates(
                 torch.from_numpy(images), None if group == "members" else torch.from_numpy(groups["members"])

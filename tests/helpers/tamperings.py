@@ -246,7 +246,10 @@ CHANGES = {
     "hash of members": (described("members", sha256="0" * 64), IMAGES),
     "number of members": (described("members", num_images=200), SETTINGS),
     "no controls in run.json": (run(controls=None), SETTINGS),
-    "near-duplicates": (run(near_duplicates={"psnr_db": 25.0, "members": [1], "controls": [2]}), DUPLICATES),
+    "near-duplicates": (
+        run(near_duplicates={"psnr_db": 25.0, "contrast_db": 20.0, "members": [1], "controls": [2]}),
+        DUPLICATES,
+    ),
     "size of the images": (run(image_shape=[3, 64, 64]), ARRAYS),
     "parameters of the model": (run(model={"class": "Tiny", "num_parameters": 1}), WRITTEN),
     "hash of members left out": (described("members", sha256=None), IMAGES),

@@ -28,3 +28,12 @@ def test_near_duplicates_within_a_set_are_not_an_image_and_itself():
     images[17] = (images[2] + 0.01).clamp(0, 1)
     images[5] = images[4]
     assert near_duplicates(images, block_size=6).nonzero().flatten().tolist() == [2, 4, 5, 17]
+
+
+def test_near_duplicates_of_little_contrast_are_as_near_beside_it():
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[4:] = (images[2:4] + 0.02).clamp(0, 1)
+    flat = 0.4 + 0.02 * images
+    flat += torch.tensor([0.0, 0.2, 0.4])[:, None, None]  # a tint is no contrast
+    assert near_duplicates(flat).tolist() == near_duplicates(images).tolist() == [False] * 2 + [True] * 4
+    assert not near_duplicates(torch.stack([torch.full((1, 8, 8), 0.5), torch.full((1, 8, 8), 0.51)])).any()

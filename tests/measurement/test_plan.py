@@ -22,6 +22,34 @@ def test_a_pattern_named_twice_is_refused():
         Plan([parse_degradation("half"), parse_degradation("half")], resolve_methods(["paper_blind"]))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("random-0.9", "random-0.90"),
+        ("random-0.5", "random-.5+fill-0"),
+        ("half+noise-0.1+channels", "half+channels+noise-1e-1"),
+        ("blur-1", "blur-1.0"),
+    ],
+)
+def test_a_pattern_by_two_spellings_is_refused(one, other):
+    images = torch.rand(1, 3, 12, 12)
+    for made in zip(*(parse_degradation(name)(images, [3]) for name in (one, other)), strict=True):
+        assert torch.equal(*made)
+    with pytest.raises(ValueError, match="are the same; leave one of them out") as error:
+        Plan.of([one, "text", other], {"blind": "blind", "blind_deblurring": "blind_deblurring"})
+    assert f"{one!r} and {other!r}" in str(error.value)
+    Plan.of(["random-0.5", "random-0.5+fill-0.5", "random-0.5+channels", "block-0.5"])
+
+
+@pytest.mark.parametrize("threshold_db", [90.1, 100, 1e9, float("inf"), float("nan"), 0, -5, True])
+def test_a_threshold_that_nothing_reaches_is_refused(threshold_db):
+    with pytest.raises(
+        ValueError, match=rf"^threshold_db={threshold_db}: .* at most 90, such as 30$".replace("+", r"\+")
+    ):
+        Plan.of(threshold_db=threshold_db)
+    assert Plan.of(threshold_db=90).threshold_db == 90
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63, True, 1.5, "1", None, float("nan")])
 def test_a_seed_that_is_no_count_is_refused_before_anything_runs(seed):
     with pytest.raises(ValueError, match=r"^seed=.*: must be an integer from 0 to 2\*\*63 - 1$") as error:

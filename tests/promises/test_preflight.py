@@ -82,6 +82,8 @@ BAD_ARGUMENTS = {
     "on_error='ignore': pass 'warn' or 'raise'": {"on_error": "ignore"},
     "threshold_db=nan: must be a positive number of decibels": {"threshold_db": float("nan")},
     "threshold_db=0: must be": {"threshold_db": 0},
+    "threshold_db=100: must be a positive number of decibels, at most 90, such as 30": {"threshold_db": 100},
+    "'random-0.9' and 'random-0.90' are the same; leave one of": {"patterns": ["random-0.9", "half", "random-0.90"]},
     "patterns=[]: name at least one": {"patterns": []},
     "did you mean random": {"patterns": ["randon-0.5"]},
     "methods=[]: name at least one of": {"methods": []},

@@ -1,12 +1,15 @@
 """Judgement: counts by hand, of images that came back and that the inpainter did not bring back."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from judged_images import image_rows, judged, yes
 
+from lightning_memaudit.recovery.methods.registry import METHODS, needs_mask
 from lightning_memaudit.results.image_table import image_table
 from lightning_memaudit.results.judgement import ImageColumns, judge
-from lightning_memaudit.results.names import primary_method
+from lightning_memaudit.results.names import TOLD_NOTHING, TOLD_THE_MASK, primary_method
 
 
 def test_memorized_counts_images_once_and_only_where_the_inpainter_fails():
@@ -65,9 +68,24 @@ def test_the_inpainter_is_never_the_audited_method():
 
 def test_a_method_that_never_calls_the_autoencoder_is_not_the_audited_one():
     names = ["diffusion", "biharmonic", "known_mask", "white_box"]
-    assert primary_method(names, ["diffusion", "biharmonic"]) == "known_mask"
+    assert primary_method(names, ["diffusion", "biharmonic"]) == "white_box"
+    assert primary_method(names[:3], ["diffusion", "biharmonic"]) == "known_mask"
     assert primary_method(["diffusion", "blind"], ["diffusion"]) == "blind"
     assert primary_method(["blind", "white_box"], ["blind"]) == "white_box"
+
+
+def test_the_order_of_the_methods_does_not_choose_the_audited_one():
+    names = ["known_mask", "autoencoder_iterations", "mine", "paper_blind", "biharmonic"]
+    assert {primary_method(order) for order in permutations(names)} == {"paper_blind"}
+    assert {primary_method(order) for order in permutations(["yours", "mine", "known_mask"])} == {"mine"}
+    assert {primary_method(order) for order in permutations(["b", "a"])} == {"a"}
+    assert {primary_method(order, order) for order in permutations(["ddnm", "a", "biharmonic"])} == {"a"}
+
+
+def test_every_method_of_the_package_has_its_place():
+    told = {name for name, make in METHODS.items() if needs_mask(make())}
+    assert told == {name for name in METHODS if name in TOLD_THE_MASK}
+    assert set(METHODS) - told == set(TOLD_NOTHING)
 
 
 def test_an_inpainter_that_failed_on_every_image_did_not_run():

@@ -58,6 +58,7 @@ def test_what_the_inpainter_recovers_too_is_not_memorized():
 CASES = [
     (flags_of(45, controls=(0, MIN_CONTROLS - 1)), {}, "too_few_controls", "too few controls (19)"),
     (flags_of(45, controls=None), {}, "too_few_controls", "there were no controls"),
+    (flags_of(45, controls=(0, 1)), {}, "too_few_controls", "there were too few controls (1)."),
     (flags_of(45, controls=(40, 50)), {}, "not_above_controls", "so did 40 of 50 that it was not trained on"),
     (flags_of(2), {}, "not_above_controls", "too few to tell from chance"),
     (
@@ -93,6 +94,14 @@ def test_verdict_inconclusive(flags, options, code, words):
     assert words in " ".join([verdict.headline, *verdict.why])
     assert len(verdict.headline) < 120
     assert len(verdict.next_steps) == 1
+
+
+def test_one_is_not_spoken_of_as_many():
+    for count, words in ((1, "comes back, this one is evidence."), (2, "comes back, these 2 are evidence.")):
+        [step] = conclude(judged(flags_of(count))[0]).next_steps
+        assert step.endswith(words)
+    before, _ = judged(flags_of(1), epoch=0)
+    assert "finds 1 image in the weights" in conclude(judged(flags_of(45))[0], before).why[0]
 
 
 def test_a_pattern_that_was_tried_is_no_advice():

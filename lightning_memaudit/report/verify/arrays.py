@@ -242,10 +242,16 @@ def same_duplicates(name: str, folder: RunFolder, saved: SavedRecoveries | None)
     """The near-duplicates that ``run.json`` names, where all images were saved."""
     import torch
 
-    from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates, repeats
+    from lightning_memaudit.measurement.near_duplicates import (
+        CONTRAST_DB,
+        NEAR_DUPLICATE_PSNR,
+        near_duplicates,
+        repeats,
+    )
 
     stated, arrays = folder.run().get("near_duplicates"), saved.arrays if saved else {}
-    if not isinstance(stated, Mapping) or stated.get("psnr_db") != NEAR_DUPLICATE_PSNR:
+    measure = {"psnr_db": NEAR_DUPLICATE_PSNR, "contrast_db": CONTRAST_DB}
+    if not isinstance(stated, Mapping) or {key: stated.get(key) for key in measure} != measure:
         return Check(name, None, "run.json names none, or by another measure")
     rows = folder.audits()
     counts = {row["group"]: row["num_images"] for row in rows if row["audit"] == rows[-1]["audit"]}

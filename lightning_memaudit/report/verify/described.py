@@ -98,7 +98,6 @@ def _settings_problems(run: Row, settings: Row, rows: Sequence[Row]) -> Iterator
         yield f"methods are {settings['methods']} in {RUN}, {methods} in {AUDITS}"
     if "threshold_db" in settings and settings["threshold_db"] != rows[0]["threshold_db"]:
         yield f"threshold_db is {settings['threshold_db']} in {RUN}, {rows[0]['threshold_db']} in {AUDITS}"
-    # In the order in which they ran.
     audited = primary_method(methods, settings.get("without_autoencoder") or ())
     if (settings.get("primary_method") or audited) != audited:
         yield f"primary_method is {settings['primary_method']} in {RUN}, the audited method is {audited}"
