@@ -115,7 +115,7 @@ class Inspection:
 
     @cached_property
     def repeated(self) -> dict[str, list[int]]:
-        """Positions by group of images that show what was counted before; they are not judged."""
+        """Positions by group of images that show what another shows that counts; they are not judged."""
         return repeats(*(group.images for group in self.groups))
 
     def check_controls(self, trained: Set[str]) -> None:

@@ -172,7 +172,7 @@ def run_audit(
         cache: Keeps what does not depend on the autoencoder for the next audit of the same images.
         progress: Called with a description and a number of images after every piece of work.
         references: Models that were trained on other images, measured on the same ones.
-        repeated: Positions by group of images that show what was counted before, see
+        repeated: Positions by group of images that show what another shows that counts, see
             :func:`~lightning_memaudit.measurement.near_duplicates.repeats`; they are measured, and not judged.
         kept: Where this process keeps what is measured, for an audit that goes on after a kill.
         doubts: What else speaks against members being what was trained on, and controls what was not.

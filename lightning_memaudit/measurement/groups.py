@@ -79,7 +79,7 @@ class Group:
         names: What a person calls each image in its data set, as the path of a file; None calls it by its index.
         conditions: What the autoencoder is given with each image, as a label; only images with equal ones are recovered
             together. None where it is given nothing; then, and only then, it is called without ``given``.
-        repeated: Positions of images that show what was counted before, see
+        repeated: Positions of images that show what another shows that counts, see
             :func:`~lightning_memaudit.measurement.near_duplicates.repeats`; they are measured, and not judged.
 
     Raises:

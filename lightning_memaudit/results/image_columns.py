@@ -82,7 +82,7 @@ class ImageColumns:
         return made
 
     def distinct(self) -> "ImageColumns":
-        """Without the images that show what was counted before."""
+        """Without the images that show what another shows that counts."""
         return self.of_columns(
             {
                 key: {name: values[~columns["repeated"]] for name, values in columns.items()}

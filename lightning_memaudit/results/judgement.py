@@ -72,7 +72,7 @@ class Judgement:
         extracted: What came out of the weights by itself; None where that was not looked for.
         reproduced_beyond: Members that the autoencoder itself reproduces better than any control, by more than
             :data:`CLEARLY_BETTER_DB`; None without controls.
-        num_repeated: Images by group that show what was counted before: they are left out of all else.
+        num_repeated: Images by group that show what another shows that counts: they are left out of all else.
         doubts: Why what the autoencoder makes of the intact members is no reconstruction, or not what was trained on.
         cuts: What was left out, before anything was known, to keep the audit within bounds: sentences.
 

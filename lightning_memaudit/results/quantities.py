@@ -66,7 +66,7 @@ QUANTITIES = (
     Quantity("certified", failed=False, in_tables=("images",)),
     Quantity("diverged", failed=False, in_tables=("images",)),
     Quantity("failed", failed=True),
-    Quantity("repeated", "shows a member or a control that was counted before", failed=False),
+    Quantity("repeated", "shows a member or a control that counts", failed=False),
     Quantity("num_evaluations", "evaluations", failed=0),
     Quantity("expected_error", "mean squared error", saved=False),
     Quantity("gain", "share", saved=False),

@@ -329,7 +329,7 @@ def _cautions(
 
 
 def _repeats(judgement: Judgement) -> list[str]:
-    """What was left out, since it was counted before."""
+    """What was left out, since another that counts shows it."""
     members, controls = (judgement.num_repeated.get(group, 0) for group in ("members", "controls"))
     sentences = []
     if members:
