@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_memaudit.recovery.noisy_fills import estimate_noisy_value
 from lightning_memaudit.recovery.spatial import row_values, spatial, with_axes
 
 LEAST_SHARE = 0.05
@@ -52,8 +53,8 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
 
     Exact repeats: the most frequent pixel (all channels at once) is looked up, then the most frequent value of each
     channel. Noise of a known level: the value around which most pixels lie is estimated. When the level is not known
-    and nothing repeats exactly, only a fill with zeros can be told from image content: its noise gives values below 0,
-    which no image has.
+    and nothing repeats exactly, a fill with zeros is told by the values below 0, which no image has; any other one by
+    values that crowd around it, and do not resemble their neighbours.
 
     Args:
         observed: y, (B, C, *spatial).
@@ -86,6 +87,9 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
     rows = (~found.present).nonzero().squeeze(1)
     if noise is None and len(rows):
         found = _replace(found, rows, _noisy_zeros(observed[rows]))
+        rows = (~found.present).nonzero().squeeze(1)
+        if len(rows):
+            found = _replace(found, rows, find_noisy_fill(observed[rows]))
     return found
 
 
@@ -108,6 +112,43 @@ def find_other_fill(observed: Tensor, fill: ConstantFill) -> ConstantFill:
     nothing = torch.zeros_like(fill.noise)
     value = with_axes(torch.zeros_like(observed.flatten(2)[..., 0]), observed)
     return ConstantFill(present, mask, nothing, torch.zeros_like(present), value)
+
+
+def find_repeated_values(observed: Tensor) -> ConstantFill:
+    """Take all values that repeat conspicuously for the fill: black and white noise, or several colors, are one fill.
+
+    A value repeats conspicuously if at least :data:`LEAST_SHARE` of a channel has it. A pixel is missing if all its
+    channels hold such values; every channel has a mask of its own where these are clearly more than such pixels.
+
+    Args:
+        observed: y, (B, C, *spatial).
+    """
+    batch, channels = observed.shape[:2]
+    values = observed.flatten(2).flatten(0, 1)
+    ordered = _sorted(values)
+    count = torch.searchsorted(ordered, values, right=True) - torch.searchsorted(ordered, values)
+    repeated = (count >= LEAST_SHARE * values.shape[1]).view(batch, channels, -1)
+    whole = repeated.all(1, keepdim=True)
+    share, alone = whole.double().mean((1, 2)), repeated.double().mean(2).min(1).values
+    per_channel = alone >= share + LEAST_SHARE
+    missing = torch.where(per_channel[:, None, None], repeated, whole)
+    present = missing.double().mean((1, 2)) >= LEAST_SHARE
+    mask = (~(missing & present[:, None, None])).to(observed.dtype).view_as(observed)
+    value = with_axes(torch.zeros_like(observed.flatten(2)[..., 0]), observed)
+    return ConstantFill(present, mask, row_values(observed, 0.0), per_channel, value)
+
+
+def find_noisy_fill(observed: Tensor) -> ConstantFill:
+    """Find a value that many pixels share up to noise of an unknown level, which may be clipped to [0, 1].
+
+    Args:
+        observed: y, (B, C, *spatial).
+    """
+    found = estimate_noisy_value(observed)
+    present = found.plausible & (found.missing.mean(1) >= LEAST_SHARE)
+    mask = torch.where(present[:, None], 1 - found.missing, 1.0).view(len(observed), 1, *observed.shape[2:])
+    noise = torch.where(present, found.noise, 0.0)
+    return ConstantFill(present, mask, noise, torch.zeros_like(present), with_axes(found.value[..., 0], observed))
 
 
 def _codes(observed: Tensor) -> Tensor:

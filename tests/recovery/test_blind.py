@@ -8,6 +8,7 @@ from observations import hide, smooth_images, uniform
 from lightning_memaudit.recovery import (
     BlindRecovery,
 )
+from lightning_memaudit.recovery.methods import blind
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,68 @@ def test_blind_recovery_finds_stored_images_whatever_fills_the_holes(fill):
     recovery = BlindRecovery(certification=None)(associative(stored), observed)
     assert (recovery.image - stored).square().mean() < 1e-3
     assert ((recovery.mask > 0.5) == (mask > 0.5)).float().mean() > 0.95
+
+
+def normal(shape, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+COLORS = torch.tensor([[0.7, 0.2, 0.4], [0.1, 0.9, 0.5]])
+HARD_FILLS = {
+    "black and white in every channel": lambda shape: (uniform(shape, 13) > 0.5).float(),
+    "black and white": lambda shape: (uniform((shape[0], 1, *shape[2:]), 13) > 0.5).float().expand(shape),
+    "two colors": lambda shape: COLORS[(uniform((shape[0], *shape[2:]), 13) > 0.5).long()].movedim(-1, 1),
+}
+HARD_NOISE = {
+    "grey with noise": (0.6, 0.05, False),
+    "grey with little noise": (0.4, 0.02, False),
+    "black with clipped noise": (0.0, 0.05, True),
+    "white with clipped noise": (1.0, 0.05, True),
+}
+
+
+def hard_case(name, images):
+    """Observations whose fill is easily mistaken, and their true masks."""
+    mask = (uniform((len(images), 1, *images.shape[2:])) > 0.5).float()
+    if name in HARD_FILLS:
+        return mask * images + (1 - mask) * HARD_FILLS[name](images.shape), mask
+    value, level, clipped = HARD_NOISE[name]
+    observed = mask * images + (1 - mask) * value + level * normal(images.shape)
+    return observed.clamp(0, 1) if clipped else observed, mask
+
+
+@pytest.mark.parametrize("name", [*HARD_FILLS, *HARD_NOISE])
+def test_a_fill_that_is_easily_mistaken_is_found_once_the_first_reading_fails(name):
+    stored = smooth_images(8, size=32)
+    observed, mask = hard_case(name, stored)
+    recovery = BlindRecovery(certification=None)(associative(stored), observed)
+    assert (recovery.image - stored).square().flatten(1).mean(1).max() < 1e-3
+    assert ((recovery.mask > 0.5) == (mask > 0.5)).float().mean() > 0.95
+    assert not recovery.relied_on_mask.any()
+    assert (recovery.num_evaluations <= 700).all()
+
+
+@pytest.mark.parametrize("name", ["two colors", "black with clipped noise"])
+def test_a_further_reading_of_an_image_does_not_depend_on_the_others_in_its_batch(name):
+    stored = smooth_images(4, size=32)
+    others = smooth_images(4, size=32, seed=3)
+    observed, _ = hard_case(name, torch.cat([stored, others]))
+    method, autoencoder = BlindRecovery(certification=None), associative(stored)
+    together = method(autoencoder, observed)
+    for row in range(0, 8, 3):
+        alone = method(autoencoder, observed[row : row + 1])
+        assert alone.num_evaluations.item() == together.num_evaluations[row].item()
+        torch.testing.assert_close(alone.image[0], together.image[row], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_images_that_are_not_stored_take_no_further_reading_of_an_ordinary_fill(value, monkeypatch):
+    others = smooth_images(8, size=32, seed=3)
+    mask = (uniform((8, 1, 32, 32)) > 0.5).float()
+    method, autoencoder = BlindRecovery(certification=None), associative(smooth_images(8, size=32))
+    observed = mask * others + (1 - mask) * value
+    found = method(autoencoder, observed)
+    monkeypatch.setattr(blind, "FURTHER_READINGS", ())
+    without = method(autoencoder, observed)
+    assert torch.equal(found.num_evaluations, without.num_evaluations)
+    assert torch.equal(found.image, without.image)

@@ -10,7 +10,13 @@ from observations import smooth_images, uniform
 from lightning_memaudit.recovery import (
     BlindRecovery,
 )
-from lightning_memaudit.recovery.fills import _most_frequent, find_constant_fill, local_agreement
+from lightning_memaudit.recovery.fills import (
+    _most_frequent,
+    find_constant_fill,
+    find_noisy_fill,
+    find_repeated_values,
+    local_agreement,
+)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
@@ -54,6 +60,40 @@ def test_a_fill_with_zeros_is_found_under_noise_and_the_noise_is_measured():
     assert ((fill.mask > 0.5) == (mask > 0.5)).float().mean() > 0.95
     known = find_constant_fill(mask * images + (1 - mask) * 0.4 + noise, 0.05)
     torch.testing.assert_close(known.value.flatten(), torch.full((12,), 0.4), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("channels", "value", "level"),
+    [(3, 0.4, 0.02), (3, 0.7, 0.05), (3, 0.0, 0.05), (3, 1.0, 0.02), (3, 0.05, 0.05), (1, 0.4, 0.02), (1, 0.0, 0.02)],
+)
+def test_value_and_level_of_a_noisy_fill_are_told_even_if_clipped(value, level, channels):
+    images = smooth_images(4, channels, size=32)
+    mask = (uniform((4, 1, 32, 32)) > 0.5).float()
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    fill = find_noisy_fill((mask * images + (1 - mask) * value + level * noise).clamp(0, 1))
+    assert fill.present.all()
+    torch.testing.assert_close(fill.value.flatten(), torch.full((4 * channels,), value), atol=0.02, rtol=0)
+    torch.testing.assert_close(fill.noise, torch.full((4,), level), atol=0.25 * level, rtol=0)
+    agree = (fill.mask > 0.5) == (mask > 0.5)
+    assert agree.float().mean() > (0.95 if channels == 3 else 0.85)
+
+
+def test_no_noisy_fill_is_told_where_there_is_none():
+    images = smooth_images(4, size=32)
+    mask = (uniform((4, 1, 32, 32)) > 0.5).float()
+    assert not find_noisy_fill(images).present.any()
+    for filling in (0.0, 0.5, 1.0, uniform(images.shape, 13)):
+        assert not find_noisy_fill(mask * images + (1 - mask) * filling).present.any()
+
+
+@pytest.mark.parametrize("mask_channels", [1, 3])
+def test_all_values_that_repeat_are_one_fill(mask_channels):
+    images = smooth_images(4)
+    mask = (uniform((4, mask_channels, 16, 16)) > 0.5).float()
+    fill = find_repeated_values(mask * images + (1 - mask) * (uniform(images.shape, 13) > 0.5).float())
+    assert fill.present.all()
+    assert torch.equal(fill.mask, mask.expand_as(images))
+    assert torch.equal(fill.per_channel, torch.full((4,), mask_channels == 3))
 
 
 def test_no_constant_fill_is_found_where_there_is_none():

@@ -25,6 +25,7 @@ from lightning_memaudit.recovery.checks import (
     check_penalties,
 )
 from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill
+from lightning_memaudit.recovery.further_readings import FURTHER_READINGS
 from lightning_memaudit.recovery.given_penalties import recover_with_penalties
 from lightning_memaudit.recovery.gradients import UseOfGradients, check_gradients, evaluations_allowed
 from lightning_memaudit.recovery.mask_rules import (
@@ -52,6 +53,10 @@ from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem,
 FIRST_COPIES = 24
 """So many turned copies tell whether the rest of them can matter."""
 
+EVALUATIONS_STEP = 100
+"""What is left to an image for a further reading is rounded down to a multiple of this: those with as much are searched
+together, and what is found for one does not depend on the others."""
+
 
 @dataclass(frozen=True)
 class BlindRecovery:
@@ -59,6 +64,8 @@ class BlindRecovery:
 
     By default it tunes itself. Where the missing pixels hold one value, the mask and the noise level are read off the
     observation; where they hold anything else, the mask is estimated from the image's content as the recovery goes on.
+    Where that comes to nothing and the observation speaks for another reading of it, such as a fill of several colors
+    or clipped noise on it, what is left of the evaluations is spent on that one.
     Penalties and starts are tried in rounds. Of each image the candidate with the lowest blind score is kept, and an
     image that is recovered well takes part in no further round. Where f can be differentiated, gradients take over from
     the candidates. Where few pixels are observed, correcting these alone
@@ -194,9 +201,7 @@ class BlindRecovery:
         fill = find_constant_fill(observed, self.noise)
         other = find_other_fill(observed, fill)
         # Where there are two fills to try, each has half of the evaluations, if that is enough for a round.
-        round_ = self.tuning.rounds[0]
-        enough = 1 + len(round_.penalties) * (round_.num_iterations + self.tuning.refinements)
-        both = other.present & (budget // 2 >= enough)
+        both = other.present & (budget // 2 >= self._enough)
         parts: list[tuple[Tensor, SearchResult]] = []
         for kind, share in ((~both, budget), (both, budget // 2)):
             rows = kind.nonzero().squeeze(1)
@@ -209,6 +214,34 @@ class BlindRecovery:
         if len(rows):
             second = self._search_fill(autoencoder, observed[rows], other.select(rows), budget // 2)
             found = improve(found, rows, second)
+        return self._read_further(autoencoder, observed, fill, found, budget)
+
+    @property
+    def _enough(self) -> int:
+        """Evaluations without which a search is not worth beginning: the start and the first round."""
+        round_ = self.tuning.rounds[0]
+        return 1 + len(round_.penalties) * (round_.num_iterations + self.tuning.refinements)
+
+    def _read_further(
+        self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, found: SearchResult, budget: int
+    ) -> SearchResult:
+        """Spend what is left on other readings of the observations whose first one came to nothing.
+
+        Most images that come to nothing are simply not stored: only those are searched again whose observation itself
+        speaks for another reading.
+        """
+        for reading in FURTHER_READINGS:
+            doubtful = found.candidate.expected_error >= self.tuning.doubtful_error
+            left = (budget - found.num_evaluations) // EVALUATIONS_STEP * EVALUATIONS_STEP
+            rows = (doubtful & (left >= self._enough)).nonzero().squeeze(1)
+            if not len(rows):
+                break
+            speaks, other = reading(observed[rows], fill.select(rows), self.noise)
+            for share in sorted(set(left[rows[speaks]].tolist())):
+                chosen = speaks & (left[rows] == share)
+                part = rows[chosen]
+                second = self._search_fill(autoencoder, observed[part], other.select(chosen), share)
+                found = improve(found, part, second)
         return found
 
     def _search_fill(self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, budget: int) -> SearchResult:
