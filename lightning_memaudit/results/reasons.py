@@ -168,11 +168,17 @@ def _doubts_among(judgement: Judgement, remedies: Mapping[str, tuple[str, str, s
     return doubts
 
 
+def returns_other_images(judgement: Judgement) -> bool:
+    """Whether even a training image that is given intact does not come back."""
+    own = judgement.reconstruction["members"].median_psnr
+    return own is None or own < UNTRAINED_PSNR
+
+
 def about_absence(judgement: Judgement) -> list[Reason]:
     """Why not recovering anything would prove nothing."""
     members = judgement.reconstruction["members"]
     level = f"{judgement.threshold_db:g} dB"
-    if members.median_psnr is None or members.median_psnr < UNTRAINED_PSNR:
+    if members.median_psnr is None or returns_other_images(judgement):
         return [
             Reason(
                 "train_loss_too_high",

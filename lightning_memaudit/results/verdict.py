@@ -11,7 +11,7 @@ from lightning_memaudit.results.membership import membership_sentences, telling
 from lightning_memaudit.results.names import TOLD_NOTHING, TOLD_THE_MASK
 from lightning_memaudit.results.pass_through import identity_like, passes_images_through
 from lightning_memaudit.results.proportions import Proportion
-from lightning_memaudit.results.reason_words import Reason, of, words
+from lightning_memaudit.results.reason_words import Reason, decibels, of, words
 from lightning_memaudit.results.reasons import (
     MIN_CONTROLS,
     about_absence,
@@ -23,6 +23,7 @@ from lightning_memaudit.results.reasons import (
     above_controls,
     leaves_traces,
     not_above_controls,
+    returns_other_images,
 )
 
 Outcome = Literal["memorized", "traces", "not_memorized", "inconclusive"]
@@ -119,6 +120,12 @@ def conclude(
         before = about_traces(untrained)
         if before:
             return _inconclusive("training images come back closer than others", before, found, certainty, cautions)
+        if returns_other_images(judgement):
+            own = decibels(judgement.reconstruction["members"].median_psnr)
+            told.append(
+                f"Even given a training image intact, the autoencoder returns something else (median PSNR {own}): it "
+                "is hardly trained, or the training calls it in another way than the audit does."
+            )
         return _traces(judgement, found, certainty, (*told, *more, *cautions))
     if back.count:
         if not doubts:

@@ -268,6 +268,17 @@ def test_traces_need_no_threshold():
         f"{shift.value:.1f} dB closer than others ({shift.low:.1f} to {shift.high:.1f}, pattern-0)."
     )
     assert 0 < shift.low < 1 < shift.high
+    assert not any("returns something else" in caution for caution in verdict.cautions)
+
+    def reproduces_nothing(columns):
+        for group in GROUPS:
+            for number in range(3):
+                for method in METHODS:
+                    columns[group, f"pattern-{number}", method]["reconstruction_psnr"] = np.full(80, 12.0)
+
+    verdict, _ = verdict_of(members, controls, reproduces_nothing)
+    assert verdict.outcome == "traces"
+    assert "returns something else (median PSNR 12.0 dB)" in verdict.cautions[0]
     assert "allowing for the choice among 4" in verdict.certainty
     assert verdict_of(controls, members)[0].outcome == "not_memorized"
     before = verdict_of(members, controls)[1]
