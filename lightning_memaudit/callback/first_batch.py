@@ -94,7 +94,9 @@ result>
         """
         images = self.found.reads[0].images_in(batch)
         if images is None:
-            if self.format.path is None:
+            if self.found.reads[0].source.given:
+                say_nothing_was_compared("its first batch holds no images like those that were passed as members")
+            elif self.format.path is None:
                 self.found.called = True
                 self._doubt(
                     "the training's batches do not hold the images of its data set, which are audited: collate_fn or a "
@@ -209,7 +211,7 @@ result>
         unseen = [
             one
             for one, arrivals in self._watch.arrivals.items()
-            if arrivals and one not in self.in_audit and self._is_of_labels(one, modules[one], arrivals)
+            if arrivals and one not in self.in_audit and self._is_of_labels(modules[one], arrivals)
         ]
         if more:
             kind, other = type(modules[name]).__name__, "does not give them, or the same for all images"
@@ -220,16 +222,15 @@ result>
             kind = "embedding" if isinstance(modules[unseen[0]], nn.Embedding) else "layer"
             self._doubt(f"the training calls the {kind} {unseen[0]}, and the audit does not", _MEND_LABELS)
 
-    def _is_of_labels(self, name: str, layer: nn.Module, arrivals: Sequence[Arrival]) -> bool:
+    def _is_of_labels(self, layer: nn.Module, arrivals: Sequence[Arrival]) -> bool:
         """Whether a layer is for labels or the like.
 
-        An embedding is; and within what the audit calls one that learns, and is given what comes neither from images
-        nor from weights. A discriminator is outside of that.
+        An embedding is; and one that learns, called by what the audit calls too, on what comes neither from images nor
+        from weights. Discriminators and probes are called by ``training_step``.
         """
-        parts = name.split(".")
-        inside = any(".".join(parts[:count]) in self.in_audit for count in range(1, len(parts)))
         learns = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
-        return isinstance(layer, nn.Embedding) or (inside and learns and any(one.given for one in arrivals))
+        called = any(one.given and any(name in self.in_audit for name in one.within) for one in arrivals)
+        return isinstance(layer, nn.Embedding) or (learns and called)
 
     def _doubt(self, text: str, mend: str | None = None) -> None:
         """Warn, and let the verdicts know."""

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ class Arrival:
             to image.
         learns: Whether gradients are taken in this call.
         given: Whether its input is neither images nor computed from weights that learn, as that of a layer for labels.
+        within: Names of the modules that were being called.
 
     >>> Arrival((4,), torch.ones(2, 4)).shape
     (4,)
@@ -37,6 +38,7 @@ class Arrival:
     beside: frozenset[tuple[str, bool]] = frozenset()
     learns: bool = False
     given: bool = False
+    within: tuple[str, ...] = ()
 
 
 class Reached(NamedTuple):
@@ -73,10 +75,12 @@ class InputWatch:
     def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
         self.module, self.shape, self.size = module, tuple(shape), torch.Size(shape).numel()
         self.arrivals: dict[str, list[Arrival]] = {}
+        self.within: list[str] = []
         self._handles: list[Any] = []
 
     def __enter__(self) -> "InputWatch":
-        self.arrivals = {}
+        self.__exit__()  # a step that was skipped has not ended
+        self.arrivals, self.within = {}, []
         compiled = [one for one in self.module.modules() if _is_compiled(one)]
         # A hook within what is compiled would be compiled too: it is watched from outside.
         within = {id(inner) for one in compiled for inner in one.modules() if inner is not one}
@@ -86,6 +90,7 @@ class InputWatch:
             note = _Note(self, name)
             if submodule.__dict__.get("_compiled_call_impl") is None:
                 self._handles.append(submodule.register_forward_pre_hook(note, with_kwargs=True))
+                self._handles.append(submodule.register_forward_hook(note.leave, always_call=True))
             else:
                 self._handles.append(_CompiledCall(submodule, note))
         return self
@@ -96,7 +101,7 @@ class InputWatch:
         return self.size if beside else 0
 
     def __exit__(self, *exception: object) -> None:
-        for handle in self._handles:
+        for handle in reversed(self._handles):
             handle.remove()
         self._handles = []
 
@@ -113,7 +118,10 @@ class _CompiledCall:
 
         def call(*arguments: Any, **named: Any) -> Any:
             note(module, arguments, named)
-            return self.compiled(*arguments, **named)
+            try:
+                return self.compiled(*arguments, **named)
+            finally:
+                note.leave()
 
         module.__dict__["_compiled_call_impl"] = call
 
@@ -126,6 +134,8 @@ class _Note:
         self.watch, self.name = watch, name
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        within = tuple(self.watch.within)
+        self.watch.within.append(self.name)
         arrivals = self.watch.arrivals.setdefault(self.name, [])
         if len(arrivals) >= MOST_CALLS:
             return
@@ -133,7 +143,12 @@ class _Note:
         with suppress(Exception):
             arrival = self._arrival(module, arguments, named)
             if arrival is not None:
-                arrivals.append(arrival)
+                arrivals.append(replace(arrival, within=within))
+
+    def leave(self, *_: Any) -> None:
+        """The call has ended."""
+        if self.watch.within:
+            self.watch.within.pop()
 
     def _arrival(self, module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Arrival | None:
         known = _names(module)

@@ -53,8 +53,8 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
 
     Exact repeats: the most frequent pixel (all channels at once) is looked up, then the most frequent value of each
     channel. Noise of a known level: the value around which most pixels lie is estimated. When the level is not known
-    and nothing repeats exactly, a fill with zeros is told by the values below 0, which no image has; any other one by
-    values that crowd around it, and do not resemble their neighbours.
+    and nothing repeats exactly, only a fill with zeros can be told from image content: its noise gives values below 0,
+    which no image has.
 
     Args:
         observed: y, (B, C, *spatial).
@@ -87,21 +87,20 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
     rows = (~found.present).nonzero().squeeze(1)
     if noise is None and len(rows):
         found = _replace(found, rows, _noisy_zeros(observed[rows]))
-        rows = (~found.present).nonzero().squeeze(1)
-        if len(rows):
-            found = _replace(found, rows, find_noisy_fill(observed[rows]))
     return found
 
 
-def find_other_fill(observed: Tensor, fill: ConstantFill) -> ConstantFill:
+def find_other_fill(observed: Tensor, fill: ConstantFill, noise: float | None = None) -> ConstantFill:
     """Find a second value that may be the fill: images can have large areas of one color themselves.
 
     Where :func:`find_constant_fill` took the most frequent pixel, this takes the second most frequent one; where it
-    found a mask per channel, this takes the most frequent pixel.
+    found a mask per channel, this takes the most frequent pixel. Where it found none, there may be one with noise on
+    it; or the image has a plain background with noise of its own.
 
     Args:
         observed: y, (B, C, *spatial).
         fill: What :func:`find_constant_fill` found; where there is noise on it, nothing else is looked for.
+        noise: Standard deviation; None if unknown. A fill with noise of a known level was found before.
     """
     codes = _codes(observed)
     first, _ = _most_frequent(codes)
@@ -111,7 +110,9 @@ def find_other_fill(observed: Tensor, fill: ConstantFill) -> ConstantFill:
     mask = (~(repeated & present[:, None])).to(observed.dtype).view(-1, 1, *observed.shape[2:])
     nothing = torch.zeros_like(fill.noise)
     value = with_axes(torch.zeros_like(observed.flatten(2)[..., 0]), observed)
-    return ConstantFill(present, mask, nothing, torch.zeros_like(present), value)
+    found = ConstantFill(present, mask, nothing, torch.zeros_like(present), value)
+    rows = (~fill.present).nonzero().squeeze(1)
+    return _replace(found, rows, find_noisy_fill(observed[rows])) if noise is None and len(rows) else found
 
 
 def find_repeated_values(observed: Tensor) -> ConstantFill:

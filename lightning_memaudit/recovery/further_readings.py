@@ -14,7 +14,7 @@ from lightning_memaudit.recovery.fills import LEAST_SHARE, ConstantFill, find_no
 
 Reading = Callable[[Tensor, ConstantFill, float | None], tuple[Tensor, ConstantFill]]
 """From observations (B, C, *spatial), their first reading and the noise that is known to whether they speak for this
-one, (B,) bool, and the fill in it; without one, the mask is to be told from the image's content."""
+one, (B,) bool, and the fill in it."""
 
 SAME_VALUE = 0.1
 """Fills with noise on them that differ by less are the same."""
@@ -44,22 +44,10 @@ def noisy_fill(observed: Tensor, first: ConstantFill, noise: float | None) -> tu
     return found.present & (other | (first.noise == 0)), found
 
 
-def content(observed: Tensor, first: ConstantFill, noise: float | None) -> tuple[Tensor, ConstantFill]:
-    """No fill, where the first reading was a guess: values that crowd together may be those of the image."""
-    guessed = first.present & (first.noise > 0) & (noise is None)
-    return guessed & (first.value.abs() >= SAME_VALUE).flatten(1).any(1), _without(first)
-
-
-FURTHER_READINGS: tuple[Reading, ...] = (repeated_values, noisy_fill, content)
+FURTHER_READINGS: tuple[Reading, ...] = (repeated_values, noisy_fill)
 """In the order of their turn: what is exact takes the fewest evaluations."""
 
 
 def _hidden(fill: ConstantFill) -> Tensor:
     """Share of the observation that is missing, (B,)."""
     return (1 - fill.mask).flatten(1).double().mean(1)
-
-
-def _without(fill: ConstantFill) -> ConstantFill:
-    """The reading by which there is no constant fill."""
-    nothing = torch.zeros_like(fill.present)
-    return fill._replace(present=nothing, per_channel=nothing, mask=torch.ones_like(fill.mask))

@@ -97,7 +97,7 @@ class DifferentiableAutoencoder(InputProtected):
         two = self._counted_of_two(variable) or tuple(2 * number for number in one)
         self.activations, self.kept_bytes = (max(0, more - less) for more, less in zip(two, one, strict=True))
         elements = ELEMENTS_PER_CHUNK.get(image.device.type, ELEMENTS_PER_CHUNK["cpu"])
-        self._most_rows = max(1, ACTIVATIONS_PER_CHUNK * elements // max(1, self.activations))
+        self._most_rows = max(1, ACTIVATIONS_PER_CHUNK * elements // max(1, self.activations or image.numel()))
 
     def _counted_of_two(self, image: Tensor) -> tuple[int, int] | None:
         """What is kept of two images; None where f takes no more than one."""

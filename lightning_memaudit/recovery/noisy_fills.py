@@ -89,7 +89,7 @@ def estimate_noisy_value(observed: Tensor, steps: int = 30) -> NoisyValue:
 
 def _densest(pixels: Tensor) -> Tensor:
     """The value around which most of each channel lie, (B, C, 1), from (B, C, N)."""
-    bins = (pixels.clamp(0, 1) * BINS).round().long()
+    bins = (pixels.nan_to_num(0.0).clamp(0, 1) * BINS).round().long()
     count = torch.zeros(*pixels.shape[:2], BINS + 1, device=pixels.device).scatter_add_(
         2, bins, torch.ones_like(pixels)
     )

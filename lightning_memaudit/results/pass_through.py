@@ -21,7 +21,9 @@ def passes_images_through(judgement: Judgement) -> bool:
     if 2 * controls.reaching.count >= controls.reaching.num:
         return True
     unseen, seen = controls.median_psnr, members.median_psnr
-    return unseen is not None and seen is not None and unseen >= max(judgement.threshold_db, seen) - ALIKE_DB
+    if unseen is None or seen is None:
+        return False
+    return unseen >= judgement.threshold_db - ALIKE_DB and abs(unseen - seen) <= ALIKE_DB
 
 
 def identity_like(judgement: Judgement) -> Reason:

@@ -125,6 +125,41 @@ def test_a_network_that_was_cast_by_hand_is_given_what_it_takes(kind):
     assert fit(module)[:2] == ([], [])
 
 
+class WithHeads(Conditional):
+    """Parts of a network that training calls by themselves: on noise, on what gets no gradients, on a smaller image."""
+
+    def __init__(self):
+        super().__init__()
+        self.critic, self.probe, self.small = nn.Linear(5, 1), nn.Linear(64, 2), nn.Linear(16, 2)
+
+
+def with_heads(network, x, condition):
+    output = network(x)
+    heads = network.critic(torch.randn(len(x), 5)), network.probe(output.detach().flatten(1))
+    return output + sum(head.sum() for head in heads) + network.small(x[..., ::2, ::2].flatten(1)).sum()
+
+
+def test_heads_that_training_calls_by_themselves_are_not_told():
+    assert fit(Run(with_heads, WithHeads()))[:2] == ([], [])
+
+
+class SkipsItsFirstEpoch(lightning.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        return -1 if trainer.current_epoch == 0 else None
+
+
+def test_a_compiled_call_is_restored_where_a_step_was_skipped():
+    network = Conditional()
+    network.compile(backend="eager")
+    before = network.__dict__["_compiled_call_impl"]
+    loaders = [DataLoader(TensorDataset(images(8, seed), LABELS), 4) for seed in (0, 1)]
+    trainer_with(SkipsItsFirstEpoch(), audit_callback(), max_epochs=3, num_sanity_val_steps=0).fit(
+        Run(lambda net, x, condition: net(x), network), *loaders
+    )
+    assert network.__dict__["_compiled_call_impl"] is before
+    assert not network._forward_pre_hooks
+
+
 class Batches(Dataset):
     """Its items are batches."""
 
@@ -145,6 +180,17 @@ def test_of_items_that_are_batches_all_images_are_audited():
     members = {row["num_images"] for row in report.rows if row["group"] == "members"}
     controls = {row["num_images"] for row in report.rows if row["group"] == "controls"}
     assert (members, controls) == ({20}, {10})
+
+
+def test_of_items_that_are_batches_some_are_chosen():
+    train = Batches(images(40, 0).split(4))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*twice.*")
+        callback = audit_callback(num_members=10)
+        trainer_with(callback, max_epochs=1, num_sanity_val_steps=0).fit(
+            Run(HARMLESS["logged first"]), DataLoader(train, None), DataLoader(Batches([images(10, 1)]), None)
+        )
+    assert {row["num_images"] for row in callback.last_report.rows} == {10}
 
 
 def in_patches(items):

@@ -108,3 +108,16 @@ def test_images_that_are_not_stored_take_no_further_reading_of_an_ordinary_fill(
     without = method(autoencoder, observed)
     assert torch.equal(found.num_evaluations, without.num_evaluations)
     assert torch.equal(found.image, without.image)
+
+
+def test_a_plain_background_with_noise_of_its_own_is_not_taken_for_a_fill():
+    """As scans have it: dark, and around an object that is not."""
+    generator = torch.Generator().manual_seed(3)
+    rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    disc = (((rows - 8) ** 2 + (columns - 8) ** 2) < 20).float()
+    background = 0.06 + 0.025 * torch.randn(6, 1, 16, 16, generator=generator)
+    members = (background.clamp(0, 1) * (1 - disc) + disc * smooth_images(6, 1)).clamp(0, 1)
+    observed = members.clone()
+    observed[..., 2:8, 2:8] = smooth_images(6, 1, seed=9)[..., 2:8, 2:8]
+    found = BlindRecovery(certification=None)(associative(members), observed)
+    assert ((found.image - members).square().flatten(1).mean(1) < 1e-4).sum() >= 4

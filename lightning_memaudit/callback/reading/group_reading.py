@@ -144,9 +144,13 @@ def read_group(
     reader = Reader(source, seed)
     size = source.batch_size
     blocks = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
-    twice = chosen[:READ_TWICE] if source.group == "members" else []
+    if whole and wanted is not None:  # in an order of its own: not the first ones, which may be of one kind
+        chosen = [chosen[place] for place in torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
+        blocks = [[item] for item in chosen]
+    twice = chosen[: 2 if whole else READ_TWICE] if source.group == "members" else []
     again = [twice[begin : begin + size] for begin in range(0, len(twice), size)]
-    reads = reader.blocks([*blocks, *again]) if chosen else reader.first(wanted or 0)
+    # Of items that are batches fewer may be read than there are: then the second reading is one of its own.
+    reads = reader.blocks(blocks if whole else [*blocks, *again]) if chosen else reader.first(wanted or 0)
 
     network = network or NetworkInput()
     count = wanted if whole else len(chosen) or wanted or 0
@@ -157,10 +161,14 @@ def read_group(
             if taken.count is not None and len(taken.images) >= taken.count:
                 break
         taken.finish()
-        second = [taken.convert(read) for read in reads] if again else []
+        second = [] if whole or not again else [taken.convert(read) for read in reads]
+    if whole:
+        with closing(reader.blocks(again)) as reads:
+            second = [taken.convert(read) for read in reads]
     begins = accumulate((len(one) for one in second), initial=0)
     is_random = any(
-        _differs(one, taken.images[begin : begin + len(one)]) for begin, one in zip(begins, second, strict=False)
+        _differs(one[: max(0, len(taken.images) - begin)], taken.images[begin : begin + len(one)])
+        for begin, one in zip(begins, second, strict=False)
     )
     by_item = bool(chosen) and not whole
     indices = [chosen[place] for place in taken.places] if by_item else list(range(len(taken.images)))
@@ -194,7 +202,7 @@ class _Taken:
         self.count, self._most_items = count, num_items  # images wanted, all if None, of items that are batches
         self.names: list[str | None] = []
         self.places: list[int] = []
-        self.num_items = 0
+        self.num_items, self.num_cut = 0, 0
         self.conditions: list[Condition] = []
         self.problems: list[str] = []
         self.format: BatchFormat | None = None
@@ -231,14 +239,15 @@ class _Taken:
                 self.network,
             )
             if self.count is None:
-                # Room for all; no batch is larger than the first.
-                self.count = self._most_items * len(self._converted(*self._waiting[0])[0])
+                # Room for all, if those to come are no larger.
+                self.count = self._most_items * max(len(self._converted(*one)[0]) for one in self._waiting)
             self.images = StoredImages(self.format.shape, self.count, self.device)
         assert self.count is not None
         for batch, read in self._waiting:
             if len(self.images) >= self.count:
                 break
             images, order = self._converted(batch, read)
+            self.num_cut += max(0, len(images) - (self.count - len(self.images)))
             images = images[: self.count - len(self.images)]
             self._check_values(images)
             self.images.add(images)
@@ -370,6 +379,8 @@ def _in_words(source: Source, taken: _Taken, note: str | None) -> list[str]:
         sentences.append(f"the first {len(taken.images)} of a fresh iteration of {type(source.dataset).__name__}")
     if taken.num_items > len(taken.images) and source.indices is not None and not source.gives_batches:
         sentences.append(f"{taken.num_items - len(taken.images)} items gave no image and were left out")
+    if taken.num_cut and source.gives_batches:
+        sentences.append(f"{len(taken.images)} images of its batches, in a seeded order; others were left out")
     if taken.known.path is None:
         sentences.append("no batch of the run holds these images: they are read from the items alone")
     if taken.known.inferred:

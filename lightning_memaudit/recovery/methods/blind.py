@@ -199,8 +199,8 @@ class BlindRecovery:
             found = search(autoencoder, problem, EstimatedMask(estimator), self.tuning, budget - 1)
             return found._replace(num_evaluations=found.num_evaluations + 1)
         fill = find_constant_fill(observed, self.noise)
-        other = find_other_fill(observed, fill)
-        # Where there are two fills to try, each has half of the evaluations, if that is enough for a round.
+        other = find_other_fill(observed, fill, self.noise)
+        # Where there are two readings to try, each has half of the evaluations, if that is enough for a round.
         both = other.present & (budget // 2 >= self._enough)
         parts: list[tuple[Tensor, SearchResult]] = []
         for kind, share in ((~both, budget), (both, budget // 2)):

@@ -89,6 +89,13 @@ def same_settings(name: str, folder: RunFolder) -> Check:
     return check if compared else Check(name, None, f"{RUN} says nothing of it")
 
 
+def _is_before(run: Row, version: tuple[int, ...]) -> bool:
+    """Whether a run says that it was audited by an earlier version of this package."""
+    named = str((run.get("versions") or {}).get("lightning_memaudit", ""))
+    parts = named.split(".")
+    return all(part.isdigit() for part in parts) and tuple(map(int, parts)) < version
+
+
 def _settings_problems(run: Row, settings: Row, rows: Sequence[Row]) -> Iterator[str]:
     patterns = list(dict.fromkeys(row["pattern"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -99,8 +106,9 @@ def _settings_problems(run: Row, settings: Row, rows: Sequence[Row]) -> Iterator
     if "threshold_db" in settings and settings["threshold_db"] != rows[0]["threshold_db"]:
         yield f"threshold_db is {settings['threshold_db']} in {RUN}, {rows[0]['threshold_db']} in {AUDITS}"
     audited = primary_method(methods, settings.get("without_autoencoder") or ())
-    if (settings.get("primary_method") or audited) != audited:
-        yield f"primary_method is {settings['primary_method']} in {RUN}, the audited method is {audited}"
+    stated = settings.get("primary_method") or audited
+    if stated != audited and not (stated in methods and _is_before(run, (0, 3, 4))):  # then the order of methods chose
+        yield f"primary_method is {stated} in {RUN}, the audited method is {audited}"
     for group in ("members", "controls"):
         if group in run:
             described = run[group] or {}
