@@ -137,3 +137,14 @@ def test_the_audited_method_follows_from_those_that_ran():
         assert [problem.split(" is ")[0] for problem in problems] == ["primary_method"] * (
             primary != "autoencoder_iterations"
         )
+
+
+def test_a_folder_of_the_time_when_the_order_chose_the_method_is_not_accused():
+    ran = [{"method": name, "pattern": "half", "threshold_db": 30.0} for name in ("known_mask", "paper_blind")]
+    settings = {"primary_method": "known_mask"}
+    for version, accused in (("0.3.3", False), ("0.3.4", True), ("", True), ("1.0.dev0", True)):
+        run = {"versions": {"lightning_memaudit": version}}
+        assert bool([*described._settings_problems(run, settings, ran)]) is accused, version
+    assert [
+        *described._settings_problems({"versions": {"lightning_memaudit": "0.3.3"}}, {"primary_method": "blind"}, ran)
+    ]
