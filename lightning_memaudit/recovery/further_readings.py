@@ -41,7 +41,8 @@ def noisy_fill(observed: Tensor, first: ConstantFill, noise: float | None) -> tu
     if noise is not None:
         return torch.zeros_like(found.present), found
     other = ((found.value - first.value).abs() >= SAME_VALUE).flatten(1).any(1)
-    return found.present & (other | (first.noise == 0)), found
+    # Where the first reading found no fill, this one was the second.
+    return found.present & first.present & (other | (first.noise == 0)), found
 
 
 FURTHER_READINGS: tuple[Reading, ...] = (repeated_values, noisy_fill)

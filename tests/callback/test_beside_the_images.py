@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, TensorDataset
-from training_runs import audit_callback, images, trainer_with
+from torch.utils.data import DataLoader, TensorDataset
+from training_runs import Items, audit_callback, images, trainer_with
 
 LABELS = torch.arange(8) % 4
 
@@ -160,22 +160,9 @@ def test_a_compiled_call_is_restored_where_a_step_was_skipped():
     assert not network._forward_pre_hooks
 
 
-class Batches(Dataset):
-    """Its items are batches."""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        return self.batches[index]
-
-
 def test_of_items_that_are_batches_all_images_are_audited():
-    train = Batches(images(20, 0).split(5))
-    said, doubts, report = fit(Run(HARMLESS["logged first"]), train, Batches(images(10, 1).split(5)), batch_size=None)
+    train = Items(images(20, 0).split(5))
+    said, doubts, report = fit(Run(HARMLESS["logged first"]), train, Items(images(10, 1).split(5)), batch_size=None)
     assert (said, doubts) == ([], [])
     members = {row["num_images"] for row in report.rows if row["group"] == "members"}
     controls = {row["num_images"] for row in report.rows if row["group"] == "controls"}
@@ -183,12 +170,12 @@ def test_of_items_that_are_batches_all_images_are_audited():
 
 
 def test_of_items_that_are_batches_some_are_chosen():
-    train = Batches(images(40, 0).split(4))
+    train = Items(images(40, 0).split(4))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*twice.*")
         callback = audit_callback(num_members=10)
         trainer_with(callback, max_epochs=1, num_sanity_val_steps=0).fit(
-            Run(HARMLESS["logged first"]), DataLoader(train, None), DataLoader(Batches([images(10, 1)]), None)
+            Run(HARMLESS["logged first"]), DataLoader(train, None), DataLoader(Items([images(10, 1)]), None)
         )
     assert {row["num_images"] for row in callback.last_report.rows} == {10}
 

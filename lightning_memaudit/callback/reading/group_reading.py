@@ -141,12 +141,11 @@ def read_group(
         chosen = []
     if wanted is not None and source.most is not None:
         wanted = min(wanted, source.most)
+    if whole and wanted is not None:  # in an order of its own: not the first ones, which may be of one kind
+        chosen = [chosen[place] for place in torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
     reader = Reader(source, seed)
     size = source.batch_size
     blocks = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
-    if whole and wanted is not None:  # in an order of its own: not the first ones, which may be of one kind
-        chosen = [chosen[place] for place in torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
-        blocks = [[item] for item in chosen]
     twice = chosen[: 2 if whole else READ_TWICE] if source.group == "members" else []
     again = [twice[begin : begin + size] for begin in range(0, len(twice), size)]
     # Of items that are batches fewer may be read than there are: then the second reading is one of its own.
