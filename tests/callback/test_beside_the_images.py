@@ -143,9 +143,9 @@ def test_heads_that_training_calls_by_themselves_are_not_told():
     assert fit(Run(with_heads, WithHeads()))[:2] == ([], [])
 
 
-class SkipsItsFirstEpoch(lightning.Callback):
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        return -1 if trainer.current_epoch == 0 else None
+class SkipsItsFirstEpoch(Run):
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if self.current_epoch == 0 else None
 
 
 def test_a_compiled_call_is_restored_where_a_step_was_skipped():
@@ -153,8 +153,8 @@ def test_a_compiled_call_is_restored_where_a_step_was_skipped():
     network.compile(backend="eager")
     before = network.__dict__["_compiled_call_impl"]
     loaders = [DataLoader(TensorDataset(images(8, seed), LABELS), 4) for seed in (0, 1)]
-    trainer_with(SkipsItsFirstEpoch(), audit_callback(), max_epochs=3, num_sanity_val_steps=0).fit(
-        Run(lambda net, x, condition: net(x), network), *loaders
+    trainer_with(audit_callback(), max_epochs=3, num_sanity_val_steps=0).fit(
+        SkipsItsFirstEpoch(lambda net, x, condition: net(x), network), *loaders
     )
     assert network.__dict__["_compiled_call_impl"] is before
     assert not network._forward_pre_hooks
