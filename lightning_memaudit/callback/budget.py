@@ -8,14 +8,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
-from lightning_memaudit.measurement.budget import (
-    Costs,
-    bounded_plan,
-    bounds_for,
-    comparable_side,
-    num_conditions,
-    sizes_of,
-)
+from lightning_memaudit.measurement.budget import bounded_plan, bounds_for, comparable_side, num_conditions, sizes_of
+from lightning_memaudit.measurement.costs import Costs
 from lightning_memaudit.measurement.estimate import Estimate, Experience
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.pace import Pace
@@ -101,8 +95,8 @@ class Budget:
             return
         number = self._costs.num_probed(plan, sizes_of(groups))
         if number:
-            taken = processes.share(partial(probe, autoencoder, groups, plan, number))[0]
-            self._costs = self._costs.with_probe(plan, taken)
+            found_by_few = processes.share(partial(probe, autoencoder, groups, plan, number))[0]
+            self._costs = self._costs.with_probe(plan, found_by_few)
 
     def decide(self, groups: Sequence[Group], plan: Plan, one_audit: bool) -> Bounds:
         """What to leave out of the audits; the same in every process, since all know the same.

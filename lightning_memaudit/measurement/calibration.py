@@ -12,9 +12,9 @@ import torch
 
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.plan import Plan
-from lightning_memaudit.recovery import BlindRecovery, Calibration, calibrate
+from lightning_memaudit.recovery import Calibration, calibrate
 from lightning_memaudit.recovery.certification import MAX_FALSE_RATE, NO_THRESHOLD, controls_needed, is_certified
-from lightning_memaudit.recovery.methods.registry import Method, claims
+from lightning_memaudit.recovery.methods.registry import Method, calibrates_on_copies, claims
 from lightning_memaudit.results.cells import Cell
 from lightning_memaudit.results.comparability import differences
 from lightning_memaudit.results.image_columns import ImageColumns
@@ -43,7 +43,7 @@ def without_own_certificates(plan: Plan, groups: Sequence[Group]) -> Plan:
     if least - len(shown_before) < NEEDED:
         return plan
     methods = {
-        name: replace(method, certification=None) if _uses_turned_copies(method) else method  # type: ignore[type-var]
+        name: replace(method, certification=None) if calibrates_on_copies(method) else method
         for name, method in plan.methods.items()
     }
     return replace(plan, methods=methods)
@@ -82,7 +82,7 @@ def certify_from_controls(cells: Sequence[Cell], plan: Plan) -> dict[tuple[str, 
             controls = [_distinct_scores(cell) for cell in mine if cell.group == "controls"]
             scores = np.concatenate(controls) if controls else np.zeros(0)
             known = scores[~np.isnan(scores)]
-            few = known if _uses_turned_copies(method) else known[:0]  # that count towards the threshold
+            few = known if calibrates_on_copies(method) else known[:0]  # that count towards the threshold
             if len(scores) < NEEDED and not (len(few) and different):
                 described[pattern, name] = _own(method, len(known))
                 if len(few):
@@ -125,7 +125,7 @@ def _certify(cells: Sequence[Cell], calibration: Calibration, among_certified: b
 def _own(method: Method, num_controls: int) -> Row:
     """What a method certifies by itself, where the controls are too few to set the threshold."""
     few = f"{num_controls} controls cannot show a false-certification rate of {MAX_FALSE_RATE:.2g}: it takes {NEEDED}"
-    if not _uses_turned_copies(method):
+    if not calibrates_on_copies(method):
         return _row(OWN, None, f"{few}, so the certificates are the method's own", num_controls, None, (None, None))
     rate = 1 / (NEEDED + 1)
     part = "make up for the others" if num_controls else "stand in for them"
@@ -164,7 +164,3 @@ def _row(
         "false_rate_low": low,
         "false_rate_high": high,
     }
-
-
-def _uses_turned_copies(method: Method) -> bool:
-    return isinstance(method, BlindRecovery) and method.calibrates_on_copies

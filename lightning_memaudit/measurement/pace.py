@@ -27,6 +27,10 @@ PATIENCE = 0.06
 LEAST_REPEATS, MOST_REPEATS, LEAST_SECONDS = 2, 20, 0.05
 """Of every piece of work, and of short ones so many more."""
 
+MOST_LOAD = 3.0
+"""Times as long as the fastest repeat that one is believed to take while something else keeps the machine busy: in so
+few short repeats one pause of the machine looks like more."""
+
 MOST_REPRODUCED = 16
 """Images of each group whose own PSNR is measured."""
 
@@ -225,7 +229,7 @@ class _Stopwatch:
     @property
     def load(self) -> float:
         """How many times the fastest repeat a repeat takes on average."""
-        return self._all / self._fastest if self._fastest else 1.0
+        return min(MOST_LOAD, self._all / self._fastest) if self._fastest else 1.0
 
 
 def _time_search(watch: _Stopwatch, images: Tensor, mask: Tensor, sizes: tuple[int, int]) -> Line:

@@ -4,8 +4,10 @@ Plain iterations from how the first ones go, which costs next to nothing; all el
 for long audits alone.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +20,9 @@ from lightning_memaudit.measurement.together import Found
 from lightning_memaudit.measurement.workload import Work
 from lightning_memaudit.recovery import Autoencoder, AutoencoderIterations, BlindRecovery
 from lightning_memaudit.recovery.batches import per_image_mean
-from lightning_memaudit.recovery.methods.registry import recover, uses_autoencoder
+from lightning_memaudit.recovery.certification import NO_THRESHOLD, certify
+from lightning_memaudit.recovery.methods.registry import calibrates_on_copies, recover, uses_autoencoder
+from lightning_memaudit.recovery.types import Recovery
 
 LOOKED_AT, IMAGES_LOOKED_AT = (6, 12), 8
 """Of the first plain iterations, two between which the changes of an image tell how fast it settles; and of how many
@@ -79,13 +83,29 @@ def _iterations(f: Autoencoder, image: Tensor, method: AutoencoderIterations) ->
     return (looks * method.check_every).clamp_max(method.num_iterations)
 
 
-@torch.no_grad()
-def probe(
-    autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence[Group], plan: Plan, number: int
-) -> dict[CellKey, float]:
-    """Evaluations per image, by group, pattern and method but plain iterations: the mean of a few images of each group.
+class Probe(NamedTuple):
+    """What the recoveries of a few images took.
 
-    Nothing of a group for which a call fails: the audit will say it.
+    Attributes:
+        number: Images of each group.
+        evaluations: By group, pattern and method but plain iterations: the mean over these images.
+        certifiable: By pattern and method, of those that search turned copies for their certificates: whether a member
+            may be certified beside these controls; where none may, no copy is searched.
+
+    >>> Probe(0).evaluations
+    {}
+    """
+
+    number: int
+    evaluations: Mapping[CellKey, float] = {}
+    certifiable: Mapping[tuple[str, str], bool] = {}
+
+
+@torch.no_grad()
+def probe(autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence[Group], plan: Plan, number: int) -> Probe:
+    """Recover a few images of each group by all methods but plain iterations.
+
+    Nothing is known of a group for which a call fails: the audit will say it.
 
     Args:
         autoencoder: f, images (B, C, *spatial) to the same shape; for groups with conditions, what gives one for each.
@@ -97,25 +117,36 @@ def probe(
         AuditStopped: The processes must end.
 
     >>> group = Group.whole("members", torch.rand(8, 1, 8, 8))
-    >>> probe(torch.zeros_like, [group], Plan.of(["half"], ["paper_blind", "biharmonic"]), number=2)
+    >>> probe(torch.zeros_like, [group], Plan.of(["half"], ["paper_blind", "biharmonic"]), number=2).evaluations
     {('members', 'half', 'paper_blind'): 7.0}
     """
-    taken: dict[CellKey, float] = {}
+    found: dict[CellKey, Recovery] = {}
     for group in groups:
         try:
-            taken |= _of_group(autoencoder, group, plan, number)
+            found |= _of_group(autoencoder, group, plan, number)
         except AuditStopped:
             raise
         except Exception:
             continue
-    return taken
+    evaluations = {key: float(recovery.num_evaluations.double().mean()) for key, recovery in found.items()}
+    certifiable = {
+        (pattern, name): _any_certifiable(members, found.get(("controls", pattern, name)))
+        for (group, pattern, name), members in found.items()
+        if group == "members" and calibrates_on_copies(plan.methods[name])
+    }
+    return Probe(number, evaluations, certifiable)
+
+
+def _any_certifiable(members: Recovery, controls: Recovery | None) -> bool:
+    lowest = math.inf if controls is None else float(controls.score.min())
+    return bool(certify(members, replace(NO_THRESHOLD, threshold=lowest)).certified.any())
 
 
 def _of_group(
     autoencoder: Autoencoder | ConditionalAutoencoder, group: Group, plan: Plan, number: int
-) -> dict[CellKey, float]:
+) -> dict[CellKey, Recovery]:
     block = next(group.first(number).blocks(autoencoder, number))
-    taken: dict[CellKey, float] = {}
+    found: dict[CellKey, Recovery] = {}
     for pattern in plan.patterns:
         degraded = pattern(block.images, range(len(block.images)), plan.seed)
         earlier: list[Found] = []
@@ -126,5 +157,5 @@ def _of_group(
             search = replace(method, certification=None) if isinstance(method, BlindRecovery) else method
             recovery = recover(search, block.autoencoder, degraded.observed, degraded.mask, earlier)
             earlier.append((method, recovery))
-            taken[group.name, pattern.name, name] = float(recovery.num_evaluations.double().mean())
-    return taken
+            found[group.name, pattern.name, name] = recovery
+    return found

@@ -21,7 +21,7 @@ from lightning_memaudit.recovery import (
     Recovery,
 )
 from lightning_memaudit.recovery.batches import rows_per_chunk
-from lightning_memaudit.recovery.methods.registry import Method, recover
+from lightning_memaudit.recovery.methods.registry import Method, calibrates_on_copies, recover
 from lightning_memaudit.recovery.types import concatenate
 
 Found = tuple[Method, Recovery]
@@ -106,7 +106,7 @@ def recover_together(method: Method, autoencoder: Autoencoder, sets: Sequence[Ob
     Returns:
         One recovery for each of ``sets``.
     """
-    if not isinstance(method, BlindRecovery) or not method.calibrates_on_copies:
+    if not calibrates_on_copies(method):
         return _search(method, autoencoder, sets)
     found = _search(replace(method, certification=None), autoencoder, sets)
     scores: dict[str, list[Tensor]] = {}

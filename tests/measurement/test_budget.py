@@ -11,11 +11,11 @@ from lightning_memaudit.measurement import budget
 from lightning_memaudit.measurement.budget import (
     FEWEST_EVALUATIONS,
     FEWEST_IMAGES,
-    Costs,
     bounded_plan,
     bounds_for,
 )
 from lightning_memaudit.measurement.choice import choose_indices
+from lightning_memaudit.measurement.costs import Costs
 from lightning_memaudit.measurement.degradations import parse_degradation
 from lightning_memaudit.measurement.estimate import Estimate, Experience
 from lightning_memaudit.measurement.groups import Group

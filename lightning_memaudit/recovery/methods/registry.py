@@ -1,6 +1,7 @@
 """The recovery methods by name, and what the audit must know about each."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 from torch import Tensor
 
@@ -54,6 +55,11 @@ def estimates_mask(method: Method) -> bool:
 def claims(method: Method) -> bool:
     """Whether the method certifies images as recovered, which only blind ones can."""
     return bool(getattr(method, "claims", False))
+
+
+def calibrates_on_copies(method: Method) -> TypeGuard[BlindRecovery]:
+    """Whether the method searches turned copies for its certificates, where there are too few controls for them."""
+    return isinstance(method, BlindRecovery) and method.calibrates_on_copies
 
 
 def recovers_from(method: Method, family: Family) -> bool:
