@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from lightning_memaudit.measurement.checks import check_group, check_values
-from lightning_memaudit.measurement.degradations import Degradation, parse_degradation
+from lightning_memaudit.measurement.degradations import Degradation, Degraded, parse_degradation
 from lightning_memaudit.measurement.groups import Group, ImageSource
 from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery
 from lightning_memaudit.recovery.checks import check_counts, check_plane
@@ -241,16 +242,26 @@ def _make(name: str) -> Method:
 
 
 def check_degradations(plan: Plan, group: Group) -> None:
-    """Degrade the first image of a group by every pattern: sizes that do not fit are known before the audit.
+    """Degrade the first images of a group by every pattern: sizes that do not fit are known before the audit.
 
     Raises:
         ValueError: The images have not all channels that are to be shown, a pattern cannot be applied to images of
-            this size, or hides nothing or all of them, or a method is for other numbers of axes or larger images.
+            this size, hides nothing or all of them, or leaves the same of them as another one, or a method is for
+            other numbers of axes or larger images.
     """
-    image = group.images[slice(0, 1)]
+    images = group.images[slice(0, 2)]
+    image = images[:1]
     check_channels(plan.show_channels, image.shape[1])
+    seen: list[tuple[str, Degraded]] = []
     for pattern in plan.patterns:
-        mask = pattern(image, [0], plan.seed).mask
+        degraded = pattern(images, range(len(images)), plan.seed)
+        mask = degraded.mask[:1]
+        same = next((name for name, other in seen if _alike(other, degraded)), None)
+        if same is not None:
+            raise ValueError(
+                f"patterns: {same!r} and {pattern.name!r} leave the same of images of this size; leave one of them out"
+            )
+        seen.append((pattern.name, degraded))
         if pattern.family == "mask" and (bool((mask > 0).all()) or not bool(mask.any())):
             size = " x ".join(map(str, spatial(image)))
             raise ValueError(
@@ -266,6 +277,10 @@ def check_degradations(plan: Plan, group: Group) -> None:
             raise ValueError(
                 f"method {name!r}: its kernel of {support} pixels is larger than {size} images; leave it out"
             )
+
+
+def _alike(one: Degraded, other: Degraded) -> bool:
+    return torch.equal(one.mask, other.mask) and torch.equal(one.observed, other.observed)
 
 
 __all__ = [

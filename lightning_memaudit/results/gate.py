@@ -1,7 +1,8 @@
 """Conditions on the numbers of a report, such as ``memorized_rate>0.05``: a gate before a release.
 
 A number that is not there never passes: its condition is undecided, which is neither held nor not held. So is one that
-does not hold only because too few images were audited, or because recoveries failed.
+does not hold only because too few images were audited, recoveries failed or diverged, or the audit was cut; and, where
+an inconclusive verdict counts, one on memorized images that the audit could not have shown.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lightning_memaudit.results.cost import Cut
 from lightning_memaudit.results.names import INPAINTER, did_you_mean
 from lightning_memaudit.results.proportions import Proportion
 
@@ -222,6 +224,13 @@ def _pooled(document: Mapping[str, Any], group: str) -> float | None:
     return sum(row["num_recovered"] for row in rows) / total if total else None
 
 
+_OWN_OUTPUT = {"train_loss", "plain_loss_auroc", "reference_auroc", "extracted"}
+"""Names that owe nothing to what was recovered from degraded images."""
+
+_WHAT_CAME_BACK = {"num_memorized", "memorized_rate", "memorized_rate_low", "memorized_rate_high", "recovery_rate"}
+"""Names that say how many came back whole."""
+
+
 def _most(document: Mapping[str, Any]) -> dict[str, float]:
     """The largest values that the images of this audit could have given: all of them memorized."""
     memorized, extracted = document["memorized_rate"], document["judgement"].get("extracted")
@@ -230,18 +239,57 @@ def _most(document: Mapping[str, Any]) -> dict[str, float]:
         every = Proportion.of(np.ones(memorized["num"], dtype=bool))
         most = {"num_memorized": every.count, "memorized_rate_low": every.low}
     if extracted is not None:
-        most["extracted"] = extracted["members"]["num"]
+        starts = (document.get("extraction") or {}).get("num_starts")
+        most["extracted"] = min(extracted["members"]["num"], math.inf if starts is None else starts)
     return {name: value for name, value in most.items() if value is not None}
-
-
-_OWN_OUTPUT = {"train_loss", "plain_loss_auroc", "reference_auroc", "extracted"}
-"""Names that owe nothing to what was recovered from degraded images."""
 
 
 def _failed(document: Mapping[str, Any]) -> int:
     """Recoveries by the audited method and the inpainter that failed: they count as if nothing had come back."""
     methods = (document["judgement"]["method"], INPAINTER)
     return sum(row.get("num_failed") or 0 for row in document["rates"] if row["method"] in methods)
+
+
+def _with_untested(document: Mapping[str, Any]) -> dict[str, float]:
+    """Values as they would be had all members come back whose recoveries diverged from every pattern."""
+    untested, memorized = document["judgement"].get("untested"), document["memorized_rate"]
+    if untested is None or memorized is None:
+        return {}
+    count = min(memorized["num"], memorized["count"] + untested["count"])
+    found = Proportion.of(np.arange(memorized["num"]) < count)
+    return {"num_memorized": found.count, "memorized_rate": found.rate or 0.0, "memorized_rate_low": found.low or 0.0}
+
+
+def _cut(document: Mapping[str, Any], name: str) -> str | None:
+    """What the audit did less of than was asked for, to a condition that it bears on."""
+    wanted = {"extracted": "extraction"}.get(name, "max_evaluations")
+    cuts = (document.get("cost") or {}).get("cuts") or []
+    found = next((Cut(**cut) for cut in cuts if cut["argument"] == wanted), None)
+    return None if found is None or (name in _OWN_OUTPUT and name != "extracted") else found.words
+
+
+def _not_shown(document: Mapping[str, Any], condition: Condition, strict: bool) -> str | None:
+    """Why a condition that does not hold might hold all the same; None where nothing speaks for that."""
+    name, high = condition.name, _most(document).get(condition.name)
+    if (
+        isinstance(condition.bound, float)
+        and high is not None
+        and _never(condition.comparison, condition.bound, 0, high)
+    ):
+        of_what, more = ("images and starts", " or raise extraction") if name == "extracted" else ("images", "")
+        return f"with the {of_what} of this audit {name} is at most {high:.6g}; audit more members{more}"
+    if name not in _OWN_OUTPUT and (failed := _failed(document)):
+        return f"{failed} recoveries failed, which counts as if nothing had come back"
+    if condition.holds(_with_untested(document).get(name)):
+        untested = document["judgement"]["untested"]
+        of_all = f"{untested['count']} of {untested['num']}"
+        return f"recoveries of {of_all} members diverged, which counts as if nothing had come back"
+    if words := _cut(document, name):
+        return f"the audit was cut to keep within max_seconds: {words}"
+    codes = document["verdict"].get("absence_not_shown")
+    if strict and codes and name in _WHAT_CAME_BACK:
+        return f"there are traces, and whole images may not have come back for other reasons: {', '.join(codes)}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -268,15 +316,10 @@ class Examined:
     @classmethod
     def of(cls, document: Mapping[str, Any], conditions: Sequence[Condition], strict: bool) -> "Examined":
         """Examine the content of a ``report.json``."""
-        numbers, most, failed = named_numbers(document), _most(document), _failed(document)
+        numbers = named_numbers(document)
         held = {one: one.holds(numbers[one.name]) for one in conditions}
-        why = {}
-        for one in (condition for condition, holds in held.items() if holds is False):
-            high = most.get(one.name)
-            if isinstance(one.bound, float) and high is not None and _never(one.comparison, one.bound, 0.0, high):
-                why[one] = f"with the images of this audit {one.name} is at most {high:.6g}; audit more members"
-            elif failed and one.name not in _OWN_OUTPUT:
-                why[one] = f"{failed} recoveries failed, which counts as if nothing had come back"
+        doubts = {one: _not_shown(document, one, strict) for one, holds in held.items() if holds is False}
+        why = {one: doubt for one, doubt in doubts.items() if doubt is not None}
         return cls(numbers, {**held, **dict.fromkeys(why)}, strict, why)
 
     def reason(self, condition: Condition) -> str:

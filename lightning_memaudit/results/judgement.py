@@ -59,6 +59,8 @@ class Judgement:
         overall: Over all patterns, every image counted once.
         patterns: The same for each pattern.
         testable: Members that the inpainter fails on in at least one pattern: on the others nothing could be shown.
+        flat_psnr: What an image of a member's mean value reaches, in dB, the median; None where that was not known.
+        untested: Members whose recoveries diverged or failed, from every pattern; None where none did.
         reconstruction: By group.
         membership: From the blind score.
         evidence: What speaks against chance; None without controls.
@@ -98,6 +100,8 @@ class Judgement:
     testable: Proportion | None
     reconstruction: dict[str, Reconstruction]
     membership: Membership
+    flat_psnr: float | None = None
+    untested: Proportion | None = None
     evidence: Evidence | None = None
     gain: Gain | None = None
     group_differences: tuple[GroupDifference, ...] = ()
@@ -140,11 +144,12 @@ class Judgement:
     def to_dict(self) -> dict[str, Any]:
         """Plain Python, for JSON."""
         plain: dict[str, Any] = _plain(asdict(self))
-        del plain["doubts"], plain["cuts"]
+        del plain["doubts"], plain["cuts"], plain["untested"], plain["flat_psnr"]
         plain["counted"] = _plain(asdict(self.counted))
         plain["gain"] = None if self.gain is None else self.gain.to_dict()
         # Only where there are any: a report without them is what it was before they were known of.
         plain |= {"doubts": [doubt._asdict() for doubt in self.doubts]} if self.doubts else {}
+        plain |= {"untested": _plain(asdict(self.untested))} if self.untested else {}
         return plain
 
 
@@ -219,6 +224,8 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
             group: _reconstruction(images[group, patterns[0], method], float(first["threshold_db"])) for group in groups
         },
         membership=memberships.get("blind_score") or infer_membership((), ()),
+        flat_psnr=_flat_psnr(images["members", patterns[0], method]["contrast"]),
+        untested=_untested(images, patterns, method),
         evidence=evidence,
         gain=gain,
         group_differences=differences(images, patterns, method),
@@ -241,6 +248,19 @@ def _flags(members: CameBack, controls: CameBack, chosen: slice) -> Flags:
         for one in (members, controls)
     ]
     return Flags(both[0][0], both[1][0], both[0][1], both[1][1])
+
+
+def _flat_psnr(contrast: NDArray[np.float64]) -> float | None:
+    """Contrast is the deviation from the mean; images of one value, of which nothing can be told, do not count."""
+    some = contrast[contrast > 1e-6]
+    return float(-20 * np.log10(np.median(some))) if len(some) else None
+
+
+def _untested(images: ImageColumns, patterns: Sequence[str], method: str) -> Proportion | None:
+    """Members of which no pattern says anything."""
+    diverged, failed = (flags(images, "members", patterns, method, name) for name in ("diverged", "failed"))
+    found = Proportion.of(np.asarray((diverged | failed).all(0)))
+    return found if found.count else None
 
 
 def _answered(images: ImageColumns, method: str, patterns: Sequence[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from lightning_memaudit.results.contradictions import contradictions
 from lightning_memaudit.results.evidence import controls_needed
 from lightning_memaudit.results.judgement import Judgement
 from lightning_memaudit.results.own_output import REMEDIES
@@ -18,6 +17,9 @@ MAX_UNDETECTED = 0.25
 
 UNTRAINED_PSNR = 15.0
 """Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
+
+FLAT_MARGIN_DB = 6.0
+"""What counts as recovered must lie so far above what an image's own mean value reaches: half of its deviation."""
 
 LOWEST_THRESHOLD_DB = 20.0
 """A threshold below this is no advice: such an image resembles the truth as many others do."""
@@ -71,7 +73,7 @@ def about_finding(judgement: Judgement, untrained: Judgement | None) -> list[Rea
                 "Add biharmonic to methods, and patterns that hide pixels, and audit again.",
             )
         )
-    return [*doubts, *about_comparison(judgement, untrained)]
+    return [*doubts, *about_contrast(judgement), *about_comparison(judgement, untrained)]
 
 
 def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[Reason]:
@@ -154,6 +156,23 @@ def about_output(judgement: Judgement) -> list[Reason]:
     return _doubts_among(judgement, REMEDIES)
 
 
+def about_contrast(judgement: Judgement) -> list[Reason]:
+    """Why reaching the threshold says little: images in a tenth of their range are all alike by 20 dB more."""
+    flat = judgement.flat_psnr
+    if flat is None or flat <= judgement.threshold_db - FLAT_MARGIN_DB:
+        return []
+    return [
+        Reason(
+            "low_contrast",
+            "a flat color comes close to the threshold",
+            f"An image of its mean value alone reaches {flat:.0f} dB on half of the training images, and "
+            f"{judgement.threshold_db:g} dB count as recovered: what comes back may show nothing of them.",
+            "Set data_range to the range that the images use (in Python: scale them to [0, 1]), or raise threshold_db, "
+            "and audit again.",
+        )
+    ]
+
+
 def about_training(judgement: Judgement) -> list[Reason]:
     """Why members may not be what was trained on, and controls not what was not."""
     return _doubts_among(judgement, TRAINING_REMEDIES)
@@ -174,8 +193,25 @@ def returns_other_images(judgement: Judgement) -> bool:
     return own is None or own < UNTRAINED_PSNR
 
 
+def about_untested(judgement: Judgement) -> list[Reason]:
+    """That many recoveries came to nothing that could be measured."""
+    untested = judgement.untested
+    if untested is None or untested.count <= MAX_UNDETECTED * untested.num:
+        return []
+    return [
+        Reason(
+            "recoveries_diverged",
+            f"{of(untested)} recoveries came to nothing",
+            f"From every pattern, the recoveries of {of(untested)} training images diverged to NaN or infinite values, "
+            "or failed: whether those are stored is not tested.",
+            "Audit a function that returns finite values for whatever lies in [0, 1], by clamping what a logarithm or "
+            "a division gets.",
+        )
+    ]
+
+
 def about_absence(judgement: Judgement) -> list[Reason]:
-    """Why not recovering anything would prove nothing."""
+    """Why images may be memorized all the same that did not come back."""
     members = judgement.reconstruction["members"]
     level = f"{judgement.threshold_db:g} dB"
     if members.median_psnr is None or returns_other_images(judgement):
@@ -189,7 +225,7 @@ def about_absence(judgement: Judgement) -> list[Reason]:
                 "Train, and audit again; as the negative control of a run this is the expected result.",
             )
         ]
-    doubts = []
+    doubts = about_untested(judgement)
     if 2 * members.reaching.count < members.reaching.num:
         doubts.append(
             Reason(
@@ -226,7 +262,7 @@ def about_absence(judgement: Judgement) -> list[Reason]:
                 "Audit more members (raise num_members).",
             )
         )
-    return doubts + contradictions(judgement)
+    return doubts
 
 
 def _lower_threshold(judgement: Judgement, median_psnr: float) -> str:

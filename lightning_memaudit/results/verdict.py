@@ -1,7 +1,7 @@
 """The verdict in plain words. The terminal, the HTML report and report.json all take their words from here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from lightning_memaudit.results.contradictions import contradictions, own_error_tells, stored_more
@@ -16,10 +16,12 @@ from lightning_memaudit.results.reasons import (
     MIN_CONTROLS,
     about_absence,
     about_comparison,
+    about_contrast,
     about_finding,
     about_output,
     about_traces,
     about_training,
+    about_untested,
     above_controls,
     leaves_traces,
     not_above_controls,
@@ -43,6 +45,7 @@ class Verdict:
         certainty: How sure that is.
         next_steps: What to do about it.
         cautions: What may weaken it.
+        absence_not_shown: Of traces, why images that did not come back may be memorized whole all the same, as codes.
 
     >>> from lightning_memaudit.results.judgement import ImageColumns, judge
     >>> rows = [
@@ -62,10 +65,14 @@ class Verdict:
     reasons: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    absence_not_shown: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python, for JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        if not self.absence_not_shown:  # a report of anything but traces is what it was before they were known of
+            del plain["absence_not_shown"]
+        return plain
 
 
 def conclude(
@@ -120,23 +127,31 @@ def conclude(
         before = about_traces(untrained)
         if before:
             return _inconclusive("training images come back closer than others", before, found, certainty, cautions)
+        missed = about_contrast(judgement) or about_absence(judgement)
         if returns_other_images(judgement):
             own = decibels(judgement.reconstruction["members"].median_psnr)
             told.append(
                 f"Even given a training image intact, the autoencoder returns something else (median PSNR {own}): it "
                 "is hardly trained, or the training calls it in another way than the audit does."
             )
-        return _traces(judgement, found, certainty, (*told, *more, *cautions))
+        else:
+            told += [one.explanation for one in missed]
+        codes = tuple(one.code for one in [*training, *missed])
+        return replace(_traces(judgement, found, certainty, (*told, *more, *cautions)), absence_not_shown=codes)
     if back.count:
         if not doubts:
-            doubts = [not_above_controls(judgement)]
+            doubts = [not_above_controls(judgement), *about_untested(judgement)]
             if passes_images_through(judgement):
                 doubts.append(identity_like(judgement))
             # Too few: what other methods bring back says why, as it does where nothing came back.
             doubts += [one for one in contradictions(judgement) if one.code == "patterns_too_hard"]
         return _inconclusive(what, [*output, *training, *doubts], found, certainty, cautions)
     # What the output is taken for comes first: all that speaks against absence would only repeat it in other words.
-    doubts = [*output, *training, *doubts, *([] if output else about_absence(judgement))]
+    doubts = [*output, *training, *doubts]
+    if not output and not about_contrast(judgement):
+        doubts += about_absence(judgement)
+    if not output and not returns_other_images(judgement):
+        doubts += contradictions(judgement)
     if doubts:
         return _inconclusive(what, doubts, found, certainty, cautions)
     return Verdict(
@@ -171,7 +186,7 @@ def _traces(judgement: Judgement, found: str, certainty: str, cautions: tuple[st
     one, few = judgement.gain.strongest, judgement.gain.exceptional
     members = judgement.counted.members
     back, by = members.memorized or members.recovered, _by(judgement)
-    chance = not_above_controls(judgement) if back.count else None
+    chance = next(iter(about_contrast(judgement)), not_above_controls(judgement)) if back.count else None
     if chance is not None:
         what = f"{of(back)} came back{by}, but {chance.clause}; taken together,"
     elif members.recovered.count:
@@ -311,7 +326,7 @@ def _cautions(
     none_back = not (judgement.counted.members.memorized or judgement.counted.members.recovered).count
     if none_back and (tells := telling(judgement.memberships)):
         cautions.append(f"No image came back, but members can be told from other images by {tells}: that leaks too.")
-    if passes_images_through(judgement) and not none_back:
+    if passes_images_through(judgement) and not none_back and not about_contrast(judgement):
         cautions.append(
             "The autoencoder also reproduces images it has never seen, as networks with skip connections do."
         )
