@@ -65,7 +65,7 @@ class BlindRecovery:
 
     By default it tunes itself. Where the missing pixels hold one value, the mask and the noise level are read off the
     observation; where they hold anything else, the mask is estimated from the image's content as the recovery goes on.
-    Where that comes to nothing and the observation speaks for another reading of it, such as a fill of several colors
+    Where that comes to little and the observation speaks for another reading of it, such as a fill of several colors
     or clipped noise on it, what is left of the evaluations is spent on that one.
     Penalties and starts are tried in rounds. Of each image the candidate with the lowest blind score is kept, and an
     image that is recovered well takes part in no further round. Where f can be differentiated, gradients take over from
@@ -239,15 +239,16 @@ class BlindRecovery:
     def _read_further(
         self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, found: SearchResult, budget: int
     ) -> SearchResult:
-        """Spend what is left on other readings of the observations whose first one came to nothing.
+        """Spend what is left on other readings of the observations whose first one came to little.
 
         Most images that come to nothing are simply not stored: only those are searched again whose observation itself
         speaks for another reading.
         """
         for reading in FURTHER_READINGS:
-            doubtful = found.candidate.expected_error >= self.tuning.doubtful_error
+            # A wrong reading may leave an error that is not good, yet not doubtful: most of its mask may be right.
             left = (budget - found.num_evaluations) // EVALUATIONS_STEP * EVALUATIONS_STEP
-            rows = (doubtful & (left >= self._enough)).nonzero().squeeze(1)
+            poor = found.candidate.expected_error >= self.tuning.fair_error
+            rows = (poor & (left >= self._enough)).nonzero().squeeze(1)
             if not len(rows):
                 break
             speaks, other = reading(observed[rows], fill.select(rows), self.noise)
