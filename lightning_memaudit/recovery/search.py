@@ -21,6 +21,16 @@ from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_m
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.spatial import resized, spatial, with_axes
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
+from lightning_memaudit.recovery.two_values import (
+    FILL_WEIGHTS,
+    ROUNDED_COST,
+    TWO_VALUES_COST,
+    TwoValues,
+    find_two_values,
+    iterate_rounded,
+    prefer_rounded,
+    two_valued_start,
+)
 from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, concatenate
 
 COARSE = 4
@@ -67,14 +77,41 @@ def search(
     Returns:
         The best candidate of every image, the interpolated start if nothing beat it, and the evaluations spent.
     """
+    values = find_two_values(problem)
+    rows = (values.present & (rule is known_mask)).nonzero().squeeze(1)
+    if not len(rows) or max_evaluations < TWO_VALUES_COST:
+        return _search(autoencoder, problem, rule, tuning, max_evaluations)
+    parts = [(rows, _search(autoencoder, problem.select(rows), rule, tuning, max_evaluations, values.select(rows)))]
+    rest = (~values.present).nonzero().squeeze(1)
+    if len(rest):
+        parts.append((rest, _search(autoencoder, problem.select(rest), rule, tuning, max_evaluations)))
+    return scatter(parts)
+
+
+def _search(
+    autoencoder: Autoencoder,
+    problem: Problem,
+    rule: MaskRule,
+    tuning: SelfTuning,
+    max_evaluations: int,
+    values: TwoValues | None = None,
+) -> SearchResult:
+    """The search where all images hold two values, or none is known to."""
     observed = problem.observed
     start, first_masks = interpolate(observed, problem.mask), rule(problem, 1)
     hypotheses = len(first_masks.mask) // len(observed)
     explained = first_masks.explained
     best = refine(autoencoder, observed, problem.mask, start, problem.noise, explained_share=explained)
     spent = torch.ones(len(observed), dtype=torch.int64, device=observed.device)
+    if values is not None:
+        max_evaluations -= 1  # for the last rounding
+        for weight in FILL_WEIGHTS:
+            filled = two_valued_start(problem, weight)
+            best, used = _improve_rounded(autoencoder, problem, values, filled, best, max_evaluations - spent, tuning)
+            spent += used
     # Nothing scores below 0: where f returns all that it is shown, as the identity does, there is nothing to look for.
-    active = (best.score > 0).nonzero().squeeze(1)
+    least = 0.0 if values is None else tuning.good_error
+    active = ((best.score > 0) & (best.expected_error >= least)).nonzero().squeeze(1)
     idle = torch.zeros_like(spent)
     descent = _Descent.of(autoencoder, problem, first_masks, tuning)
     patience = tuning.patience_with(problem.mask, gradients=descent is not None)
@@ -83,7 +120,7 @@ def search(
     order = tuning.order(gradients=descent is not None)
     for number in itertools.count() if len(active) else ():
         try_ = order[min(number, len(order) - 1)]
-        if descent is not None and number:
+        if number and (descent is not None or values is not None):
             # Descents take more gradients for some images than for others: who cannot afford the whole of it is done.
             active = active[spent[active] + _cost(try_, hypotheses, tuning) <= max_evaluations]
             if not len(active):
@@ -113,6 +150,10 @@ def search(
                 begin_at, applications = candidate.image, 1
             improved, used = descent(current, begin_at, improved, left_over, applications, tuning.good_error)
             spent[active] += used
+        if values is not None:
+            left_over, two = max_evaluations - spent[active], values.select(active)
+            improved, used = _improve_rounded(autoencoder, current, two, improved.image, improved, left_over, tuning)
+            spent[active] += used
         best = replace_rows(best, active, improved)
         error = improved.expected_error
         stuck = error > tuning.improvement * so_far.expected_error
@@ -124,7 +165,32 @@ def search(
             break
     if descent is not None:
         best = _finish(descent, problem, best, spent, max_evaluations)
+    if values is not None:
+        rows = (best.score > 0).nonzero().squeeze(1)
+        if len(rows):
+            chosen = prefer_rounded(autoencoder, problem.select(rows), values.select(rows), best.select(rows))
+            best = replace_rows(best, rows, chosen)
+            spent[rows] += 1
     return SearchResult(best, spent, (problem.noise == 0) & (rule is known_mask))
+
+
+def _improve_rounded(
+    autoencoder: Autoencoder,
+    problem: Problem,
+    values: TwoValues,
+    start: Tensor,
+    best: Candidate,
+    left: Tensor,
+    tuning: SelfTuning,
+) -> tuple[Candidate, Tensor]:
+    """The best candidates after iterations of rounded images, where none is good yet, and the evaluations spent."""
+    spent = torch.zeros_like(left)
+    rows = ((best.expected_error >= tuning.good_error) & (left >= ROUNDED_COST)).nonzero().squeeze(1)
+    if not len(rows):
+        return best, spent
+    candidate = iterate_rounded(autoencoder, problem.select(rows), values.select(rows), start[rows])
+    spent[rows] = ROUNDED_COST
+    return replace_rows(best, rows, better(best.select(rows), candidate)), spent
 
 
 def _cost(try_: Round | Alternation | DescentStart, hypotheses: int, tuning: SelfTuning) -> int:

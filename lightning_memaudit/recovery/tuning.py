@@ -106,7 +106,7 @@ class SelfTuning:
 
     >>> import torch
     >>> from lightning_memaudit.recovery.methods.known_mask import KnownMaskRecovery
-    >>> image, mask = torch.full((1, 1, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(1, 1, 8, 4)
+    >>> image, mask = torch.linspace(0.4, 0.6, 8).expand(1, 1, 8, 8), torch.tensor([1.0, 0]).repeat(1, 1, 8, 4)
     >>> def evaluations(f, patience):
     ...     method = KnownMaskRecovery(tuning=SelfTuning(patience=patience))
     ...     return method(f, mask * image, mask).num_evaluations.item()

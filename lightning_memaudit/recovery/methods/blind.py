@@ -48,6 +48,7 @@ from lightning_memaudit.recovery.search import (
 )
 from lightning_memaudit.recovery.spatial import row_values
 from lightning_memaudit.recovery.tuning import SelfTuning
+from lightning_memaudit.recovery.two_values import ROUNDED_COST, TWO_VALUES_COST, find_two_values
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem, Recovery
 
 FIRST_COPIES = 24
@@ -64,12 +65,13 @@ class BlindRecovery:
 
     By default it tunes itself. Where the missing pixels hold one value, the mask and the noise level are read off the
     observation; where they hold anything else, the mask is estimated from the image's content as the recovery goes on.
-    Where that comes to nothing and the observation speaks for another reading of it, such as a fill of several colors
+    Where that comes to little and the observation speaks for another reading of it, such as a fill of several colors
     or clipped noise on it, what is left of the evaluations is spent on that one.
     Penalties and starts are tried in rounds. Of each image the candidate with the lowest blind score is kept, and an
     image that is recovered well takes part in no further round. Where f can be differentiated, gradients take over from
     the candidates. Where few pixels are observed, correcting these alone
     hardly changes what f returns: part of their correction is added to hidden pixels nearby, see ``tuning.spread``.
+    Images that hold but two values, such as scans of text, are also rounded to these, see ``two_values.py``.
 
     ``BlindRecovery(mask_estimator="least_squares", penalties=[0.1])`` is the paper's method (arXiv 2310.02897): given
     penalties are run as they are, from f(y), for ``alternation.num_iterations`` iterations.
@@ -202,19 +204,31 @@ class BlindRecovery:
         other = find_other_fill(observed, fill, self.noise)
         # Where there are two readings to try, each has half of the evaluations, if that is enough for a round.
         both = other.present & (budget // 2 >= self._enough)
-        parts: list[tuple[Tensor, SearchResult]] = []
-        for kind, share in ((~both, budget), (both, budget // 2)):
-            rows = kind.nonzero().squeeze(1)
-            if len(rows):
-                parts.append((rows, self._search_fill(autoencoder, observed[rows], fill.select(rows), share)))
-        found = scatter(parts)
-        found = found._replace(relied_on_mask=found.relied_on_mask & ~both)  # those had half of the evaluations
+        # In images of two values the other one is nearly always no fill: it has little, or what the first one leaves.
+        reserve = self._enough + TWO_VALUES_COST + ROUNDED_COST
+        two = both & (budget > 2 * reserve) & find_two_values(Problem.whole(observed, fill.mask, fill.noise)).present
+        share = torch.where(both, budget // 2, budget)
+        share = torch.where(two, budget - reserve, share)
+        found = self._search_shares(autoencoder, observed, fill, share)
+        found = found._replace(relied_on_mask=found.relied_on_mask & ~both)  # those had a part of the evaluations
         poor = found.candidate.expected_error >= self.tuning.good_error
         rows = (both & poor).nonzero().squeeze(1)
         if len(rows):
-            second = self._search_fill(autoencoder, observed[rows], other.select(rows), budget // 2)
+            left = (budget - found.num_evaluations - reserve) // EVALUATIONS_STEP * EVALUATIONS_STEP + reserve
+            share = torch.where(two, left, budget // 2)[rows]
+            second = self._search_shares(autoencoder, observed[rows], other.select(rows), share)
             found = improve(found, rows, second)
         return self._read_further(autoencoder, observed, fill, found, budget)
+
+    def _search_shares(
+        self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, shares: Tensor
+    ) -> SearchResult:
+        """Search every image with its own share (B,) of the evaluations: those with the same one together."""
+        parts: list[tuple[Tensor, SearchResult]] = []
+        for share in sorted(set(shares.tolist())):
+            rows = (shares == share).nonzero().squeeze(1)
+            parts.append((rows, self._search_fill(autoencoder, observed[rows], fill.select(rows), share)))
+        return scatter(parts)
 
     @property
     def _enough(self) -> int:
@@ -225,22 +239,22 @@ class BlindRecovery:
     def _read_further(
         self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, found: SearchResult, budget: int
     ) -> SearchResult:
-        """Spend what is left on other readings of the observations whose first one came to nothing.
+        """Spend what is left on other readings of the observations whose first one came to little.
 
         Most images that come to nothing are simply not stored: only those are searched again whose observation itself
         speaks for another reading.
         """
         for reading in FURTHER_READINGS:
-            doubtful = found.candidate.expected_error >= self.tuning.doubtful_error
+            # A wrong reading may leave an error that is not good, yet not doubtful: most of its mask may be right.
             left = (budget - found.num_evaluations) // EVALUATIONS_STEP * EVALUATIONS_STEP
-            rows = (doubtful & (left >= self._enough)).nonzero().squeeze(1)
+            poor = found.candidate.expected_error >= self.tuning.fair_error
+            rows = (poor & (left >= self._enough)).nonzero().squeeze(1)
             if not len(rows):
                 break
             speaks, other = reading(observed[rows], fill.select(rows), self.noise)
-            for share in sorted(set(left[rows[speaks]].tolist())):
-                chosen = speaks & (left[rows] == share)
-                part = rows[chosen]
-                second = self._search_fill(autoencoder, observed[part], other.select(chosen), share)
+            part = rows[speaks]
+            if len(part):
+                second = self._search_shares(autoencoder, observed[part], other.select(speaks), left[part])
                 found = improve(found, part, second)
         return found
 
