@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.fills import LEAST_SHARE, ConstantFill, find_noisy_fill, find_repeated_values
+from lightning_memaudit.recovery.spatial import axes, spatial
 
 Reading = Callable[[Tensor, ConstantFill, float | None], tuple[Tensor, ConstantFill]]
 """From observations (B, C, *spatial), their first reading and the noise that is known to whether they speak for this
 one, (B,) bool, and the fill in it."""
+
+LIKELY = 1e-3
+"""A square of the fill that is expected less often among pixels that are missing one by one is a block."""
 
 SAME_VALUE = 0.1
 """Fills with noise on them that differ by less are the same."""
@@ -35,6 +39,35 @@ def repeated_values(observed: Tensor, first: ConstantFill, noise: float | None) 
     return found.present & exact & (_hidden(found) >= _hidden(first) + LEAST_SHARE), found
 
 
+def lying_together(observed: Tensor, first: ConstantFill, noise: float | None) -> tuple[Tensor, ConstantFill]:
+    """Of the pixels that hold the fill only those are missing that lie together, as in a block over white on black.
+
+    The image may have that color too. What lies together is what squares cover, of half the side of the largest one
+    that holds nothing else (a morphological opening); cubes, for volumes. The observation speaks for it where a square
+    so large is no chance among so many pixels.
+
+    >>> from lightning_memaudit.recovery.fills import find_constant_fill
+    >>> image = (torch.arange(256) % 3 == 0).float().view(1, 1, 16, 16)  # thin lines, white on black
+    >>> image[..., 4:12, 4:12] = 0
+    >>> speaks, fill = lying_together(image, find_constant_fill(image), None)
+    >>> speaks.item(), int((fill.mask == 0).sum()), int((fill.mask[..., 4:12, 4:12] == 0).sum())
+    (True, 64, 64)
+    """
+    missing = (first.mask == 0).cpu()  # looked at step by step, for which a device would wait each time
+    sides = _largest_sides(missing)
+    together = torch.zeros_like(missing)
+    for side in set(sides.tolist()) - {0}:
+        rows = sides == side
+        together[rows] = _opened(missing[rows], -(-int(side) // 2))
+    sides = sides.to(observed.device)
+    found = first._replace(mask=(~together).to(first.mask))
+    # By chance a square of n pixels is missing in so many of the places where it may lie.
+    chance = _hidden(first) ** (sides.double() ** len(spatial(observed))) * missing[0, 0].numel()
+    differs = _hidden(first) - _hidden(found) >= LEAST_SHARE
+    speaks = (chance < LIKELY) & differs & (_hidden(found) >= LEAST_SHARE)
+    return first.present & (first.noise == 0) & speaks, found
+
+
 def noisy_fill(observed: Tensor, first: ConstantFill, noise: float | None) -> tuple[Tensor, ConstantFill]:
     """One value with noise on it, where no level of noise is known: clipped noise repeats as an exact fill does."""
     found = find_noisy_fill(observed)
@@ -45,10 +78,38 @@ def noisy_fill(observed: Tensor, first: ConstantFill, noise: float | None) -> tu
     return found.present & first.present & (other | (first.noise == 0)), found
 
 
-FURTHER_READINGS: tuple[Reading, ...] = (repeated_values, noisy_fill)
+FURTHER_READINGS: tuple[Reading, ...] = (lying_together, repeated_values, noisy_fill)
 """In the order of their turn: what is exact takes the fewest evaluations."""
 
 
 def _hidden(fill: ConstantFill) -> Tensor:
     """Share of the observation that is missing, (B,)."""
     return (1 - fill.mask).flatten(1).double().mean(1)
+
+
+def _largest_sides(missing: Tensor) -> Tensor:
+    """Side of the largest square, or cube, that is all missing in a channel of each image, (B,); 0 for none."""
+    sides = torch.zeros(len(missing), dtype=torch.int64, device=missing.device)
+    while missing.numel() and bool(missing.any()):
+        sides += missing.flatten(1).any(1)
+        missing = _eroded(missing)
+    return sides
+
+
+def _opened(missing: Tensor, side: int) -> Tensor:
+    """What such squares cover that are all missing."""
+    for _ in range(side - 1):
+        missing = _eroded(missing)
+    for _ in range(side - 1):
+        for axis in axes(missing):
+            edge = torch.zeros_like(missing.narrow(axis, 0, 1))
+            missing = torch.cat([missing, edge], axis) | torch.cat([edge, missing], axis)
+    return missing
+
+
+def _eroded(missing: Tensor) -> Tensor:
+    """Where a pixel and the next one along every axis are missing; a pixel less along each."""
+    for axis in axes(missing):
+        length = missing.shape[axis] - 1
+        missing = missing.narrow(axis, 0, length) & missing.narrow(axis, 1, length)
+    return missing

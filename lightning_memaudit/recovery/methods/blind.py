@@ -25,7 +25,7 @@ from lightning_memaudit.recovery.checks import (
     check_penalties,
 )
 from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill
-from lightning_memaudit.recovery.further_readings import FURTHER_READINGS
+from lightning_memaudit.recovery.further_readings import FURTHER_READINGS, lying_together
 from lightning_memaudit.recovery.given_penalties import recover_with_penalties
 from lightning_memaudit.recovery.gradients import UseOfGradients, check_gradients, evaluations_allowed
 from lightning_memaudit.recovery.mask_rules import (
@@ -46,7 +46,7 @@ from lightning_memaudit.recovery.search import (
     scatter,
     search,
 )
-from lightning_memaudit.recovery.spatial import row_values
+from lightning_memaudit.recovery.spatial import row_values, with_axes
 from lightning_memaudit.recovery.tuning import SelfTuning
 from lightning_memaudit.recovery.two_values import ROUNDED_COST, TWO_VALUES_COST, find_two_values
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem, Recovery
@@ -202,20 +202,28 @@ class BlindRecovery:
             return found._replace(num_evaluations=found.num_evaluations + 1)
         fill = find_constant_fill(observed, self.noise)
         other = find_other_fill(observed, fill, self.noise)
-        # Where there are two readings to try, each has half of the evaluations, if that is enough for a round.
+        # Of a second value that lies together in a block and not elsewhere, the block is the likelier reading.
+        solid, blocks = lying_together(observed, other, self.noise)
+        other = other._replace(mask=torch.where(with_axes(solid, observed), blocks.mask, other.mask))
+        # Where there are several readings to try, they share the evaluations, if that is enough for a round of each.
         both = other.present & (budget // 2 >= self._enough)
+        block = lying_together(observed, fill, self.noise)[0] & (budget // 3 >= self._enough)
         # In images of two values the other one is nearly always no fill: it has little, or what the first one leaves.
         reserve = self._enough + TWO_VALUES_COST + ROUNDED_COST
-        two = both & (budget > 2 * reserve) & find_two_values(Problem.whole(observed, fill.mask, fill.noise)).present
-        share = torch.where(both, budget // 2, budget)
-        share = torch.where(two, budget - reserve, share)
+        two = (
+            both
+            & ~solid
+            & (budget > 2 * reserve)
+            & find_two_values(Problem.whole(observed, fill.mask, fill.noise)).present
+        )
+        share = (budget - reserve * two.long()) // (1 + (both & ~two).long() + block.long())
         found = self._search_shares(autoencoder, observed, fill, share)
-        found = found._replace(relied_on_mask=found.relied_on_mask & ~both)  # those had a part of the evaluations
+        found = found._replace(relied_on_mask=found.relied_on_mask & ~(both | block))  # those had a part of them
         poor = found.candidate.expected_error >= self.tuning.good_error
         rows = (both & poor).nonzero().squeeze(1)
         if len(rows):
             left = (budget - found.num_evaluations - reserve) // EVALUATIONS_STEP * EVALUATIONS_STEP + reserve
-            share = torch.where(two, left, budget // 2)[rows]
+            share = torch.where(two, torch.where(block, reserve, left), share)[rows]
             second = self._search_shares(autoencoder, observed[rows], other.select(rows), share)
             found = improve(found, rows, second)
         return self._read_further(autoencoder, observed, fill, found, budget)
