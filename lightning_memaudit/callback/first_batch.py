@@ -14,20 +14,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_memaudit.callback.batch_content import check_content, check_range
 from lightning_memaudit.callback.changes import Change, change_between, is_noisy
 from lightning_memaudit.callback.input_watch import Arrival, InputWatch, Reached, like_images, reached_layers
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.model_checks import few_images
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
-from lightning_memaudit.callback.reading.items import tensors_in
 from lightning_memaudit.callback.seen import Normalization, Seen
-from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.results.own_output import Doubt
 from lightning_memaudit.results.training_doubts import CALLED_OTHERWISE
-
-MOST_COMPARED, MOST_TRIED = 256, 8
-"""Members that images of the first batch are compared with, for a change of range; and how many of those images."""
 
 LEAST_DRAWN, MOST_DRAWN = 0.51, 1.49
 """Factors that augmentation draws for brightness and contrast lie between these, as a rule."""
@@ -38,11 +33,8 @@ SAME_AGAIN = 1e-3
 MOST_LOOKED_AT = 16
 """Images of the batch at which is looked for what was done to them."""
 
-MOST_VALUES = 2**26
-"""All values of those members: fewer large volumes are compared."""
-
-FAR_OUTSIDE = 0.5
-"""How far beyond [0, 1] noise and augmentation may bring images of a training batch."""
+FAR = 0.5
+"""How far beyond the values that the audit gives the model noise may bring those of the training, of their range."""
 
 
 class FirstBatch:
@@ -104,57 +96,16 @@ result>
                     "pass members=<a data set> of images as they are trained on",
                 )
             return
-        low, high = float(images.min()), float(images.max())
-        if low < -FAR_OUTSIDE or high > 1 + FAR_OUTSIDE:
-            raise ValueError(
-                f"members: where the audited images are in [0, 1], those of the training's first batch are in "
-                f"[{low:.4g}, {high:.4g}]: pass members=<a data set> that is read as the training reads its own, or "
-                "mean and std to undo its normalization"
-            )
+        check_range(images, self.found)
         if tuple(images.shape[1:]) != self.format.shape:
             rank_zero_warn(
                 f"members: images of shape {self.format.shape} are audited, and the training's first batch has images "
                 f"of shape {tuple(images.shape[1:])}; pass members=<a data set> of images as they are trained on"
             )
             return
-        self._check_content(images, batch)
+        check_content(images, batch, self.found)
         self._images = images.clone()  # training_step may work in place
         self._watch.__enter__()
-
-    def _check_content(self, images: Tensor, batch: Any) -> None:
-        """The batch must hold images that are known to be trained on, or look like them."""
-        fitting = max(MOST_TRIED, MOST_VALUES // torch.Size(self.format.shape).numel())
-        members = self.found.reads[0].group.images[slice(0, min(MOST_COMPARED, fitting))]
-        digests = image_hashes(Group.whole("members", images.clamp(0, 1)))
-        read, compared = self.found.reads[0], self.found.compared
-        known = set(self.found.hashes["members"]) if read.source.given else self.found.trained
-        if known.intersection(digests):
-            return
-        other = None if read.random else same_but_for_range(images, members)
-        if other is None:
-            spread = float(images.std() / members.std().clamp(min=1e-6))
-            shift = float((images.mean() - members.mean()).abs())
-            if not (0.5 < spread < 2 and shift < 0.25):
-                other = Affine((spread,), (float(images.mean()) - spread * float(members.mean()),))
-        if other is not None and not other.is_identity:
-            raise ValueError(
-                f"members: the training's first batch holds {other.words('image')} of the images that the audit reads "
-                f"(mean {float(images.mean()):.3g} and standard deviation {float(images.std()):.3g} against "
-                f"{float(members.mean()):.3g} and {float(members.std()):.3g}): pass mean and std for what the run does "
-                "to them, or members=<a data set> that is read as the training reads its own"
-            )
-        complete = compared is not None and compared.note is None
-        if read.source.given:
-            complete = read.num_available == len(known)
-        # The audit has read them before the run's precision rounds them; batch by batch they are compared with room.
-        is_rounded = any(one.dtype in (torch.float16, torch.bfloat16) for _, one in tensors_in(batch))
-        if complete and other is None and not (read.random or self.found.changed or is_rounded):
-            self.found.changed = True
-            rank_zero_warn(
-                "members: none of the images of the training's first batch is one that the audit has read from its "
-                "dataloader: something changes them on the way, as augmentation in a hook does; the audit measures "
-                "the images without it"
-            )
 
     def end(self, stepped: bool = True) -> bool:
         """Compare what reached the layers; False where the next batch has to tell.
@@ -265,7 +216,7 @@ result>
                 return
             low, high = (float(one) for one in seen.aminmax())
             least, most = (float(one) for one in wanted.aminmax())
-            if max(least - low, high - most) > FAR_OUTSIDE * (most - least) or high - low < (most - least) / 3:
+            if max(least - low, high - most) > FAR * (most - least) or high - low < (most - least) / 3:
                 self._doubt(
                     f"the training gives the model values in [{low:.3g}, {high:.3g}], and the audit gives it those in "
                     f"[{least:.3g}, {most:.3g}]"
@@ -343,28 +294,6 @@ _MEND = (
     "on the result>"
 )
 _MEND_LABELS = "pass reconstruct=<a function (module, batch)>, which gets the run's own batch with its labels"
-
-
-def same_but_for_range(images: Tensor, members: Tensor) -> Affine | None:
-    """The affine map from some member to some of the images, wherever their pixels have gone; None if there is none.
-
-    Both are (B, C, *spatial), of any number.
-
-    >>> members = torch.rand(5, 1, 8, 8)
-    >>> same_but_for_range(0.9 * members[2:3].flip(-1) + 0.05, members).words("image")
-    '(image - -0.055556) / 1.1111'
-    """
-    if images.shape[1:] != members.shape[1:]:
-        return None
-    ordered = [one.flatten(2).sort().values for one in (members, images[:MOST_TRIED].to(members.device))]
-    found = []
-    for image in ordered[1]:
-        maps = (fit_exact(member[None], image[None]) for member in ordered[0])
-        found += [next((one for one in maps if one is not None and all(slope > 0 for slope in one.slope)), None)]
-    there = [one for one in found if one is not None]
-    # The brightness that augmentation draws for every image is no range.
-    alike = len(there) >= min(2, len(images)) and all(one.close_to(there[0], 2e-3) for one in there)
-    return there[0] if alike else None
 
 
 def can_be_watched(module: nn.Module) -> bool:
