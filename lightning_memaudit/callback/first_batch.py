@@ -4,23 +4,21 @@ The audit sees what the batch holds; what ``training_step`` does with it, such a
 see. But the layers can: the same images must reach them with the same values.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_memaudit.callback.batch_content import check_content, check_range
+from lightning_memaudit.callback.calls import FirstCalls
 from lightning_memaudit.callback.changes import Change, change_between, is_noisy
-from lightning_memaudit.callback.input_watch import Arrival, InputWatch, Reached, like_images, reached_layers
+from lightning_memaudit.callback.input_watch import Arrival, Call, InputWatch, Reached, like_images
 from lightning_memaudit.callback.inspection import Inspection
-from lightning_memaudit.callback.model_checks import few_images
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
-from lightning_memaudit.callback.seen import Normalization, Seen
+from lightning_memaudit.callback.reading.items import tensors_in
 from lightning_memaudit.results.own_output import Doubt
 from lightning_memaudit.results.training_doubts import CALLED_OTHERWISE
 
@@ -48,7 +46,8 @@ class FirstBatch:
 
     >>> from lightning_memaudit.callback.reading.group_reading import read_group
     >>> from lightning_memaudit.callback.reading.reader import Source
-    >>> from lightning_memaudit.callback.seen import Normalization
+    >>> from lightning_memaudit.callback.reading.items import tensors_in
+    from lightning_memaudit.callback.seen import Normalization
     >>> model, images = nn.Linear(4, 4), torch.rand(8, 1, 2, 2)
     >>> read = read_group(Source("members", images, list(range(8))), None, Normalization(), lambda batch: batch)
     >>> found = Inspection([read], {"members": image_hashes(read.group)})
@@ -72,7 +71,9 @@ result>
         self.module, self.found = module, found
         self.format = found.reads[0].format
         self.in_audit, self.model_input = in_audit, model_input
-        self._watch = InputWatch(module, self.format.shape)
+        self.calls: FirstCalls | None = None
+        self._watch = InputWatch(module, self.format.shape, in_audit)
+        self._tensors: list[Tensor] = []
         self._images: Tensor | None = None
         self._channels: Tensor | None = None
         self._drawn: Affine | None = None
@@ -90,7 +91,7 @@ result>
                 say_nothing_was_compared("its first batch holds no images like those that were passed as members")
             elif self.format.path is None:
                 self.found.called = True
-                self._doubt(
+                self.doubt(
                     "the training's batches do not hold the images of its data set, which are audited: collate_fn or a "
                     "hook makes others of them",
                     "pass members=<a data set> of images as they are trained on",
@@ -105,6 +106,7 @@ result>
             return
         check_content(images, batch, self.found)
         self._images = images.clone()  # training_step may work in place
+        self._tensors = [tensor for _, tensor in tensors_in(batch)]
         self._watch.__enter__()
 
     def end(self, stepped: bool = True) -> bool:
@@ -127,10 +129,11 @@ result>
         if not common:
             say_nothing_was_compared("no layer gets the images in both")
             return True
+        self.calls = self.calls or FirstCalls(images, self._tensors, self._calls_of(common))
         self._compare_beside(common[0])
         in_audit, in_training = self.in_audit[common[0]].shape, self._watch.arrivals[common[0]][0].shape
         if in_audit != in_training and torch.Size(in_audit).numel() != torch.Size(in_training).numel():
-            self._doubt(
+            self.doubt(
                 f"the training gives the model images of shape {in_training}, and the audit gives it those of shape "
                 f"{in_audit} that its batches hold"
             )
@@ -148,11 +151,23 @@ result>
             seen = [one for one in all_seen if one is not None]
             if expected is not None and seen:
                 is_first = self._channels is None and self._drawn is None
-                self._compare(images.to(seen[0].device), seen, expected)
+                count = len(seen[0])  # of micro-batches the first
+                same = [one for one in seen if len(one) == count]
+                self._compare(images[:count].to(seen[0].device), same, expected)
                 self._once_more = is_first and not (self._channels is None and self._drawn is None)
                 return not self._once_more
         say_nothing_was_compared("no layer gets the images in both")
         return True
+
+    def _calls_of(self, names: Sequence[str]) -> dict[str, Call]:
+        """Of each of these layers the first call that was kept; one that learns comes first."""
+        found = {}
+        for name in names:
+            kept = [one for one in self._watch.arrivals[name] if one.call is not None]
+            first = next((one for one in kept if one.learns), kept[0] if kept else None)
+            if first is not None and first.call is not None:
+                found[name] = first.call
+        return found
 
     def _compare_beside(self, name: str) -> None:
         """An optional label that the training gives the outermost layer is no part of the audit's calls."""
@@ -166,12 +181,12 @@ result>
         ]
         if more:
             kind, other = type(modules[name]).__name__, "does not give them, or the same for all images"
-            self._doubt(
-                f"the training gives {kind} {' and '.join(more)} beside the images, and the audit {other}", _MEND_LABELS
+            self.doubt(
+                f"the training gives {kind} {' and '.join(more)} beside the images, and the audit {other}", MEND_CALL
             )
         elif unseen:
             kind = "embedding" if isinstance(modules[unseen[0]], nn.Embedding) else "layer"
-            self._doubt(f"the training calls the {kind} {unseen[0]}, and the audit does not", _MEND_LABELS)
+            self.doubt(f"the training calls the {kind} {unseen[0]}, and the audit does not", MEND_CALL)
 
     def _is_of_labels(self, layer: nn.Module, arrivals: Sequence[Arrival]) -> bool:
         """Whether a layer is for labels or the like.
@@ -183,7 +198,7 @@ result>
         called = any(one.given and any(name in self.in_audit for name in one.within) for one in arrivals)
         return isinstance(layer, nn.Embedding) or (learns and called)
 
-    def _doubt(self, text: str, mend: str | None = None) -> None:
+    def doubt(self, text: str, mend: str | None = None) -> None:
         """Warn, and let the verdicts know."""
         rank_zero_warn(f"members: {text}: {mend or _MEND}")
         self.found.doubts.append(Doubt(CALLED_OTHERWISE, text))
@@ -210,14 +225,14 @@ result>
         if found is None:
             if likely is not None and change_between(wanted, seen) is None:
                 given = input_behind(likely, expected, self.model_input)
-                self._doubt(f"the training gives the model about {given.words('image')}, which the audit does not")
+                self.doubt(f"the training gives the model about {given.words('image')}, which the audit does not")
                 return
             if is_noisy(wanted, seen):
                 return
             low, high = (float(one) for one in seen.aminmax())
             least, most = (float(one) for one in wanted.aminmax())
             if max(least - low, high - most) > FAR * (most - least) or high - low < (most - least) / 3:
-                self._doubt(
+                self.doubt(
                     f"the training gives the model values in [{low:.3g}, {high:.3g}], and the audit gives it those in "
                     f"[{least:.3g}, {most:.3g}]"
                 )
@@ -239,7 +254,7 @@ result>
         self._channels = now
         confirmed = before is not None and now is not None and torch.allclose(before, now, rtol=0, atol=SAME_AGAIN)
         if change.is_fixed and (confirmed or (before is None and now is None)):
-            self._doubt(text)
+            self.doubt(text)
         elif before is None:
             rank_zero_warn(f"members: {text}: if not at random, {_MEND}")
 
@@ -248,7 +263,7 @@ result>
         if self._drawn is not None:
             if found.close_to(self._drawn, SAME_AGAIN):
                 given = input_behind(found, expected, self.model_input)
-                self._doubt(f"the training gives the model {given.words('image')}, which the audit does not")
+                self.doubt(f"the training gives the model {given.words('image')}, which the audit does not")
             return True
         ratios = [one / other for one, other in zip(*as_many(found.slope, expected.slope), strict=True)]
         if found.close_to(expected) or not all(LEAST_DRAWN < ratio < MOST_DRAWN for ratio in ratios):
@@ -293,33 +308,7 @@ _MEND = (
     "pass reconstruct=<a function (module, images) that prepares a batch's images as training_step does, and undoes it "
     "on the result>"
 )
-_MEND_LABELS = "pass reconstruct=<a function (module, batch)>, which gets the run's own batch with its labels"
-
-
-def can_be_watched(module: nn.Module) -> bool:
-    """Whether hooks on layers change nothing: not where ``training_step`` is compiled, and they with it."""
-    return getattr(module, "_compiler_ctx", None) is None
-
-
-def first_batch(
-    trainer: Trainer, pl_module: LightningModule, found: Inspection, autoencoder: Any, seen: Seen | None
-) -> FirstBatch:
-    """Learn what reaches the layers in an audit, to compare it with the first step.
-
-    Only when the training has started: modules may set themselves up in ``on_train_start``.
-    """
-    block = next(few_images(found.reads[0].group).blocks(autoencoder, 2))
-    with InputWatch(pl_module, block.images.shape[1:]) as watch, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there is to say of the call was said when the model was checked
-        block.autoencoder(block.images)
-    in_audit = reached_layers(watch, block.images)
-    if trainer.strategy.model is not pl_module:
-        in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
-    if found.reads[0].group.conditions is not None:
-        # The images of one call have one condition there: what else it is given may be another for others.
-        in_audit = {
-            name: one._replace(beside=one.beside | {(label, True) for label, _ in one.beside})
-            for name, one in in_audit.items()
-        }
-    model_input = Affine.of_normalization(Normalization() if seen is None else seen.normalization)
-    return FirstBatch(pl_module, found, in_audit, model_input)
+MEND_CALL = (
+    "pass reconstruct=<a function> that calls the model as it is to be audited: (module, images), or (module, batch), "
+    "which gets the run's own batch, with its labels"
+)

@@ -1,13 +1,14 @@
 """What reaches the layers of a model in one step: the same images must do so with the same values in an audit."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact
 from lightning_memaudit.callback.reading.items import plain, tensors_in
@@ -28,6 +29,7 @@ class Arrival:
         learns: Whether gradients are taken in this call.
         given: Whether its input is neither images nor computed from weights that learn, as that of a layer for labels.
         within: Names of the modules that were being called.
+        call: The whole call, of the layers of which it is kept.
 
     >>> Arrival((4,), torch.ones(2, 4)).shape
     (4,)
@@ -39,6 +41,32 @@ class Arrival:
     learns: bool = False
     given: bool = False
     within: tuple[str, ...] = ()
+    call: "Call | None" = None
+
+
+class Call(NamedTuple):
+    """What a layer was called with; a copy, as far as it is tensors.
+
+    >>> Call((torch.ones(2, 4),), {"scale": 0.5}).named["scale"]
+    0.5
+    """
+
+    arguments: tuple[Any, ...]
+    named: Mapping[str, Any]
+
+    def copied(self) -> "Call":
+        """Another copy: the layer may work in place."""
+        arguments, named = tree_map(lambda one: one.detach().clone() if isinstance(one, Tensor) else one, tuple(self))
+        return Call(arguments, named)
+
+    def of_rows(self, count: int) -> bool:
+        """Whether its first tensor has so many rows."""
+        return self.first is not None and len(self.first) == count
+
+    @property
+    def first(self) -> Tensor | None:
+        """The first tensor that is more than one number: the images, as a rule."""
+        return next((tensor for _, tensor in tensors_in(tuple(self)) if tensor.ndim), None)
 
 
 class Reached(NamedTuple):
@@ -64,6 +92,7 @@ class InputWatch:
     Args:
         module: The model.
         shape: (C, *spatial) of an image; only inputs that may hold one are kept.
+        whole: Names of modules whose calls are kept whole, unless one of them is called within another.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
     >>> with InputWatch(model, (1, 2, 2)) as watch:
@@ -72,8 +101,9 @@ class InputWatch:
     {'': (1, 2, 2), '0': (1, 2, 2), '1': (4,)}
     """
 
-    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
+    def __init__(self, module: nn.Module, shape: Sequence[int], whole: Collection[str] = ()) -> None:
         self.module, self.shape, self.size = module, tuple(shape), torch.Size(shape).numel()
+        self.whole = frozenset(whole)
         self.arrivals: dict[str, list[Arrival]] = {}
         self.within: list[str] = []
         self._handles: list[Any] = []
@@ -143,7 +173,9 @@ class _Note:
         with suppress(Exception):
             arrival = self._arrival(module, arguments, named)
             if arrival is not None:
-                arrivals.append(replace(arrival, within=within))
+                is_whole = self.name in self.watch.whole and not self.watch.whole.intersection(within)
+                call = Call(arguments, named).copied() if is_whole else None
+                arrivals.append(replace(arrival, within=within, call=call))
 
     def leave(self, *_: Any) -> None:
         """The call has ended."""
@@ -151,12 +183,9 @@ class _Note:
             self.watch.within.pop()
 
     def _arrival(self, module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Arrival | None:
-        known = _names(module)
-        by_place = [*known, *(f"argument {place}" for place in range(len(known) + 1, len(arguments) + 1))]
-        # What a forward pass takes as **kwargs, it may as well leave alone.
-        by_name = {name: argument for name, argument in named.items() if name in known or not arguments}
+        known = names_of_arguments(module)
         tensors: dict[str, Tensor] = {}
-        for name, argument in (*zip(by_place, arguments, strict=False), *by_name.items()):
+        for name, argument in named_arguments(known, arguments, named).items():
             found = [(".".join(map(str, (name, *path))), tensor) for path, tensor in tensors_in(argument)]
             if isinstance(argument, Mapping):  # as a batch, of which the model need not use all
                 found = sorted(found, key=lambda one: -one[1].numel())[:1]
@@ -169,16 +198,14 @@ class _Note:
         # As many values as an image, or the image beside channels of another kind; a copy: the model may work in place.
         whole = self.watch.size in (torch.Size(shape).numel(), self.watch.size_beside(shape))
         beside = frozenset(
-            (name, bool((other != other[:1]).any()))
-            for name, other in tensors.items()
-            if _may_be_label(other, argument)
+            (name, bool((other != other[:1]).any())) for name, other in tensors.items() if may_be_label(other, argument)
         )
         values = plain(argument.detach()).clone() if whole else None
         learns = torch.is_grad_enabled()
         return Arrival(shape, values, beside, learns, learns and not whole and not argument.requires_grad)
 
 
-def _may_be_label(one: Tensor, images: Tensor) -> bool:
+def may_be_label(one: Tensor, images: Tensor) -> bool:
     """Labels and other conditions are small: no masks, no noise, and not the images again as the target of a loss."""
     if one is images or one.dtype == torch.bool or not 0 < one.ndim <= 3:
         return False
@@ -186,33 +213,67 @@ def _may_be_label(one: Tensor, images: Tensor) -> bool:
     return not same and 4 * one[:1].numel() <= images[:1].numel()
 
 
-def _names(module: nn.Module) -> list[str]:
-    """Of a module's arguments, so that those given by position and by name are known to be the same."""
+def names_of_arguments(module: nn.Module) -> dict[str, Any]:
+    """Of a module's arguments, with their defaults, so that those given by position and by name are the same."""
     with suppress(TypeError, ValueError):
         written = getattr(module, "_orig_mod", module)  # of a compiled one
         parameters = inspect.signature(written.forward).parameters.values()
-        return [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-    return []
+        return {one.name: one.default for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+    return {}
+
+
+def named_arguments(
+    known: Collection[str], arguments: tuple[Any, ...], named: Mapping[str, Any], others: bool = False
+) -> dict[str, Any]:
+    """All arguments by name.
+
+    Args:
+        known: See :func:`names_of_arguments`.
+        arguments: Given by position.
+        named: Given by name.
+        others: Also what a forward pass takes as ``**kwargs``, which it may as well leave alone.
+    """
+    by_place = [*known, *(f"argument {place}" for place in range(len(known) + 1, len(arguments) + 1))]
+    by_name = {name: argument for name, argument in named.items() if others or name in known or not arguments}
+    return dict(zip(by_place, arguments, strict=False)) | by_name
 
 
 def like_images(images: Tensor, seen: Tensor) -> Tensor | None:
     """What a layer got, in the layout of images (B, C, *spatial); None where it is another one.
 
-    Where it got them beside other channels: those that are an affine map of the images, else the first ones.
+    Where it got them beside other channels: those that are an affine map of the images, else the first ones. Of fewer
+    rows than there are images only those that are an affine map of the first images.
     """
-    if len(seen) < len(images) or not seen.is_floating_point():
+    if not seen.is_floating_point() or not len(seen):
         return None
+    is_part, images = len(seen) < len(images), images[: len(seen)]
     seen = seen[: len(images)]  # those of other dataloaders may follow
-    if seen.ndim == images.ndim and seen.shape[2:] == images.shape[2:] and seen.shape[1] > images.shape[1]:
-        count = images.shape[1]
-        parts = [seen[:, begin : begin + count] for begin in range(seen.shape[1] - count + 1)]
-        return next((part for part in parts if fit_exact(images.to(seen.device), part) is not None), parts[0])
-    if seen.numel() != images.numel():
+    if has_channels_beside(images, seen):
+        begin = first_channel(images, seen)
+        seen = seen[:, begin : begin + images.shape[1]]
+    elif seen.numel() != images.numel():
         return None
-    if seen.ndim == images.ndim and seen.shape != images.shape:
-        moved = seen.movedim(-1, 1)
-        return moved if moved.shape == images.shape else None
-    return seen.reshape(images.shape)
+    elif seen.ndim == images.ndim and seen.shape != images.shape:
+        seen = seen.movedim(-1, 1)
+        if seen.shape != images.shape:
+            return None
+    else:
+        seen = seen.reshape(images.shape)
+    return None if is_part and fit_exact(images.to(seen.device), seen) is None else seen
+
+
+def has_channels_beside(images: Tensor, seen: Tensor) -> bool:
+    """Whether a layer got images of that size with more channels."""
+    same = seen.ndim == images.ndim and seen.shape[2:] == images.shape[2:]
+    return same and seen.shape[1] > images.shape[1]
+
+
+def first_channel(images: Tensor, seen: Tensor) -> int:
+    """The first of the channels that are an affine map of images, of as many; 0 where none are."""
+    count = images.shape[1]
+    begins = range(seen.shape[1] - count + 1)
+    images = images.to(seen.device)
+    return next((one for one in begins if fit_exact(images, seen[:, one : one + count]) is not None), 0)
 
 
 def reached_layers(watch: InputWatch, images: Tensor) -> dict[str, Reached]:

@@ -272,7 +272,7 @@ def _say(found: Inspection, which: ImageChoice) -> None:
         if not Affine.of_normalization(one).close_to(Affine.of_normalization(other), 2e-3):
             found.say(f"members and controls are read differently: the run gives the model {one} and {other}")
         few = [group.images[slice(0, MOST_RANGED)] for group in found.groups]
-        if min(map(len, few)) >= LEAST_RANGED and between_moments(*few, factor=1.6, shift=0.2) is not None:
+        if min(map(len, few)) >= LEAST_RANGED and between_moments(few[0], few[1], 1.6, 0.2) is not None:
             moments = [f"{float(images.mean()):.2g} ± {float(images.std()):.2g}" for images in few]
             found.say(
                 f"controls: their values are {moments[1]} where those of members are {moments[0]}: where they are "
