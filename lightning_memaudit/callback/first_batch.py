@@ -16,7 +16,7 @@ from lightning_memaudit.callback.batch_content import check_content, check_range
 from lightning_memaudit.callback.calls import FirstCalls
 from lightning_memaudit.callback.changes import Change, change_between, is_noisy
 from lightning_memaudit.callback.input_watch import Arrival, Call, InputWatch, Reached, like_images
-from lightning_memaudit.callback.inspection import Inspection
+from lightning_memaudit.callback.inspection import Inspection, listed
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
 from lightning_memaudit.callback.reading.items import tensors_in
 from lightning_memaudit.results.own_output import Doubt
@@ -74,6 +74,7 @@ result>
         self.calls: FirstCalls | None = None
         self._watch = InputWatch(module, self.format.shape, in_audit)
         self._tensors: list[Tensor] = []
+        self._others: dict[Any, Tensor] = {}
         self._images: Tensor | None = None
         self._channels: Tensor | None = None
         self._drawn: Affine | None = None
@@ -106,7 +107,9 @@ result>
             return
         check_content(images, batch, self.found)
         self._images = images.clone()  # training_step may work in place
-        self._tensors = [tensor for _, tensor in tensors_in(batch)]
+        found = dict(tensors_in(batch))
+        self._tensors = list(found.values())
+        self._others = {path: found[path].clone() for path in self.format.beside if path in found}
         self._watch.__enter__()
 
     def end(self, stepped: bool = True) -> bool:
@@ -210,6 +213,7 @@ result>
         exact.sort(key=lambda pair: not pair[0].close_to(expected))
         found, seen = exact[0] if exact else (fit_nearly(images, calls[0], expected), calls[0])
         if not exact:
+            self._check_place(calls)
             self._check_order(images, seen, expected)
         if found is not None and self._may_be_drawn(found, expected):
             return
@@ -275,6 +279,17 @@ result>
             f"{self.model_input.words('image')}: if not at random, {_MEND}"
         )
         return True
+
+    def _check_place(self, calls: Sequence[Tensor]) -> None:
+        """Of several images in an item it must be the audited one that the model gets."""
+        for path, other in self._others.items():
+            images = other.to(calls[0].device).float()[: len(calls[0])]
+            if any(fit_exact(images, seen) is not None for seen in calls):
+                mine, place = (listed(one) for one in (self.format.path, path))
+                raise ValueError(
+                    f"training_step gives the model the images at {place} of its batches, and the audit would give it "
+                    f"those at {mine}: pass image_key={place}"
+                )
 
     def _check_order(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
         """Flips are augmentation; channels the other way round, or rows for columns, in all images are not."""

@@ -16,7 +16,7 @@ from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.first_steps import FirstSteps
 from lightning_memaudit.callback.given_images import GivenImages
 from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
-from lightning_memaudit.callback.isolation import is_initialized
+from lightning_memaudit.callback.isolation import uninitialized
 from lightning_memaudit.callback.kept import kept_blocks
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.model_checks import check_model, what_the_model_sees
@@ -169,10 +169,7 @@ class Session:
         if bounds is not None and bounds.max_seconds == self.what.max_seconds:
             self._keep_within(bounds)
         self._read_everywhere(loaders)
-        if is_initialized(self.pl_module):
-            self._check_with_model()
-        else:
-            self._found.problems.raise_all()
+        self._check_with_model()
         if self.bounds is None:
             one_audit = self.trainer.state.fn != TrainerFn.FITTING
             asked = self.which.num_members, self.which.num_controls
@@ -202,8 +199,15 @@ class Session:
         check_same_everywhere(self._found, everywhere, self.processes, set(self.trained_before))
 
     def _check_with_model(self) -> None:
-        """Find out what the model sees, and check it; a lazy one would be initialized by that."""
+        """Find out what the model sees, and check it."""
         self._seen = None
+        if lazy := uninitialized(self.pl_module):
+            # A call before the training's own would leave the weights behind that it initialized.
+            self._found.problems.add(
+                f"the model's {lazy[0]} gets its shape only in the first step, so that nothing can be checked before: "
+                "call the model once in configure_model, as on zeros of a batch's shape"
+            )
+            self._found.problems.raise_all()
         if not self._found.problems.messages:
             self._seen = self._decide_seen()
         with self._caller.autoencoder(self._seen) as (autoencoder, processes):
