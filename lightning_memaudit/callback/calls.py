@@ -1,8 +1,9 @@
 """Whether the audit's call of the network makes of the same images what the training's call makes of them.
 
-What is given beside the images may be anything: labels within objects, numbers, attributes that are set before. So both
+What is given beside the images may be anything: labels within objects, numbers, labels that nothing is made of. So both
 calls are made once more after the first step, in training mode, on the images of the training's call and with the same
-random numbers. Where something else comes out, the arguments tell what may have made the difference.
+random numbers. Where something else comes out of the network, or of a layer within it whose weights may still be zero
+behind it, the arguments tell what may have made the difference.
 """
 
 import random
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,10 +56,25 @@ class FirstCalls:
         return self.images[torch.arange(count, device=self.images.device) % len(self.images)]
 
 
+class Compared(NamedTuple):
+    """What two calls of the same images have shown.
+
+    Attributes:
+        words: In which way the training calls the network otherwise than the audit; None where it is not known to.
+        alike: Whether both calls were made and nothing in the network differed.
+
+    >>> Compared(None, True).alike
+    True
+    """
+
+    words: str | None
+    alike: bool
+
+
 def compare_calls(
     trainer: Trainer, module: LightningModule, first: FirstCalls, audit: Callable[[Tensor], Any]
-) -> str | None:
-    """In which way the training calls the network otherwise than the audit, in words; None where it is not known to.
+) -> Compared:
+    """Make the calls of the training and of the audit, and compare what comes out.
 
     To be called within what keeps the training undisturbed, but for the modes of the modules.
 
@@ -68,23 +84,25 @@ def compare_calls(
         first: What the training did.
         audit: Calls the model as the audit does, on images in [0, 1].
     """
-    modules = dict(module.named_modules())
+    modules, alike = dict(module.named_modules()), []
     for name, call in first.calls.items():
         if call.first is None or not len(call.first):
             continue
         images = first.rows(len(call.first))
-        with _Again(modules[name], call, images) as again:
-            audit(images)
-        if again.result is None:
+        again = _Again(modules[name], call, images)
+        audited = again.as_audited(audit)
+        if audited is None:
             continue
         with _training(trainer):
             trained = [again.as_trained() for _ in range(2)]
+        differ = _differ(audited, trained[0])
+        alike.append(not differ)
         # Where the training draws numbers that the audit does not, as for a mask, there is nothing to say either.
-        if _differ(again.result, trained[0]) and not _differ(*trained) and again.result.drawn == trained[0].drawn:
+        if differ and not _differ(*trained) and audited.drawn == trained[0].drawn:
             words = _words(again, first)
             if words is not None:
-                return words
-    return None
+                return Compared(words, False)
+    return Compared(None, bool(alike) and all(alike))
 
 
 @contextmanager
@@ -99,18 +117,18 @@ def _training(trainer: Trainer) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Result:
-    """What came out of a call, by its place there, and where it left the random generators."""
+    """What came out of a call, of the layers within it too, and where it left the random generators."""
 
     outputs: Mapping[Any, Tensor]
-    drawn: bytes
+    drawn: str
 
     @classmethod
-    def of(cls, output: Any) -> "_Result":
+    def of(cls, output: Any, within: Mapping[Any, Tensor]) -> "_Result":
         floats = {path: one.detach().clone() for path, one in tensors_in(output) if one.is_floating_point()}
-        state = [torch.get_rng_state().numpy().tobytes(), repr(random.getstate()), repr(np.random.get_state())]  # noqa: NPY002
+        state = [torch.get_rng_state().numpy().tobytes(), random.getstate(), repr(np.random.get_state())]  # noqa: NPY002
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             state.append(torch.cuda.get_rng_state().numpy().tobytes())
-        return cls(floats, repr(state).encode())
+        return cls(floats | dict(within), repr(state))
 
 
 def _seed() -> None:
@@ -119,37 +137,83 @@ def _seed() -> None:
     random.seed(0)
 
 
+def _sums(output: Any) -> Tensor | None:
+    """By which it is known again what came out of a layer; None where that is no numbers."""
+    found = [one.detach().flatten().float() for _, one in tensors_in(output) if one.is_floating_point() and one.numel()]
+    sums = [one @ torch.linspace(0.5, 1, len(one), device=one.device) / len(one) for one in found]
+    return torch.stack(sums) if sums else None
+
+
 class _Again:
-    """Repeats the training's call of a layer, and the audit's on the training's images, while it is entered."""
+    """Repeats the training's call of a layer, and the audit's on the training's images.
+
+    Args:
+        layer: The layer.
+        call: The training's.
+        images: As many as it has, which the audit may be called on.
+    """
 
     def __init__(self, layer: nn.Module, call: Call, images: Tensor) -> None:
         self.layer, self.call, self.images = layer, call, images
         self.beside: Tensor | None = None  # the channels beside the images
         self.given: Call | None = None
-        self.result: _Result | None = None
-        self._handles: list[Any] = []
+        self._result: _Result | None = None
+        self._within: dict[Any, Tensor] = {}
 
-    def __enter__(self) -> "_Again":
-        self._handles = [
-            self.layer.register_forward_pre_hook(self._begin, with_kwargs=True),
-            self.layer.register_forward_hook(self._end),
-        ]
-        return self
+    def as_audited(self, audit: Callable[[Tensor], Any]) -> _Result | None:
+        """What comes of the audit's first call of the layer; None where that cannot be given the training's images."""
+        with self._noting_within():
+            handles = [
+                self.layer.register_forward_pre_hook(self._begin, with_kwargs=True),
+                self.layer.register_forward_hook(self._end),
+            ]
+            try:
+                audit(self.images)
+            finally:
+                for handle in handles:
+                    handle.remove()
+        return self._result
 
-    def __exit__(self, *exception: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+    def as_trained(self) -> _Result:
+        """What comes of the training's call."""
+        call = self.call.copied()
+        with self._noting_within():
+            _seed()
+            return _Result.of(self.layer(*call.arguments, **call.named), self._within)
+
+    @contextmanager
+    def _noting_within(self) -> Iterator[None]:
+        """Note what comes out of the layers within, one call after the other."""
+        self._within, handles = {}, []
+
+        def noting(name: str) -> Callable[..., None]:
+            def note(_: nn.Module, arguments: Any, output: Any) -> None:
+                sums = _sums(output)
+                if sums is not None:
+                    self._within[name, sum(one[0] == name for one in self._within)] = sums
+
+            return note
+
+        for name, module in self.layer.named_modules():
+            if module is not self.layer:
+                handles.append(module.register_forward_hook(noting(name)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _begin(self, _: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Put the training's images in the place of the audit's."""
         if self.given is not None:
             return None
-        self.given = given = Call(arguments, named)
+        given = Call(arguments, named)
         mine, theirs = given.first, self.call.first
         replaced = None if mine is None or theirs is None else self._replaced(mine, theirs)
         if replaced is None:
-            self.given = None
             return None
+        self.given = given
+        self._within.clear()
         _seed()
         return tree_map(lambda one: replaced if one is mine else one, (arguments, named))
 
@@ -168,13 +232,8 @@ class _Again:
         return replaced
 
     def _end(self, _: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        if self.given is not None and self.result is None:
-            self.result = _Result.of(output)
-
-    def as_trained(self) -> _Result:
-        call = self.call.copied()
-        _seed()
-        return _Result.of(self.layer(*call.arguments, **call.named))
+        if self.given is not None and self._result is None:
+            self._result = _Result.of(output, self._within)
 
 
 def _differ(one: _Result, other: _Result) -> bool:
@@ -206,7 +265,7 @@ def _words(again: _Again, first: FirstCalls) -> str | None:
         return None
     shown = [f"{name}={value}" if isinstance(value, Number | str) else name for name, value in told.items()]
     how = f"with {' and '.join(shown)}, which the audit does not give it" if shown else "otherwise than the audit"
-    return f"the training calls {kind} {how}: of the same images it then makes something else"
+    return f"the training calls {kind} {how}: the same images are not treated alike then"
 
 
 def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

@@ -72,6 +72,7 @@ result>
         self.format = found.reads[0].format
         self.in_audit, self.model_input = in_audit, model_input
         self.calls: FirstCalls | None = None
+        self.beside: str | None = None
         self._watch = InputWatch(module, self.format.shape, in_audit)
         self._tensors: list[Tensor] = []
         self._others: dict[Any, Tensor] = {}
@@ -173,7 +174,10 @@ result>
         return found
 
     def _compare_beside(self, name: str) -> None:
-        """An optional label that the training gives the outermost layer is no part of the audit's calls."""
+        """An optional label that the training gives the outermost layer is no part of the audit's calls.
+
+        Whether it makes a difference, only a second call can tell.
+        """
         modules, in_audit = dict(self.module.named_modules()), self.in_audit[name].beside
         beside: frozenset[tuple[str, bool]] = frozenset().union(*(one.beside for one in self._watch.arrivals[name]))
         more = sorted({one for one, differs in beside if not in_audit & {(one, True), (one, differs)}})
@@ -184,9 +188,7 @@ result>
         ]
         if more:
             kind, other = type(modules[name]).__name__, "does not give them, or the same for all images"
-            self.doubt(
-                f"the training gives {kind} {' and '.join(more)} beside the images, and the audit {other}", MEND_CALL
-            )
+            self.beside = f"the training gives {kind} {' and '.join(more)} beside the images, and the audit {other}"
         elif unseen:
             kind = "embedding" if isinstance(modules[unseen[0]], nn.Embedding) else "layer"
             self.doubt(f"the training calls the {kind} {unseen[0]}, and the audit does not", MEND_CALL)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_memaudit.callback.caller import Caller
-from lightning_memaudit.callback.calls import FirstCalls, compare_calls
+from lightning_memaudit.callback.calls import Compared, FirstCalls, compare_calls
 from lightning_memaudit.callback.first_batch import MEND_CALL, FirstBatch, say_nothing_was_compared
 from lightning_memaudit.callback.input_watch import InputWatch, reached_layers
 from lightning_memaudit.callback.inspection import Inspection
@@ -100,14 +100,17 @@ class FirstSteps:
             self._is_watching = not first.end(stepped)
         if not stepped and first.calls is not None:
             calls, first.calls = first.calls, None
-            self._compare_calls(first, calls)
+            compared = self._compare_calls(calls)
+            words = None if compared.alike else first.beside or compared.words
+            if words is not None:
+                first.doubt(words, MEND_CALL)
         if not stepped and not self._is_watching:
             self._first = self._batch = None
 
-    def _compare_calls(self, first: FirstBatch, calls: FirstCalls) -> None:
+    def _compare_calls(self, calls: FirstCalls) -> Compared:
         """Make both calls once more, between two steps, when nothing waits for gradients."""
         if self.found.doubts:
-            return
+            return Compared(None, False)
         caller, batch, how = self.caller, self._batch, self.caller.how
         modes = [(one, one.training) for one in caller.pl_module.modules()]
         try:
@@ -118,16 +121,14 @@ class FirstSteps:
                 conditional = how.takes_batch(caller.pl_module)
                 audit: Any = how.autoencoder(call, self.seen, conditional)
                 with caller.trainer.precision_plugin.forward_context():
-                    words = compare_calls(
+                    return compare_calls(
                         caller.trainer, caller.pl_module, calls, (lambda _: call(batch)) if conditional else audit
                     )
         except AuditStopped:
             raise
         except Exception as error:
             say_nothing_was_compared(f"a second call fails ({type(error).__name__}: {' '.join(str(error).split())})")
-            return
-        if words is not None:
-            first.doubt(words, MEND_CALL)
+            return Compared(None, False)
 
     def close(self) -> None:
         """Stop watching."""

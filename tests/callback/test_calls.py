@@ -198,3 +198,61 @@ def test_lazy_layers_are_refused_by_what_mends_it():
             self.network(torch.zeros(1, 1, 8, 8))
 
     assert fit(Called()) == ([], [])
+
+
+class Modulated(nn.Module):
+    """Labels modulate it by a layer that begins with zeros, as in diffusion transformers, or by nothing at all."""
+
+    def __init__(self, used):
+        super().__init__()
+        self.image, self.embedding = nn.Conv2d(1, 1, 3, padding=1), nn.Embedding(4, 2)
+        self.modulation, self.last, self.used = nn.Linear(2, 1), nn.Conv2d(1, 1, 1), used
+        for one in (self.modulation, self.last):
+            nn.init.zeros_(one.weight), nn.init.zeros_(one.bias)
+
+    def forward(self, x, y=None):
+        x = self.image(x)
+        if self.used:
+            y = torch.zeros(len(x), dtype=torch.long) if y is None else y
+            x = x * (1 + self.modulation(self.embedding(y)).view(-1, 1, 1, 1))
+        return self.last(x)
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_labels_that_begin_without_effect_are_told_and_those_that_are_left_alone_are_not(used):
+    module = Run(lambda run, x, m, y: run.network(x, y))
+    module.network = Modulated(used)
+    module.forward = lambda x: module.network(x)
+    said, doubts = fit(module)
+    assert (len(said), "called_otherwise" in doubts) == (used, used)
+
+
+class Flattens(lightning.LightningModule):
+    """Takes images of either layout; training_step moves the channels of bytes to the front."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Linear(192, 192)
+
+    def forward(self, x):
+        return self.network(x.flatten(1)).view(-1, 3, 8, 8)
+
+    def training_step(self, batch, batch_idx):
+        x = batch[0].movedim(-1, 1) / 255
+        return functional.mse_loss(self(x), x)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def test_of_two_layouts_that_a_network_takes_the_one_that_it_returns_is_meant():
+    bytes_ = [(255 * images(8, seed, (8, 8, 3))).to(torch.uint8) for seed in (0, 1)]
+    module, got = Flattens(), []
+    module.network.register_forward_pre_hook(
+        lambda layer, given: None if torch.is_grad_enabled() else got.append(given[0].clone())
+    )
+    callback = audit_callback()
+    loaders = [DataLoader(TensorDataset(one), 4) for one in bytes_]
+    trainer_with(callback, max_epochs=1, num_sanity_val_steps=0).fit(module, *loaders)
+    in_order = (bytes_[0].movedim(-1, 1) / 255).flatten(1)
+    assert (torch.cdist(in_order, torch.cat(got)).amin(1) < 1e-4).any(), "the audit's own calls"
