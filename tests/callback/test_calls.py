@@ -247,12 +247,11 @@ class Flattens(lightning.LightningModule):
 
 def test_of_two_layouts_that_a_network_takes_the_one_that_it_returns_is_meant():
     bytes_ = [(255 * images(8, seed, (8, 8, 3))).to(torch.uint8) for seed in (0, 1)]
-    module, got = Flattens(), []
-    module.network.register_forward_pre_hook(
-        lambda layer, given: None if torch.is_grad_enabled() else got.append(given[0].clone())
-    )
+    module = Flattens()
     callback = audit_callback()
     loaders = [DataLoader(TensorDataset(one), 4) for one in bytes_]
     trainer_with(callback, max_epochs=1, num_sanity_val_steps=0).fit(module, *loaders)
-    in_order = (bytes_[0].movedim(-1, 1) / 255).flatten(1)
-    assert (torch.cdist(in_order, torch.cat(got)).amin(1) < 1e-4).any(), "the audit's own calls"
+    members = bytes_[0].movedim(-1, 1) / 255
+    with torch.no_grad():
+        error = functional.mse_loss(module(members), members)
+    assert callback.last_report.headline["train_loss"] == pytest.approx(float(error), rel=1e-4)
