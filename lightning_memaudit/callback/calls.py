@@ -22,8 +22,6 @@ from torch.utils._pytree import tree_map
 
 from lightning_memaudit.callback.input_watch import (
     Call,
-    first_channel,
-    has_channels_beside,
     may_be_label,
     named_arguments,
     names_of_arguments,
@@ -218,22 +216,29 @@ class _Again:
         return tree_map(lambda one: replaced if one is mine else one, (arguments, named))
 
     def _replaced(self, mine: Tensor, theirs: Tensor) -> Tensor | None:
-        """The training's images with the audit's own channels beside them; None where they have another shape."""
+        """What the training gives, but for channels or columns that the audit leaves constant: they are conditions.
+
+        None where both have other shapes.
+        """
         if mine.shape != theirs.shape:
             return None
         replaced = theirs.to(mine, copy=True)
-        if has_channels_beside(self.images, mine):
-            count, begins = self.images.shape[1], [first_channel(self.images, one) for one in (mine, theirs)]
-            replaced, images = mine.clone(), replaced[:, begins[1] : begins[1] + count]
-            replaced[:, begins[0] : begins[0] + count] = images
-            beside = torch.ones(mine.shape[1], dtype=torch.bool)
-            beside[begins[1] : begins[1] + count] = False
-            self.beside = theirs[:, beside.to(theirs.device)]
+        if mine.ndim > 1 and len(mine) > 1:
+            own = _varies(mine)
+            if bool(own.any()) and not torch.equal(mine[:, ~own], replaced[:, ~own]):
+                self.beside = theirs[:, ~own]
+                replaced[:, ~own] = mine[:, ~own]
         return replaced
 
     def _end(self, _: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         if self.given is not None and self._result is None:
             self._result = _Result.of(output, self._within)
+
+
+def _varies(tensor: Tensor) -> Tensor:
+    """Which of the channels or columns are not one number throughout."""
+    values = tensor.transpose(0, 1).flatten(1)
+    return values.amax(1) > values.amin(1)
 
 
 def _differ(one: _Result, other: _Result) -> bool:
@@ -259,8 +264,12 @@ def _words(again: _Again, first: FirstCalls) -> str | None:
         if value is not images and not _same(value, by_audit.get(name, defaults.get(name)))
     }
     if again.beside is not None:
-        others["channels beside the images"] = again.beside
-    told = {name: value for name, value in others.items() if _counts(value, images, first.batch)}
+        others["values beside those of the images"] = again.beside
+    told = {
+        name: value
+        for name, value in others.items()
+        if (value is not again.beside and _says_something(value, images)) or is_made_of_any(value, first.batch)
+    }
     if others and not told:
         return None
     shown = [f"{name}={value}" if isinstance(value, Number | str) else name for name, value in told.items()]
@@ -287,11 +296,14 @@ def _same(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and isinstance(one, Number | str) and one == other)
 
 
-def _counts(value: Any, images: Tensor | None, batch: Sequence[Tensor]) -> bool:
-    """Whether it says something of the images: what is as large is a mask or noise, unless the batch has it."""
-    if not isinstance(value, Tensor) or images is None or value.ndim == 0 or may_be_label(value, images):
-        return True
-    return any(is_made_of(value, one) for one in batch)
+def _says_something(value: Any, images: Tensor | None) -> bool:
+    """Whether an argument may say something of the images; what is as large as they are is a mask or noise."""
+    return not isinstance(value, Tensor) or images is None or value.ndim == 0 or may_be_label(value, images)
+
+
+def is_made_of_any(value: Any, batch: Sequence[Tensor]) -> bool:
+    """Whether a batch holds what an argument is made of, see :func:`is_made_of`."""
+    return isinstance(value, Tensor) and any(is_made_of(value, one) for one in batch)
 
 
 def is_made_of(value: Tensor, one: Tensor) -> bool:
@@ -304,7 +316,8 @@ def is_made_of(value: Tensor, one: Tensor) -> bool:
     one = one.to(value.device)
     if value.numel() == one.numel():
         return bool((value.reshape(-1) == one.reshape(-1)).all())
-    if value.ndim < 3 or value.shape[1] < 2:
+    if value.ndim < 2 or value.shape[1] < 2:
         return False
-    classes = value.argmax(1)
-    return classes.numel() == one.numel() and bool((classes.reshape(-1) == one.reshape(-1)).all())
+    classes, chosen = value.argmax(1), value == value.amax(1, keepdim=True)
+    one_hot = bool((chosen.sum(1) == 1).all()) and bool((value[~chosen] == value.amin()).all())
+    return one_hot and classes.numel() == one.numel() and bool((classes.reshape(-1) == one.reshape(-1)).all())

@@ -73,6 +73,7 @@ result>
         self.in_audit, self.model_input = in_audit, model_input
         self.calls: FirstCalls | None = None
         self.beside: str | None = None
+        self._to_come: tuple[str, int] | None = None  # a layer, and how many images it should get in the step
         self._watch = InputWatch(module, self.format.shape, in_audit)
         self._tensors: list[Tensor] = []
         self._others: dict[Any, Tensor] = {}
@@ -122,14 +123,16 @@ result>
         Raises:
             ValueError: It is another affine map of the images, or another layout, than in the audit.
         """
-        self.close()
         images, self._images = self._images, None
+        common = [name for name in self.in_audit if self._watch.arrivals.get(name)]
+        self._to_come = None if images is None or not common else (common[0], len(images))
+        if not stepped or not self._is_part():
+            self.close()  # else more parts of the batch may follow within the step
         if images is None:
             return not self._once_more
         if not self._watch.arrivals and not stepped:
             return False
         self.found.called = True
-        common = [name for name in self.in_audit if self._watch.arrivals.get(name)]
         if not common:
             say_nothing_was_compared("no layer gets the images in both")
             return True
@@ -162,6 +165,21 @@ result>
                 return not self._once_more
         say_nothing_was_compared("no layer gets the images in both")
         return True
+
+    def _is_part(self) -> bool:
+        """Whether the model has learned of fewer images than the batch holds."""
+        return self._to_come is not None and 0 < self._watch.rows[self._to_come[0]] < self._to_come[1]
+
+    def end_step(self) -> None:
+        """The whole step is over: all images of the batch should have come."""
+        self.close()
+        if self._is_part() and self._to_come is not None and not self.found.reads[0].source.given:
+            name, count = self._to_come
+            self.doubt(
+                f"the training gives the model {self._watch.rows[name]} of the {count} images of its first batch",
+                "pass members=<a data set of those that it is given>",
+            )
+        self._to_come = None
 
     def _calls_of(self, names: Sequence[str]) -> dict[str, Call]:
         """Of each of these layers the first call that was kept; one that learns comes first."""

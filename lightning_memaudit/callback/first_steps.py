@@ -98,6 +98,8 @@ class FirstSteps:
             return
         if self._is_watching:
             self._is_watching = not first.end(stepped)
+        if not stepped:
+            first.end_step()
         if not stepped and first.calls is not None:
             calls, first.calls = first.calls, None
             compared = self._compare_calls(calls)

@@ -1,7 +1,8 @@
 """What reaches the layers of a model in one step: the same images must do so with the same values in an audit."""
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -105,12 +106,13 @@ class InputWatch:
         self.module, self.shape, self.size = module, tuple(shape), torch.Size(shape).numel()
         self.whole = frozenset(whole)
         self.arrivals: dict[str, list[Arrival]] = {}
+        self.rows: Counter[str] = Counter()  # that are learned from, in all calls
         self.within: list[str] = []
         self._handles: list[Any] = []
 
     def __enter__(self) -> "InputWatch":
         self.__exit__()  # a step that was skipped has not ended
-        self.arrivals, self.within = {}, []
+        self.arrivals, self.rows, self.within = {}, Counter(), []
         compiled = [one for one in self.module.modules() if _is_compiled(one)]
         # A hook within what is compiled would be compiled too: it is watched from outside.
         within = {id(inner) for one in compiled for inner in one.modules() if inner is not one}
@@ -167,6 +169,10 @@ class _Note:
         within = tuple(self.watch.within)
         self.watch.within.append(self.name)
         arrivals = self.watch.arrivals.setdefault(self.name, [])
+        if torch.is_grad_enabled() and self.name in self.watch.whole:
+            with suppress(Exception):
+                first = Call(arguments, named).first
+                self.watch.rows[self.name] += 0 if first is None else len(first)
         if len(arrivals) >= MOST_CALLS:
             return
         # A layer may be given anything, such as sparse tensors: what cannot be looked at must not end the training.
@@ -241,39 +247,38 @@ def named_arguments(
 def like_images(images: Tensor, seen: Tensor) -> Tensor | None:
     """What a layer got, in the layout of images (B, C, *spatial); None where it is another one.
 
-    Where it got them beside other channels: those that are an affine map of the images, else the first ones. Of fewer
-    rows than there are images only those that are an affine map of the first images.
+    Where it got them beside other channels: those that are an affine map of the images, else the first ones. Of more
+    rows, such as several views of each, likewise. Of fewer only those that are an affine map of the first images.
     """
     if not seen.is_floating_point() or not len(seen):
         return None
-    is_part, images = len(seen) < len(images), images[: len(seen)]
-    seen = seen[: len(images)]  # those of other dataloaders may follow
-    if has_channels_beside(images, seen):
-        begin = first_channel(images, seen)
-        seen = seen[:, begin : begin + images.shape[1]]
-    elif seen.numel() != images.numel():
+    is_part, images = len(seen) < len(images), images[: len(seen)].to(seen.device)
+    found = [one for rows in _rows_like(images, seen) if (one := _laid_out(images, rows)) is not None]
+    exact = (one for one in found if fit_exact(images, one) is not None)
+    return next(exact, None if is_part or not found else found[0])
+
+
+def _rows_like(images: Tensor, seen: Tensor) -> Iterator[Tensor]:
+    """As many rows as there are images: one block after the other, or of each image one row."""
+    count, times = len(images), len(seen) // len(images)
+    yield seen[:count]  # those of other dataloaders may follow
+    if len(seen) == count * times:
+        yield from (seen[begin : begin + count] for begin in range(count, len(seen), count))
+        yield from (seen[begin::times] for begin in range(times if times > 1 else 0))
+
+
+def _laid_out(images: Tensor, seen: Tensor) -> Tensor | None:
+    """Rows that a layer got, in the layout of as many images."""
+    if seen.ndim == images.ndim and seen.shape[2:] == images.shape[2:] and seen.shape[1] > images.shape[1]:
+        count = images.shape[1]
+        parts = [seen[:, begin : begin + count] for begin in range(seen.shape[1] - count + 1)]
+        return next((part for part in parts if fit_exact(images, part) is not None), parts[0])
+    if seen.numel() != images.numel():
         return None
-    elif seen.ndim == images.ndim and seen.shape != images.shape:
-        seen = seen.movedim(-1, 1)
-        if seen.shape != images.shape:
-            return None
-    else:
-        seen = seen.reshape(images.shape)
-    return None if is_part and fit_exact(images.to(seen.device), seen) is None else seen
-
-
-def has_channels_beside(images: Tensor, seen: Tensor) -> bool:
-    """Whether a layer got images of that size with more channels."""
-    same = seen.ndim == images.ndim and seen.shape[2:] == images.shape[2:]
-    return same and seen.shape[1] > images.shape[1]
-
-
-def first_channel(images: Tensor, seen: Tensor) -> int:
-    """The first of the channels that are an affine map of images, of as many; 0 where none are."""
-    count = images.shape[1]
-    begins = range(seen.shape[1] - count + 1)
-    images = images.to(seen.device)
-    return next((one for one in begins if fit_exact(images, seen[:, one : one + count]) is not None), 0)
+    if seen.ndim == images.ndim and seen.shape != images.shape:
+        moved = seen.movedim(-1, 1)
+        return moved if moved.shape == images.shape else None
+    return seen.reshape(images.shape)
 
 
 def reached_layers(watch: InputWatch, images: Tensor) -> dict[str, Reached]:

@@ -82,7 +82,7 @@ TOLD = {
         lambda run, x, m, y: run.network(x, {"y": y, "noise": torch.randn(len(x), 40)}),
         "calls Network with more.y, which",
     ),
-    "a channel": (lambda run, x, m, y: run.network(torch.cat([x, m], 1)), "with channels beside the images"),
+    "a channel": (lambda run, x, m, y: run.network(torch.cat([x, m], 1)), "with values beside those of the images"),
 }
 SILENT = {
     "nothing": lambda run, x, m, y: run.network(x),
@@ -255,3 +255,82 @@ def test_of_two_layouts_that_a_network_takes_the_one_that_it_returns_is_meant():
     with torch.no_grad():
         error = functional.mse_loss(module(members), members)
     assert callback.last_report.headline["train_loss"] == pytest.approx(float(error), rel=1e-4)
+
+
+class Coder(Run):
+    """Training calls the encoder and the decoder by themselves, with something beside the code."""
+
+    def __init__(self, beside):
+        super().__init__(None)
+        self.beside = beside
+        self.encoder, self.decoder = nn.Linear(64, 8), nn.Linear(12, 64)
+
+    def forward(self, x):
+        return self.decoder(torch.cat([self.encoder(x.flatten(1)), torch.zeros(len(x), 4)], 1)).view_as(x)
+
+    def training_step(self, batch, batch_idx):
+        x = batch[0]
+        code = torch.cat([self.encoder(x.flatten(1)), self.beside(batch[2])], 1)
+        return functional.mse_loss(self.decoder(code).view_as(x), x)
+
+
+@pytest.mark.parametrize(
+    ("beside", "told"),
+    [
+        (lambda y: functional.one_hot(y, 4).float(), True),
+        (lambda y: torch.randn(len(y), 4), False),
+        (lambda y: torch.zeros(len(y), 4), False),
+    ],
+    ids=["labels", "noise", "nothing"],
+)
+def test_labels_beside_a_code_are_told(beside, told):
+    said, doubts = fit(Coder(beside))
+    assert ("called_otherwise" in doubts) == told
+    assert [text for text in said if "calls Linear with values beside those of the images" in text][told:] == []
+
+
+SOME = {
+    "a half": (lambda x: x[:2], "2 of the 4 images"),
+    "some": (lambda x: x[torch.tensor([True, False, True, True])], "3 of the 4 images"),
+}
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_images_that_training_leaves_out_of_its_batches_are_told(name):
+    class Chooses(Run):
+        def training_step(self, batch, batch_idx):
+            x = some(batch[0])
+            return functional.mse_loss(self.network(x), x)
+
+    some, words = SOME[name]
+    said, doubts = fit(Chooses(None))
+    assert words in said[-1]
+    assert "called_otherwise" in doubts
+
+
+VIEWS = {
+    "after each other": lambda x: torch.cat([x.flip(-1), x]),
+    "of each image": lambda x: torch.stack([x.flip(-1), x], 1).flatten(0, 1),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_the_images_among_several_views_are_found(name):
+    assert fit(Run(lambda run, x, m, y: run.network(VIEWS[name](x))[: len(x)])) == ([], [])
+
+
+def test_a_function_of_the_item_finds_its_frame_in_the_batch():
+    class Frames(Run):
+        def training_step(self, batch, batch_idx):
+            x = batch[0][:, 2]
+            return functional.mse_loss(self.network(self.step(x)), x)
+
+    def run(step):
+        callback = audit_callback(image_key=lambda item: item[0][2])
+        loaders = [DataLoader(TensorDataset(images(8, seed, (3, 1, 8, 8))), 4) for seed in (0, 1)]
+        trainer_with(callback, max_epochs=2, num_sanity_val_steps=0).fit(Frames(step), *loaders)
+        return callback.last_report.doubts
+
+    assert run(lambda x: x) == []
+    with pytest.raises(ValueError, match=r"gives the model \(image - 0.5\) / 0.5"):
+        run(lambda x: 2 * x - 1)
