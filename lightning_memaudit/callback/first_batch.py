@@ -46,8 +46,8 @@ class FirstBatch:
 
     >>> from lightning_memaudit.callback.reading.group_reading import read_group
     >>> from lightning_memaudit.callback.reading.reader import Source
-    >>> from lightning_memaudit.callback.reading.items import tensors_in
-    from lightning_memaudit.callback.seen import Normalization
+    >>> from lightning_memaudit.callback.seen import Normalization
+    >>> from lightning_memaudit.measurement.identity import image_hashes
     >>> model, images = nn.Linear(4, 4), torch.rand(8, 1, 2, 2)
     >>> read = read_group(Source("members", images, list(range(8))), None, Normalization(), lambda batch: batch)
     >>> found = Inspection([read], {"members": image_hashes(read.group)})
