@@ -34,7 +34,7 @@ class Network(nn.Module):
             output = output + more.expand_as(output) if more.ndim == 4 else output
         elif more is not None:
             output = output + self.table[more["y"]].view(-1, 1, 1, 1)
-        hidden = torch.rand_like(x) < ratio if ratio else torch.zeros_like(x, dtype=torch.bool)
+        hidden = torch.rand_like(x) < ratio  # it draws as many numbers without
         if draw is not None:
             hidden = torch.from_numpy(np.array([draw() for _ in range(x.numel())]).reshape(x.shape) < 0.5)
         return output.where(~hidden, torch.zeros(()))
