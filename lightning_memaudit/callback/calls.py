@@ -1,9 +1,9 @@
 """Whether the audit's call of the network makes of the same images what the training's call makes of them.
 
-What is given beside the images may be anything: labels within objects, numbers, labels that nothing is made of. So both
-calls are made once more after the first step, in training mode, on the images of the training's call and with the same
-random numbers. Where something else comes out of the network, or of a layer within it whose weights may still be zero
-behind it, the arguments tell what may have made the difference.
+What is given beside the images may be anything: labels within objects, numbers, values beside a code. So both calls are
+made once more after the first step, in evaluation mode, on the images of the training's call and with the same random
+numbers. Where something else comes out of the network, or of a layer within it whose weights may still be zero behind
+it, the arguments tell what may have made the difference.
 """
 
 import random
@@ -79,7 +79,8 @@ def compare_calls(
 ) -> Compared:
     """Make the calls of the training and of the audit, and compare what comes out.
 
-    To be called within what keeps the training undisturbed, but for the modes of the modules.
+    To be called within what keeps the training undisturbed. Evaluation mode also keeps processes from waiting for each
+    other, as they may in training mode: one of them may have nothing to compare.
 
     Args:
         trainer: Of the run.

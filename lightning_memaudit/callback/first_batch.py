@@ -125,7 +125,9 @@ result>
         """
         images, self._images = self._images, None
         common = [name for name in self.in_audit if self._watch.arrivals.get(name)]
-        self._to_come = None if images is None or not common else (common[0], len(images))
+        # Where a row is an image, that is.
+        by_image = images is not None and bool(common) and self._watch.arrivals[common[0]][0].values is not None
+        self._to_come = (common[0], len(images)) if by_image and images is not None else None
         if not stepped or not self._is_part():
             self.close()  # else more parts of the batch may follow within the step
         if images is None:

@@ -114,12 +114,9 @@ class FirstSteps:
         if self.found.doubts:
             return Compared(None, False)
         caller, batch, how = self.caller, self._batch, self.caller.how
-        modes = [(one, one.training) for one in caller.pl_module.modules()]
         try:
             with caller.calling() as (call, _), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                for one, training in modes:
-                    one.training = training
                 conditional = how.takes_batch(caller.pl_module)
                 audit: Any = how.autoencoder(call, self.seen, conditional)
                 with caller.trainer.precision_plugin.forward_context():
