@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_memaudit.callback.input_watch import (
     Call,
@@ -90,10 +90,10 @@ def compare_calls(
     """
     modules, alike = dict(module.named_modules()), []
     for name, call in first.calls.items():
-        if call.first is None or not len(call.first):
+        given = call.images(first.images[0].numel())
+        if given is None:
             continue
-        images = first.rows(len(call.first))
-        again = _Again(modules[name], call, images)
+        again = _Again(modules[name], call, given, first.rows(len(given)))
         audited = [one for seed in (0, 1) if (one := again.as_audited(audit, seed)) is not None]
         if len(audited) < 2:
             continue
@@ -149,11 +149,12 @@ class _Again:
     Args:
         layer: The layer.
         call: The training's.
-        images: As many as it has, which the audit may be called on.
+        trained: The images in it.
+        images: As many, which the audit may be called on.
     """
 
-    def __init__(self, layer: nn.Module, call: Call, images: Tensor) -> None:
-        self.layer, self.call, self.images = layer, call, images
+    def __init__(self, layer: nn.Module, call: Call, trained: Tensor, images: Tensor) -> None:
+        self.layer, self.call, self.trained, self.images = layer, call, trained, images
         self.beside: Tensor | None = None  # the channels beside the images
         self.given: Call | None = None
         self._given_seed = 0
@@ -209,14 +210,15 @@ class _Again:
         if self.given is not None:
             return None
         given = Call(arguments, named)
-        mine, theirs = given.first, self.call.first
-        replaced = None if mine is None or theirs is None else self._replaced(mine, theirs)
-        if replaced is None:
+        mine = given.images(self.images[0].numel())
+        replaced = None if mine is None else self._replaced(mine, self.trained)
+        parts, structure = tree_flatten((arguments, named))
+        if replaced is None or not any(one is mine for one in parts):  # perhaps within an object
             return None
         self.given = given
         self._within.clear()
         _seed(self._given_seed)
-        return tree_map(lambda one: replaced if one is mine else one, (arguments, named))
+        return tree_unflatten([replaced if one is mine else one for one in parts], structure)
 
     def _replaced(self, mine: Tensor, theirs: Tensor) -> Tensor | None:
         """What the training gives, but for channels or columns that the audit leaves constant: they are conditions.
@@ -266,7 +268,7 @@ def _spread(one: _Results, other: _Results) -> float:
 def _words(again: _Again, first: FirstCalls) -> str | None:
     """What the training gives the layer and the audit does not; None where that is masks or noise that it draws."""
     assert again.given is not None  # or there was nothing to compare
-    kind, defaults, images = type(again.layer).__name__, names_of_arguments(again.layer), again.call.first
+    kind, defaults, images = type(again.layer).__name__, names_of_arguments(again.layer), again.trained
     by_audit, by_training = (
         dict(_leaves(named_arguments(defaults, *call, others=True))) for call in (again.given, again.call)
     )
@@ -308,9 +310,9 @@ def _same(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and isinstance(one, Number | str) and one == other)
 
 
-def _says_something(value: Any, images: Tensor | None) -> bool:
+def _says_something(value: Any, images: Tensor) -> bool:
     """Whether an argument may say something of the images; what is as large as they are is a mask or noise."""
-    return not isinstance(value, Tensor) or images is None or value.ndim == 0 or may_be_label(value, images)
+    return not isinstance(value, Tensor) or value.ndim == 0 or may_be_label(value, images)
 
 
 def is_made_of_any(value: Any, batch: Sequence[Tensor]) -> bool:

@@ -60,14 +60,10 @@ class Call(NamedTuple):
         arguments, named = tree_map(lambda one: one.detach().clone() if isinstance(one, Tensor) else one, tuple(self))
         return Call(arguments, named)
 
-    def of_rows(self, count: int) -> bool:
-        """Whether its first tensor has so many rows."""
-        return self.first is not None and len(self.first) == count
-
-    @property
-    def first(self) -> Tensor | None:
-        """The first tensor that is more than one number: the images, as a rule."""
-        return next((tensor for _, tensor in tensors_in(tuple(self)) if tensor.ndim), None)
+    def images(self, size: int) -> Tensor | None:
+        """The first tensor with so many values a row, as an image has; else the first that has more than one."""
+        tensors = [tensor for _, tensor in tensors_in(tuple(self)) if tensor.ndim > 1 and len(tensor)]
+        return next((one for one in tensors if one[0].numel() == size), tensors[0] if tensors else None)
 
 
 class Reached(NamedTuple):
@@ -171,7 +167,7 @@ class _Note:
         arrivals = self.watch.arrivals.setdefault(self.name, [])
         if torch.is_grad_enabled() and self.name in self.watch.whole:
             with suppress(Exception):
-                first = Call(arguments, named).first
+                first = Call(arguments, named).images(self.watch.size)
                 self.watch.rows[self.name] += 0 if first is None else len(first)
         if len(arrivals) >= MOST_CALLS:
             return

@@ -334,3 +334,24 @@ def test_a_function_of_the_item_finds_its_frame_in_the_batch():
     assert run(lambda x: x) == []
     with pytest.raises(ValueError, match=r"gives the model \(image - 0.5\) / 0.5"):
         run(lambda x: 2 * x - 1)
+
+
+class TakesBatches(Run):
+    """Its forward pass takes a whole batch; the audit gives it one with labels of its own."""
+
+    def forward(self, batch):
+        return self.network(batch["x"], {"y": batch["label"]})
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self({"label": batch[2], "x": batch[0]}), batch[0])
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_batch_that_the_audit_makes_up_must_say_of_the_images_what_theirs_does(right):
+    def reconstruct(module, batch):
+        labels = batch[2] if right else torch.zeros_like(batch[2])
+        return module({"label": labels, "x": batch[0]})
+
+    said, doubts = fit(TakesBatches(None), reconstruct=reconstruct)
+    assert ("called_otherwise" in doubts) != right
+    assert ["with batch.label, which the audit" in text for text in said] == [True] * (not right)
