@@ -69,7 +69,7 @@ def change_between(wanted: Tensor, seen: Tensor) -> Change | None:
     if _is_normalized_alone(wanted, seen, tolerance):
         return Change("each normalized by itself", is_fixed=True)
     if _is_smooth(wanted, seen, tolerance):
-        return Change("cut, moved, blurred or in other colors", is_fixed=False)
+        return Change("cut, moved, mixed, blurred or in other colors", is_fixed=False)
     return None
 
 

@@ -4,30 +4,23 @@ The audit sees what the batch holds; what ``training_step`` does with it, such a
 see. But the layers can: the same images must reach them with the same values.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_memaudit.callback.batch_content import check_content, check_range
+from lightning_memaudit.callback.calls import FirstCalls
 from lightning_memaudit.callback.changes import Change, change_between, is_noisy
-from lightning_memaudit.callback.input_watch import Arrival, InputWatch, Reached, like_images, reached_layers
-from lightning_memaudit.callback.inspection import Inspection
-from lightning_memaudit.callback.model_checks import few_images
+from lightning_memaudit.callback.input_watch import Arrival, Call, InputWatch, Reached, like_images
+from lightning_memaudit.callback.inspection import Inspection, listed
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
 from lightning_memaudit.callback.reading.items import tensors_in
-from lightning_memaudit.callback.seen import Normalization, Seen
-from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.results.own_output import Doubt
 from lightning_memaudit.results.training_doubts import CALLED_OTHERWISE
-
-MOST_COMPARED, MOST_TRIED = 256, 8
-"""Members that images of the first batch are compared with, for a change of range; and how many of those images."""
 
 LEAST_DRAWN, MOST_DRAWN = 0.51, 1.49
 """Factors that augmentation draws for brightness and contrast lie between these, as a rule."""
@@ -38,11 +31,8 @@ SAME_AGAIN = 1e-3
 MOST_LOOKED_AT = 16
 """Images of the batch at which is looked for what was done to them."""
 
-MOST_VALUES = 2**26
-"""All values of those members: fewer large volumes are compared."""
-
-FAR_OUTSIDE = 0.5
-"""How far beyond [0, 1] noise and augmentation may bring images of a training batch."""
+FAR = 0.5
+"""How far beyond the values that the audit gives the model noise may bring those of the training, of their range."""
 
 
 class FirstBatch:
@@ -57,6 +47,7 @@ class FirstBatch:
     >>> from lightning_memaudit.callback.reading.group_reading import read_group
     >>> from lightning_memaudit.callback.reading.reader import Source
     >>> from lightning_memaudit.callback.seen import Normalization
+    >>> from lightning_memaudit.measurement.identity import image_hashes
     >>> model, images = nn.Linear(4, 4), torch.rand(8, 1, 2, 2)
     >>> read = read_group(Source("members", images, list(range(8))), None, Normalization(), lambda batch: batch)
     >>> found = Inspection([read], {"members": image_hashes(read.group)})
@@ -80,7 +71,12 @@ result>
         self.module, self.found = module, found
         self.format = found.reads[0].format
         self.in_audit, self.model_input = in_audit, model_input
-        self._watch = InputWatch(module, self.format.shape)
+        self.calls: FirstCalls | None = None
+        self.beside: str | None = None
+        self._to_come: tuple[str, int] | None = None  # a layer, and how many images it should get in the step
+        self._watch = InputWatch(module, self.format.shape, in_audit)
+        self._tensors: list[Tensor] = []
+        self._others: dict[Any, Tensor] = {}
         self._images: Tensor | None = None
         self._channels: Tensor | None = None
         self._drawn: Affine | None = None
@@ -98,63 +94,25 @@ result>
                 say_nothing_was_compared("its first batch holds no images like those that were passed as members")
             elif self.format.path is None:
                 self.found.called = True
-                self._doubt(
+                self.doubt(
                     "the training's batches do not hold the images of its data set, which are audited: collate_fn or a "
                     "hook makes others of them",
                     "pass members=<a data set> of images as they are trained on",
                 )
             return
-        low, high = float(images.min()), float(images.max())
-        if low < -FAR_OUTSIDE or high > 1 + FAR_OUTSIDE:
-            raise ValueError(
-                f"members: where the audited images are in [0, 1], those of the training's first batch are in "
-                f"[{low:.4g}, {high:.4g}]: pass members=<a data set> that is read as the training reads its own, or "
-                "mean and std to undo its normalization"
-            )
+        check_range(images, self.found)
         if tuple(images.shape[1:]) != self.format.shape:
             rank_zero_warn(
                 f"members: images of shape {self.format.shape} are audited, and the training's first batch has images "
                 f"of shape {tuple(images.shape[1:])}; pass members=<a data set> of images as they are trained on"
             )
             return
-        self._check_content(images, batch)
+        check_content(images, batch, self.found)
         self._images = images.clone()  # training_step may work in place
+        found = dict(tensors_in(batch))
+        self._tensors = list(found.values())
+        self._others = {path: found[path].clone() for path in self.format.beside if path in found}
         self._watch.__enter__()
-
-    def _check_content(self, images: Tensor, batch: Any) -> None:
-        """The batch must hold images that are known to be trained on, or look like them."""
-        fitting = max(MOST_TRIED, MOST_VALUES // torch.Size(self.format.shape).numel())
-        members = self.found.reads[0].group.images[slice(0, min(MOST_COMPARED, fitting))]
-        digests = image_hashes(Group.whole("members", images.clamp(0, 1)))
-        read, compared = self.found.reads[0], self.found.compared
-        known = set(self.found.hashes["members"]) if read.source.given else self.found.trained
-        if known.intersection(digests):
-            return
-        other = None if read.random else same_but_for_range(images, members)
-        if other is None:
-            spread = float(images.std() / members.std().clamp(min=1e-6))
-            shift = float((images.mean() - members.mean()).abs())
-            if not (0.5 < spread < 2 and shift < 0.25):
-                other = Affine((spread,), (float(images.mean()) - spread * float(members.mean()),))
-        if other is not None and not other.is_identity:
-            raise ValueError(
-                f"members: the training's first batch holds {other.words('image')} of the images that the audit reads "
-                f"(mean {float(images.mean()):.3g} and standard deviation {float(images.std()):.3g} against "
-                f"{float(members.mean()):.3g} and {float(members.std()):.3g}): pass mean and std for what the run does "
-                "to them, or members=<a data set> that is read as the training reads its own"
-            )
-        complete = compared is not None and compared.note is None
-        if read.source.given:
-            complete = read.num_available == len(known)
-        # The audit has read them before the run's precision rounds them; batch by batch they are compared with room.
-        is_rounded = any(one.dtype in (torch.float16, torch.bfloat16) for _, one in tensors_in(batch))
-        if complete and other is None and not (read.random or self.found.changed or is_rounded):
-            self.found.changed = True
-            rank_zero_warn(
-                "members: none of the images of the training's first batch is one that the audit has read from its "
-                "dataloader: something changes them on the way, as augmentation in a hook does; the audit measures "
-                "the images without it"
-            )
 
     def end(self, stepped: bool = True) -> bool:
         """Compare what reached the layers; False where the next batch has to tell.
@@ -165,21 +123,26 @@ result>
         Raises:
             ValueError: It is another affine map of the images, or another layout, than in the audit.
         """
-        self.close()
         images, self._images = self._images, None
+        common = [name for name in self.in_audit if self._watch.arrivals.get(name)]
+        # Where a row is an image, that is.
+        by_image = images is not None and bool(common) and self._watch.arrivals[common[0]][0].values is not None
+        self._to_come = (common[0], len(images)) if by_image and images is not None else None
+        if not stepped or not self._is_part():
+            self.close()  # else more parts of the batch may follow within the step
         if images is None:
             return not self._once_more
         if not self._watch.arrivals and not stepped:
             return False
         self.found.called = True
-        common = [name for name in self.in_audit if self._watch.arrivals.get(name)]
         if not common:
             say_nothing_was_compared("no layer gets the images in both")
             return True
+        self.calls = self.calls or FirstCalls(images, self._tensors, self._calls_of(common))
         self._compare_beside(common[0])
         in_audit, in_training = self.in_audit[common[0]].shape, self._watch.arrivals[common[0]][0].shape
         if in_audit != in_training and torch.Size(in_audit).numel() != torch.Size(in_training).numel():
-            self._doubt(
+            self.doubt(
                 f"the training gives the model images of shape {in_training}, and the audit gives it those of shape "
                 f"{in_audit} that its batches hold"
             )
@@ -197,14 +160,44 @@ result>
             seen = [one for one in all_seen if one is not None]
             if expected is not None and seen:
                 is_first = self._channels is None and self._drawn is None
-                self._compare(images.to(seen[0].device), seen, expected)
+                count = len(seen[0])  # of micro-batches the first
+                same = [one for one in seen if len(one) == count]
+                self._compare(images[:count].to(seen[0].device), same, expected)
                 self._once_more = is_first and not (self._channels is None and self._drawn is None)
                 return not self._once_more
         say_nothing_was_compared("no layer gets the images in both")
         return True
 
+    def _is_part(self) -> bool:
+        """Whether the model has learned of fewer images than the batch holds."""
+        return self._to_come is not None and 0 < self._watch.rows[self._to_come[0]] < self._to_come[1]
+
+    def end_step(self) -> None:
+        """The whole step is over: all images of the batch should have come."""
+        self.close()
+        if self._is_part() and self._to_come is not None and not self.found.reads[0].source.given:
+            name, count = self._to_come
+            self.doubt(
+                f"the training gives the model {self._watch.rows[name]} of the {count} images of its first batch",
+                "pass members=<a data set of those that it is given>",
+            )
+        self._to_come = None
+
+    def _calls_of(self, names: Sequence[str]) -> dict[str, Call]:
+        """Of each of these layers the first call that was kept; one that learns comes first."""
+        found = {}
+        for name in names:
+            kept = [one for one in self._watch.arrivals[name] if one.call is not None]
+            first = next((one for one in kept if one.learns), kept[0] if kept else None)
+            if first is not None and first.call is not None:
+                found[name] = first.call
+        return found
+
     def _compare_beside(self, name: str) -> None:
-        """An optional label that the training gives the outermost layer is no part of the audit's calls."""
+        """An optional label that the training gives the outermost layer is no part of the audit's calls.
+
+        Whether it makes a difference, only a second call can tell.
+        """
         modules, in_audit = dict(self.module.named_modules()), self.in_audit[name].beside
         beside: frozenset[tuple[str, bool]] = frozenset().union(*(one.beside for one in self._watch.arrivals[name]))
         more = sorted({one for one, differs in beside if not in_audit & {(one, True), (one, differs)}})
@@ -215,12 +208,10 @@ result>
         ]
         if more:
             kind, other = type(modules[name]).__name__, "does not give them, or the same for all images"
-            self._doubt(
-                f"the training gives {kind} {' and '.join(more)} beside the images, and the audit {other}", _MEND_LABELS
-            )
+            self.beside = f"the training gives {kind} {' and '.join(more)} beside the images, and the audit {other}"
         elif unseen:
             kind = "embedding" if isinstance(modules[unseen[0]], nn.Embedding) else "layer"
-            self._doubt(f"the training calls the {kind} {unseen[0]}, and the audit does not", _MEND_LABELS)
+            self.doubt(f"the training calls the {kind} {unseen[0]}, and the audit does not", MEND_CALL)
 
     def _is_of_labels(self, layer: nn.Module, arrivals: Sequence[Arrival]) -> bool:
         """Whether a layer is for labels or the like.
@@ -232,7 +223,7 @@ result>
         called = any(one.given and any(name in self.in_audit for name in one.within) for one in arrivals)
         return isinstance(layer, nn.Embedding) or (learns and called)
 
-    def _doubt(self, text: str, mend: str | None = None) -> None:
+    def doubt(self, text: str, mend: str | None = None) -> None:
         """Warn, and let the verdicts know."""
         rank_zero_warn(f"members: {text}: {mend or _MEND}")
         self.found.doubts.append(Doubt(CALLED_OTHERWISE, text))
@@ -244,6 +235,7 @@ result>
         exact.sort(key=lambda pair: not pair[0].close_to(expected))
         found, seen = exact[0] if exact else (fit_nearly(images, calls[0], expected), calls[0])
         if not exact:
+            self._check_place(calls)
             self._check_order(images, seen, expected)
         if found is not None and self._may_be_drawn(found, expected):
             return
@@ -259,14 +251,14 @@ result>
         if found is None:
             if likely is not None and change_between(wanted, seen) is None:
                 given = input_behind(likely, expected, self.model_input)
-                self._doubt(f"the training gives the model about {given.words('image')}, which the audit does not")
+                self.doubt(f"the training gives the model about {given.words('image')}, which the audit does not")
                 return
             if is_noisy(wanted, seen):
                 return
             low, high = (float(one) for one in seen.aminmax())
             least, most = (float(one) for one in wanted.aminmax())
-            if max(least - low, high - most) > FAR_OUTSIDE * (most - least) or high - low < (most - least) / 3:
-                self._doubt(
+            if max(least - low, high - most) > FAR * (most - least) or high - low < (most - least) / 3:
+                self.doubt(
                     f"the training gives the model values in [{low:.3g}, {high:.3g}], and the audit gives it those in "
                     f"[{least:.3g}, {most:.3g}]"
                 )
@@ -288,7 +280,7 @@ result>
         self._channels = now
         confirmed = before is not None and now is not None and torch.allclose(before, now, rtol=0, atol=SAME_AGAIN)
         if change.is_fixed and (confirmed or (before is None and now is None)):
-            self._doubt(text)
+            self.doubt(text)
         elif before is None:
             rank_zero_warn(f"members: {text}: if not at random, {_MEND}")
 
@@ -297,7 +289,7 @@ result>
         if self._drawn is not None:
             if found.close_to(self._drawn, SAME_AGAIN):
                 given = input_behind(found, expected, self.model_input)
-                self._doubt(f"the training gives the model {given.words('image')}, which the audit does not")
+                self.doubt(f"the training gives the model {given.words('image')}, which the audit does not")
             return True
         ratios = [one / other for one, other in zip(*as_many(found.slope, expected.slope), strict=True)]
         if found.close_to(expected) or not all(LEAST_DRAWN < ratio < MOST_DRAWN for ratio in ratios):
@@ -309,6 +301,17 @@ result>
             f"{self.model_input.words('image')}: if not at random, {_MEND}"
         )
         return True
+
+    def _check_place(self, calls: Sequence[Tensor]) -> None:
+        """Of several images in an item it must be the audited one that the model gets."""
+        for path, other in self._others.items():
+            images = other.to(calls[0].device).float()[: len(calls[0])]
+            if any(fit_exact(images, seen) is not None for seen in calls):
+                mine, place = (listed(one) for one in (self.format.path, path))
+                raise ValueError(
+                    f"training_step gives the model the images at {place} of its batches, and the audit would give it "
+                    f"those at {mine}: pass image_key={place}"
+                )
 
     def _check_order(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
         """Flips are augmentation; channels the other way round, or rows for columns, in all images are not."""
@@ -342,55 +345,7 @@ _MEND = (
     "pass reconstruct=<a function (module, images) that prepares a batch's images as training_step does, and undoes it "
     "on the result>"
 )
-_MEND_LABELS = "pass reconstruct=<a function (module, batch)>, which gets the run's own batch with its labels"
-
-
-def same_but_for_range(images: Tensor, members: Tensor) -> Affine | None:
-    """The affine map from some member to some of the images, wherever their pixels have gone; None if there is none.
-
-    Both are (B, C, *spatial), of any number.
-
-    >>> members = torch.rand(5, 1, 8, 8)
-    >>> same_but_for_range(0.9 * members[2:3].flip(-1) + 0.05, members).words("image")
-    '(image - -0.055556) / 1.1111'
-    """
-    if images.shape[1:] != members.shape[1:]:
-        return None
-    ordered = [one.flatten(2).sort().values for one in (members, images[:MOST_TRIED].to(members.device))]
-    found = []
-    for image in ordered[1]:
-        maps = (fit_exact(member[None], image[None]) for member in ordered[0])
-        found += [next((one for one in maps if one is not None and all(slope > 0 for slope in one.slope)), None)]
-    there = [one for one in found if one is not None]
-    # The brightness that augmentation draws for every image is no range.
-    alike = len(there) >= min(2, len(images)) and all(one.close_to(there[0], 2e-3) for one in there)
-    return there[0] if alike else None
-
-
-def can_be_watched(module: nn.Module) -> bool:
-    """Whether hooks on layers change nothing: not where ``training_step`` is compiled, and they with it."""
-    return getattr(module, "_compiler_ctx", None) is None
-
-
-def first_batch(
-    trainer: Trainer, pl_module: LightningModule, found: Inspection, autoencoder: Any, seen: Seen | None
-) -> FirstBatch:
-    """Learn what reaches the layers in an audit, to compare it with the first step.
-
-    Only when the training has started: modules may set themselves up in ``on_train_start``.
-    """
-    block = next(few_images(found.reads[0].group).blocks(autoencoder, 2))
-    with InputWatch(pl_module, block.images.shape[1:]) as watch, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there is to say of the call was said when the model was checked
-        block.autoencoder(block.images)
-    in_audit = reached_layers(watch, block.images)
-    if trainer.strategy.model is not pl_module:
-        in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
-    if found.reads[0].group.conditions is not None:
-        # The images of one call have one condition there: what else it is given may be another for others.
-        in_audit = {
-            name: one._replace(beside=one.beside | {(label, True) for label, _ in one.beside})
-            for name, one in in_audit.items()
-        }
-    model_input = Affine.of_normalization(Normalization() if seen is None else seen.normalization)
-    return FirstBatch(pl_module, found, in_audit, model_input)
+MEND_CALL = (
+    "pass reconstruct=<a function> that calls the model as it is to be audited: (module, images), or (module, batch), "
+    "which gets the run's own batch, with its labels"
+)

@@ -1,13 +1,15 @@
 """What reaches the layers of a model in one step: the same images must do so with the same values in an audit."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact
 from lightning_memaudit.callback.reading.items import plain, tensors_in
@@ -28,6 +30,7 @@ class Arrival:
         learns: Whether gradients are taken in this call.
         given: Whether its input is neither images nor computed from weights that learn, as that of a layer for labels.
         within: Names of the modules that were being called.
+        call: The whole call, of the layers of which it is kept.
 
     >>> Arrival((4,), torch.ones(2, 4)).shape
     (4,)
@@ -39,6 +42,28 @@ class Arrival:
     learns: bool = False
     given: bool = False
     within: tuple[str, ...] = ()
+    call: "Call | None" = None
+
+
+class Call(NamedTuple):
+    """What a layer was called with; a copy, as far as it is tensors.
+
+    >>> Call((torch.ones(2, 4),), {"scale": 0.5}).named["scale"]
+    0.5
+    """
+
+    arguments: tuple[Any, ...]
+    named: Mapping[str, Any]
+
+    def copied(self) -> "Call":
+        """Another copy: the layer may work in place."""
+        arguments, named = tree_map(lambda one: one.detach().clone() if isinstance(one, Tensor) else one, tuple(self))
+        return Call(arguments, named)
+
+    def images(self, size: int) -> Tensor | None:
+        """The first tensor with so many values a row, as an image has; else the first that has more than one."""
+        tensors = [tensor for _, tensor in tensors_in(tuple(self)) if tensor.ndim > 1 and len(tensor)]
+        return next((one for one in tensors if one[0].numel() == size), tensors[0] if tensors else None)
 
 
 class Reached(NamedTuple):
@@ -64,6 +89,7 @@ class InputWatch:
     Args:
         module: The model.
         shape: (C, *spatial) of an image; only inputs that may hold one are kept.
+        whole: Names of modules whose calls are kept whole, unless one of them is called within another.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
     >>> with InputWatch(model, (1, 2, 2)) as watch:
@@ -72,15 +98,17 @@ class InputWatch:
     {'': (1, 2, 2), '0': (1, 2, 2), '1': (4,)}
     """
 
-    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
+    def __init__(self, module: nn.Module, shape: Sequence[int], whole: Collection[str] = ()) -> None:
         self.module, self.shape, self.size = module, tuple(shape), torch.Size(shape).numel()
+        self.whole = frozenset(whole)
         self.arrivals: dict[str, list[Arrival]] = {}
+        self.rows: Counter[str] = Counter()  # that are learned from, in all calls
         self.within: list[str] = []
         self._handles: list[Any] = []
 
     def __enter__(self) -> "InputWatch":
         self.__exit__()  # a step that was skipped has not ended
-        self.arrivals, self.within = {}, []
+        self.arrivals, self.rows, self.within = {}, Counter(), []
         compiled = [one for one in self.module.modules() if _is_compiled(one)]
         # A hook within what is compiled would be compiled too: it is watched from outside.
         within = {id(inner) for one in compiled for inner in one.modules() if inner is not one}
@@ -137,13 +165,19 @@ class _Note:
         within = tuple(self.watch.within)
         self.watch.within.append(self.name)
         arrivals = self.watch.arrivals.setdefault(self.name, [])
+        if torch.is_grad_enabled() and self.name in self.watch.whole:
+            with suppress(Exception):
+                first = Call(arguments, named).images(self.watch.size)
+                self.watch.rows[self.name] += 0 if first is None else len(first)
         if len(arrivals) >= MOST_CALLS:
             return
         # A layer may be given anything, such as sparse tensors: what cannot be looked at must not end the training.
         with suppress(Exception):
             arrival = self._arrival(module, arguments, named)
             if arrival is not None:
-                arrivals.append(replace(arrival, within=within))
+                is_whole = self.name in self.watch.whole and not self.watch.whole.intersection(within)
+                call = Call(arguments, named).copied() if is_whole else None
+                arrivals.append(replace(arrival, within=within, call=call))
 
     def leave(self, *_: Any) -> None:
         """The call has ended."""
@@ -151,12 +185,9 @@ class _Note:
             self.watch.within.pop()
 
     def _arrival(self, module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Arrival | None:
-        known = _names(module)
-        by_place = [*known, *(f"argument {place}" for place in range(len(known) + 1, len(arguments) + 1))]
-        # What a forward pass takes as **kwargs, it may as well leave alone.
-        by_name = {name: argument for name, argument in named.items() if name in known or not arguments}
+        known = names_of_arguments(module)
         tensors: dict[str, Tensor] = {}
-        for name, argument in (*zip(by_place, arguments, strict=False), *by_name.items()):
+        for name, argument in named_arguments(known, arguments, named).items():
             found = [(".".join(map(str, (name, *path))), tensor) for path, tensor in tensors_in(argument)]
             if isinstance(argument, Mapping):  # as a batch, of which the model need not use all
                 found = sorted(found, key=lambda one: -one[1].numel())[:1]
@@ -169,16 +200,14 @@ class _Note:
         # As many values as an image, or the image beside channels of another kind; a copy: the model may work in place.
         whole = self.watch.size in (torch.Size(shape).numel(), self.watch.size_beside(shape))
         beside = frozenset(
-            (name, bool((other != other[:1]).any()))
-            for name, other in tensors.items()
-            if _may_be_label(other, argument)
+            (name, bool((other != other[:1]).any())) for name, other in tensors.items() if may_be_label(other, argument)
         )
         values = plain(argument.detach()).clone() if whole else None
         learns = torch.is_grad_enabled()
         return Arrival(shape, values, beside, learns, learns and not whole and not argument.requires_grad)
 
 
-def _may_be_label(one: Tensor, images: Tensor) -> bool:
+def may_be_label(one: Tensor, images: Tensor) -> bool:
     """Labels and other conditions are small: no masks, no noise, and not the images again as the target of a loss."""
     if one is images or one.dtype == torch.bool or not 0 < one.ndim <= 3:
         return False
@@ -186,27 +215,60 @@ def _may_be_label(one: Tensor, images: Tensor) -> bool:
     return not same and 4 * one[:1].numel() <= images[:1].numel()
 
 
-def _names(module: nn.Module) -> list[str]:
-    """Of a module's arguments, so that those given by position and by name are known to be the same."""
+def names_of_arguments(module: nn.Module) -> dict[str, Any]:
+    """Of a module's arguments, with their defaults, so that those given by position and by name are the same."""
     with suppress(TypeError, ValueError):
         written = getattr(module, "_orig_mod", module)  # of a compiled one
         parameters = inspect.signature(written.forward).parameters.values()
-        return [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-    return []
+        return {one.name: one.default for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+    return {}
+
+
+def named_arguments(
+    known: Collection[str], arguments: tuple[Any, ...], named: Mapping[str, Any], others: bool = False
+) -> dict[str, Any]:
+    """All arguments by name.
+
+    Args:
+        known: See :func:`names_of_arguments`.
+        arguments: Given by position.
+        named: Given by name.
+        others: Also what a forward pass takes as ``**kwargs``, which it may as well leave alone.
+    """
+    by_place = [*known, *(f"argument {place}" for place in range(len(known) + 1, len(arguments) + 1))]
+    by_name = {name: argument for name, argument in named.items() if others or name in known or not arguments}
+    return dict(zip(by_place, arguments, strict=False)) | by_name
 
 
 def like_images(images: Tensor, seen: Tensor) -> Tensor | None:
     """What a layer got, in the layout of images (B, C, *spatial); None where it is another one.
 
-    Where it got them beside other channels: those that are an affine map of the images, else the first ones.
+    Where it got them beside other channels: those that are an affine map of the images, else the first ones. Of more
+    rows, such as several views of each, likewise. Of fewer only those that are an affine map of the first images.
     """
-    if len(seen) < len(images) or not seen.is_floating_point():
+    if not seen.is_floating_point() or not len(seen):
         return None
-    seen = seen[: len(images)]  # those of other dataloaders may follow
+    is_part, images = len(seen) < len(images), images[: len(seen)].to(seen.device)
+    found = [one for rows in _rows_like(images, seen) if (one := _laid_out(images, rows)) is not None]
+    exact = (one for one in found if fit_exact(images, one) is not None)
+    return next(exact, None if is_part or not found else found[0])
+
+
+def _rows_like(images: Tensor, seen: Tensor) -> Iterator[Tensor]:
+    """As many rows as there are images: one block after the other, or of each image one row."""
+    count, times = len(images), len(seen) // len(images)
+    yield seen[:count]  # those of other dataloaders may follow
+    if len(seen) == count * times:
+        yield from (seen[begin : begin + count] for begin in range(count, len(seen), count))
+        yield from (seen[begin::times] for begin in range(times if times > 1 else 0))
+
+
+def _laid_out(images: Tensor, seen: Tensor) -> Tensor | None:
+    """Rows that a layer got, in the layout of as many images."""
     if seen.ndim == images.ndim and seen.shape[2:] == images.shape[2:] and seen.shape[1] > images.shape[1]:
         count = images.shape[1]
         parts = [seen[:, begin : begin + count] for begin in range(seen.shape[1] - count + 1)]
-        return next((part for part in parts if fit_exact(images.to(seen.device), part) is not None), parts[0])
+        return next((part for part in parts if fit_exact(images, part) is not None), parts[0])
     if seen.numel() != images.numel():
         return None
     if seen.ndim == images.ndim and seen.shape != images.shape:

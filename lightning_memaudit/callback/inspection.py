@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_memaudit.callback.dataset_images import ImageChoice
 from lightning_memaudit.callback.isolation import validating
 from lightning_memaudit.callback.model import ModelCall
-from lightning_memaudit.callback.reading.affine import Affine
+from lightning_memaudit.callback.reading.affine import Affine, between_moments
 from lightning_memaudit.callback.reading.group_reading import ReadGroup, read_group
 from lightning_memaudit.callback.reading.items import NoImageFound
 from lightning_memaudit.callback.reading.layout import NetworkInput
@@ -31,6 +31,9 @@ from lightning_memaudit.results.own_output import Doubt
 
 MOST_READ_AGAIN = 8
 """Members that are compared with what a reloaded dataloader holds."""
+
+LEAST_RANGED, MOST_RANGED = 8, 256
+"""Images of each group whose mean and deviation are compared: of fewer they may differ by chance."""
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
@@ -95,6 +98,7 @@ class Inspection:
         changed: Whether it was said that the first batch of the training has none of the images that were read.
         doubts: How the training calls the model otherwise than the audit.
         called: Whether it was seen how the training calls the model.
+        hooks: Which batch hooks the run has of its own.
 
     >>> from lightning_memaudit.callback.seen import Normalization
     >>> images = [torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]
@@ -112,6 +116,7 @@ class Inspection:
     changed: bool = False
     doubts: list[Doubt] = field(default_factory=list)
     called: bool = False
+    hooks: list[str] = field(default_factory=list)
 
     @cached_property
     def repeated(self) -> dict[str, list[int]]:
@@ -156,7 +161,7 @@ def read_images(
     To be called while the training is undisturbed; the module is in evaluation mode, so that batch hooks do what they
     do in validation, for members and controls alike.
     """
-    found = Inspection()
+    found = Inspection(hooks=hooks_of_run(trainer, pl_module))
     with found.problems.caught():
         sources = which.sources(loaders, seed)
         for source in sources:
@@ -184,6 +189,12 @@ def read_images(
     for read in found.reads:
         for problem in read.problems:
             found.problems.add(problem)
+    if found.reads[1:] and bool(found.reads[0].problems) != bool(found.reads[1].problems):
+        right, wrong = sorted(found.reads, key=lambda read: bool(read.problems))
+        found.problems.add(
+            f"{right.group.name} are in [0, 1] as they are read and {wrong.group.name} are not: what is passed holds "
+            "for both, so let training and validation read alike, or pass members and controls that are"
+        )
     if found.problems.messages:
         return found  # the model is still looked at, so that all problems are said at once
     found.hashes = {group.name: image_hashes(group) for group in found.groups}
@@ -191,10 +202,9 @@ def read_images(
         with found.problems.caught():
             _check_controls(found, which, loaders, trainer, pl_module, seed, processes)
     _say(found, which)
-    left_out = hooks_of_run(trainer, pl_module) if loaders.path else []
-    if left_out:
+    if loaders.path and found.hooks:
         found.say(
-            f"members: {', '.join(left_out)} is made for batches of several dataloaders and is left out when the "
+            f"members: {', '.join(found.hooks)} is made for batches of several dataloaders and is left out when the "
             "audit reads images; pass mean and std, or data_range, where it normalizes"
         )
     return found
@@ -261,6 +271,14 @@ def _say(found: Inspection, which: ImageChoice) -> None:
         one, other = (read.format.normalization for read in found.reads)
         if not Affine.of_normalization(one).close_to(Affine.of_normalization(other), 2e-3):
             found.say(f"members and controls are read differently: the run gives the model {one} and {other}")
+        few = [group.images[slice(0, MOST_RANGED)] for group in found.groups]
+        if min(map(len, few)) >= LEAST_RANGED and between_moments(few[0], few[1], 1.6, 0.2) is not None:
+            moments = [f"{float(images.mean()):.2g} ± {float(images.std()):.2g}" for images in few]
+            found.say(
+                f"controls: their values are {moments[1]} where those of members are {moments[0]}: where they are "
+                "another kind of images, or normalized otherwise, the two groups say little of each other; pass "
+                "controls=<a data set> of images like the members, read alike"
+            )
 
 
 def listed(*paths: Any) -> str:

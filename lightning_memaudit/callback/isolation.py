@@ -268,16 +268,14 @@ def undisturbed(module: nn.Module, *owners: object) -> Iterator[Buffers]:
         yield buffers
 
 
-def is_initialized(module: nn.Module) -> bool:
-    """Whether all parameters and buffers have their shapes; those of lazy modules get them in the first call.
+def uninitialized(module: nn.Module) -> list[str]:
+    """Names of the parameters and buffers of lazy modules that get their shapes in the first call.
 
-    That call must be the training's own: an audit before would leave the weights behind that it initialized.
-
-    >>> is_initialized(nn.Linear(2, 2)), is_initialized(nn.LazyLinear(2))
-    (True, False)
+    >>> uninitialized(nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)))
+    ['1.weight', '1.bias']
     """
-    tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
-    return not any(is_lazy(tensor) for tensor in tensors)
+    named: list[tuple[str, Tensor]] = [*module.named_parameters(), *module.named_buffers()]
+    return [name for name, tensor in named if is_lazy(tensor)]
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -103,8 +103,15 @@ def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how:
     tries = [(last, kind) for last in layouts for kind in (dtype, torch.float32)]
     # A network that was cast by hand, to whose numbers training_step casts too.
     tries += [(last, kind) for kind in (torch.float64, torch.bfloat16, torch.float16) for last in layouts]
+    found: tuple[bool, torch.dtype] | None = None
     for last, kind in dict.fromkeys(tries):
-        if result_of((images.movedim(1, -1) if last else images).to(kind)) is not None:
-            channels_last, dtype = last, kind
+        given = (images.movedim(1, -1) if last else images).to(kind)
+        result = result_of(given)
+        # A network that flattens takes either layout: the right one is what it returns.
+        if isinstance(result, Tensor) and result.shape == given.shape:
+            found = last, kind
             break
+        found = found or (None if result is None else (last, kind))
+    if found is not None:
+        channels_last, dtype = found
     return Seen(normalization=normalization, channels_last=channels_last, dtype=dtype)

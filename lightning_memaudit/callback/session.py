@@ -13,10 +13,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_memaudit.callback.budget import Budget, bounded_choice, bounded_plan
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.dataset_images import ImageChoice
-from lightning_memaudit.callback.first_batch import FirstBatch, can_be_watched, first_batch, say_nothing_was_compared
+from lightning_memaudit.callback.first_steps import FirstSteps
 from lightning_memaudit.callback.given_images import GivenImages
 from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
-from lightning_memaudit.callback.isolation import is_initialized
+from lightning_memaudit.callback.isolation import uninitialized
 from lightning_memaudit.callback.kept import kept_blocks
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.model_checks import check_model, what_the_model_sees
@@ -98,9 +98,8 @@ class Session:
     _seen: Seen | None = None
     _references: ReferenceModels | None = None
     _loaders: RunLoaders = field(default_factory=RunLoaders)
-    _first_batch: FirstBatch | None = None
+    _first_steps: FirstSteps | None = None
     _reloads: ReloadWatch | None = None
-    _to_watch: bool = False
     _audited_weights: str | None = None
     _budget: Budget = field(default_factory=Budget)
 
@@ -170,10 +169,7 @@ class Session:
         if bounds is not None and bounds.max_seconds == self.what.max_seconds:
             self._keep_within(bounds)
         self._read_everywhere(loaders)
-        if is_initialized(self.pl_module):
-            self._check_with_model()
-        else:
-            self._found.problems.raise_all()
+        self._check_with_model()
         if self.bounds is None:
             one_audit = self.trainer.state.fn != TrainerFn.FITTING
             asked = self.which.num_members, self.which.num_controls
@@ -203,8 +199,15 @@ class Session:
         check_same_everywhere(self._found, everywhere, self.processes, set(self.trained_before))
 
     def _check_with_model(self) -> None:
-        """Find out what the model sees, and check it; a lazy one would be initialized by that."""
+        """Find out what the model sees, and check it."""
         self._seen = None
+        if lazy := uninitialized(self.pl_module):
+            # A call before the training's own would leave the weights behind that it initialized.
+            self._found.problems.add(
+                f"the model's {lazy[0]} gets its shape only in the first step, so that nothing can be checked before: "
+                "call the model once in configure_model, as on zeros of a batch's shape"
+            )
+            self._found.problems.raise_all()
         if not self._found.problems.messages:
             self._seen = self._decide_seen()
         with self._caller.autoencoder(self._seen) as (autoencoder, processes):
@@ -232,11 +235,8 @@ class Session:
         check_model(self._found, self.what, autoencoder)
         self._references = reference_models(self.how, self.pl_module, self.trainer, self._seen)
         check_references(self._references, autoencoder, self._found.groups)
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        watchable = can_be_watched(self.pl_module)
-        if fitting and not watchable:
-            say_nothing_was_compared("it is compiled")
-        self._to_watch = fitting and watchable and not has_spread_weights(self.trainer)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._first_steps = FirstSteps(self._caller, self._found, self._seen)
         return measure_pace(autoencoder, self._found.groups, self.what)
 
     def _write_run(self, num_audits: int, run_id: str | None) -> None:
@@ -255,12 +255,8 @@ class Session:
             ValueError: It holds other images, or the same in another range, than are audited.
         """
         self.given.look(batch)
-        if self._to_watch:
-            self._to_watch = False
-            with self._caller.autoencoder(self._seen) as (autoencoder, _):
-                self._first_batch = first_batch(self.trainer, self.pl_module, self._found, autoencoder, self._seen)
-        if self._first_batch is not None:
-            self._first_batch.begin(batch)
+        if self._first_steps is not None:
+            self._first_steps.begin(batch)
 
     def end_step(self, stepped: bool) -> None:
         """Compare what reached the model in the first step with what the audit gives it.
@@ -271,9 +267,8 @@ class Session:
         Raises:
             ValueError: That is something else.
         """
-        first, self._first_batch = self._first_batch, None
-        if first is not None and not first.end(stepped):
-            self._first_batch = first
+        if self._first_steps is not None:
+            self._first_steps.end(stepped)
 
     def look_at_loaders(self) -> None:
         """Say so, once, when the train dataloader was reloaded with other images."""
@@ -388,8 +383,8 @@ class Session:
 
     def close(self) -> None:
         """Give back what was taken for this run only."""
-        if self._first_batch is not None:
-            self._first_batch.close()
+        if self._first_steps is not None:
+            self._first_steps.close()
         self.unlock()
         self.processes.disconnect()
         self.processes = Processes()

@@ -81,7 +81,7 @@ class AuditTrainer(Trainer):
         if weights_only is False:
             raise UsageError("weights_only=False: checkpoints are loaded safely; name what may be in it in allow_types")
         settings = the_callback(self)
-        progress = read_progress(ckpt_path, allow_types)
+        progress = read_progress(ckpt_path, allow_types, settings.state_key)
         path = progress.path
         with allowed(allow_types), replays():  # nothing is trained in this process
             where = settings.where
@@ -278,15 +278,17 @@ class Progress(NamedTuple):
     given: Mapping[str, Any] | None = None
 
 
-def read_progress(ckpt_path: str | None, allow_types: Sequence[str] = ()) -> Progress:
+def read_progress(ckpt_path: str | None, allow_types: Sequence[str] = (), state_key: str = "") -> Progress:
     """Check a checkpoint, and read how far the training had come.
 
     Args:
         ckpt_path: A file, a folder of a sharded checkpoint (which is not looked into), or "none".
         allow_types: Types that may be in it.
+        state_key: Of the callback that goes on with it, whose own record counts where there are several.
 
     Raises:
-        ValueError: It is missing, is no checkpoint, or holds types that are not allowed.
+        ValueError: It is missing, is no checkpoint, holds types that are not allowed, or only records of other
+            callbacks, and several.
     """
     if ckpt_path == NO_CHECKPOINT:
         return Progress()
@@ -302,9 +304,20 @@ def read_progress(ckpt_path: str | None, allow_types: Sequence[str] = ()) -> Pro
     if not isinstance(content, dict) or "state_dict" not in content or "pytorch-lightning_version" not in content:
         raise UsageError(f"ckpt_path={ckpt_path!r} is no checkpoint of Lightning: there is no state_dict in it")
     epochs = content.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("processed")
-    states = [one for one in (content.get("callbacks") or {}).values() if isinstance(one, Mapping)]
-    given = next((one["given"] for one in states if "trained_on" in one and "given" in one), None)
-    return Progress(ckpt_path, epochs, content.get("global_step"), given)
+    return Progress(ckpt_path, epochs, content.get("global_step"), _given(content, ckpt_path, state_key))
+
+
+def _given(content: Mapping[str, Any], ckpt_path: str, state_key: str) -> Mapping[str, Any] | None:
+    """What the callback of this key, or the only one, remembers of the images that the training was given."""
+    states = (content.get("callbacks") or {}).items()
+    ours = {key: one for key, one in states if isinstance(one, Mapping) and "trained_on" in one}
+    records = {key: one["given"] for key, one in ours.items() if "given" in one}
+    if len(records) > 1 and state_key not in records:
+        raise UsageError(
+            f"ckpt_path={ckpt_path!r}: it was trained with several callbacks, {', '.join(records)}, and this audit is "
+            f"none of them, {state_key}: give --memaudit.name=<that of one of them>"
+        )
+    return records.get(state_key) or next(iter(records.values()), None)
 
 
 def _first_mismatch(message: str) -> str:

@@ -257,6 +257,6 @@ def quiet() -> None:
 
 
 def the_callback(trainer: Trainer) -> MemorizationAuditCallback:
-    """The audit callback of ``--memaudit.*``."""
+    """The audit callback of ``--memaudit.*``: the command line puts it behind those of ``--trainer.callbacks``."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it without declaring it
-    return next(one for one in callbacks if isinstance(one, MemorizationAuditCallback))
+    return next(one for one in reversed(callbacks) if isinstance(one, MemorizationAuditCallback))

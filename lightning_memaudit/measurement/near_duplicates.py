@@ -97,7 +97,7 @@ def near_duplicates(
             pairs = torch.nonzero(close)
             if not len(pairs):
                 continue
-            block, other_block = images[mine].cpu(), against[theirs].cpu()
+            block, other_block = _loaded(images, mine), _loaded(against, theirs)
             for some in torch.split(pairs, pairs_at_once):
                 rows, columns = some[~near[first + some[:, 0]]].unbind(1)
                 error = (block[rows] - other_block[columns]).square().flatten(1).mean(1)
@@ -160,7 +160,7 @@ def _keys(images: Sliceable, block_size: int) -> list[tuple[str, str]]:
     """What images are ordered by, whatever their places: hashes of the values at 8 bits, then as they are."""
     keys = []
     for first in range(0, len(images), block_size):
-        for image in images[slice(first, first + block_size)].cpu():
+        for image in _loaded(images, slice(first, first + block_size)):
             eight_bits = (image.clamp(0, 1) * 255).round().to(torch.uint8)
             # Adding 0 makes the zeros that have a sign those that have none.
             both = (eight_bits, image.float() + 0.0)
@@ -169,7 +169,13 @@ def _keys(images: Sliceable, block_size: int) -> list[tuple[str, str]]:
 
 
 def _gather(images: Sliceable, rows: Sequence[int]) -> Tensor:
-    return torch.cat([images[slice(row, row + 1)].cpu() for row in rows])
+    return torch.cat([_loaded(images, slice(row, row + 1)) for row in rows])
+
+
+def _loaded(images: Sliceable, rows: slice) -> Tensor:
+    """These images on the CPU, in single precision at least: half precision has no distances there."""
+    block = images[rows].cpu()
+    return block.to(torch.promote_types(block.dtype, torch.float32))
 
 
 def _at_once(images: Sliceable, block_size: int) -> tuple[int, int]:
@@ -179,7 +185,7 @@ def _at_once(images: Sliceable, block_size: int) -> tuple[int, int]:
 
 
 def _outlines(images: Sliceable, block_size: int, psnr_db: float) -> _Outlines:
-    blocks = (images[slice(first, first + block_size)].cpu() for first in range(0, len(images), block_size))
+    blocks = (_loaded(images, slice(first, first + block_size)) for first in range(0, len(images), block_size))
     found = [(_thumbnails(block), _allowed(block, psnr_db)) for block in blocks]
     if not found:
         return _Outlines(torch.zeros(0, 1), torch.zeros(0))

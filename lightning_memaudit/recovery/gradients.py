@@ -111,13 +111,20 @@ class DifferentiableAutoencoder(InputProtected):
         """The output for images, and how many values and bytes are kept for the backward pass."""
         values, size = 0, 0
 
-        def count(tensor: Tensor) -> Tensor:
+        def count(tensor: Tensor) -> tuple[Tensor, int]:
             nonlocal values, size
             if not (tensor if tensor._base is None else tensor._base).is_leaf:  # weights are there anyway
                 values, size = values + tensor.numel(), size + tensor.numel() * tensor.element_size()
+            return tensor, tensor._version
+
+        def unchanged(kept: tuple[Tensor, int]) -> Tensor:
+            """As torch itself does it without hooks: f may have worked in place on what the backward pass needs."""
+            tensor, version = kept
+            if tensor._version != version:
+                raise RuntimeError("a tensor that the backward pass needs was changed in place")
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(count, unchanged):
             output = self(images * 1)
         return output, (values, size)
 

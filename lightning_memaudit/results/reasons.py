@@ -222,7 +222,9 @@ def about_absence(judgement: Judgement) -> list[Reason]:
                 "Even given a training image intact, the autoencoder returns something else (median PSNR "
                 f"{decibels(members.median_psnr)}). So these weights return no image like those; what they hold in "
                 "another form, or what training will make of them, is not tested.",
-                "Train, and audit again; as the negative control of a run this is the expected result.",
+                "Train, and audit again; as the negative control of a run this is the expected result. A model that "
+                "learns to return something else than its input, such as noise, edges or the next frame, is no "
+                "autoencoder: pass reconstruct=<a function (module, images)> that makes images of what it returns.",
             )
         ]
     doubts = about_untested(judgement)

@@ -18,9 +18,9 @@ from torch import nn
 from lightning_memaudit.callback import isolation
 from lightning_memaudit.callback.isolation import (
     evaluation_mode,
-    is_initialized,
     preserved_buffers,
     undisturbed,
+    uninitialized,
 )
 from lightning_memaudit.callback.state import tensor_contents
 from lightning_memaudit.callback.state.generator_states import IteratorState
@@ -246,11 +246,11 @@ def test_parametrizations_and_spectral_norm():
 
 def test_lazy_modules_are_known_and_named_where_a_call_initializes_them():
     module = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2))
-    assert is_initialized(module[0])
-    assert not is_initialized(module)
+    assert not uninitialized(module[0])
+    assert uninitialized(module) == ["1.weight", "1.bias"]
     with undisturbed(module):
         pass
-    assert not is_initialized(module)
+    assert uninitialized(module)
     module.forward = functools.partial(nn.Sequential.forward, module, torch.zeros(1, 2))
     assert "1.weight (initialized)" in changes(module)
 

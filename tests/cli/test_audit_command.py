@@ -11,7 +11,11 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_memaudit import MemorizationAuditCallback
+from lightning_memaudit.callback.given_record import GivenRecord
 from lightning_memaudit.cli.main import main
+from lightning_memaudit.measurement.groups import Group
+from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.results.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("reads_here", "without_page")
@@ -258,3 +262,19 @@ def test_a_failing_method_is_exit_code_1(theirs, monkeypatch, capsys):
     monkeypatch.setattr("lightning_memaudit.recovery.BlindRecovery.__call__", broken)
     assert run("audit", *THEIRS, "--ckpt_path=theirs.ckpt") == 1
     assert "RuntimeError: no" in capsys.readouterr().err
+
+
+def test_of_two_callbacks_the_record_of_the_one_that_audits_counts(theirs, capsys):
+    images = torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    records = {}
+    for name, seen in (("memaudit", images[:0]), ("other", images)):
+        record = GivenRecord(num_images=6, num_epochs=1, watched=set(), given={})
+        digests = [image_hashes(Group.whole("members", seen))[row][:16] for row in range(len(seen))]
+        record.watched, record.given = set(digests), dict.fromkeys(digests, (1, 1))
+        state = MemorizationAuditCallback(name=name).state_dict() | {"given": record.state_dict()}
+        records[MemorizationAuditCallback(name=name).state_key] = state
+    save_theirs("two.ckpt", callbacks=records)
+    assert run("audit", *THEIRS, "--memaudit.name=other", "--ckpt_path=two.ckpt") == 0
+    assert "controls_given" in (RunFolder("found").path / "report.json").read_text()
+    assert run("audit", *THEIRS, "--memaudit.name=third", "--ckpt_path=two.ckpt") == 2
+    assert "give --memaudit.name=" in capsys.readouterr().err

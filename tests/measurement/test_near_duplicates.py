@@ -1,8 +1,9 @@
 """Near-duplicates are those that brute force finds."""
 
+import pytest
 import torch
 
-from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates
+from lightning_memaudit.measurement.near_duplicates import NEAR_DUPLICATE_PSNR, near_duplicates, repeats
 from lightning_memaudit.training.images import ImageTensorDataset
 
 
@@ -37,3 +38,14 @@ def test_near_duplicates_of_little_contrast_are_as_near_beside_it():
     flat += torch.tensor([0.0, 0.2, 0.4])[:, None, None]  # a tint is no contrast
     assert near_duplicates(flat).tolist() == near_duplicates(images).tolist() == [False] * 2 + [True] * 4
     assert not near_duplicates(torch.stack([torch.full((1, 8, 8), 0.5), torch.full((1, 8, 8), 0.51)])).any()
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("count", [6, 60])
+def test_images_in_half_precision_are_compared_like_the_same_ones_in_single(kind, count):
+    images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(kind)
+    images[3] = images[1]
+    same = images.float()
+    assert torch.equal(near_duplicates(images), near_duplicates(same))
+    assert repeats(images, images[:2]) == repeats(same, same[:2])
+    assert near_duplicates(images).nonzero().flatten().tolist() == [1, 3]

@@ -96,3 +96,12 @@ def test_where_f_returns_what_it_has_stored_nothing_is():
     after, more = recovered(0.97)
     assert torch.equal(before, after)
     assert (more - few <= 2).all()  # which measure the gain
+
+
+def test_what_writes_in_place_over_what_a_gradient_needs_has_none_and_is_searched_without():
+    def sampled(images):  # as the reparameterization of MONAI's VarAutoEncoder does in evaluation mode
+        return (0.5 * images).exp().add_(images) - 1
+
+    assert not differentiable(sampled, uniform((1, 1, 4, 4))).has_gradients
+    observed, mask = hide(smooth_images(3), 0.5)
+    assert KnownMaskRecovery()(sampled, observed, mask).image.shape == observed.shape

@@ -91,6 +91,25 @@ def fit_exact(before: Tensor, after: Tensor) -> Affine | None:
     return None
 
 
+def between_moments(before: Tensor, after: Tensor, factor: float = 2.0, shift: float = 0.25) -> Affine | None:
+    """The map between mean and deviation of different images, where these are clearly in other ranges; else None.
+
+    Args:
+        before: Some images.
+        after: Other ones.
+        factor: Between their deviations, from which it is clear.
+        shift: Between their means, likewise.
+
+    >>> images = torch.rand(9, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    >>> between_moments(images[:5], images[5:]) is None, between_moments(images[:5], 2 * images[5:] - 1) is None
+    (True, False)
+    """
+    spread = float(after.std() / before.std().clamp(min=1e-6))
+    if 1 / factor < spread < factor and abs(float(after.mean()) - float(before.mean())) < shift:
+        return None
+    return Affine((spread,), (float(after.mean()) - spread * float(before.mean()),))
+
+
 LEAST_SHARE = 0.1
 """Of the values of every image that a map must explain exactly, where others are noise, masks or zeros."""
 

@@ -15,6 +15,32 @@ from lightning_memaudit.callback.reading.layout import Layout, NetworkInput, ali
 from lightning_memaudit.callback.reading.reader import ReadItem
 from lightning_memaudit.callback.seen import Normalization
 
+MOST_VIEWS = 64
+"""Of an item, among which the one is looked for that a function of the item returns."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Finds one of several views or frames of each item in a batch.
+
+    Attributes:
+        path: Where all of them stand, (B, views, ...).
+        place: Which one.
+
+    >>> View((0,), 1)([torch.zeros(4, 3, 1, 8, 8)]).shape
+    torch.Size([4, 1, 8, 8])
+    """
+
+    path: Any
+    place: int
+
+    def __call__(self, batch: Any) -> Tensor:
+        """(B, ...), the view of each item."""
+        views = as_tensor(select(batch, self.path, "image_key"))
+        if views is None:
+            raise ValueError(f"image_key: the batch holds no tensor at {list(self.path)}")
+        return views[:, self.place]
+
 
 @dataclass(frozen=True)
 class BatchFormat:
@@ -101,6 +127,12 @@ def locate(batch: Any, key: Key | None, items: Sequence[ReadItem]) -> Any:
     for path, tensor in tensors_in(batch):
         if _holds(tensor, items):
             return path
+    if callable(key):  # of several views in an item it returns one
+        for path, tensor in tensors_in(batch):
+            views = range(min(MOST_VIEWS, tensor.shape[1]) if tensor.ndim > 2 else 0)
+            place = next((view for view in views if _holds(tensor[:, view], items)), None)
+            if place is not None:
+                return View(path, place)
     return None
 
 

@@ -1,0 +1,140 @@
+"""The first steps of a training, watched: what they show of how it calls the model, told before any audit."""
+
+import copy
+import warnings
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_memaudit.callback.caller import Caller
+from lightning_memaudit.callback.calls import Compared, FirstCalls, compare_calls
+from lightning_memaudit.callback.first_batch import MEND_CALL, FirstBatch, say_nothing_was_compared
+from lightning_memaudit.callback.input_watch import InputWatch, reached_layers
+from lightning_memaudit.callback.inspection import Inspection
+from lightning_memaudit.callback.model_checks import few_images
+from lightning_memaudit.callback.reading.affine import Affine
+from lightning_memaudit.callback.run_inspection import has_spread_weights
+from lightning_memaudit.callback.seen import Normalization, Seen
+from lightning_memaudit.measurement.processes import AuditStopped
+
+
+class FirstSteps:
+    """Looks at batches from the first one on, until it has been seen how the training calls the model.
+
+    Args:
+        caller: Calls the model as the audits do.
+        found: What was read.
+        seen: What the model sees of the images.
+
+    >>> from lightning.pytorch import Trainer
+    >>> from lightning_memaudit.callback.model import ModelCall
+    >>> from lightning_memaudit.measurement.processes import Processes
+    >>> from lightning_memaudit.training.module import AutoencoderModule
+    >>> model = AutoencoderModule(nn.Identity())
+    >>> caller = Caller(Trainer(accelerator="cpu", logger=False), model, ModelCall(), Processes())
+    >>> FirstSteps(caller, Inspection(), None).end(stepped=False)  # nothing has begun
+    """
+
+    def __init__(self, caller: Caller, found: Inspection, seen: Seen | None) -> None:
+        self.caller, self.found, self.seen = caller, found, seen
+        self._first: FirstBatch | None = None
+        self._is_watching = not has_spread_weights(caller.trainer)
+        self._batch: Any = None
+        if self._is_watching and not can_be_watched(caller.pl_module):
+            self._is_watching = False
+            say_nothing_was_compared("it is compiled")
+
+    def begin(self, batch: Any) -> None:
+        """Look at a batch before ``training_step`` gets it.
+
+        Raises:
+            ValueError: It holds other images, or the same in another range, than are audited.
+        """
+        if not self._is_watching:
+            return
+        if self._first is None:
+            self._first = self._prepared()
+            if self.caller.how.takes_batch(self.caller.pl_module):
+                with suppress(Exception):  # of what cannot be copied, nothing more is compared
+                    self._batch = copy.deepcopy(batch)
+        self._first.begin(batch)
+
+    def _prepared(self) -> FirstBatch:
+        """Learn what reaches the layers in an audit.
+
+        Only when the training has started: modules may set themselves up in ``on_train_start``.
+        """
+        module, read = self.caller.pl_module, self.found.reads[0]
+        with self.caller.autoencoder(self.seen) as (autoencoder, _):
+            block = next(few_images(read.group).blocks(autoencoder, 2))
+            with InputWatch(module, block.images.shape[1:]) as watch, torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what there is to say of the call was said when the model was checked
+                block.autoencoder(block.images)
+            in_audit = reached_layers(watch, block.images)
+        if self.caller.trainer.strategy.model is not module:
+            in_audit.pop("", None)  # wrapped models call training_step through the module's own forward
+        if read.group.conditions is not None:
+            # The images of one call have one condition there: what else it is given may be another for others.
+            in_audit = {
+                name: one._replace(beside=one.beside | {(label, True) for label, _ in one.beside})
+                for name, one in in_audit.items()
+            }
+        normalization = Normalization() if self.seen is None else self.seen.normalization
+        return FirstBatch(module, self.found, in_audit, Affine.of_normalization(normalization))
+
+    def end(self, stepped: bool) -> None:
+        """Compare what reached the model with what the audit gives it.
+
+        Args:
+            stepped: Whether a loss came of the batch; otherwise the step is over.
+
+        Raises:
+            ValueError: That is something else.
+        """
+        first = self._first
+        if first is None:
+            return
+        if self._is_watching:
+            self._is_watching = not first.end(stepped)
+        if not stepped:
+            first.end_step()
+        if not stepped and first.calls is not None:
+            calls, first.calls = first.calls, None
+            compared = self._compare_calls(calls)
+            words = None if compared.alike else first.beside or compared.words
+            if words is not None:
+                first.doubt(words, MEND_CALL)
+        if not stepped and not self._is_watching:
+            self._first = self._batch = None
+
+    def _compare_calls(self, calls: FirstCalls) -> Compared:
+        """Make both calls once more, between two steps, when nothing waits for gradients."""
+        if self.found.doubts:
+            return Compared(None, False)
+        caller, batch, how = self.caller, self._batch, self.caller.how
+        try:
+            with caller.calling() as (call, _), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                conditional = how.takes_batch(caller.pl_module)
+                audit: Any = how.autoencoder(call, self.seen, conditional)
+                with caller.trainer.precision_plugin.forward_context():
+                    return compare_calls(
+                        caller.trainer, caller.pl_module, calls, (lambda _: call(batch)) if conditional else audit
+                    )
+        except AuditStopped:
+            raise
+        except Exception as error:
+            say_nothing_was_compared(f"a second call fails ({type(error).__name__}: {' '.join(str(error).split())})")
+            return Compared(None, False)
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._first is not None:
+            self._first.close()
+
+
+def can_be_watched(module: nn.Module) -> bool:
+    """Whether hooks on layers change nothing: not where ``training_step`` is compiled, and they with it."""
+    return getattr(module, "_compiler_ctx", None) is None
