@@ -50,9 +50,15 @@ def build_document(folder: RunFolder) -> Document:
     for number, images in groupby(folder.iterate_images(), key=lambda row: int(row["audit"])):
         names = {}
         columns = ImageColumns(_noting_names(images, names))
-        judgements.append(judge([row for row in rows if row["audit"] == number], columns, primary))
-    if not judgements:
-        raise ValueError(f"{folder.path / IMAGES} holds no images of a complete audit: run the audit again")
+        of_audit = [row for row in rows if row["audit"] == number]
+        _check_whole(folder, of_audit, columns)
+        judgements.append(judge(of_audit, columns, primary))
+    lacking = {row["audit"] for row in rows} - {one.audit for one in judgements}
+    if lacking:
+        raise ValueError(
+            f"{folder.path / IMAGES} holds no images of audit {min(lacking)}: restore the file from a copy, or run the "
+            "audit again"
+        )
     final = judgements[-1]
     first = judgements[0]
     untrained = first if first.epoch == 0 and first is not final else None
@@ -81,6 +87,23 @@ def build_document(folder: RunFolder) -> Document:
         "hashes": _hashes(folder, run, final),
     }
     return seal(well_formed(plain(document)))
+
+
+def _check_whole(folder: RunFolder, rows: list[dict[str, Any]], columns: ImageColumns) -> None:
+    """Raise ValueError unless there are as many rows of images as those of their audit say.
+
+    Images are written before their audit, so that no kill leaves this.
+    """
+    numbers: dict[str, int] = {}
+    for row in rows:
+        key = (row["group"], row["pattern"], row["method"])
+        there = len(columns[key]["position"]) if key in columns else 0
+        told = {row["num_images"], numbers.setdefault(row["group"], row["num_images"])} - {there}
+        if told:
+            raise ValueError(
+                f"{folder.path / IMAGES} holds {there} images of audit {row['audit']}, {'/'.join(key)}, and "
+                f"{AUDITS} says {min(told)}: restore both from a copy, or run the audit again"
+            )
 
 
 def numbers(judgement: Judgement) -> Document:
