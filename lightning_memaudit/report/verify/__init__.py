@@ -69,7 +69,7 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
         guarded("what is left out shows what counts", repeated.same_repeats, folder, saved),
         guarded("near-duplicates are those that run.json names", arrays.same_duplicates, folder, saved),
     ]
-    if any("extraction" in row for row in folder.audits()):
+    if any("extraction" in row for row in folder.audits()) or {*extraction.ARRAYS} & {*(saved.arrays if saved else ())}:
         checks.append(guarded("what came out by itself is what was saved", extraction.same_extraction, folder, saved))
     if checkpoint is not None:
         weights = "the checkpoint holds the audited weights"

@@ -69,7 +69,10 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
         yield Check("what an audit was expected to cost, and took", None, "as it was measured then")
     if any(row.get("extraction") for row in newest):
         detail = "it takes the autoencoder: audit the weights again"
-        yield Check("how many starts ended at which image, and what came out in earlier audits", None, detail)
+        name = (
+            "how many starts were made, and ended at which image, whether all goes through, and earlier audits of that"
+        )
+        yield Check(name, None, detail)
     there = {row["audit"] for row in audits}
     last = max(there)
     missing = last + 1 - len(there)
