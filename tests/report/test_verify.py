@@ -27,7 +27,7 @@ ALWAYS_UNCHECKED = [
     "recoveries without saved arrays",
     "weights",
     "what the figures show",
-    "threshold, epochs, times and all else in run.json (settings, notes, model, machine, versions, sources)",
+    "threshold, trigger, epoch, step, times and all else in run.json (settings, notes, model, machine, versions)",
     "whether someone made all hashes anew",
 ]
 

@@ -96,7 +96,7 @@ def _array_problems(images: Sequence[Row], arrays: Arrays, wanted: Any, shape: A
         names: Any = arrays.get(f"{group}/names")
         if names is None and any("name" in row for row in order):
             yield f"{group}/names is not there, though the images of the results have names"
-        elif any("name" in row for row in order):
+        elif names is not None:
             for row, name in zip(order, names, strict=False):
                 if _text(row.get("name")) != _text(name):
                     yield f"{group}: image {row['image']} is {row.get('name')}, in the arrays {name}"

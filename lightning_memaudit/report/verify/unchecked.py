@@ -11,7 +11,7 @@ from lightning_memaudit.results.quantities import COUNTS, FLAGS, NUMBERS, REFERE
 from lightning_memaudit.results.run_folder import RUN, RunFolder, SavedRecoveries
 
 _MOST_NAMED = 10
-WRITTEN = "threshold, epochs, times and all else in run.json (settings, notes, model, machine, versions, sources)"
+WRITTEN = "threshold, trigger, epoch, step, times and all else in run.json (settings, notes, model, machine, versions)"
 EXTRAS = ("largest_missing.json", "proximal.json")
 
 
