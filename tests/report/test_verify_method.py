@@ -2,7 +2,9 @@
 
 import pytest
 
-from lightning_memaudit.report.verify.described import same_method
+from lightning_memaudit.recovery.methods.registry import METHODS, uses_autoencoder
+from lightning_memaudit.report.verify.described import OWN, same_method
+from lightning_memaudit.results.names import CALLING
 
 
 class Folder:
@@ -64,3 +66,8 @@ def test_the_audited_method_is_the_one_that_must_be(name):
     check = same_method("method", folder)
     assert check.passed is passed, check
     assert (check.name == "method") == (passed is not None), "what is taken on trust says which method that is"
+
+
+def test_the_methods_that_call_the_autoencoder_are_known_by_name():
+    assert {name for name, make in METHODS.items() if uses_autoencoder(make())} == set(CALLING)
+    assert set(METHODS) <= OWN

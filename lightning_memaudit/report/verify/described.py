@@ -8,10 +8,12 @@ from lightning_memaudit.report.verify.versions import HASHES, RULES, is_before, 
 from lightning_memaudit.results.chain import CHAIN, SEAL, audit_sha256, broken_links, by_audit, lines_sha256, seal_holds
 from lightning_memaudit.results.files import is_own
 from lightning_memaudit.results.hashes import file_sha256
-from lightning_memaudit.results.names import INPAINTER, primary_method
+from lightning_memaudit.results.names import CALLING, INPAINTER, TOLD_THE_MASK, primary_method
 from lightning_memaudit.results.run_folder import AUDITS, IMAGES, OWN_CONFIG, RECOVERIES, RUN, RunFolder
 
 Row = Mapping[str, Any]
+OWN = {*CALLING, *TOLD_THE_MASK}
+"""Names of the package's methods."""
 
 
 def same_chain(name: str, folder: RunFolder) -> Check:
@@ -122,22 +124,20 @@ def same_method(name: str, folder: RunFolder) -> Check:
     Whether a method calls the autoencoder is known by the names of the package's own. What a run says of others, or
     that their order chose, is named where the audited method hangs on it.
     """
-    from lightning_memaudit.recovery.methods.registry import METHODS, uses_autoencoder
-
     run = folder.run()
     settings = run.get("settings") or {}
     methods = list(dict.fromkeys(row["method"] for row in by_audit(folder.audits())[-1]))
     without = [method for method in settings.get("without_autoencoder") or () if method in methods]
-    own = [method for method in without if method in METHODS]
-    wrong = next((method for method in own if uses_autoencoder(METHODS[method]())), None)
+    own = [method for method in without if method in OWN]
+    wrong = next((method for method in own if method in CALLING), None)
     if wrong is not None:
         return Check(name, False, f"{wrong} is said never to call the autoencoder, which it does")
     stated = settings.get("primary_method") or primary_method(methods)  # as the report has it
     must_be = primary_method(methods, without)
-    if stated == must_be and stated in METHODS and stated == primary_method(methods, own):
+    if stated == must_be and stated in OWN and stated == primary_method(methods, own):
         return Check(name, True, f"{stated}, of {', '.join(methods)}")
     if stated == must_be:
-        others = ", ".join(method for method in methods if method not in METHODS)
+        others = ", ".join(method for method in methods if method not in OWN)
         return Check(f"that {stated} had to be audited", None, f"whether {others} calls the autoencoder, {RUN} says")
     # Then blind was audited where it ran, else the first by order.
     if is_before(run, RULES) and stated == ("blind" if "blind" in methods else _first_asked(methods, without)):

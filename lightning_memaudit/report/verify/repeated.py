@@ -22,7 +22,7 @@ _SLACK = 1.01
 """Of an error that earlier versions measured in another order of sums."""
 
 
-class Found(NamedTuple):
+class _Found(NamedTuple):
     """What the saved images say of those that are called repeats.
 
     Attributes:
@@ -67,7 +67,7 @@ def same_repeats(name: str, folder: RunFolder, saved: SavedRecoveries | None) ->
     return Check(f"whether {unknown} of {number} images left out as repeats are ones", None, detail)
 
 
-def _problems(found: Found, whole: Mapping[str, bool]) -> Iterator[str]:
+def _problems(found: _Found, whole: Mapping[str, bool]) -> Iterator[str]:
     """What cannot be, the saved images being all that there are, or only some."""
     for group, flags in found.wrong.items():
         if flags.any():
@@ -90,7 +90,7 @@ def _called(folder: RunFolder, audit: int) -> Flags | None:
     return {group: np.array([places[one] for one in sorted(places)]) for group, places in found.items()}
 
 
-def _by_these(truths: Images, called: Flags) -> Found:
+def _by_these(truths: Images, called: Flags) -> _Found:
     """As :func:`~lightning_memaudit.measurement.near_duplicates.repeats` has it.
 
     What is a repeat of an image that was not saved may come before others that it shows, and keeps none of them from
@@ -112,12 +112,12 @@ def _by_these(truths: Images, called: Flags) -> Found:
         unshown = {group: called[group] & ~again[group] & ~unknown[group] for group in groups}
         first = first or unshown
         if not any(flags.any() for flags in unshown.values()):
-            return Found(first, unknown, {group: again[group] & ~called[group] for group in groups})
+            return _Found(first, unknown, {group: again[group] & ~called[group] for group in groups})
         unknown = {group: unknown[group] | unshown[group] for group in groups}
-    return Found({}, {}, {})
+    return _Found({}, {}, {})
 
 
-def _by_earlier_rules(truths: Images, called: Flags) -> Found:
+def _by_earlier_rules(truths: Images, called: Flags) -> _Found:
     """As every earlier version has it: what is a repeat is alike to another image, whatever its contrast."""
     from lightning_memaudit.measurement.near_duplicates import REPEAT_PSNR
 
@@ -128,7 +128,7 @@ def _by_earlier_rules(truths: Images, called: Flags) -> Found:
             others = [np.delete(truths[group], position, 0), *([truths["members"]] if group == "controls" else [])]
             errors = np.square(np.concatenate(others) - truths[group][position]).mean(tuple(range(1, others[0].ndim)))
             unshown[group][position] = not (errors <= _SLACK * 10 ** (-REPEAT_PSNR / 10)).any()
-    return Found(unshown, unshown, {group: np.zeros_like(flags) for group, flags in called.items()})
+    return _Found(unshown, unshown, {group: np.zeros_like(flags) for group, flags in called.items()})
 
 
 def _with(folder: RunFolder, audit: int, unshown: Flags) -> tuple[bool, str]:
