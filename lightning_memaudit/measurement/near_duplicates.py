@@ -1,7 +1,7 @@
 """Images that nearly equal others, by their pixels. The one module that ``training`` shares with the audit."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -107,7 +107,9 @@ def near_duplicates(
 
 
 @torch.no_grad()
-def repeats(members: Sliceable, controls: Sliceable | None = None) -> dict[str, list[int]]:
+def repeats(
+    members: Sliceable, controls: Sliceable | None = None, *, left_out: Mapping[str, Tensor] | None = None
+) -> dict[str, list[int]]:
     """Positions of the images that show what another one shows that counts: by group, as far as there are any.
 
     Which ones count depends on the pictures alone, not on their order: each in turn, by a hash of its values, unless it
@@ -115,14 +117,21 @@ def repeats(members: Sliceable, controls: Sliceable | None = None) -> dict[str, 
     each that is left out shows what one that counts does. A control that shows any member, as the training has seen
     that picture, does not count; the others are held against each other likewise.
 
+    Args:
+        members: Images of one size, (n, C, *spatial) in [0, 1].
+        controls: The same.
+        left_out: By group, (n,) bool: images that do not count anyway.
+
     >>> images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> repeats(images[[0, 1, 0]], images[[2, 1, 2]])
     {'members': [2], 'controls': [1, 2]}
     """
-    found = {"members": _shown_again(members)}
+    gone = left_out or {}
+    found = {"members": _shown_again(members, gone.get("members"))}
     if controls is not None:
         shows_member = near_duplicates(controls, members, psnr_db=REPEAT_PSNR)
-        found["controls"] = shows_member | _shown_again(controls, shows_member)
+        away = shows_member | gone["controls"] if "controls" in gone else shows_member
+        found["controls"] = shows_member | _shown_again(controls, away)
     return {group: which.nonzero().flatten().tolist() for group, which in found.items()}
 
 

@@ -4,7 +4,7 @@ Built twice from the same files it is the same to the last byte, which is what `
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from itertools import groupby
@@ -28,6 +28,9 @@ SCHEMA_VERSION = "2.1.0"
 REPORT = "report.json"
 SELF_HASH = "report_sha256"
 Document = dict[str, Any]
+Row = dict[str, Any]
+_CELL = ("group", "pattern", "method")
+_IN_AUDITS, _IN_IMAGES = (*_CELL, "num_images", "threshold_db"), (*_CELL, "position", "image")
 Names = dict[tuple[str, int], str]
 """Names of images by group and position."""
 
@@ -49,10 +52,16 @@ def build_document(folder: RunFolder) -> Document:
     # One audit after the other, each read into columns row by row: the rows of many images would not fit at once.
     for number, images in groupby(folder.iterate_images(), key=lambda row: int(row["audit"])):
         names = {}
-        columns = ImageColumns(_noting_names(images, names))
-        judgements.append(judge([row for row in rows if row["audit"] == number], columns, primary))
-    if not judgements:
-        raise ValueError(f"{folder.path / IMAGES} holds no images of a complete audit: run the audit again")
+        columns = ImageColumns(_noting_names(_with_all(images, _IN_IMAGES, folder.path / IMAGES), names))
+        of_audit = list(_with_all([row for row in rows if row["audit"] == number], _IN_AUDITS, folder.path / AUDITS))
+        _check_whole(folder, of_audit, columns)
+        judgements.append(judge(of_audit, columns, primary))
+    lacking = {row["audit"] for row in rows} - {one.audit for one in judgements}
+    if lacking:
+        raise ValueError(
+            f"{folder.path / IMAGES} holds no images of audit {min(lacking)}: restore the file from a copy, or run the "
+            "audit again"
+        )
     final = judgements[-1]
     first = judgements[0]
     untrained = first if first.epoch == 0 and first is not final else None
@@ -81,6 +90,32 @@ def build_document(folder: RunFolder) -> Document:
         "hashes": _hashes(folder, run, final),
     }
     return seal(well_formed(plain(document)))
+
+
+def _with_all(rows: Iterable[Row], keys: Collection[str], path: Path) -> Iterator[Row]:
+    """The rows as they come; raises ValueError where one lacks what there is no row without."""
+    for row in rows:
+        lacking = [key for key in keys if row.get(key) is None]
+        if lacking:
+            raise ValueError(f"{path} holds a row without {lacking[0]}: restore the file from a copy, or audit again")
+        yield row
+
+
+def _check_whole(folder: RunFolder, rows: Sequence[Row], columns: ImageColumns) -> None:
+    """Raise ValueError unless there are as many rows of images as those of their audit say.
+
+    Images are written before their audit, so that no kill leaves this.
+    """
+    numbers: dict[str, int] = {}
+    for row in rows:
+        key = (row["group"], row["pattern"], row["method"])
+        there = len(columns[key]["position"]) if key in columns else 0
+        told = {row["num_images"], numbers.setdefault(row["group"], row["num_images"])} - {there}
+        if told:
+            raise ValueError(
+                f"{folder.path / IMAGES} holds {there} images of audit {row['audit']}, {'/'.join(key)}, and "
+                f"{AUDITS} says {min(told)}: restore both from a copy, or run the audit again"
+            )
 
 
 def numbers(judgement: Judgement) -> Document:
@@ -243,7 +278,7 @@ def _moment(judgement: Judgement, untrained: Judgement | None, duplicates: Any) 
     }
 
 
-def _noting_names(rows: Iterable[dict[str, Any]], names: Names) -> Iterator[dict[str, Any]]:
+def _noting_names(rows: Iterable[Row], names: Names) -> Iterator[Row]:
     """The rows of ``images.jsonl`` as they come; what their images are called joins ``names``, where recorded."""
     for row in rows:
         if row.get("name"):

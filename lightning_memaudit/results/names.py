@@ -13,6 +13,9 @@ TOLD_NOTHING = ("blind", "blind_black_box", "paper_blind", "white_box", "autoenc
 TOLD_THE_MASK = ("known_mask", "ddnm", INPAINTER)
 """Those that are told which pixels are missing: bounds and baselines, audited where there is nothing else."""
 
+CALLING = (*TOLD_NOTHING, "known_mask")
+"""The package's methods that call the autoencoder; its others never do."""
+
 DEFAULT_NAME = "memaudit"
 """Of the callback: prefix of the metrics, and folder of the results within a run."""
 

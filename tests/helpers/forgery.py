@@ -69,7 +69,9 @@ def resign(folder):
     (folder.path / "run.json").write_text(json.dumps(sealed(run, newest, digest)))
 
 
-def strip(folder):
-    """Remove chain and seal, as an earlier version would have written it."""
+def strip(folder, version="0.1.0"):
+    """Remove chain and seal, as an earlier version would have written it; with None the version stays as it is."""
     change_rows(folder.path / "audits.jsonl", lambda row: row.pop(CHAIN, None) and None)
     change_run(folder, lambda run: run.pop(SEAL, None))
+    if version is not None:
+        change_run(folder, lambda run: run.update(versions={"lightning_memaudit": version}))

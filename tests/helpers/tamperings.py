@@ -49,6 +49,7 @@ ARRAYS = "every saved recovery has its row and its arrays"
 OBSERVED = "patterns and seed make these masks and observations"
 IMAGES = "the saved images are those that were audited"
 SETTINGS = "run.json says what was audited"
+METHOD = "the audited method is the one that must be"
 DUPLICATES = "near-duplicates are those that run.json names"
 RUN = "run.json is as it was written"
 DOCUMENT = "the report follows from the results files"
@@ -57,7 +58,7 @@ FILES = "page and figures are as they were written"
 UNREADABLE = "unreadable"
 NO_AUTOENCODER = "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts)"
 NO_ARRAYS = "recoveries without saved arrays"
-WRITTEN = "threshold, epochs, times and all else in run.json (settings, notes, model, machine, versions, sources)"
+WRITTEN = "threshold, trigger, epoch, step, times and all else in run.json (settings, notes, model, machine, versions)"
 HASHES = "whether someone made all hashes anew"
 COLUMNS = "all columns of the results are known"
 GONE = "audits that are not there"
@@ -240,7 +241,12 @@ CHANGES = {
     "methods": (settings(methods=["blind", "biharmonic"]), SETTINGS),
     "order of the methods": (settings(methods=["known_mask", "blind", "biharmonic"]), PLAN),
     "the threshold in run.json": (settings(threshold_db=20.0), SETTINGS),
-    "the audited method": (settings(primary_method="known_mask"), SETTINGS),
+    "the audited method": (settings(primary_method="known_mask"), METHOD),
+    "the audited method is left to what ran": (settings(primary_method=None, without_autoencoder=["blind"]), METHOD),
+    "the audited method is said to be a baseline": (
+        settings(primary_method="known_mask", without_autoencoder=["blind", "biharmonic"]),
+        METHOD,
+    ),
     "the seed": (settings(seed=1), OBSERVED),
     "save_recoveries": (settings(save_recoveries=3), ARRAYS),
     "hash of members": (described("members", sha256="0" * 64), IMAGES),

@@ -31,6 +31,7 @@ INSIDE_FUNCTIONS |= {
     ("report/verify/left_out.py", name) for name in ("measurement.degradations", "recovery.methods.registry")
 } | {("report/verify/baselines.py", "measurement.metrics")}
 INSIDE_FUNCTIONS |= {("results/audit_report.py", "report.inline")}
+INSIDE_FUNCTIONS |= {("report/verify/repeated.py", "measurement.near_duplicates")}
 """What an import rule does not allow, but for inside a function: who never calls it never pays for torch."""
 EVERYWHERE = {"__version__"}
 MODULES = sorted(

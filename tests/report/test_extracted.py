@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from forgery import change_rows, change_run
 from rich.console import Console
 
 from lightning_memaudit import audit
@@ -94,7 +95,10 @@ def test_a_report_without_pictures_has_none_and_one_without_extraction_does_not_
     assert "by itself" not in written.html.read_text()
 
 
-@pytest.mark.parametrize("key", ["num_hits", "unseen", "unseen_low", "unseen_high"])
+@pytest.mark.parametrize(
+    "key",
+    ["num_hits", "unseen", "unseen_low", "unseen_high", "num_members", "num_controls", "num_extracted", "threshold_db"],
+)
 def test_numbers_that_do_not_follow_from_the_basins_are_found(images, tmp_path, key):
     report, _ = make(images, tmp_path / "memaudit", extraction=STARTS)
     told = report.extraction.to_dict()
@@ -104,12 +108,27 @@ def test_numbers_that_do_not_follow_from_the_basins_are_found(images, tmp_path, 
             self.found = found
 
         def audits(self):
-            return [{"audit": 0, "extraction": self.found}]
+            return [{**row, "extraction": self.found} for row in report.rows]
 
-    assert same_extraction("it", Told(told), None).passed
+        def run(self):
+            return {}
+
+    assert same_extraction("it", Told(told), None).passed is None, "no picture was given"
     check = same_extraction("it", Told(told | {key: told[key] + 1}), None)
     assert check.passed is False
-    assert key in check.detail
+    assert key in check.detail or str(told[key] + 1) in check.detail
+    assert same_extraction("it", Told(told | {"images": [told["images"][0], *told["images"]]}), None).passed is False
+
+
+def test_pictures_of_what_came_out_are_all_there_or_none_is_told_of(images, tmp_path):
+    _, run = make(images, tmp_path / "memaudit", extraction=STARTS)
+    saved = run.newest_recoveries()
+    assert same_extraction("it", run, saved).passed is True
+    change_run(run, lambda content: content["settings"].update(save_recoveries=64))
+    less = {key: array[:1] if key.startswith("extraction/") else array for key, array in saved.arrays.items()}
+    assert same_extraction("it", run, saved._replace(arrays=less)).passed is False
+    change_rows(run.path / "audits.jsonl", lambda row: row.pop("extraction") and None)
+    assert same_extraction("it", run, saved).passed is False
 
 
 def test_the_words_give_no_interval_of_nothing(images, tmp_path):

@@ -108,6 +108,15 @@ def test_a_run_of_a_version_without_chain_is_true_and_that_is_said(folder, capsy
     code, failed, not_checked = verified(folder, capsys)
     assert (code, failed) == (0, [])
     assert {"the hashes from audit to audit hold", "run.json is as it was written"} <= set(not_checked)
+    assert "whether version 0.1.0 wrote the run" in not_checked
+
+
+@pytest.mark.parametrize("version", ["0.2.0", "0.3.4", "1.0.dev0", ""])
+def test_hashes_lack_in_no_run_of_a_version_that_kept_them(folder, capsys, version):
+    strip(folder, version)
+    assert made_anew(folder) == 0
+    code, failed, _ = verified(folder, capsys)
+    assert (code, failed) == (1, ["run.json is as it was written", "the hashes from audit to audit hold"])
 
 
 def test_a_report_that_is_older_than_its_results_is_called_so(folder, honest, capsys):

@@ -17,15 +17,17 @@ ALWAYS_UNCHECKED = [
     # The run was written before there were baselines.
     "inpainting fills in what the results say",
     "baselines are what they fill in",
+    "what is left out shows what counts",
     "all columns of the results are known",
     "that the recoveries came out of the autoencoder",
     "which images were trained on",
     "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts)",
+    "whether version 0.1.0 wrote the run",
     "whether anything was left out (images, patterns, methods, audits)",
     "recoveries without saved arrays",
     "weights",
     "what the figures show",
-    "threshold, epochs, times and all else in run.json (settings, notes, model, machine, versions, sources)",
+    "threshold, trigger, epoch, step, times and all else in run.json (settings, notes, model, machine, versions)",
     "whether someone made all hashes anew",
 ]
 

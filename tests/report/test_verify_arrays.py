@@ -9,7 +9,7 @@ from autoencoders import memory
 from forgery import change_rows, change_run
 
 from lightning_memaudit import audit
-from lightning_memaudit.report.verify import arrays, described, rows
+from lightning_memaudit.report.verify import arrays, rows
 from lightning_memaudit.report.verify.check import guarded
 from lightning_memaudit.report.verify.unchecked import unchecked
 from lightning_memaudit.results.run_folder import RunFolder
@@ -125,26 +125,3 @@ def test_the_train_loss_is_computed_again_or_named(folder):
     change_rows(folder.path / "images.jsonl", lambda row: row["position"] != 1 or row.update(reconstruction_psnr=3.0))
     change_rows(folder.path / "audits.jsonl", lambda row: row.update(train_loss=0.01))
     assert rows.same_losses("loss", folder).passed is False, "one member alone makes it more"
-
-
-def test_the_audited_method_follows_from_those_that_ran():
-    """Whatever order run.json has them in."""
-    names = ["known_mask", "autoencoder_iterations", "biharmonic"]
-    ran = [{"pattern": "half", "method": name, "threshold_db": 30.0, "group": "members"} for name in names]
-    for primary in names:
-        settings = {"methods": names[1::-1] + names[2:], "primary_method": primary}
-        problems = list(described._settings_problems({}, settings, ran))
-        assert [problem.split(" is ")[0] for problem in problems] == ["primary_method"] * (
-            primary != "autoencoder_iterations"
-        )
-
-
-def test_a_folder_of_the_time_when_the_order_chose_the_method_is_not_accused():
-    ran = [{"method": name, "pattern": "half", "threshold_db": 30.0} for name in ("known_mask", "paper_blind")]
-    settings = {"primary_method": "known_mask"}
-    for version, accused in (("0.3.3", False), ("0.3.4", True), ("", True), ("1.0.dev0", True)):
-        run = {"versions": {"lightning_memaudit": version}}
-        assert bool([*described._settings_problems(run, settings, ran)]) is accused, version
-    assert [
-        *described._settings_problems({"versions": {"lightning_memaudit": "0.3.3"}}, {"primary_method": "blind"}, ran)
-    ]

@@ -12,7 +12,7 @@ from lightning_memaudit import audit
 from lightning_memaudit.recovery.methods.registry import METHODS
 from lightning_memaudit.report.document import read_document
 from lightning_memaudit.report.manifest import write_manifest
-from lightning_memaudit.report.verify import verify
+from lightning_memaudit.report.verify import conclusion, verify
 from lightning_memaudit.report.write import write_report
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -115,6 +115,11 @@ def test_who_writes_the_truth_into_the_inpainters_arrays_is_found(as_it_comes):
     resign(as_it_comes)
     write_report(as_it_comes, figures=False)
     assert found(as_it_comes)[INPAINTING] is False
+    # Who also says that another inpainter had that name is not found out by any array: the last line says so.
+    change_run(as_it_comes, lambda run: run["settings"]["method_settings"].update(biharmonic="Mine()"))
+    resign(as_it_comes)
+    write_report(as_it_comes, figures=False)
+    assert "what biharmonic fills in, said not to be the package's" in conclusion(verify(as_it_comes))
 
 
 PAGE = "the page says what the report says"

@@ -85,9 +85,10 @@ def test_an_older_run_without_chain_goes_on_with_one(tmp_path):
     change_rows(tmp_path / "audits.jsonl", lambda row: row.pop("chain") and None)
     run = json.loads((tmp_path / "run.json").read_text())
     del run["seal"]
-    (tmp_path / "run.json").write_text(json.dumps(run))
-    assert holds(folder) is None
-    assert same_run("run", folder).passed is None
+    for version, passed in (("0.1.0", None), ("0.2.0", False)):
+        (tmp_path / "run.json").write_text(json.dumps(run | {"versions": {"lightning_memaudit": version}}))
+        assert holds(folder) is passed
+        assert same_run("run", folder).passed is passed
     filled(tmp_path, [4, 5])
     assert holds(folder) is True
     change_rows(tmp_path / "audits.jsonl", lambda row: row.update(share=1) if row["audit"] == 3 else None)

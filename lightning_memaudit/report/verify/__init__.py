@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_memaudit.report.document import check_schema, read_document
-from lightning_memaudit.report.verify import arrays, baselines, described, extraction, left_out, page, rows, written
+from lightning_memaudit.report.verify import (
+    arrays,
+    baselines,
+    described,
+    extraction,
+    left_out,
+    page,
+    repeated,
+    rows,
+    written,
+)
 from lightning_memaudit.report.verify.check import NOT_TRUE, Check, guarded, guarded_all
 from lightning_memaudit.report.verify.unchecked import unchecked
 from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
@@ -44,6 +54,7 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
         guarded("page and figures are as they were written", written.same_files, folder),
         guarded("run.json is as it was written", described.same_run, folder),
         guarded("run.json says what was audited", described.same_settings, folder),
+        guarded("the audited method is the one that must be", described.same_method, folder),
         guarded("every pattern and method of run.json was run", left_out.whole_plan, folder),
         guarded("no audit was before the one that it follows", left_out.in_order, folder),
         guarded("the hashes from audit to audit hold", described.same_chain, folder),
@@ -55,9 +66,10 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
         guarded("baselines are what they fill in", baselines.same_baselines, folder, saved),
         guarded("patterns and seed make these masks and observations", arrays.same_observations, folder, saved),
         guarded("the saved images are those that were audited", arrays.same_images, folder, saved),
+        guarded("what is left out shows what counts", repeated.same_repeats, folder, saved),
         guarded("near-duplicates are those that run.json names", arrays.same_duplicates, folder, saved),
     ]
-    if any("extraction" in row for row in folder.audits()):
+    if any("extraction" in row for row in folder.audits()) or {*extraction.ARRAYS} & {*(saved.arrays if saved else ())}:
         checks.append(guarded("what came out by itself is what was saved", extraction.same_extraction, folder, saved))
     if checkpoint is not None:
         weights = "the checkpoint holds the audited weights"

@@ -7,7 +7,7 @@ import numpy as np
 
 from lightning_memaudit.report.verify.check import Check
 from lightning_memaudit.results.names import INPAINTER
-from lightning_memaudit.results.run_folder import Arrays, RunFolder, SavedRecoveries
+from lightning_memaudit.results.run_folder import RUN, Arrays, RunFolder, SavedRecoveries
 
 TOLERANCE_DB = 0.05
 """A search without the autoencoder may end elsewhere on another machine, by this much."""
@@ -22,8 +22,10 @@ def same_inpainting(name: str, folder: RunFolder, saved: SavedRecoveries | None)
         return Check(name, None, "no recoveries were saved")
     settings = folder.run().get("settings") or {}
     described = (settings.get("method_settings") or {}).get(INPAINTER)
-    if described is None or method_as_it_comes(INPAINTER, described) is None:
-        return Check(name, None, f"the run did not use the package's {INPAINTER} as it comes")
+    if described is None:
+        return Check(name, None, f"{RUN} does not say how {INPAINTER} was made")
+    if method_as_it_comes(INPAINTER, described) is None:
+        return Check(f"what {INPAINTER} fills in, said not to be the package's", None, f"{RUN} names {described[:60]}")
     rows = _rows(folder, saved, INPAINTER)
     checked, failed = 0, 0
     for group, pattern in _observed(saved.arrays):

@@ -18,6 +18,8 @@ from lightning_memaudit.results.run_folder import RunFolder
 Row = Mapping[str, Any]
 Key = tuple[str, str, str]
 _OCCASION = ("trigger", "epoch", "step", "time", "weights_sha256", "train_loss", "threshold_db", "doubts", "num_rows")
+_OF_IMAGE = ("image", "name", "reconstruction_psnr", "repeated")
+"""The same in every pattern and method."""
 _MEASURED = ("psnr", "hidden_psnr", "ssim", "mask_accuracy", "score")
 """Of a recovery, so that a failed one has none of them."""
 _NOT_COUNTED = {*_OCCASION, "certification", "gradients_used", "extraction", "cost"}
@@ -82,9 +84,9 @@ def _audit_problems(rows: Sequence[Row], images: Sequence[Row]) -> Iterator[str]
         counted = sum(1 for image in cells.get(("controls", *key[1:]), ()) if not image.get("failed"))
         yield from (f"{where}: {problem}" for problem in _certification_problems(certification, counted))
         for image in cell:
-            place = (image["image"], image.get("name"), image.get("reconstruction_psnr"))
+            place = tuple(image.get(column) for column in _OF_IMAGE)
             if places.setdefault((key[0], image["position"]), place) != place:
-                yield f"{where}: position {image['position']} has another image, name or own reconstruction elsewhere"
+                yield f"{where}: position {image['position']} has another {', '.join(_OF_IMAGE)} elsewhere"
             baseline = image.get("baseline_psnr")
             inpainted = inpainters.get((key[0], key[1], image["position"]))
             if baselines.setdefault((key[0], key[1], image["position"]), baseline) != baseline:

@@ -5,12 +5,13 @@ from itertools import islice
 
 from lightning_memaudit.report.verify.arrays import computed_again, left_out_scores
 from lightning_memaudit.report.verify.check import Check
+from lightning_memaudit.report.verify.versions import HASHES, RULES, is_before, named_version
 from lightning_memaudit.results.chain import audit_sha256, by_audit
 from lightning_memaudit.results.quantities import COUNTS, FLAGS, NUMBERS, REFERENCE
-from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
+from lightning_memaudit.results.run_folder import RUN, RunFolder, SavedRecoveries
 
 _MOST_NAMED = 10
-WRITTEN = "threshold, epochs, times and all else in run.json (settings, notes, model, machine, versions, sources)"
+WRITTEN = "threshold, trigger, epoch, step, times and all else in run.json (settings, notes, model, machine, versions)"
 EXTRAS = ("largest_missing.json", "proximal.json")
 
 
@@ -39,6 +40,11 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
     yield Check("which images were trained on", None, "members and controls are as the run named them")
     name = f"what takes the autoencoder ({', '.join(columns)})"
     yield Check(name, None, "it is as it was written: audit the weights again")
+    run = folder.run()
+    if is_before(run, RULES):
+        hashes = ", and it kept no hashes" if is_before(run, HASHES) else ""
+        detail = f"{RUN} says so: which method was audited and what is a repeat goes by its rules{hashes}"
+        yield Check(f"whether version {named_version(run)} wrote the run", None, detail)
     detail = "no file can show what is in none of them, or came in under another name: see that it is all there"
     yield Check("whether anything was left out (images, patterns, methods, audits)", None, detail)
     total, scored = 0, 0
@@ -63,7 +69,10 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
         yield Check("what an audit was expected to cost, and took", None, "as it was measured then")
     if any(row.get("extraction") for row in newest):
         detail = "it takes the autoencoder: audit the weights again"
-        yield Check("how many starts ended at which image, and what came out in earlier audits", None, detail)
+        name = (
+            "how many starts were made, and ended at which image, whether all goes through, and earlier audits of that"
+        )
+        yield Check(name, None, detail)
     there = {row["audit"] for row in audits}
     last = max(there)
     missing = last + 1 - len(there)

@@ -1,0 +1,24 @@
+"""Which version says that it wrote a run, and what other rules held then."""
+
+from collections.abc import Mapping
+from typing import Any
+
+HASHES = (0, 2, 0)
+"""From here on every run has a chain and a seal; some of the version before have."""
+RULES = (0, 3, 4)
+"""From here on no order chooses the audited method, or which repeats count, and low contrast makes no repeats."""
+
+
+def named_version(run: Mapping[str, Any]) -> str:
+    """What ``run.json`` says; empty where it says nothing."""
+    return str((run.get("versions") or {}).get("lightning_memaudit", ""))
+
+
+def is_before(run: Mapping[str, Any], version: tuple[int, ...]) -> bool:
+    """Whether a run says that an earlier version wrote it; one that says nothing is of this one.
+
+    >>> [is_before({"versions": {"lightning_memaudit": one}}, RULES) for one in ("0.3.3", "0.3.4", "", "1.0.dev0")]
+    [True, False, False, False]
+    """
+    parts = named_version(run).split(".")
+    return all(part.isdecimal() for part in parts) and tuple(map(int, parts)) < version
