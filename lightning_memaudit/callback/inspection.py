@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from lightning_memaudit.callback.reading.reader import ReadBatch, Source, places
 from lightning_memaudit.callback.reading.training_images import Compared, compare_with_training
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
-from lightning_memaudit.measurement.near_duplicates import repeats
+from lightning_memaudit.measurement.near_duplicates import repeat_psnr, repeats
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.results.own_output import Doubt
 
@@ -116,12 +116,19 @@ class Inspection:
     changed: bool = False
     doubts: list[Doubt] = field(default_factory=list)
     called: bool = False
+    _repeated: dict[str, list[int]] | None = None
     hooks: list[str] = field(default_factory=list)
 
-    @cached_property
-    def repeated(self) -> dict[str, list[int]]:
-        """Positions by group of images that show what another shows that counts; they are not judged."""
-        return repeats(*(group.images for group in self.groups))
+    def repeated(self, threshold_db: float) -> dict[str, list[int]]:
+        """Positions by group of images that show what another shows that counts; they are not judged.
+
+        Args:
+            threshold_db: What counts as recovered, the same in all audits of a run.
+        """
+        if self._repeated is None:
+            images = (group.images for group in self.groups)
+            self._repeated = repeats(*images, psnr_db=repeat_psnr(threshold_db))
+        return self._repeated
 
     def check_controls(self, trained: Set[str]) -> None:
         """Note the controls whose content is among the hashes of what is trained on."""

@@ -15,7 +15,7 @@ from lightning_memaudit.measurement.groups import ConditionalAutoencoder, Group,
 from lightning_memaudit.measurement.identity import check_disjoint, image_hashes
 from lightning_memaudit.measurement.inpainting_cache import InpaintingCache
 from lightning_memaudit.measurement.measure import Progress, measure_groups
-from lightning_memaudit.measurement.near_duplicates import repeats
+from lightning_memaudit.measurement.near_duplicates import repeat_psnr, repeats
 from lightning_memaudit.measurement.plan import (
     DEFAULT_PATTERNS,
     Methods,
@@ -121,7 +121,7 @@ def audit(
     plan, groups = bounded_plan(plan, bounds), bounded_groups(groups, bounds, plan.seed)
     if bounds.sentence:
         warnings.warn(bounds.sentence, stacklevel=2)
-    again = repeats(*(group.images for group in groups))
+    again = repeats(*(group.images for group in groups), psnr_db=repeat_psnr(plan.threshold_db))
     report = run_audit(given, groups, plan, occasion, progress=progress, references=references, repeated=again)
     return report.with_cost(estimate, bounds, time.monotonic() - began)
 

@@ -12,7 +12,8 @@ NEAR_DUPLICATE_PSNR = 25.0
 """Images at least this alike (PSNR in dB) are near-duplicates: recovering one nearly recovers the other."""
 
 REPEAT_PSNR = 35.0
-"""Images at least this alike show the same: copies, recompressed ones, or one grey level off."""
+"""Images at least this alike show the same: copies, recompressed ones, or one grey level off; see also
+:func:`repeat_psnr`."""
 
 CONTRAST_DB = 20.0
 """An image whose values have a standard deviation below so many dB under 1, that is 0.1, is held against its own
@@ -106,20 +107,37 @@ def near_duplicates(
     return near
 
 
+def repeat_psnr(threshold_db: float) -> float:
+    """How alike images must be to count once, in dB, where so much is a recovery.
+
+    A control that is so alike to a member comes back whenever that member does, and two such members come back
+    together: neither says anything of its own.
+
+    >>> [repeat_psnr(threshold_db) for threshold_db in (20.0, 30.0, 60.0)]
+    [25.0, 30.0, 35.0]
+    """
+    return min(REPEAT_PSNR, max(NEAR_DUPLICATE_PSNR, threshold_db))
+
+
 @torch.no_grad()
 def repeats(
-    members: Sliceable, controls: Sliceable | None = None, *, left_out: Mapping[str, Tensor] | None = None
+    members: Sliceable,
+    controls: Sliceable | None = None,
+    *,
+    psnr_db: float = REPEAT_PSNR,
+    left_out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, list[int]]:
     """Positions of the images that show what another one shows that counts: by group, as far as there are any.
 
     Which ones count depends on the pictures alone, not on their order: each in turn, by a hash of its values, unless it
-    is alike, by :data:`REPEAT_PSNR`, to one that counts already. So of neighbouring frames those that differ stay, and
+    is alike, by ``psnr_db``, to one that counts already. So of neighbouring frames those that differ stay, and
     each that is left out shows what one that counts does. A control that shows any member, as the training has seen
     that picture, does not count; the others are held against each other likewise.
 
     Args:
         members: Images of one size, (n, C, *spatial) in [0, 1].
         controls: The same.
+        psnr_db: How alike, in dB; see :func:`repeat_psnr`.
         left_out: By group, (n,) bool: images that do not count anyway.
 
     >>> images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -127,21 +145,21 @@ def repeats(
     {'members': [2], 'controls': [1, 2]}
     """
     gone = left_out or {}
-    found = {"members": _shown_again(members, gone.get("members"))}
+    found = {"members": _shown_again(members, gone.get("members"), psnr_db)}
     if controls is not None:
-        shows_member = near_duplicates(controls, members, psnr_db=REPEAT_PSNR)
+        shows_member = near_duplicates(controls, members, psnr_db=psnr_db)
         away = shows_member | gone["controls"] if "controls" in gone else shows_member
-        found["controls"] = shows_member | _shown_again(controls, away)
+        found["controls"] = shows_member | _shown_again(controls, away, psnr_db)
     return {group: which.nonzero().flatten().tolist() for group, which in found.items()}
 
 
-def _shown_again(images: Sliceable, left_out: Tensor | None = None, block_size: int = 1024) -> Tensor:
+def _shown_again(images: Sliceable, left_out: Tensor | None, psnr_db: float, block_size: int = 1024) -> Tensor:
     """(n,) bool: the images that are alike to one that counts, of those that are not left out anyway."""
     block_size, pairs_at_once = _at_once(images, block_size)
     keys = _keys(images, block_size)
     order = [row for row in range(len(images)) if left_out is None or not left_out[row]]
     rows = torch.tensor(sorted(order, key=lambda row: (keys[row], row)), dtype=torch.long)
-    outlines = _outlines(images, block_size, REPEAT_PSNR).of(rows)
+    outlines = _outlines(images, block_size, psnr_db).of(rows)
     again = torch.zeros(len(rows), dtype=torch.bool)
     for begin in range(0, len(rows), block_size):
         mine = outlines.of(slice(begin, begin + block_size))

@@ -89,7 +89,7 @@ def test_the_order_of_neighbouring_frames_decides_nothing(order):
     rows = list(range(30))
     rows = {"as they come": rows, "every other one first": rows[::2] + rows[1::2], "reversed": rows[::-1]}[order]
     members = chain(30)
-    left = len(members) - len(repeats(members)["members"])
+    left = len(members) - len(repeats(members, psnr_db=30.0)["members"])
     report = audit(memory(members), members[rows], images(30, 2) * 0.6 + 0.2, patterns=["random-0.8"], methods=METHODS)
     assert f"{left} of {left} training images came back" in report.verdict.headline
 
@@ -173,3 +173,20 @@ def test_certificates_count_different_controls():
 
 def test_repeats_by_group():
     assert repeats(images(3), None) == {"members": []}
+
+
+@pytest.mark.parametrize("level", [33.0, 31.0])
+def test_controls_whose_recovery_is_the_member_s_say_nothing_against_memory(level):
+    """As alike as what counts as recovered, such as a compressed copy: no other control may turn that."""
+    members, others = images(40), images(40, 1)
+    step = torch.randn(40, 1, 12, 12, generator=torch.Generator().manual_seed(2))
+    near = members + step * 10 ** (-level / 20) / step.square().flatten(1).mean(1).sqrt().view(-1, 1, 1, 1)
+    for threshold_db, left_out in ((30.0, 20), (60.0, 0)):  # above 35 dB these are pictures of their own
+        settings = {"patterns": PATTERNS, "methods": METHODS, "threshold_db": threshold_db}
+        report = audit(memory(members), members, torch.cat([near[:20].clamp(0, 1), others]), **settings)
+        assert report.judgement.num_repeated["controls"] == left_out
+        assert report.verdict.outcome == "memorized"
+    alike_members = audit(
+        memory(members), torch.cat([members, near[:5].clamp(0, 1)]), others, **settings | {"threshold_db": 30.0}
+    )
+    assert alike_members.judgement.num_repeated["members"] == 5, "of two members that come back together one counts"

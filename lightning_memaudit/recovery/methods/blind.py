@@ -210,12 +210,8 @@ class BlindRecovery:
         block = lying_together(observed, fill, self.noise)[0] & (budget // 3 >= self._enough)
         # In images of two values the other one is nearly always no fill: it has little, or what the first one leaves.
         reserve = self._enough + TWO_VALUES_COST + ROUNDED_COST
-        two = (
-            both
-            & ~solid
-            & (budget > 2 * reserve)
-            & find_two_values(Problem.whole(observed, fill.mask, fill.noise)).present
-        )
+        two = find_two_values(Problem.whole(observed, fill.mask, fill.noise)).present
+        two &= both & ~solid & (budget > 2 * reserve)
         share = (budget - reserve * two.long()) // (1 + (both & ~two).long() + block.long())
         found = self._search_shares(autoencoder, observed, fill, share)
         found = found._replace(relied_on_mask=found.relied_on_mask & ~(both | block))  # those had a part of them

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_memaudit.report.verify.check import Check
-from lightning_memaudit.report.verify.versions import RULES, is_before
+from lightning_memaudit.report.verify.versions import RULES, THRESHOLD, is_before
 from lightning_memaudit.results.judgement import GROUPS, ImageColumns, Judgement, judge
 from lightning_memaudit.results.proportions import Proportion
 from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
@@ -42,7 +42,8 @@ def same_repeats(name: str, folder: RunFolder, saved: SavedRecoveries | None) ->
     What it shows may not have been saved. Then it is named as not checked, unless the report hangs on it: it would say
     something else if those counted that cannot be shown to be repeats.
     """
-    newest = folder.audits()[-1]["audit"]
+    last = folder.audits()[-1]
+    newest, threshold = last["audit"], None if is_before(folder.run(), THRESHOLD) else float(last["threshold_db"])
     run, called = folder.run(), _called(folder, newest)
     if called is None and is_before(run, RULES):
         return Check(name, None, "the run did not record which they are")
@@ -50,7 +51,7 @@ def same_repeats(name: str, folder: RunFolder, saved: SavedRecoveries | None) ->
     truths = {group: arrays[f"{group}/truth"] for group in GROUPS if f"{group}/truth" in arrays}
     every = called or {group: np.zeros(len(truth), dtype=bool) for group, truth in truths.items()}
     some = {group: every[group][: len(truth)] for group, truth in truths.items()}
-    found = _by_earlier_rules(truths, some) if is_before(run, RULES) else _by_these(truths, some)
+    found = _by_earlier_rules(truths, some) if is_before(run, RULES) else _by_these(truths, some, threshold)
     whole = {group: len(truths.get(group, ())) == len(flags) for group, flags in every.items()}
     problem = next(_problems(found, whole), None)
     if problem is not None:
@@ -90,7 +91,7 @@ def _called(folder: RunFolder, audit: int) -> Flags | None:
     return {group: np.array([places[one] for one in sorted(places)]) for group, places in found.items()}
 
 
-def _by_these(truths: Images, called: Flags) -> _Found:
+def _by_these(truths: Images, called: Flags, threshold_db: float | None) -> _Found:
     """As :func:`~lightning_memaudit.measurement.near_duplicates.repeats` has it.
 
     What is a repeat of an image that was not saved may come before others that it shows, and keeps none of them from
@@ -98,8 +99,9 @@ def _by_these(truths: Images, called: Flags) -> _Found:
     """
     import torch
 
-    from lightning_memaudit.measurement.near_duplicates import repeats
+    from lightning_memaudit.measurement.near_duplicates import REPEAT_PSNR, repeat_psnr, repeats
 
+    psnr_db = REPEAT_PSNR if threshold_db is None else repeat_psnr(threshold_db)
     groups = [group for group in GROUPS if group in truths]
     images = [torch.from_numpy(truths[group]) for group in groups]
     unknown: Flags = {group: np.zeros_like(called[group]) for group in groups}
@@ -107,7 +109,7 @@ def _by_these(truths: Images, called: Flags) -> _Found:
     while images:
         left_out = {group: torch.from_numpy(flags) for group, flags in unknown.items()}
         again = {group: np.zeros_like(called[group]) for group in groups}
-        for group, positions in repeats(*images, left_out=left_out).items():
+        for group, positions in repeats(*images, psnr_db=psnr_db, left_out=left_out).items():
             again[group][positions] = True
         unshown = {group: called[group] & ~again[group] & ~unknown[group] for group in groups}
         first = first or unshown

@@ -7,6 +7,8 @@ HASHES = (0, 2, 0)
 """From here on every run has a chain and a seal; some of the version before have."""
 RULES = (0, 3, 4)
 """From here on no order chooses the audited method, or which repeats count, and low contrast makes no repeats."""
+THRESHOLD = (0, 3, 5)
+"""From here on images count once that are as alike as what counts as recovered."""
 
 
 def named_version(run: Mapping[str, Any]) -> str:
