@@ -1,0 +1,79 @@
+"""Other readings of an observation: a block over an image that has the color of the fill itself."""
+
+import numpy as np
+import pytest
+import torch
+from autoencoders import associative
+from observations import hide, smooth_images, uniform
+from scipy import ndimage
+
+from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery
+from lightning_memaudit.recovery.fills import LEAST_SHARE, find_constant_fill
+from lightning_memaudit.recovery.further_readings import lying_together
+
+NUMBER = 12
+
+
+def ink(seed, number=NUMBER, share=0.3):
+    """Black strokes on white paper, (number, 1, 16, 16)."""
+    generator = torch.Generator().manual_seed(seed)
+    strokes = torch.rand(number, 1, 16, 1, generator=generator) < share
+    return (~(strokes | (torch.rand(number, 1, 1, 16, generator=generator) < share))).float()
+
+
+@pytest.mark.parametrize("shape", [(1, 24), (1, 12, 15), (3, 9, 8), (1, 7, 6, 8)])
+def test_what_lies_together_is_the_opening_by_half_of_the_largest_square(shape):
+    draw = torch.Generator().manual_seed(0)
+    for share in (0.2, 0.5, 0.8):
+        for blocks in (0, 2):
+            image = torch.rand((1, *shape), generator=draw)
+            missing = torch.rand((1, 1, *shape[1:]), generator=draw) < share
+            for _ in range(blocks):
+                missing[(0, 0, *(slice(begin := side // 4, begin + side // 2) for side in shape[1:]))] = True
+            observed = torch.where(missing, 0.0, image)
+            speaks, found = lying_together(observed, find_constant_fill(observed), None)
+            true = missing[0, 0].numpy()
+            side = 0
+            while ndimage.binary_erosion(true, np.ones([side + 1] * true.ndim)).any():
+                side += 1
+            opened = ndimage.binary_opening(true, np.ones([-(-side // 2)] * true.ndim)) if side else true
+            assert np.array_equal(found.mask[0, 0].numpy() == 0, opened)
+            if speaks:
+                assert opened.mean() >= LEAST_SHARE
+                assert true.mean() - opened.mean() >= LEAST_SHARE
+
+
+def test_the_observation_does_not_speak_for_a_block_where_pixels_are_missing_one_by_one():
+    images = smooth_images(50, size=32)
+    for share in (0.3, 0.5, 0.8, 0.9, 0.95):
+        observed = hide(images, share)[0]
+        assert not lying_together(observed, find_constant_fill(observed), None)[0].any()
+    whole = lying_together(images, find_constant_fill(images), None)[0]
+    assert not whole.any(), "nothing is missing"
+
+
+def hidden_block(images):
+    mask = torch.ones_like(images)
+    mask[..., 3:13, 3:13] = 0
+    return mask * images, mask
+
+
+def test_a_black_block_over_black_ink_is_read_for_what_it_is():
+    """By white pixels alone several of these images would do: the ink beside the block tells them apart."""
+    stored = ink(0, number=40, share=0.15)
+    observed, mask = hidden_block(stored)
+    autoencoder = associative(stored, sharpness=0.2)
+    told = KnownMaskRecovery()(autoencoder, observed, mask).image
+    blind = BlindRecovery(certification=None)(autoencoder, observed).image
+    errors = [(found - stored).square().flatten(1).mean(1) for found in (told, blind)]
+    assert [int((error <= 1e-3).sum()) >= least for error, least in zip(errors, (40, 36), strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("most", [5, 40, 100, 200, 700])
+def test_several_readings_share_the_evaluations(most):
+    stored, strangers = ink(0), ink(1)
+    grey = torch.where(hidden_block(stored)[1] > 0, uniform(stored.shape).round(decimals=1), 0.5)
+    observed = torch.cat([hidden_block(one)[0] for one in (stored, strangers, 1 - stored)] + [grey])
+    recovery = BlindRecovery(certification=None, max_evaluations=most)(associative(stored), observed)
+    assert (recovery.num_evaluations <= most).all()
+    assert recovery.image.isfinite().all()
