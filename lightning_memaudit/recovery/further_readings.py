@@ -12,6 +12,8 @@ from torch import Tensor
 
 from lightning_memaudit.recovery.fills import LEAST_SHARE, ConstantFill, find_noisy_fill, find_repeated_values
 from lightning_memaudit.recovery.spatial import axes, spatial
+from lightning_memaudit.recovery.two_values import find_two_values
+from lightning_memaudit.recovery.types import Problem
 
 Reading = Callable[[Tensor, ConstantFill, float | None], tuple[Tensor, ConstantFill]]
 """From observations (B, C, *spatial), their first reading and the noise that is known to whether they speak for this
@@ -68,6 +70,15 @@ def lying_together(observed: Tensor, first: ConstantFill, noise: float | None) -
     return first.present & (first.noise == 0) & speaks, found
 
 
+def block_over_two_values(observed: Tensor, first: ConstantFill, noise: float | None) -> tuple[Tensor, ConstantFill]:
+    """What lies together in images of two values, see ``two_values.py``.
+
+    Of images with more of them, as a figure on black, the first reading leaves enough: no more of those come back.
+    """
+    speaks, found = lying_together(observed, first, noise)
+    return speaks & find_two_values(Problem.whole(observed, first.mask, first.noise)).present, found
+
+
 def noisy_fill(observed: Tensor, first: ConstantFill, noise: float | None) -> tuple[Tensor, ConstantFill]:
     """One value with noise on it, where no level of noise is known: clipped noise repeats as an exact fill does."""
     found = find_noisy_fill(observed)
@@ -78,7 +89,7 @@ def noisy_fill(observed: Tensor, first: ConstantFill, noise: float | None) -> tu
     return found.present & first.present & (other | (first.noise == 0)), found
 
 
-FURTHER_READINGS: tuple[Reading, ...] = (lying_together, repeated_values, noisy_fill)
+FURTHER_READINGS: tuple[Reading, ...] = (block_over_two_values, repeated_values, noisy_fill)
 """In the order of their turn: what is exact takes the fewest evaluations."""
 
 

@@ -25,7 +25,7 @@ from lightning_memaudit.recovery.checks import (
     check_penalties,
 )
 from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill
-from lightning_memaudit.recovery.further_readings import FURTHER_READINGS, lying_together
+from lightning_memaudit.recovery.further_readings import FURTHER_READINGS, block_over_two_values, lying_together
 from lightning_memaudit.recovery.given_penalties import recover_with_penalties
 from lightning_memaudit.recovery.gradients import UseOfGradients, check_gradients, evaluations_allowed
 from lightning_memaudit.recovery.mask_rules import (
@@ -207,7 +207,7 @@ class BlindRecovery:
         other = other._replace(mask=torch.where(with_axes(solid, observed), blocks.mask, other.mask))
         # Where there are several readings to try, they share the evaluations, if that is enough for a round of each.
         both = other.present & (budget // 2 >= self._enough)
-        block = lying_together(observed, fill, self.noise)[0] & (budget // 3 >= self._enough)
+        block = block_over_two_values(observed, fill, self.noise)[0] & (budget // 3 >= self._enough)
         # In images of two values the other one is nearly always no fill: it has little, or what the first one leaves.
         reserve = self._enough + TWO_VALUES_COST + ROUNDED_COST
         two = find_two_values(Problem.whole(observed, fill.mask, fill.noise)).present
