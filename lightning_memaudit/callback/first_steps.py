@@ -56,9 +56,9 @@ class FirstSteps:
             return
         if self._first is None:
             self._first = self._prepared()
-            if self.caller.how.takes_batch(self.caller.pl_module):
-                with suppress(Exception):  # of what cannot be copied, nothing more is compared
-                    self._batch = copy.deepcopy(batch)
+        if self._first.calls is None and self.caller.how.takes_batch(self.caller.pl_module):
+            with suppress(Exception):  # of what cannot be copied, nothing more is compared
+                self._batch = copy.deepcopy(batch)
         self._first.begin(batch)
 
     def _prepared(self) -> FirstBatch:

@@ -37,6 +37,10 @@ GAIN_MARGIN = 0.1
 gives members scores like those of controls: a score ten times lower than any control's does not come from copying."""
 
 
+LEAST_THRESHOLD = 1e-12
+"""A threshold below this is rounding, a root mean squared error of 1e-6: controls or copies fit as well as anything."""
+
+
 def optimism(observed: Tensor, mask: Tensor) -> Tensor:
     """Factor on the expected error of what was found by gradients, (B,): they fit the observed best.
 
@@ -116,8 +120,8 @@ def certify(recovery: Recovery, calibration: Calibration) -> Recovery:
 
     An image is certified when both hold:
 
-    - its score is below the threshold. Where its gain, see :func:`noise_gain`, is above :data:`LARGEST_GAIN`, the score
-      must be below :data:`GAIN_MARGIN` times the threshold, as f may be copying its input there;
+    - its score is below the threshold, which is no rounding, see :data:`LEAST_THRESHOLD`. Where its gain, see
+      :func:`noise_gain`, is above :data:`LARGEST_GAIN`, the score must be below :data:`GAIN_MARGIN` times the threshold, as f may be copying its input there;
     - its expected mean squared error is at most :data:`LARGEST_ERROR`, a PSNR of 25 dB.
 
     Args:
@@ -135,7 +139,7 @@ def certify(recovery: Recovery, calibration: Calibration) -> Recovery:
 
 def is_certified(score: Tensor, expected_error: Tensor, gain: Tensor, calibration: Calibration) -> Tensor:
     """The certificates of :func:`certify`, (B,), from the three numbers of every image, (B,) each."""
-    if calibration.threshold is None:
+    if calibration.threshold is None or calibration.threshold < LEAST_THRESHOLD:
         return torch.zeros_like(score, dtype=torch.bool)
     margin = torch.where(gain <= LARGEST_GAIN, 1.0, GAIN_MARGIN)
     return (score < margin * calibration.threshold) & (expected_error <= LARGEST_ERROR)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.candidates import Candidate, better, refine
+from lightning_memaudit.recovery.candidates import Candidate, refine, replace_rows
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.types import Autoencoder, Problem
@@ -123,6 +123,5 @@ def prefer_rounded(autoencoder: Autoencoder, problem: Problem, values: TwoValues
     """Round the best candidates of B images, where that makes them little worse; one evaluation of f each."""
     image = values.rounded(best.image)
     candidate = refine(autoencoder, problem.observed, problem.mask, image, problem.noise)
-    handicapped = candidate._replace(score=candidate.score / ROUNDED_MARGIN)
-    chosen = better(best, handicapped)
-    return chosen._replace(score=torch.where(handicapped.score < best.score, candidate.score, best.score))
+    rows = (candidate.score < ROUNDED_MARGIN * best.score).nonzero().squeeze(1)
+    return replace_rows(best, rows, candidate.select(rows))

@@ -59,7 +59,7 @@ class Judgement:
         overall: Over all patterns, every image counted once.
         patterns: The same for each pattern.
         testable: Members that the inpainter fails on in at least one pattern: on the others nothing could be shown.
-        flat_psnr: What an image of a member's mean value reaches, in dB, the median; None where that was not known.
+        range_used: Share of the range from 0 to 1 that 19 of 20 members use no more of; None where that was not known.
         untested: Members whose recoveries diverged or failed, from every pattern; None where none did.
         reconstruction: By group.
         membership: From the blind score.
@@ -100,7 +100,7 @@ class Judgement:
     testable: Proportion | None
     reconstruction: dict[str, Reconstruction]
     membership: Membership
-    flat_psnr: float | None = None
+    range_used: float | None = None
     untested: Proportion | None = None
     evidence: Evidence | None = None
     gain: Gain | None = None
@@ -144,7 +144,7 @@ class Judgement:
     def to_dict(self) -> dict[str, Any]:
         """Plain Python, for JSON."""
         plain: dict[str, Any] = _plain(asdict(self))
-        del plain["doubts"], plain["cuts"], plain["untested"], plain["flat_psnr"]
+        del plain["doubts"], plain["cuts"], plain["untested"], plain["range_used"]
         plain["counted"] = _plain(asdict(self.counted))
         plain["gain"] = None if self.gain is None else self.gain.to_dict()
         # Only where there are any: a report without them is what it was before they were known of.
@@ -224,7 +224,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
             group: _reconstruction(images[group, patterns[0], method], float(first["threshold_db"])) for group in groups
         },
         membership=memberships.get("blind_score") or infer_membership((), ()),
-        flat_psnr=_flat_psnr(images["members", patterns[0], method]["contrast"]),
+        range_used=_range_used(images["members", patterns[0], method]["value_range"]),
         untested=_untested(images, patterns, method),
         evidence=evidence,
         gain=gain,
@@ -250,10 +250,10 @@ def _flags(members: CameBack, controls: CameBack, chosen: slice) -> Flags:
     return Flags(both[0][0], both[1][0], both[0][1], both[1][1])
 
 
-def _flat_psnr(contrast: NDArray[np.float64]) -> float | None:
-    """Contrast is the deviation from the mean; images of one value, of which nothing can be told, do not count."""
-    some = contrast[contrast > 1e-6]
-    return float(-20 * np.log10(np.median(some))) if len(some) else None
+def _range_used(value_range: NDArray[np.float64]) -> float | None:
+    """Images of one value, of which nothing can be told, do not count."""
+    some = value_range[value_range > 1e-6]
+    return float(np.quantile(some, 0.95)) if len(some) else None
 
 
 def _untested(images: ImageColumns, patterns: Sequence[str], method: str) -> Proportion | None:

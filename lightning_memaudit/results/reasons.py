@@ -1,5 +1,6 @@
 """Why an audit may be unable to conclude: reasons with their code, their words and what to do."""
 
+import math
 from collections.abc import Mapping
 
 from lightning_memaudit.results.evidence import controls_needed
@@ -18,8 +19,8 @@ MAX_UNDETECTED = 0.25
 UNTRAINED_PSNR = 15.0
 """Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
 
-FLAT_MARGIN_DB = 6.0
-"""What counts as recovered must lie so far above what an image's own mean value reaches: half of its deviation."""
+LEAST_RANGE = 0.3
+"""Images that use less of the range that they are given in are closer to any other by more than 10 dB."""
 
 LOWEST_THRESHOLD_DB = 20.0
 """A threshold below this is no advice: such an image resembles the truth as many others do."""
@@ -73,7 +74,7 @@ def about_finding(judgement: Judgement, untrained: Judgement | None) -> list[Rea
                 "Add biharmonic to methods, and patterns that hide pixels, and audit again.",
             )
         )
-    return [*doubts, *about_contrast(judgement), *about_comparison(judgement, untrained)]
+    return [*doubts, *about_range(judgement), *about_comparison(judgement, untrained)]
 
 
 def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[Reason]:
@@ -156,19 +157,19 @@ def about_output(judgement: Judgement) -> list[Reason]:
     return _doubts_among(judgement, REMEDIES)
 
 
-def about_contrast(judgement: Judgement) -> list[Reason]:
-    """Why reaching the threshold says little: images in a tenth of their range are all alike by 20 dB more."""
-    flat = judgement.flat_psnr
-    if flat is None or flat <= judgement.threshold_db - FLAT_MARGIN_DB:
+def about_range(judgement: Judgement) -> list[Reason]:
+    """Why reaching the threshold says little: in a tenth of the range all images are alike by 20 dB more."""
+    used = judgement.range_used
+    if used is None or used >= LEAST_RANGE:
         return []
+    as_easy = judgement.threshold_db + 20 * math.log10(used)
     return [
         Reason(
-            "low_contrast",
-            "a flat color comes close to the threshold",
-            f"An image of its mean value alone reaches {flat:.0f} dB on half of the training images, and "
-            f"{judgement.threshold_db:g} dB count as recovered: what comes back may show nothing of them.",
-            "Set data_range to the range that the images use (in Python: scale them to [0, 1]), or raise threshold_db, "
-            "and audit again.",
+            "narrow_range",
+            f"the images use {used:.0%} of their range",
+            f"The values of 19 in 20 training images span no more than {used:.0%} of the range that they are given in, "
+            f"so that {judgement.threshold_db:g} dB are no harder to reach than {as_easy:.0f} dB of what they use.",
+            "Set data_range to the range that the images use (in Python: scale them to [0, 1]), and audit again.",
         )
     ]
 

@@ -16,9 +16,9 @@ from lightning_memaudit.results.reasons import (
     MIN_CONTROLS,
     about_absence,
     about_comparison,
-    about_contrast,
     about_finding,
     about_output,
+    about_range,
     about_traces,
     about_training,
     about_untested,
@@ -127,7 +127,7 @@ def conclude(
         before = about_traces(untrained)
         if before:
             return _inconclusive("training images come back closer than others", before, found, certainty, cautions)
-        missed = about_contrast(judgement) or about_absence(judgement)
+        missed = about_range(judgement) or about_absence(judgement)
         if returns_other_images(judgement):
             own = decibels(judgement.reconstruction["members"].median_psnr)
             told.append(
@@ -148,7 +148,7 @@ def conclude(
         return _inconclusive(what, [*output, *training, *doubts], found, certainty, cautions)
     # What the output is taken for comes first: all that speaks against absence would only repeat it in other words.
     doubts = [*output, *training, *doubts]
-    if not output and not about_contrast(judgement):
+    if not output and not about_range(judgement):
         doubts += about_absence(judgement)
     if not output and not returns_other_images(judgement):
         doubts += contradictions(judgement)
@@ -186,7 +186,7 @@ def _traces(judgement: Judgement, found: str, certainty: str, cautions: tuple[st
     one, few = judgement.gain.strongest, judgement.gain.exceptional
     members = judgement.counted.members
     back, by = members.memorized or members.recovered, _by(judgement)
-    chance = next(iter(about_contrast(judgement)), not_above_controls(judgement)) if back.count else None
+    chance = next(iter(about_range(judgement)), not_above_controls(judgement)) if back.count else None
     if chance is not None:
         what = f"{of(back)} came back{by}, but {chance.clause}; taken together,"
     elif members.recovered.count:
@@ -326,7 +326,7 @@ def _cautions(
     none_back = not (judgement.counted.members.memorized or judgement.counted.members.recovered).count
     if none_back and (tells := telling(judgement.memberships)):
         cautions.append(f"No image came back, but members can be told from other images by {tells}: that leaks too.")
-    if passes_images_through(judgement) and not none_back and not about_contrast(judgement):
+    if passes_images_through(judgement) and not none_back and not about_range(judgement):
         cautions.append(
             "The autoencoder also reproduces images it has never seen, as networks with skip connections do."
         )

@@ -16,7 +16,7 @@ from lightning_memaudit.results.run_folder import AUDITS, IMAGES, MANIFEST, OWN_
 
 _OF_RUN = ("run", "setup", "limits", "near_duplicates")
 """Parts of the report that say what ``run.json`` says."""
-_WORDS = ("headline", "why", "found", "certainty", "next_steps", "cautions")
+_WORDS = ("headline", "why", "found", "certainty", "next_steps", "cautions", "absence_not_shown")
 
 
 def same_hash(name: str, document: Mapping[str, Any]) -> Check:
@@ -88,6 +88,8 @@ def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
     """Without what another version may word differently."""
     facts = {key: value for key, value in document.items() if key not in ("tool", "limits", SELF_HASH)}
     facts["verdict"] = {key: value for key, value in document["verdict"].items() if key not in _WORDS}
+    # Earlier versions did not count them; what they come to is in the verdict, and in the rows.
+    facts["judgement"] = {key: value for key, value in document["judgement"].items() if key != "untested"}
     if document["extraction"]:
         facts["extraction"] = {key: value for key, value in document["extraction"].items() if key != "sentence"}
     return facts
