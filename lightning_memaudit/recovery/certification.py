@@ -121,7 +121,8 @@ def certify(recovery: Recovery, calibration: Calibration) -> Recovery:
     An image is certified when both hold:
 
     - its score is below the threshold, which is no rounding, see :data:`LEAST_THRESHOLD`. Where its gain, see
-      :func:`noise_gain`, is above :data:`LARGEST_GAIN`, the score must be below :data:`GAIN_MARGIN` times the threshold, as f may be copying its input there;
+      :func:`noise_gain`, is above :data:`LARGEST_GAIN`, the score must be below :data:`GAIN_MARGIN` times the
+      threshold, as f may be copying its input there;
     - its expected mean squared error is at most :data:`LARGEST_ERROR`, a PSNR of 25 dB.
 
     Args:

@@ -11,7 +11,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, get_worker_info
 from training_runs import Items, Module, audit_callback, fit, images, rows, saved_truth
 
 from lightning_memaudit.callback.reading import training_images
@@ -314,3 +314,70 @@ def test_memory_that_processes_share_is_as_it_was():
     data = Counting(images(6))
     fit(audit_callback(), Module(), DataLoader(data, 2), DataLoader(Items(images(3, seed=1))))
     assert (int(data.own), data.value.value) == (6, 6)  # the training's own reads
+
+
+class ReadOnce(Items):
+    """Keeps what it drew at the first reading, where every process sees it."""
+
+    def __init__(self, items, kept):
+        super().__init__(items)
+        self.kept = kept
+
+    def __getitem__(self, index):
+        if not self.seen(index):
+            self.kept[index] = (0.9 * super().__getitem__(index) + 0.1 * torch.rand(())).numpy()
+        return torch.as_tensor(np.array(self.kept[index]))
+
+
+class InMappedFile(ReadOnce):
+    def seen(self, index):
+        return bool(self.kept[index].any())
+
+
+class InManager(ReadOnce):
+    def seen(self, index):
+        return index in self.kept
+
+
+@pytest.mark.parametrize("kind", ["mapped file", "part of a mapped file", "manager"])
+def test_what_a_data_set_keeps_at_the_first_reading_is_the_training_s(kind, tmp_path):
+    items = images(6)
+    found = []
+    with multiprocessing.Manager() as manager:
+        for callbacks in ([], [audit_callback()]):
+            if kind == "manager":
+                data = InManager(items, manager.dict())
+            else:
+                shape = (8, *items.shape[1:])
+                mapped = np.memmap(tmp_path / f"{len(found)}", np.float32, "w+", shape=shape)
+                data = InMappedFile(items, mapped if kind == "mapped file" else mapped[1:])
+            torch.manual_seed(0)
+            loaders = DataLoader(data, 2), DataLoader(Items(images(3, seed=1)))
+            fit(callbacks, Module(), *loaders)
+            found.append([np.array(data.kept[index]) for index in range(6)])
+    assert all(one.any() for one in found[0])
+    assert np.array_equal(*found)
+
+
+def test_a_file_that_a_stream_reads_on_is_where_it_was(tmp_path):
+    class Stream(IterableDataset):
+        def __init__(self):
+            self.file = (tmp_path / "images").open("rb", buffering=0)
+
+        def __iter__(self):
+            while values := self.file.read(4 * items[0].numel()):
+                yield torch.frombuffer(bytearray(values), dtype=torch.float32).view_as(items[0])
+
+    items, seen = images(40), []
+
+    class Watching(Module):
+        def on_train_start(self):
+            seen.append(stream.file.tell())
+
+    (tmp_path / "images").write_bytes(items.numpy().tobytes())
+    for callbacks in ([], [audit_callback(num_members=8)]):
+        stream = Stream()
+        fit(callbacks, Watching(), DataLoader(stream, 2), DataLoader(Items(images(3, seed=1))), limit_train_batches=4)
+        seen.append(stream.file.tell())
+        stream.file.close()
+    assert seen[:2] == seen[2:]

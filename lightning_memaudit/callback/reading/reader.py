@@ -18,6 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_
 from lightning_memaudit.callback.reading.image_names import name_in
 from lightning_memaudit.callback.reading.items import find_in_item
 from lightning_memaudit.callback.reading.loaders import draw_epochs, place_in_root
+from lightning_memaudit.callback.state.open_files import positions_kept
 from lightning_memaudit.callback.state.shared_memory import make_private
 
 WORKER_TIMEOUT = 120.0
@@ -179,9 +180,10 @@ class Reader:
         done = 0
         if self.note is None:
             try:
-                for batch in self._loader(blocks, num_workers=1):
-                    yield batch
-                    done += 1
+                with positions_kept():
+                    for batch in self._loader(blocks, num_workers=1):
+                        yield batch
+                        done += 1
                 return
             except GeneratorExit:
                 raise
@@ -201,11 +203,12 @@ class Reader:
         """Batches of a fresh iteration of a stream, until there are ``count`` items or no more."""
         done = 0
         try:
-            for batch in self._loader(None, num_workers=1):
-                yield batch
-                done += max(1, len(batch.items))
-                if done >= count:
-                    return
+            with positions_kept():
+                for batch in self._loader(None, num_workers=1):
+                    yield batch
+                    done += max(1, len(batch.items))
+                    if done >= count:
+                        return
             return
         except GeneratorExit:
             raise
@@ -230,7 +233,7 @@ class Reader:
         """See :func:`.draw_epochs`; in a process of its own where possible."""
         loader = DataLoader(_Epochs(sampler, most), batch_size=None, num_workers=1, timeout=WORKER_TIMEOUT)
         try:
-            with warnings.catch_warnings():
+            with positions_kept(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return next(iter(loader))
         except Exception as error:
