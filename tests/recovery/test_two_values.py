@@ -102,3 +102,11 @@ def test_the_two_values_are_those_that_observed_pixels_hold_or_theirs_and_the_fi
             assert [(min(pair), max(pair)) for pair in pairs] == [
                 (low.item(), high.item()) for low, high in zip(values.low[0], values.high[0], strict=True)
             ]
+
+
+@pytest.mark.parametrize("sharpen", [lambda x: (x > 0.5).float(), lambda x: torch.sigmoid(60 * (x - 0.5))])
+def test_what_rounds_whatever_it_is_given_certifies_nothing(sharpen):
+    """It fits every image of two values exactly, and was trained on none."""
+    observed = black_and_white(6) * (uniform((NUMBER, 1, 16, 16), seed=1) > 0.5)
+    for gradients in ("auto", "never"):
+        assert not BlindRecovery(gradients=gradients)(sharpen, observed).certified.any()

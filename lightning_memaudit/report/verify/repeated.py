@@ -18,6 +18,8 @@ Flags = dict[str, NDArray[np.bool_]]
 Images = Mapping[str, NDArray[Any]]
 """By group, (n, C, *spatial)."""
 HANGS = "The report hangs on images left out as repeats of others that were not saved: save more, and audit again."
+_SAYS_MORE = ("not_memorized", "inconclusive", "traces", "memorized")
+"""Outcomes, by how much each says of memory."""
 _SLACK = 1.01
 """Of an error that earlier versions measured in another order of sums."""
 
@@ -39,8 +41,8 @@ class _Found(NamedTuple):
 def same_repeats(name: str, folder: RunFolder, saved: SavedRecoveries | None) -> Check:
     """Every saved image that is left out shows a saved one that counts, and no two that count show the same.
 
-    What it shows may not have been saved. Then it is named as not checked, unless the report hangs on it: it would say
-    something else if those counted that cannot be shown to be repeats.
+    What it shows may not have been saved. Then it is named as not checked, unless the report hangs on it: more would
+    have come back, or been memorized, if those counted that cannot be shown to be repeats.
     """
     last = folder.audits()[-1]
     newest, threshold = last["audit"], None if is_before(folder.run(), THRESHOLD) else float(last["threshold_db"])
@@ -134,12 +136,13 @@ def _by_earlier_rules(truths: Images, called: Flags) -> _Found:
 
 
 def _with(folder: RunFolder, audit: int, unshown: Flags) -> tuple[bool, str]:
-    """Whether the report would say something else if these counted, and what."""
+    """Whether the report would say more of memory if these counted, and what."""
     was, would = (_judged(folder, audit, flags) for flags in ({}, unshown))
     one, other = (_memorized(judgement) for judgement, _ in (was, would))
     effect = f"with those of them that were saved, {other.count} of {other.num} members came back: {would[1].outcome}"
-    outside = None not in (one.rate, other.rate) and not one.low <= other.rate <= one.high  # type: ignore[operator]
-    return was[1].outcome != would[1].outcome or bool(one.count) != bool(other.count) or outside, effect
+    outside = None not in (one.rate, other.rate) and other.rate > one.high  # type: ignore[operator]
+    worse = _SAYS_MORE.index(would[1].outcome) > _SAYS_MORE.index(was[1].outcome)
+    return worse or bool(other.count) > bool(one.count) or outside, effect
 
 
 def _judged(folder: RunFolder, audit: int, counting: Flags) -> tuple[Judgement, Verdict]:
