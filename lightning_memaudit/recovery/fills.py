@@ -125,7 +125,7 @@ def find_repeated_values(observed: Tensor) -> ConstantFill:
         observed: y, (B, C, *spatial).
     """
     batch, channels = observed.shape[:2]
-    values = observed.flatten(2).flatten(0, 1)
+    values = observed.flatten(2).flatten(0, 1).contiguous()
     ordered = _sorted(values)
     count = torch.searchsorted(ordered, values, right=True) - torch.searchsorted(ordered, values)
     repeated = (count >= LEAST_SHARE * values.shape[1]).view(batch, channels, -1)
