@@ -322,7 +322,7 @@ class Session:
     def _estimate(self, autoencoder: Any, processes: Processes) -> tuple[Estimate | None, dict[str, float]]:
         """What the audit will cost, and how well the model reproduces intact images, as it is now."""
         groups = self._found.groups
-        if not self._budget.knows_pace:  # it could not be called before the first step
+        if not self._budget.knows_pace:  # when it was timed first, a call had failed
             paces = processes.share(partial(measure_pace, autoencoder, groups, self.what))
             self._budget.time(paces, groups, self._references)
         own = processes.share(partial(own_psnr, autoencoder, groups))[0]

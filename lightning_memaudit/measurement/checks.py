@@ -54,7 +54,10 @@ class Mends:
     eight_bits: str = "; std=[0.00392157] if they go up to 255"
     units: str = "; data_range=[<lowest>, <highest possible value>] if they are in units such as Hounsfield's"
     standardized: str = "; data_range=[<lowest>, <highest possible value>] if each image is normalized by itself"
-    call: str = "pass reconstruct=<a method, or a function (module, images)>, or flatten=True if it takes flat images"
+    call: str = (
+        "pass reconstruct=<a method, or a function (module, images), or (module, batch), whose parameter must be called "
+        "batch>, or flatten=True if it takes flat images"
+    )
     kind: str = "pass output=<index, key or attribute> that selects the reconstruction"
     real: str = "pass reconstruct=<a function (module, images) that returns real numbers>"
     shape: str = "it must return a reconstruction of the same shape; pass reconstruct=<a function (module, images)>"
