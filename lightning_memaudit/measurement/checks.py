@@ -55,8 +55,8 @@ class Mends:
     units: str = "; data_range=[<lowest>, <highest possible value>] if they are in units such as Hounsfield's"
     standardized: str = "; data_range=[<lowest>, <highest possible value>] if each image is normalized by itself"
     call: str = (
-        "pass reconstruct=<a method, or a function (module, images), or (module, batch), whose parameter must be called "
-        "batch>, or flatten=True if it takes flat images"
+        "pass reconstruct=<a method, or a function (module, images), or (module, batch), the parameter called batch>, "
+        "or flatten=True if it takes flat images"
     )
     kind: str = "pass output=<index, key or attribute> that selects the reconstruction"
     real: str = "pass reconstruct=<a function (module, images) that returns real numbers>"
