@@ -145,3 +145,18 @@ def test_members_that_are_not_prepared_are_doubted(recwarn):
     report, told = doubts_of(CURVES["gamma"], recwarn, members=Items(images(8)), controls=Items(images(4, seed=1)))
     assert len(told) == 2
     assert "called_otherwise" in str(report.verdict.reasons)
+
+
+def test_a_function_that_prepares_them_alike_is_the_mend(recwarn):
+    def reconstruct(module, x):
+        return torch.expm1(module(torch.log1p(9 * x))) / 9
+
+    report, told = doubts_of(CURVES["log1p"], recwarn, reconstruct=reconstruct)
+    assert told == []
+    assert "called_otherwise" not in str(report.verdict.reasons)
+    assert not any("could not be compared" in str(one.message) for one in recwarn)
+
+
+def test_a_function_that_prepares_them_otherwise_is_told(recwarn):
+    doubts_of(CURVES["log1p"], recwarn, reconstruct=lambda module, x: module(x**2).abs().sqrt())
+    assert any("could not be compared" in str(one.message) for one in recwarn)
