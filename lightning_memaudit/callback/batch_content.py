@@ -55,7 +55,9 @@ def check_content(images: Tensor, batch: Any, found: Inspection) -> None:
     if known.intersection(digests):
         return
     other = None if read.random else same_but_for_range(images, members)
-    other = between_moments(members, images) if other is None else other
+    about = None if other is not None else between_moments(members, images)
+    # Members that were passed may be prepared as training_step does it, which no mean and deviation tells.
+    other = about if not read.source.given and about is not None else other
     if other is not None and not other.is_identity:
         raise ValueError(
             f"members: the training's first batch holds {other.words('image')} of the images that the audit reads "
@@ -69,11 +71,31 @@ def check_content(images: Tensor, batch: Any, found: Inspection) -> None:
     is_rounded = any(one.dtype in (torch.float16, torch.bfloat16) for _, one in tensors_in(batch))
     if complete and other is None and not (read.random or found.changed or is_rounded):
         found.changed = True
+        if read.source.given:
+            rank_zero_warn(
+                "members: none of the images of the training's first batch is one of those that were passed as "
+                f"members{_unlike(members, images) if about is not None else ''}: unless training_step makes those of "
+                "them, the audit measures other images than the training gets; pass members=<a data set of images as "
+                "they are trained on>"
+            )
+            return
         rank_zero_warn(
             "members: none of the images of the training's first batch is one that the audit has read from its "
             "dataloader: something changes them on the way, as augmentation in a hook does; the audit measures "
             "the images without it"
         )
+
+
+def are_members(images: Tensor, found: Inspection) -> bool:
+    """Whether some of these images (B, C, *spatial), in [0, 1], are members."""
+    if not bool(images.isfinite().all()):
+        return False
+    return not set(found.hashes["members"]).isdisjoint(image_hashes(Group.whole("members", images.clamp(0, 1))))
+
+
+def _unlike(members: Tensor, images: Tensor) -> str:
+    ours, theirs = (f"mean {float(one.mean()):.3g} and deviation {float(one.std()):.3g}" for one in (members, images))
+    return f" (these have {ours}, and those {theirs})"
 
 
 def _mend(found: Inspection) -> str:

@@ -12,9 +12,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_memaudit.callback.batch_content import check_content, check_range
+from lightning_memaudit.callback.batch_content import are_members, check_content, check_range
 from lightning_memaudit.callback.calls import FirstCalls
 from lightning_memaudit.callback.changes import Change, change_between, is_noisy
+from lightning_memaudit.callback.curves import WORDS, Curve, curve_between
 from lightning_memaudit.callback.input_watch import Arrival, Call, InputWatch, Reached, like_images
 from lightning_memaudit.callback.inspection import Inspection, listed
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
@@ -80,6 +81,7 @@ result>
         self._images: Tensor | None = None
         self._channels: Tensor | None = None
         self._drawn: Affine | None = None
+        self._curve: Curve | None = None
         self._once_more = False
 
     def begin(self, batch: Any) -> None:
@@ -158,15 +160,22 @@ result>
             calls = [call for call in calls if call.learns] or calls
             all_seen = [like_images(images, call.values) for call in calls if call.values is not None]
             seen = [one for one in all_seen if one is not None]
+            if self.in_audit[name].prepares_alike(images, seen):
+                return True
             if expected is not None and seen:
-                is_first = self._channels is None and self._drawn is None
+                is_first = not self._is_pending
                 count = len(seen[0])  # of micro-batches the first
                 same = [one for one in seen if len(one) == count]
                 self._compare(images[:count].to(seen[0].device), same, expected)
-                self._once_more = is_first and not (self._channels is None and self._drawn is None)
+                self._once_more = is_first and self._is_pending
                 return not self._once_more
         say_nothing_was_compared("no layer gets the images in both")
         return True
+
+    @property
+    def _is_pending(self) -> bool:
+        """Whether something was found that the next batch has to confirm."""
+        return any(one is not None for one in (self._channels, self._drawn, self._curve))
 
     def _is_part(self) -> bool:
         """Whether the model has learned of fewer images than the batch holds."""
@@ -233,6 +242,8 @@ result>
         wanted = expected.apply(images)
         exact = [(one, seen) for seen in calls if (one := fit_exact(images, seen)) is not None]
         exact.sort(key=lambda pair: not pair[0].close_to(expected))
+        if not exact and self._is_curve(images, calls, expected):
+            return
         found, seen = exact[0] if exact else (fit_nearly(images, calls[0], expected), calls[0])
         if not exact:
             self._check_place(calls)
@@ -266,6 +277,29 @@ result>
         if not exact:
             few = slice(0, MOST_LOOKED_AT)
             self._tell_change([change_between(wanted[few], call[few]) for call in calls])
+
+    def _is_curve(self, images: Tensor, calls: Sequence[Tensor], expected: Affine) -> bool:
+        """Whether the values went through a curve; one that may be drawn for a whole batch, the next confirms."""
+        few = slice(0, MOST_LOOKED_AT)
+        wanted = expected.apply(images[few])
+        found = [(call, one) for call in calls if (one := curve_between(wanted, call[few])) is not None]
+        if not found or self._drawn is not None or self._channels is not None:
+            return bool(found)
+        given = self.found.reads[0].source.given
+        if given and are_members(expected.undo(found[0][0][few].to(images)), self.found):
+            return True
+        which = "first batch" if self._curve is None else "first two batches"
+        text = (
+            f"the training changes its images before the model gets them: those of the {which} are {WORDS}, which the "
+            "audit does not do"
+        )
+        if self._curve is None:
+            self._curve = found[0][1]
+            unless = ", and if those that were passed are not prepared so" if given else ""
+            rank_zero_warn(f"members: {text}: if not at random{unless}, {MEND_CURVE}")
+        elif any(self._curve.goes_on(one) for _, one in found) and (not given or are_members(images, self.found)):
+            self.doubt(text, MEND_CURVE)
+        return True
 
     def _tell_change(self, changes: Sequence[Change | None]) -> None:
         """Say what was done to the images in all calls; one that may be drawn for a whole batch, the next confirms."""
@@ -345,6 +379,7 @@ _MEND = (
     "pass reconstruct=<a function (module, images) that prepares a batch's images as training_step does, and undoes it "
     "on the result>"
 )
+MEND_CURVE = f"{_MEND}, or, where that cannot be undone, members= and controls= whose images are prepared so"
 MEND_CALL = (
     "pass reconstruct=<a function> that calls the model as it is to be audited: (module, images), or (module, batch), "
     "which gets the run's own batch, with its labels"

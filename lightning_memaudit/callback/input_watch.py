@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from lightning_memaudit.callback.curves import Curve, curve_between
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact
 from lightning_memaudit.callback.reading.items import plain, tensors_in
 
@@ -73,6 +74,7 @@ class Reached(NamedTuple):
         shape: Of its first input, without the batch.
         affine: The exact map from the images to it, if there is one.
         beside: Names of the other tensors that it is called with, such as labels, as in :class:`Arrival`.
+        curve: From the images to it, where there is no such map: of ``reconstruct``, which prepares them.
 
     >>> Reached((3, 8, 8), Affine()).beside
     frozenset()
@@ -81,6 +83,14 @@ class Reached(NamedTuple):
     shape: tuple[int, ...]
     affine: Affine | None
     beside: frozenset[tuple[str, bool]] = frozenset()
+    curve: Curve | None = None
+
+    def prepares_alike(self, images: Tensor, calls: Sequence[Tensor]) -> bool:
+        """Whether the values go through the same curve in one of the training's calls on these images."""
+        if self.curve is None:
+            return False
+        found = (curve_between(images[: len(seen)].to(seen.device), seen) for seen in calls)
+        return any(one is not None and self.curve.goes_on(one) for one in found)
 
 
 class InputWatch:
@@ -291,5 +301,6 @@ def reached_layers(watch: InputWatch, images: Tensor) -> dict[str, Reached]:
         arrival = arrivals[0]
         seen = None if arrival.values is None else like_images(images, arrival.values)
         affine = None if seen is None else fit_exact(images.to(seen.device), seen)
-        found[name] = Reached(arrival.shape, affine, frozenset().union(*(one.beside for one in arrivals)))
+        curve = curve_between(images, seen) if affine is None and seen is not None else None
+        found[name] = Reached(arrival.shape, affine, frozenset().union(*(one.beside for one in arrivals)), curve)
     return found

@@ -158,7 +158,6 @@ def noisy(x):
         noisy,
         lambda x: (2 * x - 1).flip(-1),
         lambda x: (2 * x - 1) * (torch.rand_like(x) > 0.5),
-        lambda x: torch.logit(x.clamp(0.05, 0.95)),
         lambda x: x.sub_(0.5).div_(0.5),
     ],
 )

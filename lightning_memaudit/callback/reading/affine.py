@@ -57,6 +57,16 @@ class Affine:
         slope = torch.tensor(self.slope, dtype=images.dtype, device=images.device).view(shape)
         return images * slope + torch.tensor(self.offset, dtype=images.dtype, device=images.device).view(shape)
 
+    def undo(self, images: Tensor) -> Tensor:
+        """The images (B, C, ...) that :meth:`apply` makes these of.
+
+        >>> Affine((2.0,), (-1.0,)).undo(torch.zeros(1, 1, 1)).item()
+        0.5
+        """
+        slopes, offsets = as_many(self.slope, self.offset)
+        inverse = [(1 / slope, -offset / slope) for slope, offset in zip(slopes, offsets, strict=True)]
+        return Affine(tuple(slope for slope, _ in inverse), tuple(offset for _, offset in inverse)).apply(images)
+
     def close_to(self, other: "Affine", tolerance: float = 0.02) -> bool:
         """Whether both maps give nearly the same on [0, 1], relative to what they give."""
         ends = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
