@@ -129,13 +129,14 @@ def _results(output: Any, within: Mapping[Any, Tensor]) -> _Results:
     return {path: one.detach().clone() for path, one in tensors_in(output) if one.is_floating_point()} | dict(within)
 
 
-def _seed(seed: int) -> None:
+def seed_all(seed: int) -> None:
+    """So that two calls draw the same random numbers."""
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - others draw from the global state
     random.seed(seed)
 
 
-def _sums(output: Any) -> Tensor | None:
+def sums_of(output: Any) -> Tensor | None:
     """By which it is known again what came out of a layer; None where that is no numbers."""
     found = [one.detach().flatten().float() for _, one in tensors_in(output) if one.is_floating_point() and one.numel()]
     # Weighted by place; in single precision, whatever the run's own default and autocast are.
@@ -180,7 +181,7 @@ class _Again:
         """What comes of the training's call."""
         call = self.call.copied()
         with self._noting_within():
-            _seed(seed)
+            seed_all(seed)
             return _results(self.layer(*call.arguments, **call.named), self._within)
 
     @contextmanager
@@ -190,7 +191,7 @@ class _Again:
 
         def noting(name: str) -> Callable[..., None]:
             def note(_: nn.Module, arguments: Any, output: Any) -> None:
-                sums = _sums(output)
+                sums = sums_of(output)
                 if sums is not None:
                     self._within[name, sum(one[0] == name for one in self._within)] = sums
 
@@ -217,7 +218,7 @@ class _Again:
             return None
         self.given = given
         self._within.clear()
-        _seed(self._given_seed)
+        seed_all(self._given_seed)
         return tree_unflatten([replaced if one is mine else one for one in parts], structure)
 
     def _replaced(self, mine: Tensor, theirs: Tensor) -> Tensor | None:

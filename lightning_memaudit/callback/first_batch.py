@@ -234,8 +234,7 @@ result>
 
     def doubt(self, text: str, mend: str | None = None) -> None:
         """Warn, and let the verdicts know."""
-        rank_zero_warn(f"members: {text}: {mend or _MEND}")
-        self.found.doubts.append(Doubt(CALLED_OTHERWISE, text))
+        tell_doubt(self.found, text, mend or _MEND)
 
     def _compare(self, images: Tensor, calls: Sequence[Tensor], expected: Affine) -> None:
         """Look at the call that got the very images, else at the first: a layer may be called on noise or views too."""
@@ -365,6 +364,12 @@ result>
     def close(self) -> None:
         """Stop watching."""
         self._watch.__exit__()
+
+
+def tell_doubt(found: Inspection, text: str, mend: str) -> None:
+    """Warn that the training calls the model otherwise than the audit, and let the verdicts know."""
+    rank_zero_warn(f"members: {text}: {mend}")
+    found.doubts.append(Doubt(CALLED_OTHERWISE, text))
 
 
 def say_nothing_was_compared(reason: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import nn
 
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.calls import Compared, FirstCalls, compare_calls
-from lightning_memaudit.callback.first_batch import MEND_CALL, FirstBatch, say_nothing_was_compared
+from lightning_memaudit.callback.first_batch import MEND_CALL, FirstBatch, say_nothing_was_compared, tell_doubt
 from lightning_memaudit.callback.input_watch import InputWatch, reached_layers
 from lightning_memaudit.callback.inspection import Inspection
+from lightning_memaudit.callback.kept_conditions import STEPS, Kept, KeptConditions, beside_images
 from lightning_memaudit.callback.model_checks import few_images
 from lightning_memaudit.callback.reading.affine import Affine
 from lightning_memaudit.callback.run_inspection import has_spread_weights
@@ -45,6 +47,9 @@ class FirstSteps:
         if self._is_watching and not can_be_watched(caller.pl_module):
             self._is_watching = False
             say_nothing_was_compared("it is compiled")
+        self._kept = KeptConditions(caller.pl_module)
+        self._kept_steps = STEPS if self._is_watching else 0
+        self._kept_batch: Any = None
 
     def begin(self, batch: Any) -> None:
         """Look at a batch before ``training_step`` gets it.
@@ -52,6 +57,7 @@ class FirstSteps:
         Raises:
             ValueError: It holds other images, or the same in another range, than are audited.
         """
+        self._begin_kept(batch)
         if not self._is_watching:
             return
         if self._first is None:
@@ -60,6 +66,56 @@ class FirstSteps:
             with suppress(Exception):  # of what cannot be copied, nothing more is compared
                 self._batch = copy.deepcopy(batch)
         self._first.begin(batch)
+
+    def _begin_kept(self, batch: Any) -> None:
+        if not self._kept_steps:
+            return
+        self._kept_steps -= 1
+        with suppress(Exception):  # attributes may be anything: what cannot be looked at must not end the training
+            images = self.found.reads[0].images_in(batch)
+            beside = [] if images is None else beside_images(batch, images)
+            if beside:
+                self._kept.begin()
+                self._kept_batch = batch, beside
+
+    def _end_kept(self) -> None:
+        """See whether the step has kept a condition of its batch on the model."""
+        noted, self._kept_batch = self._kept_batch, None
+        if noted is None:
+            return
+        batch, beside = noted
+        kept: list[Kept] = []
+        with suppress(Exception):
+            kept = self._kept.end(beside)
+        if not kept or self.found.doubts:
+            return
+        read: list[str] = []
+        with suppress(Exception):
+            read = self._read_in_audit(kept, batch)
+        if read:
+            self._kept_steps = 0
+            tell_doubt(
+                self.found,
+                f"the training sets {' and '.join(read)} of the model from what its batches hold beside the images, "
+                "which the audit does not",
+                MEND_CALL,
+            )
+
+    def _read_in_audit(self, kept: Sequence[Kept], batch: Any) -> list[str]:
+        """Names of the attributes that make a difference when the audit calls the model."""
+        caller, how, images = self.caller, self.caller.how, self.found.reads[0].images_in(batch)
+        if images is None:
+            return []
+        with caller.calling() as (call, _), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            conditional = how.takes_batch(caller.pl_module)
+            audit: Any = how.autoencoder(call, self.seen, conditional)
+            with caller.trainer.precision_plugin.forward_context():
+                return [
+                    one.name
+                    for one in kept
+                    if one.is_read(lambda: call(batch) if conditional else audit(images), caller.pl_module)
+                ]
 
     def _prepared(self) -> FirstBatch:
         """Learn what reaches the layers in an audit.
@@ -93,6 +149,11 @@ class FirstSteps:
         Raises:
             ValueError: That is something else.
         """
+        self._end_first(stepped)
+        if not stepped:
+            self._end_kept()
+
+    def _end_first(self, stepped: bool) -> None:
         first = self._first
         if first is None:
             return

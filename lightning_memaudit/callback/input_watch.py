@@ -119,7 +119,7 @@ class InputWatch:
     def __enter__(self) -> "InputWatch":
         self.__exit__()  # a step that was skipped has not ended
         self.arrivals, self.rows, self.within = {}, Counter(), []
-        compiled = [one for one in self.module.modules() if _is_compiled(one)]
+        compiled = [one for one in self.module.modules() if is_compiled(one)]
         # A hook within what is compiled would be compiled too: it is watched from outside.
         within = {id(inner) for one in compiled for inner in one.modules() if inner is not one}
         for name, submodule in self.module.named_modules():
@@ -144,7 +144,8 @@ class InputWatch:
         self._handles = []
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is compiled as a whole, so that hooks on the layers within would be compiled too."""
     return type(module).__name__ == "OptimizedModule" or module.__dict__.get("_compiled_call_impl") is not None
 
 
