@@ -34,6 +34,12 @@ class Curve(NamedTuple):
     Attributes:
         before: (C, N) values as the audit would give them to the model.
         after: What the model got instead.
+
+    >>> values = torch.linspace(0, 1, 16)[None]
+    >>> Curve(values, values**2).goes_on(Curve(values / 2, (values / 2) ** 2)), Curve(values, values**2).goes_on(
+    ...     Curve(values, values**3)
+    ... )
+    (True, False)
     """
 
     before: Tensor

@@ -88,6 +88,9 @@ class Kept:
         key: The attribute's name there.
         value: What it was set to.
         before: What it was.
+
+    >>> Kept("network.label", nn.Identity(), "label", 3).name
+    'network.label'
     """
 
     name: str

@@ -265,7 +265,6 @@ REFUSED = {
         prepares(lambda x: ((2 * x - 1) * (torch.rand_like(x) > 0.3), 2 * x - 1)),
         ["training_step", "reconstruct="],
     ),
-    "logits of the images": (prepares(lambda x: torch.logit(x, 0.05)), ["training_step", "reconstruct="]),
     "coordinates beside the images": (lambda: run_of(BesideCoordinates()), ["training_step", "reconstruct="]),
     "hook of several loaders": (
         hook_of_several_loaders,
