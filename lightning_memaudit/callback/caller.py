@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import RunningStage
 
-from lightning_memaudit.callback.isolation import Buffers, silent_loggers, undisturbed, validating
+from lightning_memaudit.callback.isolation import Buffers, in_stage, silent_loggers, undisturbed
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.run_inspection import has_spread_weights
 from lightning_memaudit.callback.seen import Seen
@@ -78,5 +79,5 @@ class Caller:
             buffers.put_back_if_written()
             return output
 
-        with self.undisturbed() as buffers, validating(self.trainer):
+        with self.undisturbed() as buffers, in_stage(self.trainer, RunningStage.VALIDATING):
             yield forward, processes

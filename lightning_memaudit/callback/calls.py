@@ -27,6 +27,7 @@ from lightning_memaudit.callback.input_watch import (
     named_arguments,
     names_of_arguments,
 )
+from lightning_memaudit.callback.isolation import in_stage
 from lightning_memaudit.callback.reading.items import tensors_in
 
 MORE_RANDOM = 1.5
@@ -97,7 +98,7 @@ def compare_calls(
         audited = [one for seed in (0, 1) if (one := again.as_audited(audit, seed)) is not None]
         if len(audited) < 2:
             continue
-        with _training(trainer):
+        with in_stage(trainer, RunningStage.TRAINING):
             trained = [again.as_trained(seed) for seed in (0, 1, 0)]
         differ = _differ(audited[0], trained[0])
         alike.append(not differ)
@@ -109,16 +110,6 @@ def compare_calls(
             if words is not None:
                 return Compared(words, False)
     return Compared(None, bool(alike) and all(alike))
-
-
-@contextmanager
-def _training(trainer: Trainer) -> Iterator[None]:
-    stage = trainer.state.stage
-    trainer.state.stage = RunningStage.TRAINING
-    try:
-        yield
-    finally:
-        trainer.state.stage = stage
 
 
 _Results = Mapping[Any, Tensor]

@@ -2,12 +2,12 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.calls import Compared, FirstCalls, compare_calls
@@ -103,19 +103,22 @@ class FirstSteps:
 
     def _read_in_audit(self, kept: Sequence[Kept], batch: Any) -> list[str]:
         """Names of the attributes that make a difference when the audit calls the model."""
-        caller, how, images = self.caller, self.caller.how, self.found.reads[0].images_in(batch)
+        images = self.found.reads[0].images_in(batch)
         if images is None:
             return []
+        with self._audit_call(batch) as audit:
+            return [one.name for one in kept if one.is_read(lambda: audit(images), self.caller.pl_module)]
+
+    @contextmanager
+    def _audit_call(self, batch: Any) -> Iterator[Callable[[Tensor], Any]]:
+        """The audit's call on images; or, where it takes a whole batch, on this one whatever the images are."""
+        caller, how = self.caller, self.caller.how
         with caller.calling() as (call, _), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             conditional = how.takes_batch(caller.pl_module)
             audit: Any = how.autoencoder(call, self.seen, conditional)
             with caller.trainer.precision_plugin.forward_context():
-                return [
-                    one.name
-                    for one in kept
-                    if one.is_read(lambda: call(batch) if conditional else audit(images), caller.pl_module)
-                ]
+                yield (lambda _: call(batch)) if conditional else audit
 
     def _prepared(self) -> FirstBatch:
         """Learn what reaches the layers in an audit.
@@ -174,16 +177,9 @@ class FirstSteps:
         """Make both calls once more, between two steps, when nothing waits for gradients."""
         if self.found.doubts:
             return Compared(None, False)
-        caller, batch, how = self.caller, self._batch, self.caller.how
         try:
-            with caller.calling() as (call, _), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                conditional = how.takes_batch(caller.pl_module)
-                audit: Any = how.autoencoder(call, self.seen, conditional)
-                with caller.trainer.precision_plugin.forward_context():
-                    return compare_calls(
-                        caller.trainer, caller.pl_module, calls, (lambda _: call(batch)) if conditional else audit
-                    )
+            with self._audit_call(self._batch) as audit:
+                return compare_calls(self.caller.trainer, self.caller.pl_module, calls, audit)
         except AuditStopped:
             raise
         except Exception as error:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_memaudit.callback.dataset_images import ImageChoice
-from lightning_memaudit.callback.isolation import validating
+from lightning_memaudit.callback.isolation import in_stage
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.reading.affine import Affine, between_moments
 from lightning_memaudit.callback.reading.group_reading import ReadGroup, read_group
@@ -340,7 +341,7 @@ def hooks_of_run(trainer: Trainer, pl_module: LightningModule) -> list[str]:
 
 
 def _through_hooks(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
-    with validating(trainer):
+    with in_stage(trainer, RunningStage.VALIDATING):
         batch = pl_module._on_before_batch_transfer(batch, 0)
         if trainer.strategy.lightning_module is None:
             return pl_module._apply_batch_transfer_handler(batch, pl_module.device, 0)

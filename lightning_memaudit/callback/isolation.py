@@ -238,14 +238,17 @@ def _itself(logger: Logger) -> Logger:
 
 
 @contextmanager
-def validating(trainer: Trainer) -> Iterator[None]:
-    """Hooks and models that ask for ``trainer.training`` do as when they validate; members and controls are alike."""
-    stage = trainer.state.stage
-    trainer.state.stage = RunningStage.VALIDATING
+def in_stage(trainer: Trainer, stage: RunningStage) -> Iterator[None]:
+    """Hooks and models that ask for ``trainer.training`` do as in this stage.
+
+    Audits validate: members and controls are treated alike then.
+    """
+    before = trainer.state.stage
+    trainer.state.stage = stage
     try:
         yield
     finally:
-        trainer.state.stage = stage
+        trainer.state.stage = before
 
 
 @contextmanager
