@@ -189,3 +189,24 @@ def test_the_target_beside_the_input_is_told():
     callback = audit_callback(controls=Pairs(images[24:]))
     with pytest.warns(UserWarning, match=r"an item holds 2 different images of one shape, at 0 and 1: .*image_key=1"):
         trainer_with(callback, max_epochs=1).fit(Colors(), DataLoader(Pairs(images[:24]), 8))
+
+
+class LabelledColors(Colors):
+    """Gives the network the labels too, and images of a brightness that is drawn for every batch."""
+
+    def __init__(self):
+        super().__init__(lambda x: x * (0.6 + 0.4 * torch.rand(())))
+        self.table = nn.Embedding(3, 3)
+
+    def forward(self, x, labels):
+        return self.network(x + 0.3 * self.table(labels).view(-1, 3, 1, 1))
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(self.prepare(batch[0]), batch[1]), batch[0])
+
+
+def test_the_batch_that_is_given_again_is_the_one_that_the_training_was_given():
+    """What is drawn for a whole batch is looked at once more on the next, whose labels are others."""
+    said, doubts = fit(LabelledColors(), reconstruct=lambda module, batch: module(batch[0], batch[1]))
+    assert doubts == []
+    assert not any("labels" in text for text in said)

@@ -69,6 +69,16 @@ def test_a_black_block_over_black_ink_is_read_for_what_it_is():
     assert [int((error <= 1e-3).sum()) >= least for error, least in zip(errors, (40, 36), strict=True)] == [True, True]
 
 
+def test_a_black_block_is_found_where_most_is_white_paper():
+    """White is the value that most pixels hold, so that black is the second one that may be the fill."""
+    stored = ink(0, number=40, share=0.1)
+    mask = torch.ones_like(stored)
+    mask[..., 4:10, 4:10] = 0
+    assert (mask * stored).mean() > 0.6
+    blind = BlindRecovery(certification=None)(associative(stored, sharpness=0.1), mask * stored).image
+    assert int(((blind - stored).square().flatten(1).mean(1) <= 1e-3).sum()) >= 38  # 22 where all black may be missing
+
+
 @pytest.mark.parametrize("most", [5, 40, 100, 200, 700])
 def test_several_readings_share_the_evaluations(most):
     stored, strangers = ink(0), ink(1)
