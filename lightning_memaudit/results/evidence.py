@@ -4,7 +4,7 @@ One assumption carries all of it: an image that was not memorized is exchangeabl
 any order by what came back is as likely as any other, whatever the autoencoder, the masks and the measure are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ ANY = "any"
 """Stands for a pattern where an image may have come back from any of them."""
 
 ANY_SHARE = 0.5
-"""Of the significance, where there are several patterns: the rest is for the patterns one by one."""
+"""Of the significance, where there are several patterns: the rest is for some of them."""
 
 _ROUNDING = 1e-9
 """A chance of 1 in 40 is 2.5%, however the digits of its quotient end."""
@@ -61,8 +61,8 @@ class Evidence:
     """What speaks for the images that came back, against chance.
 
     Attributes:
-        pattern: From which the images that count came back: :data:`ANY`, or the one that tells where from all together
-            controls come back too.
+        pattern: From which the images that count came back: :data:`ANY`, or those that tell where from all together
+            controls come back too, their names joined by commas.
         p_value: Chance that so many of those that came back are members if none was memorized: Fisher's exact test,
             allowing for the patterns that were tried.
         enough: Whether controls come back at no more than a fifth of the members' rate.
@@ -92,25 +92,50 @@ class Evidence:
         return self.enough and is_significant(self.p_value)
 
 
-def weigh(found: Mapping[str, Flags]) -> Evidence:
-    """Weigh what came back: from any pattern, and from each.
+def sets_of_patterns(num_back: Sequence[int]) -> list[list[int]]:
+    """Which patterns are tested together: all, each by itself, and the hardest two, three, and so on.
 
-    With one pattern there is one test. With P of them the test of :data:`ANY` has half of the significance, and each
-    pattern's an equal part of the other half (Bonferroni): a pattern from which everything comes back hides nothing
-    then that others show.
+    The hardest are those from which the fewest images came back, members and controls together: an order that tells
+    nobody which group an image is of, so that the tests of what it leads to hold. A pattern from which everything comes
+    back is the last in it, and hides nothing that the others show together.
 
     Args:
-        found: By the name of a pattern; with several, :data:`ANY` is the first.
+        num_back: Of each pattern, how many images of both groups came back beyond every baseline.
+
+    Returns:
+        Of each set the positions of its patterns, ascending; all of them are the first.
+
+    >>> sets_of_patterns([60, 11, 20])  # an easy one, and two that are hard
+    [[0, 1, 2], [0], [1], [2], [1, 2]]
+    >>> sets_of_patterns([5])
+    [[0]]
     """
-    names = list(found)
-    shares = dict.fromkeys(names, 1.0)
-    if len(names) > 1:
-        shares = {name: ANY_SHARE if name == ANY else (1 - ANY_SHARE) / (len(names) - 1) for name in names}
-    every = [_weigh_one(name, flags, shares[name], max(1, len(names) - 1)) for name, flags in found.items()]
+    every = list(range(len(num_back)))
+    if len(every) == 1:
+        return [every]
+    hardest = sorted(every, key=lambda i: num_back[i])
+    return [every, *([i] for i in every), *(sorted(hardest[:k]) for k in every[2:])]
+
+
+def weigh(found: Mapping[str, Flags], num_patterns: int = 1) -> Evidence:
+    """Weigh what came back: from any pattern, and from some of them.
+
+    With one pattern there is one test. With several the test of :data:`ANY` has half of the significance, and every
+    other an equal part of the other half (Bonferroni). What came back from any counts where that tells. Where it does
+    not, those patterns count that show the most images to be memorized, of those that tell.
+
+    Args:
+        found: By the name of a pattern, or of several together; with several patterns, :data:`ANY` is the first.
+        num_patterns: How many there are.
+    """
+    shares = dict.fromkeys(found, 1.0)
+    if len(found) > 1:
+        shares = {name: ANY_SHARE if name == ANY else (1 - ANY_SHARE) / (len(found) - 1) for name in found}
+    every = [_weigh_one(name, flags, shares[name], num_patterns) for name, flags in found.items()]
     telling = [one for one in every if one.tells]
     if not telling or every[0].tells:
         return every[0]
-    return min(telling, key=lambda one: one.p_value)
+    return max(telling, key=lambda one: (one.at_least, -one.p_value))
 
 
 def _weigh_one(name: str, flags: Flags, share: float, num_patterns: int) -> Evidence:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lightning_memaudit.results.came_back import CameBack, any_gain, came_back, flags, in_any, inpainter_fails
 from lightning_memaudit.results.comparability import GroupDifference, differences
 from lightning_memaudit.results.cost import cost_sentences
-from lightning_memaudit.results.evidence import ANY, Evidence, Flags, weigh
+from lightning_memaudit.results.evidence import ANY, Evidence, Flags, sets_of_patterns, weigh
 from lightning_memaudit.results.findings import Finding, GroupCounts, GroupFinding, Reconstruction
 from lightning_memaudit.results.gain import Gain, best_gains
 from lightning_memaudit.results.image_columns import ImageColumns
@@ -57,6 +57,7 @@ class Judgement:
         method: The audited, blind method.
         inpainter: The generic one; None where it did not run.
         overall: Over all patterns, every image counted once.
+        counted: What the verdict counts: ``overall``, or the same for those patterns that the evidence is from.
         patterns: The same for each pattern.
         testable: Members that the inpainter fails on in at least one pattern: on the others nothing could be shown.
         range_used: Share of the range from 0 to 1 that 19 of 20 members use no more of; None where that was not known.
@@ -96,6 +97,7 @@ class Judgement:
     method: str
     inpainter: str | None
     overall: Finding
+    counted: Finding
     patterns: tuple[Finding, ...]
     testable: Proportion | None
     reconstruction: dict[str, Reconstruction]
@@ -116,14 +118,8 @@ class Judgement:
     cuts: tuple[str, ...] = ()
 
     @property
-    def counted(self) -> Finding:
-        """What the verdict counts: what came back from any pattern, or from the one that the evidence is from."""
-        told = None if self.evidence is None or len(self.patterns) == 1 else self.evidence.pattern
-        return next((one for one in self.patterns if one.pattern == told), self.overall)
-
-    @property
     def num_memorized(self) -> int | None:
-        """Members memorized in any pattern, or in the one that is counted; None where no inpainter ran."""
+        """Members memorized in any pattern, or in those that are counted; None where no inpainter ran."""
         return None if self.counted.members.memorized is None else self.counted.members.memorized.count
 
     @property
@@ -145,7 +141,6 @@ class Judgement:
         """Plain Python, for JSON."""
         plain: dict[str, Any] = _plain(asdict(self))
         del plain["doubts"], plain["cuts"], plain["untested"], plain["range_used"]
-        plain["counted"] = _plain(asdict(self.counted))
         plain["gain"] = None if self.gain is None else self.gain.to_dict()
         # Only where there are any: a report without them is what it was before they were known of.
         plain |= {"doubts": [doubt._asdict() for doubt in self.doubts]} if self.doubts else {}
@@ -181,14 +176,13 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
     aligned = all(np.array_equal(places[0], one) for one in places)
     back = {group: came_back(images, group, patterns, method, inpainter) for group in groups}
 
-    def finding(name: str, chosen: slice) -> Finding:
-        counted = {
-            group: in_any(one.beyond[chosen] if inpainter else one.recovered[chosen]) for group, one in back.items()
-        }
+    def finding(name: str, chosen: list[int]) -> Finding:
+        names = [patterns[i] for i in chosen]
+        counted = {group: in_any((one.beyond if inpainter else one.recovered)[chosen]) for group, one in back.items()}
         found = {
             group: GroupFinding(
                 Proportion.of(in_any(one.recovered[chosen])),
-                Proportion.of(in_any(flags(images, group, patterns[chosen], inpainter))) if inpainter else None,
+                Proportion.of(in_any(flags(images, group, names, inpainter))) if inpainter else None,
                 Proportion.of(counted[group]) if inpainter else None,
             )
             for group, one in back.items()
@@ -196,12 +190,12 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         difference = Difference.of(counted["members"], counted["controls"], aligned) if "controls" in groups else None
         return Finding(name, found["members"], found.get("controls"), difference)
 
+    overall = counted = finding(ANY, list(range(len(patterns))))
     evidence = gain = None
     if "controls" in groups:
-        members, controls = (back[group] for group in GROUPS)
-        tested = {ANY: slice(None)} if len(patterns) > 1 else {}
-        tested |= {pattern: slice(i, i + 1) for i, pattern in enumerate(patterns)}
-        evidence = weigh({name: _flags(members, controls, chosen) for name, chosen in tested.items()})
+        evidence, told_by = _weigh(patterns, *(back[group] for group in GROUPS))
+        if len(told_by) < len(patterns):
+            counted = finding(evidence.pattern, told_by)
     if any(any_gain(images, pattern, method) for pattern in patterns):
         none = np.full((len(patterns), 0), np.nan)
         gain = Gain.of(patterns, back["members"].gains, back["controls"].gains if "controls" in groups else none)
@@ -217,8 +211,9 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         threshold_db=float(first["threshold_db"]),
         method=method,
         inpainter=inpainter,
-        overall=finding(ANY, slice(None)),
-        patterns=tuple(finding(pattern, slice(i, i + 1)) for i, pattern in enumerate(patterns)),
+        overall=overall,
+        counted=counted,
+        patterns=tuple(finding(pattern, [i]) for i, pattern in enumerate(patterns)),
         testable=Proportion.of(in_any(inpainter_fails(images, "members", patterns))) if inpainter else None,
         reconstruction={
             group: _reconstruction(images[group, patterns[0], method], float(first["threshold_db"])) for group in groups
@@ -241,7 +236,17 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
     )
 
 
-def _flags(members: CameBack, controls: CameBack, chosen: slice) -> Flags:
+def _weigh(patterns: Sequence[str], members: CameBack, controls: CameBack) -> tuple[Evidence, list[int]]:
+    """The evidence, and the positions of the patterns that it is from."""
+    sets = sets_of_patterns((members.beyond.sum(1) + controls.beyond.sum(1)).tolist())
+    names = [ANY if len(one) == len(patterns) > 1 else ", ".join(patterns[i] for i in one) for one in sets]
+    evidence = weigh(
+        {name: _flags(members, controls, one) for name, one in zip(names, sets, strict=True)}, len(patterns)
+    )
+    return evidence, sets[names.index(evidence.pattern)]
+
+
+def _flags(members: CameBack, controls: CameBack, chosen: list[int]) -> Flags:
     """What came back from some patterns, with the best gain of each image among those that it came back from."""
     both = [
         (in_any(one.beyond[chosen]), best_gains(np.where(one.beyond[chosen], one.gains[chosen], -np.inf)))

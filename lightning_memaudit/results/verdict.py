@@ -169,8 +169,14 @@ def conclude(
 
 
 def _from(judgement: Judgement) -> str:
-    """Where it is one of several patterns that counts, which."""
-    return "" if judgement.counted is judgement.overall else f" from {judgement.counted.pattern}"
+    """Where some of several patterns count, which."""
+    return "" if judgement.counted is judgement.overall else f" from {_counted_patterns(judgement)}"
+
+
+def _counted_patterns(judgement: Judgement) -> str:
+    """Those that count, as a sentence has them."""
+    first, _, last = judgement.counted.pattern.rpartition(", ")
+    return f"{first} and {last}" if first else last
 
 
 def _by(judgement: Judgement) -> str:
@@ -260,7 +266,7 @@ def _found(judgement: Judgement) -> str:
     elif judgement.inpainter is not None:
         counted += f" where {judgement.inpainter} inpainting, which does not know the autoencoder, fails"
     if judgement.counted is not judgement.overall:
-        counted += f", from {judgement.counted.pattern} alone: from all of {where} together, controls come back too"
+        counted += f", from {_counted_patterns(judgement)} alone: from all of {where} together, controls come back too"
     else:
         counted += f", from {where}" if len(patterns) == 1 else f", once each, from any of {where}"
     method = words(judgement.method)

@@ -14,6 +14,7 @@ from lightning_memaudit.results.evidence import (
     exact_test,
     false_discovery_rates,
     is_significant,
+    sets_of_patterns,
     weigh,
 )
 from lightning_memaudit.results.gain import MEAN, Gain, PatternGain
@@ -111,11 +112,47 @@ def test_a_pattern_from_which_all_comes_back_hides_no_other():
         Flags(everything, everything, 9.0 * everything, 9.0 * everything),
         Flags(some, nothing, np.where(some, 9.0, -1.0), np.full(60, -1.0)),
     )
-    found = weigh({ANY: easy, "random-0.1": easy, "random-0.9": hard})
+    found = weigh({ANY: easy, "random-0.1": easy, "random-0.9": hard}, 2)
     assert (found.pattern, found.tells, found.num_patterns) == ("random-0.9", True, 2)
     assert found.p_value == pytest.approx(4 * exact_test(11, 60, 0, 60))
-    alone = weigh({ANY: hard, "random-0.1": easy, "random-0.9": hard})
+    alone = weigh({ANY: hard, "random-0.1": easy, "random-0.9": hard}, 2)
     assert (alone.pattern, alone.p_value) == (ANY, pytest.approx(2 * exact_test(11, 60, 0, 60)))
+
+
+def weighed(members, controls):
+    """What is told of what came back, (patterns, images) bool each."""
+    names = [f"p{i}" for i in range(len(members))]
+    flagged = {}
+    for one in sets_of_patterns((members.sum(1) + controls.sum(1)).tolist()):
+        name = ANY if len(one) == len(names) else ", ".join(names[i] for i in one)
+        back = members[one].any(0), controls[one].any(0)
+        flagged[name] = Flags(*back, *(9.0 * flags for flags in back))
+    return weigh(flagged, len(names))
+
+
+def test_an_easy_pattern_hides_nothing_of_what_others_show_together():
+    one, two = np.arange(50) < 30, (np.arange(50) >= 15) & (np.arange(50) < 45)
+    nothing = np.zeros(50, dtype=bool)
+    found = weighed(np.stack([np.ones(50, dtype=bool), one, two]), np.stack([np.arange(50) < 20, nothing, nothing]))
+    assert (found.pattern, found.tells, found.num_patterns) == ("p1, p2", True, 3)
+    # Half of the significance is that of all patterns; the three alone and the two hardest share the other half.
+    assert found.p_value == pytest.approx(8 * exact_test(45, 50, 0, 50))
+    assert found.at_least > at_least(30, 50, 0, 50)
+
+
+def test_memory_is_seldom_seen_where_there_is_none_and_seldom_too_much_of_it():
+    rng = np.random.default_rng(12)
+    alarms = overstated = 0
+    for _ in range(500):
+        rates = rng.random((4, 1)) ** 2
+        image = rng.random((1, 80))  # images that are easy in one pattern are in others
+        back = rng.random((4, 80)) * 0.5 + 0.5 * image < rates
+        alarms += weighed(back[:, :40], back[:, 40:]).tells
+        memorized = np.arange(40) < 12
+        found = weighed(back[:, :40] | (memorized & (rng.random((4, 40)) < 0.8)), back[:, 40:])
+        overstated += found.tells and found.at_least > 12
+    assert alarms <= 0.025 * 500 + 3 * (0.025 * 0.975 * 500) ** 0.5
+    assert overstated <= 0.025 * 500 + 3 * (0.025 * 0.975 * 500) ** 0.5
 
 
 def test_one_in_forty_is_two_and_a_half_percent():
