@@ -176,7 +176,7 @@ def _from(judgement: Judgement) -> str:
 def _counted_patterns(judgement: Judgement) -> str:
     """Those that count, as a sentence has them."""
     first, _, last = judgement.counted.pattern.rpartition(", ")
-    return f"{first} and {last}" if first else last
+    return f"{first} or {last}" if first else last
 
 
 def _by(judgement: Judgement) -> str:

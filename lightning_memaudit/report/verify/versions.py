@@ -9,6 +9,8 @@ RULES = (0, 3, 4)
 """From here on no order chooses the audited method, or which repeats count, and low contrast makes no repeats."""
 THRESHOLD = (0, 3, 5)
 """From here on images count once that are as alike as what counts as recovered."""
+TOGETHER = (0, 3, 6)
+"""From here on several of the patterns are weighed together, where all of them together tell nothing."""
 
 
 def named_version(run: Mapping[str, Any]) -> str:
@@ -22,5 +24,14 @@ def is_before(run: Mapping[str, Any], version: tuple[int, ...]) -> bool:
     >>> [is_before({"versions": {"lightning_memaudit": one}}, RULES) for one in ("0.3.3", "0.3.4", "", "1.0.dev0")]
     [True, False, False, False]
     """
-    parts = named_version(run).split(".")
+    return is_earlier(named_version(run), version)
+
+
+def is_earlier(named: str, version: tuple[int, ...]) -> bool:
+    """The same of the version itself.
+
+    >>> is_earlier("0.3.5", TOGETHER), is_earlier("0.3.6", TOGETHER)
+    (True, False)
+    """
+    parts = named.split(".")
     return all(part.isdecimal() for part in parts) and tuple(map(int, parts)) < version

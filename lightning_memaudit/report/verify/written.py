@@ -9,7 +9,9 @@ from lightning_memaudit.report.checkpoint import read_checkpoint
 from lightning_memaudit.report.document import SELF_HASH, build_document, seal
 from lightning_memaudit.report.manifest import PAGES, read_manifest
 from lightning_memaudit.report.verify.check import NOT_TRUE, OLDER, OTHER_WEIGHTS, Check, differences
+from lightning_memaudit.report.verify.versions import TOGETHER, is_earlier
 from lightning_memaudit.results.chain import SEAL, audit_sha256, by_audit, complete_sha256, seal_holds
+from lightning_memaudit.results.evidence import ANY
 from lightning_memaudit.results.files import is_own
 from lightning_memaudit.results.hashes import file_sha256, tensors_sha256
 from lightning_memaudit.results.run_folder import AUDITS, IMAGES, MANIFEST, OWN_CONFIG, RUN, RunFolder
@@ -34,6 +36,11 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
         return Check(name, False, detail, OLDER)
     again = build_document(folder)
     version = document["tool"]["version"]
+    if is_earlier(version, TOGETHER) and _some_patterns_count(again):
+        detail = (
+            f"which of its patterns count was decided by other rules in version {version}: make it again with `report`"
+        )
+        return Check(name, None, detail)
     if version != __version__:
         again, document = _facts(again), _facts(document)
     if SEAL not in folder.sealed_run():
@@ -46,6 +53,12 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
         return Check(name, False, f"{RUN} was written again since, as by a run that is resumed", OLDER)
     other = "" if version == __version__ else f"; the report says that version {version} made it, this is {__version__}"
     return Check(name, False, different + other, NOT_TRUE)
+
+
+def _some_patterns_count(document: Mapping[str, Any]) -> bool:
+    """Whether not all of at least three patterns count; of fewer, the same do by all rules."""
+    judgement = document["judgement"]
+    return len(judgement["patterns"]) > 2 and judgement["counted"]["pattern"] != ANY
 
 
 def is_older(folder: RunFolder, document: Mapping[str, Any]) -> bool:

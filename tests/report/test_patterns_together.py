@@ -1,0 +1,69 @@
+"""An easy pattern, from which controls come back too, takes nothing away from what the others show together."""
+
+import json
+
+import pytest
+import torch
+
+from lightning_memaudit import audit
+from lightning_memaudit.report.document import read_document, seal
+from lightning_memaudit.report.verify import verify
+from lightning_memaudit.report.write import write_report
+from lightning_memaudit.results.run_folder import RunFolder
+
+IMAGES = torch.rand(60, 1, 12, 12, generator=torch.Generator().manual_seed(3))
+MEMBERS, CONTROLS = IMAGES[:30], IMAGES[30:]
+HARD = {"block-0.25": 20, "random-0.5": 10}
+"""From the first only the first so many members come back, from the second only the last so many."""
+
+
+def f(images):
+    """It remembers members, some behind one pattern and some behind another; what hardly lacks anything it corrects."""
+    shown = images.flatten(1)
+    distances = torch.cdist(shown, IMAGES.flatten(1)) / shown.shape[1] ** 0.5
+    block = (images[:, 0] == 0).float().mean((1, 2)) < 0.4
+    first, last = torch.arange(30) < HARD["block-0.25"], torch.arange(30) >= 30 - HARD["random-0.5"]
+    nearest = distances[:, :30].argmin(1)
+    returned = torch.where(torch.where(block, first[nearest], last[nearest])[:, None, None, None], IMAGES[nearest], 0.5)
+    easy = distances.min(1).values < 0.2
+    return torch.where(easy[:, None, None, None], IMAGES[distances.argmin(1)], returned)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("together") / "memaudit")
+    folder.write_run({})
+    methods = ["autoencoder_iterations", "biharmonic"]
+    audit(f, MEMBERS, CONTROLS, patterns=["random-0.05", *HARD], methods=methods).append_to(folder)
+    write_report(folder, figures=False)
+    return folder
+
+
+def test_the_headline_counts_what_the_hard_patterns_show_together(folder):
+    document = read_document(folder)
+    overall = document["judgement"]["overall"]
+    assert overall["controls"]["memorized"]["count"] > 0.2 * 30  # the easy one hides all, where all are taken together
+    assert document["verdict"]["headline"] == (
+        "Memorized: 30 of 30 training images came back from block-0.25 or random-0.5 by autoencoder "
+        "iterations recovery."
+    )
+    assert document["judgement"]["counted"]["pattern"] == "block-0.25, random-0.5"
+    assert document["judgement"]["evidence"]["at_least"] > HARD["block-0.25"]
+    assert "from block-0.25 or random-0.5 alone: from all of" in document["verdict"]["found"]
+    assert "block-0.25 or random-0.5" in (folder.path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("version", "passed"), [("0.3.5", None), (None, False)])
+def test_a_report_by_the_rules_of_before_is_not_called_untrue(folder, version, passed):
+    document = read_document(folder)
+    before = json.loads(json.dumps(document))
+    evidence, single = document["judgement"]["evidence"], document["judgement"]["patterns"][1]
+    evidence |= {"pattern": single["pattern"], "p_value": evidence["p_value"] / 2}
+    document["judgement"]["counted"] = single
+    document["tool"]["version"] = version or document["tool"]["version"]
+    (folder.path / "report.json").write_text(json.dumps(seal(document)))
+    try:
+        found = {check.name: check.passed for check in verify(folder)}
+    finally:
+        (folder.path / "report.json").write_text(json.dumps(before))
+    assert found["the report follows from the results files"] is passed
