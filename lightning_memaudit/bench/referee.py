@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from lightning_memaudit.bench.common import tell, write_and_show
+from lightning_memaudit.results.comparability import APPEARANCE
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.judgement import judge
 from lightning_memaudit.results.names import INPAINTER
@@ -113,7 +114,7 @@ def simulated_columns(groups: dict[str, Gains]) -> ImageColumns:
     columns = {}
     for group, gains in groups.items():
         nothing, no = np.full(gains.shape[1], np.nan), np.zeros(gains.shape[1], dtype=bool)
-        shared = dict.fromkeys(("brightness", "contrast", "roughness", "ssim", "mask_accuracy", "score"), nothing)
+        shared = dict.fromkeys((*APPEARANCE, "ssim", "mask_accuracy", "score"), nothing)
         shared |= {"position": np.arange(gains.shape[1]), "image": np.arange(gains.shape[1])}
         shared |= dict.fromkeys(("certified", "diverged", "failed"), no)
         # The own error tells little here, only that unseen images do not pass through as members do: what it tells is

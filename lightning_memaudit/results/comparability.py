@@ -15,8 +15,8 @@ from scipy.stats import ks_2samp
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.names import INPAINTER
 
-APPEARANCE = ("brightness", "contrast", "roughness", "value_range")
-"""Columns that are numbers of the intact images alone."""
+APPEARANCE = ("brightness", "contrast", "roughness", "value_range", "vertical_balance", "direction")
+"""Columns that are numbers of the intact images alone; the last two tell images from turned ones."""
 
 MAX_FALSE_ALARM = 1e-3
 """Chance at most that groups of one source are taken for different ones, all quantities together (Bonferroni)."""
@@ -57,13 +57,12 @@ def compare_groups(quantities: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> tup
     Args:
         quantities: Values of members (n,) and controls (m,) by name; what is not finite is left out.
     """
+    known = {name: (_finite(members), _finite(controls)) for name, (members, controls) in quantities.items()}
+    known = {name: groups for name, groups in known.items() if all(map(len, groups))}
     found = []
-    for name, groups in quantities.items():
-        members, controls = (_finite(values) for values in groups)
-        if not len(members) or not len(controls):
-            continue
+    for name, (members, controls) in known.items():
         test = ks_2samp(members, controls)
-        if test.pvalue <= MAX_FALSE_ALARM / len(quantities) and test.statistic >= LEAST_DISTANCE:
+        if test.pvalue <= MAX_FALSE_ALARM / len(known) and test.statistic >= LEAST_DISTANCE:
             medians = float(np.median(members)), float(np.median(controls))
             found.append(GroupDifference(name, *medians, float(test.statistic), float(test.pvalue)))
     return tuple(sorted(found, key=lambda one: one.p_value))

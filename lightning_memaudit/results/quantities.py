@@ -63,6 +63,8 @@ QUANTITIES = (
     Quantity("contrast", "standard deviation of the image's values"),
     Quantity("roughness", "root mean square difference of neighbouring pixels"),
     Quantity("value_range", "largest less smallest of the image's values"),
+    Quantity("vertical_balance", "mean of the lower half less that of the upper half"),
+    Quantity("direction", "how much more neighbours differ down the image than across it, from -1 to 1"),
     Quantity("certified", failed=False, in_tables=("images",)),
     Quantity("diverged", failed=False, in_tables=("images",)),
     Quantity("failed", failed=True),

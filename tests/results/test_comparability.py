@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import ks_2samp
+from skimage.data import lfw_subset
 
+from lightning_memaudit import audit
 from lightning_memaudit.measurement.metrics import APPEARANCE as MEASURED
 from lightning_memaudit.results.comparability import APPEARANCE, compare_groups
 
@@ -53,3 +55,30 @@ def test_appearance_of_images_of_any_shape(shape):
     assert found["brightness"] == pytest.approx(images.double().mean((1, 2, 3)).numpy())
     assert found["contrast"] == pytest.approx(images.numpy().std((1, 2, 3)))
     assert found["value_range"] == pytest.approx(np.ptp(images.flatten(1).numpy(), axis=1))
+    assert all(np.isfinite(found[name]).all() for name in ("vertical_balance", "direction"))
+    turned = {name: metric(images.flip(2)).numpy() for name, metric in MEASURED.items()}
+    assert turned["vertical_balance"] == pytest.approx(-found["vertical_balance"], abs=1e-6)
+    transposed = MEASURED["direction"](images.transpose(2, 3)).numpy()
+    assert transposed == pytest.approx(-found["direction"], abs=1e-6)
+
+
+FACES = torch.from_numpy(lfw_subset()[:100]).float()[
+    torch.randperm(100, generator=torch.Generator().manual_seed(4)), None
+]
+TURNED = {"vertical_balance": lambda x: x.flip(2), "direction": lambda x: x.transpose(2, 3)}
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_faces_that_are_turned_are_no_controls_of_upright_ones(name):
+    """What returns all upright faces alike, and no turned ones, remembers none of them."""
+    members, controls = FACES[:50], FACES[50:]
+    mean, basis = FACES.flatten(1).mean(0), torch.linalg.svd(FACES.flatten(1) - FACES.flatten(1).mean(0))[2][:60]
+
+    def upright(images):
+        return ((images.flatten(1) - mean) @ basis.T @ basis + mean).view_as(images)
+
+    how = {"patterns": ["block-0.1"], "methods": ["blind", "biharmonic"], "threshold_db": 26}
+    turned = audit(upright, members, TURNED[name](controls), **how)
+    assert "groups_differ" in turned.verdict.reasons
+    assert name in {one.name for one in turned.judgement.group_differences}
+    assert "groups_differ" not in audit(upright, members, controls, **how).verdict.reasons
