@@ -67,11 +67,12 @@ def contradictions(judgement: Judgement) -> list[Reason]:
         )
     told = own_error_tells(judgement)
     if told is not None:
+        few = "no image" if not back.count else f"no more than {of(back)}"
         doubts.append(
             Reason(
                 "own_error_gap",
                 "its own output tells them from other images",
-                f"{told} Who was trained on shows in its error, though no image came back.",
+                f"{told} Who was trained on shows in its error, though {few} came back.",
                 "Audit with patterns that hide less, and with other methods: something keeps what is stored from "
                 "coming back.",
             )
