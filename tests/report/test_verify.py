@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import torch
-from forgery import change_rows, recount, resign
+from forgery import change_rows, change_run, recount, resign
 
 from lightning_memaudit.cli.main import main
 from lightning_memaudit.report.document import read_document, seal
@@ -50,6 +50,20 @@ def test_true_report_is_true(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"The report is true. NOT CHECKED: {'; '.join(ALWAYS_UNCHECKED)}."
     assert [line.split(": ")[1] for line in lines if line.startswith("- NOT CHECKED")] == ALWAYS_UNCHECKED
+
+
+def test_without_saved_recoveries_results_are_not_called_true(run, capsys):
+    for path in (run.path / "recoveries").iterdir():
+        path.unlink()
+    change_run(run, lambda content: content["settings"].update(save_recoveries=0))
+    resign(run)
+    write_report(run, figures=False)
+    assert main(["verify", str(run.path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(
+        "The report follows from its results; no recovery was saved that could show these to be true."
+    )
+    assert "recoveries score as the results say" in last.partition("NOT CHECKED: ")[2].split("; ")
 
 
 def test_verify_finds_a_changed_report(run, capsys):
