@@ -143,7 +143,7 @@ def conclude(
             doubts = [not_above_controls(judgement), *about_untested(judgement)]
             if passes_images_through(judgement):
                 doubts.append(identity_like(judgement))
-            # Too few: what other methods bring back says why, as it does where nothing came back, and so does f's error.
+            # Too few: what other methods bring back says why, as where nothing came back, and so does f's own error.
             doubts += [one for one in contradictions(judgement) if one.code in ("patterns_too_hard", "own_error_gap")]
         return _inconclusive(what, [*output, *training, *doubts], found, certainty, cautions)
     # What the output is taken for comes first: all that speaks against absence would only repeat it in other words.

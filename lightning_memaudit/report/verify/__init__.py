@@ -23,7 +23,6 @@ from lightning_memaudit.report.verify.check import NOT_TRUE, Check, guarded, gua
 from lightning_memaudit.report.verify.unchecked import unchecked
 from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
 
-
 SCORED = "recoveries score as the results say"
 """The check on which it hangs whether anything but the results themselves speaks for them."""
 
