@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from undrawn import drawing, undrawn
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -34,6 +35,19 @@ def _nothing_waits_for_the_disk():
     """No test cuts the power: what is written outlives a killed process without reaching the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn():
+    with undrawn():
+        yield
+
+
+@pytest.fixture
+def drawn():
+    """Charts as they are, in a test that looks at them."""
+    with drawing():
         yield
 
 
