@@ -1,5 +1,6 @@
 """What every test shares: one thread, seeded randomness, and nothing left behind for the next test."""
 
+import gc
 import os
 import random
 import sys
@@ -42,6 +43,13 @@ def _nothing_waits_for_the_disk():
 def _undrawn():
     with undrawn():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_is_imported_is_no_garbage():
+    """Else every collection looks through it anew, and in a process that was forked copies it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -93,6 +93,7 @@ class Exchanged(Watched):
             self.data.items = torch.cat([self.others, self.data.items[len(self.others) :]])
 
 
+@pytest.mark.usefixtures("reads_here")
 @pytest.mark.parametrize("number", [10, 20])
 @pytest.mark.parametrize(("begin", "max_epochs", "is_told"), [(1, 3, False), (1, 8, True), (5, 9, True)])
 def test_images_that_are_exchanged_in_the_middle_are_counted(number, begin, max_epochs, is_told):
@@ -104,12 +105,14 @@ def test_images_that_are_exchanged_in_the_middle_are_counted(number, begin, max_
     assert len(told) == is_told
 
 
+@pytest.mark.usefixtures("reads_here")
 def test_few_exchanged_images_are_no_matter():
     data = Items(MEMBERS)
     doubts, told, _ = run(data, module=Exchanged(data, images(2, seed=2)), max_epochs=8)
     assert (doubts, told) == ({}, [])
 
 
+@pytest.mark.usefixtures("reads_here")
 def test_controls_that_join_the_training_are_counted():
     data = Items(MEMBERS)
     doubts, told, module = run(data, module=Exchanged(data, CONTROLS[:3]))
@@ -143,6 +146,7 @@ def flips(image):
     return image.flip(-1) if torch.rand(()) < 0.5 else image
 
 
+@pytest.mark.usefixtures("reads_here")
 @pytest.mark.parametrize(
     ("train", "how"),
     [
@@ -174,6 +178,7 @@ def test_images_that_never_come_as_they_were_read_are_a_doubt():
     assert told == []  # reading them twice has told it before
 
 
+@pytest.mark.usefixtures("reads_here")
 @pytest.mark.parametrize("resumed", [False, True])
 def test_what_was_given_before_a_run_was_resumed_counts(resumed):
     loader, controls = DataLoader(Items(MEMBERS), 5), DataLoader(Items(CONTROLS), 5)
@@ -198,6 +203,7 @@ def test_passed_members_that_are_not_trained_on_are_a_doubt_where_nothing_change
     assert len(told) == (number > 0 and not augmented)  # of none, the first batch has told
 
 
+@pytest.mark.usefixtures("reads_here")
 def test_a_callback_can_be_pickled_after_a_run():
     callback = audit_callback(num_members=NUM, num_controls=NUM)
     data = DataLoader(Items(MEMBERS, lambda image: image), 5)
