@@ -1,5 +1,6 @@
 """What every test shares: one thread, seeded randomness, and nothing left behind for the next test."""
 
+import gc
 import os
 import random
 import sys
@@ -7,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from undrawn import drawing, undrawn
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -34,6 +36,26 @@ def _nothing_waits_for_the_disk():
     """No test cuts the power: what is written outlives a killed process without reaching the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn():
+    with undrawn():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_is_imported_is_no_garbage():
+    """Else every collection looks through it anew, and in a process that was forked copies it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def drawn():
+    """Charts as they are, in a test that looks at them."""
+    with drawing():
         yield
 
 

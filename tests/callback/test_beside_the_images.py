@@ -10,6 +10,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from training_runs import Items, audit_callback, images, trainer_with
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 LABELS = torch.arange(8) % 4
 
 

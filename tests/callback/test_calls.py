@@ -13,6 +13,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from training_runs import audit_callback, images, trainer_with
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 MAPS = (images(8, 5) > 0.5).float()
 LABELS = torch.arange(8) % 4
 
@@ -101,6 +103,7 @@ def two_channels(module, x):
     return module.network(torch.cat([x, torch.zeros_like(x)], 1))
 
 
+@pytest.mark.usefixtures("without_report")
 @pytest.mark.parametrize("noise", [0.0, 1.0], ids=["plain", "with dropout"])
 @pytest.mark.parametrize("name", TOLD)
 def test_what_makes_a_difference_is_a_doubt(name, noise):
@@ -111,6 +114,7 @@ def test_what_makes_a_difference_is_a_doubt(name, noise):
     assert len([text for text in said if re.search(words, text)]) == 1, said
 
 
+@pytest.mark.usefixtures("without_report")
 @pytest.mark.parametrize("name", SILENT)
 def test_what_makes_none_or_is_drawn_is_silent(name):
     said, doubts = fit(Run(SILENT[name]))

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 from training_runs import audit_callback, trainer_with
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 LABELS = torch.arange(24) % 3
 
 
@@ -87,6 +89,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.usefixtures("without_report")
 @pytest.mark.parametrize("name", RANDOM)
 def test_augmentation_is_a_warning_and_no_doubt(name):
     said, doubts = fit(Colors(RANDOM[name]))
@@ -95,6 +98,7 @@ def test_augmentation_is_a_warning_and_no_doubt(name):
     assert doubts == []
 
 
+@pytest.mark.usefixtures("without_report")
 @pytest.mark.parametrize("name", DENOISING)
 def test_what_denoising_takes_is_silent(name):
     assert fit(Colors(DENOISING[name])) == ([], [])

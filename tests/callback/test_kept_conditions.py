@@ -13,6 +13,8 @@ from training_runs import audit_callback, images, trainer_with
 
 from lightning_memaudit.callback.kept_conditions import KeptConditions
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 LABELS = torch.tensor([1, 3, 2, 0, 3, 0, 1, 2])
 
 

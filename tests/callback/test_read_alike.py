@@ -6,6 +6,8 @@ import torch
 from torch.utils.data import DataLoader
 from training_runs import Items, Module, audit_callback, fit, images, rows, saved_truth
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 TRAIN, OTHERS = images(8), images(8, seed=1)
 
 

@@ -19,6 +19,8 @@ from training_runs import Items, Module, audit_callback, images, trainer_with
 from lightning_memaudit.callback.isolation import Buffers, silent_loggers, undisturbed
 from lightning_memaudit.results.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 
 class RunningRange(Module):
     """Scales by the largest value that it has seen, also in evaluation."""

@@ -20,7 +20,7 @@ from lightning_memaudit.results.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("reads_here", "without_page")
 
-FAST = ["--memaudit.methods=[paper_blind]", "--memaudit.patterns=[random-0.5]"]
+FAST = ["--memaudit.methods=[paper_blind]", "--memaudit.patterns=[random-0.5]", "--memaudit.figures=false"]
 CHECKPOINT = "runs/quickstart/checkpoints/last.ckpt"
 RESULTS = "runs/quickstart/audits/last"
 

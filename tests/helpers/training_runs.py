@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from lightning_memaudit import MemorizationAuditCallback
+from lightning_memaudit.recovery import AutoencoderIterations
 from lightning_memaudit.results.run_folder import RunFolder
 
 
@@ -51,7 +52,8 @@ class Module(lightning.LightningModule):
 
 
 def audit_callback(**arguments):
-    settings = {"patterns": ["half"], "methods": ["autoencoder_iterations"], "print_table": False, "figures": False}
+    methods = {"autoencoder_iterations": AutoencoderIterations(num_iterations=10)}  # what more find is tested elsewhere
+    settings = {"patterns": ["half"], "methods": methods, "print_table": False, "figures": False}
     return MemorizationAuditCallback(**(settings | arguments))
 
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -45,8 +46,13 @@ def file_of(module):
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+@cache
 def imports(module):
     """Modules of the package that a module imports, wherever in the file, and whether inside a function."""
+    return list(_imports(module))
+
+
+def _imports(module):
     tree = ast.parse(file_of(module).read_text())
     inside = {id(node) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for node in ast.walk(f)}
     for node in ast.walk(tree):
@@ -82,8 +88,8 @@ def test_rooms_import_only_what_lies_below_them(room):
 
 
 def test_the_imports_are_seen_and_what_training_shares_imports_nothing():
-    assert sum(len(list(imports(module))) for module in MODULES) > 300
-    assert not list(imports(f"{NAME}.measurement.near_duplicates"))
+    assert sum(len(imports(module)) for module in MODULES) > 300
+    assert not imports(f"{NAME}.measurement.near_duplicates")
 
 
 def test_only_main_imports_the_command_line():

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, random_split
 from training_runs import trainer_with
 
 from lightning_memaudit import MemorizationAuditCallback
-from lightning_memaudit.recovery import Recovery
+from lightning_memaudit.recovery import BlindRecovery, Recovery
+from lightning_memaudit.recovery.alternation import Alternation
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -120,13 +121,16 @@ def failing(autoencoder, observed):
     raise RuntimeError("a method that fails")
 
 
+SHORT = BlindRecovery("least_squares", penalties=(0.1,), alternation=Alternation(num_iterations=20))
+
+
 def audit_callback(**arguments):
     settings = {
         "every_n_epochs": 1,
         "at_epochs": [0],
         "at_train_loss": [1.0, 0.1],
         "patterns": ["random-0.5"],
-        "methods": {"paper_blind": "paper_blind", "greedy": greedy},
+        "methods": {"paper_blind": SHORT, "greedy": greedy},
         "num_members": 5,
         "num_controls": 4,
         "print_table": False,

@@ -1,55 +1,17 @@
 """What several tests of the report share: a run with its report, a copy of it to spoil, an audit of a memory."""
 
-import contextlib
 import shutil
 
 import pytest
 import torch
 from autoencoders import memory
-from markupsafe import Markup, escape
 from run_folder_fixture import make_run_folder
+from undrawn import drawing
 
 from lightning_memaudit import audit
 from lightning_memaudit.cli.main import main
-from lightning_memaudit.report.svg import to_svg
 from lightning_memaudit.report.write import write_report
 from lightning_memaudit.results.run_folder import RunFolder
-
-CHARTS = ("charts", "gain_charts", "comparison")
-
-
-@contextlib.contextmanager
-def undrawn():
-    """Pages whose charts say what they show, and show nothing: drawing them takes longer than all else of a page."""
-
-    def described(figure, prefix, description):
-        return Markup(f'<svg role="img" aria-label="{escape(description)}"></svg>')
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in CHARTS:
-            patch.setattr(f"lightning_memaudit.report.{name}.to_svg", described)
-        yield
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _undrawn():
-    with undrawn():
-        yield
-
-
-@contextlib.contextmanager
-def _drawing():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in CHARTS:
-            patch.setattr(f"lightning_memaudit.report.{name}.to_svg", to_svg)
-        yield
-
-
-@pytest.fixture
-def drawn():
-    """Charts as they are, in a test that looks at them."""
-    with _drawing():
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -65,8 +27,7 @@ def finished(tmp_path_factory):
     )
     (folder.path / "run_config.yaml").write_text("model: {lr: 0.001} # <script>alert(1)</script>\n")
     folder.write_run(folder.run())
-    with undrawn():
-        return folder, write_report(folder, figures=False)
+    return folder, write_report(folder, figures=False)
 
 
 @pytest.fixture
@@ -79,8 +40,7 @@ def run(finished, tmp_path):
 def finished_with_figures(finished, tmp_path_factory):
     """The same run, its figures drawn too."""
     folder = _copy(finished[0], tmp_path_factory.mktemp("figures"))
-    with undrawn():
-        write_report(folder)
+    write_report(folder)
     return folder
 
 
@@ -98,7 +58,7 @@ def _copy(folder, place):
 @pytest.fixture(scope="session")
 def drawn_page(finished, tmp_path_factory):
     """Its page with the charts."""
-    with _drawing():
+    with drawing():
         return write_report(_copy(finished[0], tmp_path_factory.mktemp("drawn")), figures=False).html
 
 
@@ -110,7 +70,7 @@ def comparison(finished, tmp_path_factory):
     third = make_run_folder(tmp_path_factory.mktemp("few"), num_controls=0, train_losses=(1e-4,))
     path = tmp_path_factory.mktemp("page") / "all.html"
     runs = [str(folder.path) for folder in (finished[0], other, third)]
-    with _drawing():
+    with drawing():
         assert main(["report", *runs, "--no_figures", "--output", str(path)]) == 0
     return path
 

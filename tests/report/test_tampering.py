@@ -76,7 +76,7 @@ def _two_for_each_check():
         yield name if made[finds] <= 2 else pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", _two_for_each_check())
+@pytest.mark.parametrize("name", list(_two_for_each_check()))
 def test_changed_results_are_found_out_or_named_when_counts_and_hashes_are_made_anew(folder, name, capsys):
     change, finds = CHANGES[name]
     change(folder)
