@@ -84,7 +84,7 @@ def conclude(
 
     *Memorized* takes images that came back: at the threshold, with 6 dB over the best baseline, the inpainter among
     them; so many more of the members than of the controls that chance explains it in at most 2.5% of cases, by an
-    exact test over all images, of what came back from any pattern or from one. *Traces* takes gains of the members
+    exact test over all images, of what came back from any pattern or from some. *Traces* takes gains of the members
     above those of the controls, with an interval that allows for all patterns, or some gains far above all of them.
     Both take controls that are images like the members. *No memorization found* takes an audit that could have found
     something, and nothing else in it that speaks for memory. All else is inconclusive, with its reasons.
