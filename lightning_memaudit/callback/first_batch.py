@@ -20,8 +20,7 @@ from lightning_memaudit.callback.input_watch import Arrival, Call, InputWatch, R
 from lightning_memaudit.callback.inspection import Inspection, listed
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
 from lightning_memaudit.callback.reading.items import tensors_in
-from lightning_memaudit.results.own_output import Doubt
-from lightning_memaudit.results.training_doubts import CALLED_OTHERWISE
+from lightning_memaudit.callback.telling import MEND, MEND_CALL, MEND_CURVE, Telling
 
 LEAST_DRAWN, MOST_DRAWN = 0.51, 1.49
 """Factors that augmentation draws for brightness and contrast lie between these, as a rule."""
@@ -44,6 +43,7 @@ class FirstBatch:
         found: The members, and what is known to be trained on.
         in_audit: See :func:`reached_layers`, when the audit calls the model.
         model_input: The map from images in [0, 1] to what the audit gives the model.
+        telling: Says what is found.
 
     >>> from lightning_memaudit.callback.reading.group_reading import read_group
     >>> from lightning_memaudit.callback.reading.reader import Source
@@ -52,7 +52,7 @@ class FirstBatch:
     >>> model, images = nn.Linear(4, 4), torch.rand(8, 1, 2, 2)
     >>> read = read_group(Source("members", images, list(range(8))), None, Normalization(), lambda batch: batch)
     >>> found = Inspection([read], {"members": image_hashes(read.group)})
-    >>> first = FirstBatch(model, found, {"": Reached((4,), Affine())}, Affine())
+    >>> first = FirstBatch(model, found, {"": Reached((4,), Affine())}, Affine(), Telling(found))
     >>> first.begin(images)
     >>> _ = model(2 * images.flatten(1) - 1)  # training_step normalizes by itself
     >>> first.end()
@@ -68,8 +68,9 @@ result>
         found: Inspection,
         in_audit: Mapping[str, Reached],
         model_input: Affine,
+        telling: Telling,
     ) -> None:
-        self.module, self.found = module, found
+        self.module, self.found, self.telling = module, found, telling
         self.format = found.reads[0].format
         self.in_audit, self.model_input = in_audit, model_input
         self.calls: FirstCalls | None = None
@@ -92,29 +93,43 @@ result>
         """
         images = self.found.reads[0].images_in(batch)
         if images is None:
-            if self.found.reads[0].source.given:
-                say_nothing_was_compared("its first batch holds no images like those that were passed as members")
-            elif self.format.path is None:
-                self.found.called = True
-                self.doubt(
-                    "the training's batches do not hold the images of its data set, which are audited: collate_fn or a "
-                    "hook makes others of them",
-                    "pass members=<a data set> of images as they are trained on",
-                )
-            return
+            self._tell_no_images()
+        elif self._are_looked_at(images, batch):
+            self._watch_step(images, batch)
+
+    def _watch_step(self, images: Tensor, batch: Any) -> None:
+        self._images = images.clone()  # training_step may work in place
+        found = dict(tensors_in(batch))
+        self._tensors = list(found.values())
+        self._others = {path: found[path].clone() for path in self.format.beside if path in found}
+        self._watch.__enter__()
+
+    def _tell_no_images(self) -> None:
+        if self.found.reads[0].source.given:
+            self._tell_nothing("its first batch holds no images like those that were passed as members")
+        elif self.format.path is None:
+            self.found.called = True
+            self.doubt(
+                "the training's batches do not hold the images of its data set, which are audited: collate_fn or a "
+                "hook makes others of them",
+                "pass members=<a data set> of images as they are trained on",
+            )
+
+    def _are_looked_at(self, images: Tensor, batch: Any) -> bool:
+        """Whether images of a batch are those that the audit has read; a warning where they have another shape.
+
+        Raises:
+            ValueError: They are not in the range of those.
+        """
         check_range(images, self.found)
         if tuple(images.shape[1:]) != self.format.shape:
             rank_zero_warn(
                 f"members: images of shape {self.format.shape} are audited, and the training's first batch has images "
                 f"of shape {tuple(images.shape[1:])}; pass members=<a data set> of images as they are trained on"
             )
-            return
+            return False
         check_content(images, batch, self.found)
-        self._images = images.clone()  # training_step may work in place
-        found = dict(tensors_in(batch))
-        self._tensors = list(found.values())
-        self._others = {path: found[path].clone() for path in self.format.beside if path in found}
-        self._watch.__enter__()
+        return True
 
     def end(self, stepped: bool = True) -> bool:
         """Compare what reached the layers; False where the next batch has to tell.
@@ -138,7 +153,7 @@ result>
             return False
         self.found.called = True
         if not common:
-            say_nothing_was_compared("no layer gets the images in both")
+            self._tell_nothing("no layer gets the images in both")
             return True
         self.calls = self.calls or FirstCalls(images, self._tensors, self._calls_of(common))
         self._compare_beside(common[0])
@@ -150,9 +165,9 @@ result>
             )
             return True
         if in_audit != in_training and len(in_audit) == len(in_training):
-            raise ValueError(
+            self._refuse(
                 f"training_step moves the channels of its images before the model, which gets {in_training}, and the "
-                f"audit would give it {in_audit}: {_MEND}"
+                f"audit would give it {in_audit}"
             )
         for name in common:
             expected, calls = self.in_audit[name].affine, self._watch.arrivals[name]
@@ -169,7 +184,7 @@ result>
                 self._compare(images[:count].to(seen[0].device), same, expected)
                 self._once_more = is_first and self._is_pending
                 return not self._once_more
-        say_nothing_was_compared("no layer gets the images in both")
+        self._tell_nothing("no layer gets the images in both")
         return True
 
     @property
@@ -232,9 +247,15 @@ result>
         called = any(one.given and any(name in self.in_audit for name in one.within) for one in arrivals)
         return isinstance(layer, nn.Embedding) or (learns and called)
 
-    def doubt(self, text: str, mend: str | None = None) -> None:
+    def _tell_nothing(self, reason: str) -> None:
+        self.telling.nothing_compared(reason)
+
+    def _refuse(self, text: str, mend: str = MEND) -> None:
+        self.telling.refuse(text, mend)
+
+    def doubt(self, text: str, mend: str = MEND) -> None:
         """Warn, and let the verdicts know."""
-        tell_doubt(self.found, text, mend or _MEND)
+        self.telling.doubt(text, mend)
 
     def _compare(self, images: Tensor, calls: Sequence[Tensor], expected: Affine) -> None:
         """Look at the call that got the very images, else at the first: a layer may be called on noise or views too."""
@@ -253,11 +274,7 @@ result>
         if likely is not None and is_noisy(likely.apply(images), seen):
             found = likely
         if found is not None and not found.close_to(expected):
-            given = input_behind(found, expected, self.model_input)
-            raise ValueError(
-                f"training_step gives the model {given.words('image')} and the audit would give it "
-                f"{self.model_input.words('image')}: {_MEND}"
-            )
+            self._tell_map(found, expected)
         if found is None:
             if likely is not None and change_between(wanted, seen) is None:
                 given = input_behind(likely, expected, self.model_input)
@@ -277,6 +294,13 @@ result>
             few = slice(0, MOST_LOOKED_AT)
             self._tell_change([change_between(wanted[few], call[few]) for call in calls])
 
+    def _tell_map(self, found: Affine, expected: Affine) -> None:
+        given = input_behind(found, expected, self.model_input)
+        self._refuse(
+            f"training_step gives the model {given.words('image')} and the audit would give it "
+            f"{self.model_input.words('image')}"
+        )
+
     def _is_curve(self, images: Tensor, calls: Sequence[Tensor], expected: Affine) -> bool:
         """Whether the values went through a curve; one that may be drawn for a whole batch, the next confirms."""
         few = slice(0, MOST_LOOKED_AT)
@@ -295,7 +319,7 @@ result>
         if self._curve is None:
             self._curve = found[0][1]
             unless = ", and if those that were passed are not prepared so" if given else ""
-            rank_zero_warn(f"members: {text}: if not at random{unless}, {MEND_CURVE}")
+            self.telling.warn("curve", text, MEND_CURVE, unless)
         elif any(self._curve.goes_on(one) for _, one in found) and (not given or are_members(images, self.found)):
             self.doubt(text, MEND_CURVE)
         return True
@@ -315,7 +339,7 @@ result>
         if change.is_fixed and (confirmed or (before is None and now is None)):
             self.doubt(text)
         elif before is None:
-            rank_zero_warn(f"members: {text}: if not at random, {_MEND}")
+            self.telling.warn("change", text)
 
     def _may_be_drawn(self, found: Affine, expected: Affine) -> bool:
         """Whether the map is like a brightness or a contrast drawn for the whole batch, until the next has the same."""
@@ -329,9 +353,10 @@ result>
             return False
         self._drawn = found
         given = input_behind(found, expected, self.model_input)
-        rank_zero_warn(
-            f"members: training_step gives the model {given.words('image')} of the first batch, and the audit gives it "
-            f"{self.model_input.words('image')}: if not at random, {_MEND}"
+        self.telling.warn(
+            "map",
+            f"training_step gives the model {given.words('image')} of the first batch, and the audit gives it "
+            f"{self.model_input.words('image')}",
         )
         return True
 
@@ -341,9 +366,10 @@ result>
             images = other.to(calls[0].device).float()[: len(calls[0])]
             if any(fit_exact(images, seen) is not None for seen in calls):
                 mine, place = (listed(one) for one in (self.format.path, path))
-                raise ValueError(
+                self._refuse(
                     f"training_step gives the model the images at {place} of its batches, and the audit would give it "
-                    f"those at {mine}: pass image_key={place}"
+                    f"those at {mine}",
+                    f"pass image_key={place}",
                 )
 
     def _check_order(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
@@ -356,36 +382,10 @@ result>
         for words, moved in (("the channels", images.flip(1)), *transposed):
             same_shape = moved.shape == seen.shape and not torch.equal(moved, images)
             if same_shape and bool(torch.allclose(expected.apply(moved).to(seen), seen, atol=1e-3)):
-                raise ValueError(
-                    f"training_step gives the model {words} of its images in another order than the audit would: "
-                    f"{_MEND}"
+                self._refuse(
+                    f"training_step gives the model {words} of its images in another order than the audit would"
                 )
 
     def close(self) -> None:
         """Stop watching."""
         self._watch.__exit__()
-
-
-def tell_doubt(found: Inspection, text: str, mend: str) -> None:
-    """Warn that the training calls the model otherwise than the audit, and let the verdicts know."""
-    rank_zero_warn(f"members: {text}: {mend}")
-    found.doubts.append(Doubt(CALLED_OTHERWISE, text))
-
-
-def say_nothing_was_compared(reason: str) -> None:
-    """Warn that nobody has looked at what ``training_step`` does with the images."""
-    rank_zero_warn(
-        "members: what training_step gives the model could not be compared with what the audit gives it, for "
-        f"{reason}: where training_step prepares them, {_MEND}"
-    )
-
-
-_MEND = (
-    "pass reconstruct=<a function (module, images) that prepares a batch's images as training_step does, and undoes it "
-    "on the result>"
-)
-MEND_CURVE = f"{_MEND}, or, where that cannot be undone, members= and controls= whose images are prepared so"
-MEND_CALL = (
-    "pass reconstruct=<a function> that calls the model as it is to be audited: (module, images), or (module, batch), "
-    "which gets the run's own batch, with its labels"
-)

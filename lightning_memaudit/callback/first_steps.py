@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.calls import Compared, FirstCalls, compare_calls
-from lightning_memaudit.callback.first_batch import MEND_CALL, FirstBatch, say_nothing_was_compared, tell_doubt
+from lightning_memaudit.callback.first_batch import FirstBatch
 from lightning_memaudit.callback.input_watch import InputWatch, reached_layers
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.kept_conditions import STEPS, Kept, KeptConditions, beside_images
@@ -19,6 +19,7 @@ from lightning_memaudit.callback.model_checks import few_images
 from lightning_memaudit.callback.reading.affine import Affine
 from lightning_memaudit.callback.run_inspection import has_spread_weights
 from lightning_memaudit.callback.seen import Normalization, Seen
+from lightning_memaudit.callback.telling import MEND_CALL, Telling
 from lightning_memaudit.measurement.processes import AuditStopped
 
 
@@ -29,6 +30,7 @@ class FirstSteps:
         caller: Calls the model as the audits do.
         found: What was read.
         seen: What the model sees of the images.
+        telling: Says what is found; None says it as of the first steps.
 
     >>> from lightning.pytorch import Trainer
     >>> from lightning_memaudit.callback.model import ModelCall
@@ -39,17 +41,25 @@ class FirstSteps:
     >>> FirstSteps(caller, Inspection(), None).end(stepped=False)  # nothing has begun
     """
 
-    def __init__(self, caller: Caller, found: Inspection, seen: Seen | None) -> None:
+    _watch_of: type[FirstBatch] = FirstBatch
+
+    def __init__(self, caller: Caller, found: Inspection, seen: Seen | None, telling: Telling | None = None) -> None:
         self.caller, self.found, self.seen = caller, found, seen
+        self.telling = telling or Telling(found)
         self._first: FirstBatch | None = None
         self._is_watching = not has_spread_weights(caller.trainer)
         self._batch: Any = None
         if self._is_watching and not can_be_watched(caller.pl_module):
             self._is_watching = False
-            say_nothing_was_compared("it is compiled")
+            self.telling.nothing_compared("it is compiled")
         self._kept = KeptConditions(caller.pl_module)
         self._kept_steps = STEPS if self._is_watching else 0
         self._kept_batch: Any = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been seen how the training calls the model, or cannot be."""
+        return not self._is_watching and self._first is None and not self._kept_steps
 
     def begin(self, batch: Any) -> None:
         """Look at a batch before ``training_step`` gets it.
@@ -94,8 +104,7 @@ class FirstSteps:
             read = self._read_in_audit(kept, batch)
         if read:
             self._kept_steps = 0
-            tell_doubt(
-                self.found,
+            self.telling.doubt(
                 f"the training sets {' and '.join(read)} of the model from what its batches hold beside the images, "
                 "which the audit does not",
                 MEND_CALL,
@@ -141,7 +150,7 @@ class FirstSteps:
                 for name, one in in_audit.items()
             }
         normalization = Normalization() if self.seen is None else self.seen.normalization
-        return FirstBatch(module, self.found, in_audit, Affine.of_normalization(normalization))
+        return self._watch_of(module, self.found, in_audit, Affine.of_normalization(normalization), self.telling)
 
     def end(self, stepped: bool) -> None:
         """Compare what reached the model with what the audit gives it.
@@ -161,7 +170,7 @@ class FirstSteps:
         if first is None:
             return
         if self._is_watching:
-            self._is_watching = not first.end(stepped)
+            self._is_watching = self._goes_on(first.end(stepped))
         if not stepped:
             first.end_step()
         if not stepped and first.calls is not None:
@@ -173,6 +182,10 @@ class FirstSteps:
         if not stepped and not self._is_watching:
             self._first = self._batch = None
 
+    def _goes_on(self, is_seen: bool) -> bool:
+        """Whether to look at the next batch too."""
+        return not is_seen
+
     def _compare_calls(self, calls: FirstCalls) -> Compared:
         """Make both calls once more, between two steps, when nothing waits for gradients."""
         if self.found.doubts:
@@ -183,7 +196,9 @@ class FirstSteps:
         except AuditStopped:
             raise
         except Exception as error:
-            say_nothing_was_compared(f"a second call fails ({type(error).__name__}: {' '.join(str(error).split())})")
+            self.telling.nothing_compared(
+                f"a second call fails ({type(error).__name__}: {' '.join(str(error).split())})"
+            )
             return Compared(None, False)
 
     def close(self) -> None:

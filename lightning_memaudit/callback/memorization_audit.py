@@ -269,11 +269,11 @@ class MemorizationAuditCallback(Callback):
         self._opened.look_at_loaders()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Compare the first batch with the images that are audited."""
-        self._opened.begin_step(batch)
+        """Compare the first batch, and some later ones, with the images that are audited."""
+        self._opened.begin_step(batch, batch_idx, self.when, self._history)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Compare what reached the model, before the first step."""
+        """Compare what reached the model, before the step."""
         self._opened.end_step(stepped=True)
 
     def on_train_batch_end(

@@ -2,6 +2,7 @@
 
 from collections.abc import MutableSet, Sequence, Set
 from dataclasses import dataclass
+from math import inf
 
 from torch import Tensor
 
@@ -61,6 +62,16 @@ class Schedule:
         """Epochs after which an audit is certain to have run; None when that depends on the loss or the end of fit."""
         certain = [*self.at_epochs, *([] if self.every_n_epochs is None else [self.every_n_epochs])]
         return min(certain, default=None)
+
+    def next_epoch(self, done: int) -> float:
+        """The least number of epochs above ``done`` after which an audit is due, whatever the loss; infinite: none.
+
+        >>> Schedule(every_n_epochs=10, at_epochs=[3]).next_epoch(3)
+        10
+        """
+        n = self.every_n_epochs
+        certain = [epoch for epoch in self.at_epochs if epoch > done] + ([] if n is None else [(done // n + 1) * n])
+        return min(certain, default=inf)
 
     def parts_beyond(self, max_epochs: int | None) -> list[str]:
         """The parts that cannot fire within ``max_epochs`` (None or -1: unknown), as ``argument=value``."""

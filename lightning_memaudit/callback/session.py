@@ -13,11 +13,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_memaudit.callback.budget import Budget, bounded_choice, bounded_plan
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.dataset_images import ImageChoice
-from lightning_memaudit.callback.first_steps import FirstSteps
 from lightning_memaudit.callback.given_images import GivenImages
+from lightning_memaudit.callback.history import History
 from lightning_memaudit.callback.inspection import Inspection, check_same_everywhere, read_images, reads_the_same
 from lightning_memaudit.callback.isolation import uninitialized
 from lightning_memaudit.callback.kept import kept_blocks
+from lightning_memaudit.callback.later_steps import WatchedSteps
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.model_checks import check_model, what_the_model_sees
 from lightning_memaudit.callback.outputs import Outputs
@@ -27,6 +28,7 @@ from lightning_memaudit.callback.reading.stored_images import part_of
 from lightning_memaudit.callback.reference import check_references, reference_models
 from lightning_memaudit.callback.reloads import ReloadWatch
 from lightning_memaudit.callback.run_inspection import describe, has_spread_weights, notes_on_history, weights_sha256
+from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Seen
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.estimate import Estimate
@@ -98,7 +100,7 @@ class Session:
     _seen: Seen | None = None
     _references: ReferenceModels | None = None
     _loaders: RunLoaders = field(default_factory=RunLoaders)
-    _first_steps: FirstSteps | None = None
+    _steps: WatchedSteps | None = None
     _reloads: ReloadWatch | None = None
     _audited_weights: str | None = None
     _budget: Budget = field(default_factory=Budget)
@@ -236,7 +238,7 @@ class Session:
         self._references = reference_models(self.how, self.pl_module, self.trainer, self._seen)
         check_references(self._references, autoencoder, self._found.groups)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self._first_steps = FirstSteps(self._caller, self._found, self._seen)
+            self._steps = WatchedSteps(self._caller, self._found, self._seen)
         return measure_pace(autoencoder, self._found.groups, self.what)
 
     def _write_run(self, num_audits: int, run_id: str | None) -> None:
@@ -246,29 +248,29 @@ class Session:
             self._description["notes"] += notes_on_history(before, self._description, self.trainer)
             self.folder.write_run(self._description)
 
-    # The first steps of the training
+    # The steps of the training
 
-    def begin_step(self, batch: Any) -> None:
-        """Look at the first batch before ``training_step`` gets it.
+    def begin_step(self, batch: Any, batch_idx: int, when: Schedule, history: History) -> None:
+        """Look at a batch before ``training_step`` gets it.
 
         Raises:
-            ValueError: It holds other images, or the same in another range, than are audited.
+            ValueError: It is the first, and holds other images, or the same in another range, than are audited.
         """
         self.given.look(batch)
-        if self._first_steps is not None:
-            self._first_steps.begin(batch)
+        if self._steps is not None:
+            self._steps.begin(batch, batch_idx, when, history)
 
     def end_step(self, stepped: bool) -> None:
-        """Compare what reached the model in the first step with what the audit gives it.
+        """Compare what reached the model in a step that is watched with what the audit gives it.
 
         Args:
             stepped: Whether a loss came of the batch.
 
         Raises:
-            ValueError: That is something else.
+            ValueError: That is something else in the first step.
         """
-        if self._first_steps is not None:
-            self._first_steps.end(stepped)
+        if self._steps is not None:
+            self._steps.end(stepped)
 
     def look_at_loaders(self) -> None:
         """Say so, once, when the train dataloader was reloaded with other images."""
@@ -294,6 +296,8 @@ class Session:
         Args:
             occasion: When and why; the hash of the weights is added here.
         """
+        if self._steps is not None:
+            self._steps.conclude()
         if self.trainer.is_global_zero:
             self._audited_weights = weights_sha256(self.trainer, self.pl_module)
             occasion = replace(occasion, weights_sha256=self._audited_weights)
@@ -378,14 +382,14 @@ class Session:
         )
 
     def unlock(self) -> None:
-        """Let other runs write to the folder."""
+        """Stop watching, and let other runs write to the folder."""
+        if self._steps is not None:
+            self._steps.close()
         if self.folder is not None:
             self.folder.unlock()
 
     def close(self) -> None:
         """Give back what was taken for this run only."""
-        if self._first_steps is not None:
-            self._first_steps.close()
         self.unlock()
         self.processes.disconnect()
         self.processes = Processes()
