@@ -21,16 +21,7 @@ from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_m
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.spatial import resized, spatial, with_axes
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
-from lightning_memaudit.recovery.two_values import (
-    FILL_WEIGHTS,
-    ROUNDED_COST,
-    TWO_VALUES_COST,
-    TwoValues,
-    find_two_values,
-    iterate_rounded,
-    prefer_rounded,
-    two_valued_start,
-)
+from lightning_memaudit.recovery.two_values import TWO_VALUES_COST, Rounding, TwoValues, find_two_values
 from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, concatenate
 
 COARSE = 4
@@ -102,16 +93,12 @@ def _search(
     hypotheses = len(first_masks.mask) // len(observed)
     explained = first_masks.explained
     best = refine(autoencoder, observed, problem.mask, start, problem.noise, explained_share=explained)
-    spent = torch.ones(len(observed), dtype=torch.int64, device=observed.device)
-    if values is not None:
-        max_evaluations -= 1  # for the last rounding
-        for weight in FILL_WEIGHTS:
-            filled = two_valued_start(problem, weight)
-            best, used = _improve_rounded(autoencoder, problem, values, filled, best, max_evaluations - spent, tuning)
-            spent += used
+    rounding = Rounding(autoencoder, problem, values, tuning.good_error)
+    max_evaluations -= rounding.reserve
+    best, spent = rounding.begin(best, max_evaluations - 1)
+    spent += 1
     # Nothing scores below 0: where f returns all that it is shown, as the identity does, there is nothing to look for.
-    least = 0.0 if values is None else tuning.good_error
-    active = ((best.score > 0) & (best.expected_error >= least)).nonzero().squeeze(1)
+    active = ((best.score > 0) & (best.expected_error >= rounding.least_error)).nonzero().squeeze(1)
     idle = torch.zeros_like(spent)
     descent = _Descent.of(autoencoder, problem, first_masks, tuning)
     patience = tuning.patience_with(problem.mask, gradients=descent is not None)
@@ -150,10 +137,8 @@ def _search(
                 begin_at, applications = candidate.image, 1
             improved, used = descent(current, begin_at, improved, left_over, applications, tuning.good_error)
             spent[active] += used
-        if values is not None:
-            left_over, two = max_evaluations - spent[active], values.select(active)
-            improved, used = _improve_rounded(autoencoder, current, two, improved.image, improved, left_over, tuning)
-            spent[active] += used
+        improved, used = rounding.improve(active, improved.image, improved, max_evaluations - spent[active])
+        spent[active] += used
         best = replace_rows(best, active, improved)
         error = improved.expected_error
         stuck = error > tuning.improvement * so_far.expected_error
@@ -165,32 +150,9 @@ def _search(
             break
     if descent is not None:
         best = _finish(descent, problem, best, spent, max_evaluations)
-    if values is not None:
-        rows = (best.score > 0).nonzero().squeeze(1)
-        if len(rows):
-            chosen = prefer_rounded(autoencoder, problem.select(rows), values.select(rows), best.select(rows))
-            best = replace_rows(best, rows, chosen)
-            spent[rows] += 1
+    best, used = rounding.finish(best)
+    spent += used
     return SearchResult(best, spent, (problem.noise == 0) & (rule is known_mask))
-
-
-def _improve_rounded(
-    autoencoder: Autoencoder,
-    problem: Problem,
-    values: TwoValues,
-    start: Tensor,
-    best: Candidate,
-    left: Tensor,
-    tuning: SelfTuning,
-) -> tuple[Candidate, Tensor]:
-    """The best candidates after iterations of rounded images, where none is good yet, and the evaluations spent."""
-    spent = torch.zeros_like(left)
-    rows = ((best.expected_error >= tuning.good_error) & (left >= ROUNDED_COST)).nonzero().squeeze(1)
-    if not len(rows):
-        return best, spent
-    candidate = iterate_rounded(autoencoder, problem.select(rows), values.select(rows), start[rows])
-    spent[rows] = ROUNDED_COST
-    return replace_rows(best, rows, better(best.select(rows), candidate)), spent
 
 
 def _cost(try_: Round | Alternation | DescentStart, hypotheses: int, tuning: SelfTuning) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.candidates import Candidate, refine, replace_rows
+from lightning_memaudit.recovery.candidates import Candidate, better, refine, replace_rows
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.types import Autoencoder, Problem
@@ -119,9 +119,82 @@ def iterate_rounded(autoencoder: Autoencoder, problem: Problem, values: TwoValue
     return refine(autoencoder, problem.observed, problem.mask, image, problem.noise)
 
 
-def prefer_rounded(autoencoder: Autoencoder, problem: Problem, values: TwoValues, best: Candidate) -> Candidate:
-    """Round the best candidates of B images, where that makes them little worse; one evaluation of f each."""
-    image = values.rounded(best.image)
-    candidate = refine(autoencoder, problem.observed, problem.mask, image, problem.noise)
-    rows = (candidate.score < ROUNDED_MARGIN * best.score).nonzero().squeeze(1)
-    return replace_rows(best, rows, candidate.select(rows))
+class Rounding(NamedTuple):
+    """What a search does besides for images of two values, and nothing where there are none.
+
+    Attributes:
+        autoencoder: f, images (B, C, *spatial) to the same shape.
+        problem: B degraded images.
+        values: Their two values; None where they have more.
+        good_error: Images whose expected error is below it need no more.
+
+    >>> mask = torch.tensor([1.0, 0]).repeat(1, 1, 8, 4)
+    >>> problem = Problem.whole(mask, mask, noise=torch.zeros(1))
+    >>> Rounding(lambda x: x, problem, None, good_error=2e-4).reserve
+    0
+    """
+
+    autoencoder: Autoencoder
+    problem: Problem
+    values: TwoValues | None
+    good_error: float
+
+    @property
+    def reserve(self) -> int:
+        """Evaluations per image that :meth:`finish` takes."""
+        return 0 if self.values is None else 1
+
+    @property
+    def least_error(self) -> float:
+        """Images whose expected error is below it at the beginning are not searched."""
+        return 0.0 if self.values is None else self.good_error
+
+    def begin(self, best: Candidate, left: int) -> tuple[Candidate, Tensor]:
+        """The best candidates after iterations from all fillings, and the evaluations spent on each.
+
+        Args:
+            best: Candidates so far, of B images.
+            left: Evaluations per image at most.
+        """
+        spent = torch.zeros_like(best.score, dtype=torch.int64)
+        for weight in FILL_WEIGHTS if self.values is not None else ():
+            best, used = self.improve(None, two_valued_start(self.problem, weight), best, left - spent)
+            spent += used
+        return best, spent
+
+    def improve(self, chosen: Tensor | None, start: Tensor, best: Candidate, left: Tensor) -> tuple[Candidate, Tensor]:
+        """The best candidates of n images after iterations of those that are not good yet, and the evaluations spent.
+
+        Args:
+            chosen: Which of the B images these are, (n,); None for all.
+            start: (n, C, *spatial), where the iterations begin.
+            best: Their candidates so far.
+            left: Evaluations that are left, (n,).
+        """
+        spent = torch.zeros_like(left)
+        if self.values is None:
+            return best, spent
+        rows = ((best.expected_error >= self.good_error) & (left >= ROUNDED_COST)).nonzero().squeeze(1)
+        if not len(rows):
+            return best, spent
+        places = rows if chosen is None else chosen[rows]
+        candidate = iterate_rounded(
+            self.autoencoder, self.problem.select(places), self.values.select(places), start[rows]
+        )
+        spent[rows] = ROUNDED_COST
+        return replace_rows(best, rows, better(best.select(rows), candidate)), spent
+
+    def finish(self, best: Candidate) -> tuple[Candidate, Tensor]:
+        """Round the best candidates, where that makes them little worse; one evaluation of f each."""
+        spent = torch.zeros_like(best.score, dtype=torch.int64)
+        if self.values is None:
+            return best, spent
+        rows = (best.score > 0).nonzero().squeeze(1)
+        if not len(rows):
+            return best, spent
+        found, problem = best.select(rows), self.problem.select(rows)
+        image = self.values.select(rows).rounded(found.image)
+        candidate = refine(self.autoencoder, problem.observed, problem.mask, image, problem.noise)
+        little = candidate.score < ROUNDED_MARGIN * found.score
+        spent[rows] = 1
+        return replace_rows(best, rows[little], candidate.select(little)), spent
