@@ -116,6 +116,11 @@ class Trimmed(NamedTuple):
         candidate: With an infinite score where the observation does not speak for it.
         num_evaluations: (B,) int64.
         speaks: (B,) bool.
+
+    >>> grey = torch.full((1, 1, 8, 8), 0.5)  # what is grey all over says nothing
+    >>> found = iterate_trimmed(lambda x: x, grey, torch.zeros_like(grey), trials_for(1, False)[0])
+    >>> found.speaks.item(), found.candidate.score.item(), found.num_evaluations.item()
+    (False, inf, 13)
     """
 
     candidate: Candidate
