@@ -38,7 +38,9 @@ class SearchResult(NamedTuple):
     Attributes:
         candidate: The best candidate of every image.
         num_evaluations: (B,) int64, evaluations of f spent on every image.
-        relied_on_mask: (B,) bool, whether the mask was taken for known, without noise, and all evaluations were for it.
+        relied_on_mask: (B,) bool, whether the mask was taken for known, without noise, and all evaluations but those
+            beside were for it.
+        num_beside: (B,) int64, evaluations that looked for other masks in the end; None for none.
 
     >>> from lightning_memaudit.recovery.mask_rules import known_mask
     >>> stored, mask = torch.full((2, 1, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(2, 1, 8, 4)
@@ -51,6 +53,7 @@ class SearchResult(NamedTuple):
     candidate: Candidate
     num_evaluations: Tensor
     relied_on_mask: Tensor
+    num_beside: Tensor | None = None
 
 
 def search(
@@ -272,7 +275,7 @@ def scatter(parts: Sequence[tuple[Tensor, SearchResult]]) -> SearchResult:
     masks = same_channels([found.candidate.mask for _, found in parts])
     candidates = [found.candidate._replace(mask=mask) for (_, found), mask in zip(parts, masks, strict=True)]
     joined = Candidate(*(torch.cat(field)[order] for field in zip(*candidates, strict=True)))
-    evaluations, relied = (torch.cat(field)[order] for field in zip(*(found[1:] for _, found in parts), strict=True))
+    evaluations, relied = (torch.cat(field)[order] for field in zip(*(found[1:3] for _, found in parts), strict=True))
     return SearchResult(joined, evaluations, relied)
 
 
@@ -311,7 +314,7 @@ def recover_self_tuned(
 
     def chunk(images: slice) -> Recovery:
         part = observed[images]
-        candidate, num_evaluations, relied = search(protected, part, *(rows[images] for rows in more))
+        candidate, num_evaluations, relied, beside = search(protected, part, *(rows[images] for rows in more))
         finite = candidate.score.isfinite()
         usable = with_axes(finite, part)
         image = torch.where(usable, candidate.image, part)
@@ -328,6 +331,7 @@ def recover_self_tuned(
             gain=noise_gain(protected, image).nan_to_num(torch.inf),
             gradients_used=used,
             relied_on_mask=relied & finite,
+            num_beside=beside,
         )
 
     images_at_once = max(1, rows_per_chunk(observed, chunk_size) // ATTEMPTS_TOGETHER)

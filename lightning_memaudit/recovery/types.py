@@ -91,7 +91,8 @@ class Recovery(NamedTuple):
         kernel: (B, 1, *[K]) estimated blur, as many axes as the images have,, from methods that estimate one.
         gradients_used: Whether f was differentiated, from methods that do so where they can.
         relied_on_mask: (B,) bool, whether ``mask`` was taken for known, without noise, from the first evaluation to the
-            last, from methods that tune themselves.
+            last but those beside, from methods that tune themselves.
+        num_beside: (B,) int64, evaluations that looked for other masks in vain, from methods that do so.
 
     >>> from lightning_memaudit.recovery import BlindRecovery
     >>> stored, mask = torch.full((2, 3, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(2, 1, 8, 4)
@@ -114,6 +115,7 @@ class Recovery(NamedTuple):
     kernel: Tensor | None = None
     gradients_used: bool | None = None
     relied_on_mask: Tensor | None = None
+    num_beside: Tensor | None = None
 
     def select(self, rows: Tensor) -> "Recovery":
         """Only these images, a boolean vector or indices; without the trace."""
@@ -133,6 +135,7 @@ class Recovery(NamedTuple):
             kernel=chosen(self.kernel),
             gradients_used=self.gradients_used,
             relied_on_mask=chosen(self.relied_on_mask),
+            num_beside=chosen(self.num_beside),
         )
 
 
@@ -192,6 +195,7 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
         kernel=_join([part.kernel for part in parts]),
         gradients_used=first.gradients_used,
         relied_on_mask=_join([part.relied_on_mask for part in parts]),
+        num_beside=_join([part.num_beside for part in parts]),
     )
 
 

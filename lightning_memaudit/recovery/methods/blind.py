@@ -47,12 +47,17 @@ from lightning_memaudit.recovery.search import (
     search,
 )
 from lightning_memaudit.recovery.spatial import row_values, with_axes
+from lightning_memaudit.recovery.trimmed import cost, find_possible, found_poor, iterate_trimmed, trials_for
 from lightning_memaudit.recovery.tuning import SelfTuning
 from lightning_memaudit.recovery.two_values import ROUNDED_COST, TWO_VALUES_COST, find_two_values
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem, Recovery
 
 FIRST_COPIES = 24
 """So many turned copies tell whether the rest of them can matter."""
+
+KEPT_SHARE = 6
+"""Evaluations are kept for trimmed iterations where there are so many times as many: random starts find less with them.
+With 400, where there are no gradients, the third round would lack them."""
 
 EVALUATIONS_STEP = 100
 """What is left to an image for a further reading is rounded down to a multiple of this: those with as much are searched
@@ -66,7 +71,8 @@ class BlindRecovery:
     By default it tunes itself. Where the missing pixels hold one value, the mask and the noise level are read off the
     observation; where they hold anything else, the mask is estimated from the image's content as the recovery goes on.
     Where that comes to little and the observation speaks for another reading of it, such as a fill of several colors
-    or clipped noise on it, what is left of the evaluations is spent on that one.
+    or clipped noise on it, what is left of the evaluations is spent on that one. Last come trimmed iterations, see
+    ``trimmed.py``, for fills that neither value nor noise tells.
     Penalties and starts are tried in rounds. Of each image the candidate with the lowest blind score is kept, and an
     image that is recovered well takes part in no further round. Where f can be differentiated, gradients take over from
     the candidates. Where few pixels are observed, correcting these alone
@@ -212,7 +218,11 @@ class BlindRecovery:
         reserve = self._enough + TWO_VALUES_COST + ROUNDED_COST
         two = find_two_values(Problem.whole(observed, fill.mask, fill.noise)).present
         two &= both & ~solid & (budget > 2 * reserve)
-        share = (budget - reserve * two.long()) // (1 + (both & ~two).long() + block.long())
+        # Of what the last round of random starts would take, a part is kept for what comes after it.
+        kept = sum(cost(trials) for trials in trials_for(observed.shape[1], None))
+        kept = kept if budget >= KEPT_SHARE * kept else 0
+        whole = budget - kept * (~fill.present & (not self.noise)).long()
+        share = (whole - reserve * two.long()) // (1 + (both & ~two).long() + block.long())
         found = self._search_shares(autoencoder, observed, fill, share)
         found = found._replace(relied_on_mask=found.relied_on_mask & ~(both | block))  # those had a part of them
         poor = found.candidate.expected_error >= self.tuning.good_error
@@ -222,7 +232,8 @@ class BlindRecovery:
             share = torch.where(two, torch.where(block, reserve, left), share)[rows]
             second = self._search_shares(autoencoder, observed[rows], other.select(rows), share)
             found = improve(found, rows, second)
-        return self._read_further(autoencoder, observed, fill, found, budget)
+        found = self._read_further(autoencoder, observed, fill, found, budget)
+        return found if self.noise else self._trim(autoencoder, observed, fill, found, budget)
 
     def _search_shares(
         self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, shares: Tensor
@@ -261,6 +272,33 @@ class BlindRecovery:
                 second = self._search_shares(autoencoder, observed[part], other.select(speaks), left[part])
                 found = improve(found, part, second)
         return found
+
+    def _trim(
+        self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, found: SearchResult, budget: int
+    ) -> SearchResult:
+        """Where all else came to little, look for images that explain a part of the observation."""
+        exact, tried = fill.present & (fill.noise == 0), torch.zeros_like(fill.present)
+        beside = torch.zeros_like(found.num_evaluations)
+        kinds = ((~fill.present, None), (exact & ~fill.per_channel, False), (exact & fill.per_channel, True))
+        for kind, per_channel in kinds:
+            for trials in trials_for(observed.shape[1], per_channel):
+                poor = kind & ~tried & found_poor(found.candidate, fill, self.tuning.fair_error)
+                rows = (poor & (budget - found.num_evaluations >= cost(trials))).nonzero().squeeze(1)
+                if not len(rows):
+                    continue
+                possible = find_possible(observed[rows], fill.select(rows))
+                trimmed = iterate_trimmed(autoencoder, observed[rows], possible, trials)
+                # What was relied on still is where the observation speaks for nothing else.
+                beside = beside.index_add(0, rows, trimmed.num_evaluations)
+                evaluations = found.num_evaluations.index_add(0, rows, trimmed.num_evaluations)
+                part = rows[trimmed.speaks]
+                tried[part] = True
+                if len(part):
+                    nothing = torch.zeros_like(part)
+                    candidate = trimmed.candidate.select(trimmed.speaks)
+                    found = improve(found, part, SearchResult(candidate, nothing, nothing.bool()))
+                found = found._replace(num_evaluations=evaluations)
+        return found._replace(num_beside=beside)
 
     def _search_fill(self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, budget: int) -> SearchResult:
         """Search with the mask that the fill implies, or from the content where there is none."""

@@ -125,6 +125,8 @@ class KnownMaskRecovery:
         # It claims nothing, and its mask is the one that it is told.
         certified, told = torch.zeros_like(found.certified), mask.to(found.mask.dtype)
         taken = found._replace(certified=certified, calibration=None, mask=told)
+        if found.num_beside is not None:
+            taken = taken._replace(num_evaluations=found.num_evaluations - found.num_beside, num_beside=None)
         rest = (~alike).nonzero().squeeze(1)
         if not len(rest):
             return taken

@@ -1,0 +1,114 @@
+"""Fills that no value, spread or shape reveals: images that explain a part of the observation, told by two scales."""
+
+import pytest
+import torch
+from autoencoders import associative, linear
+from observations import hide, smooth_images, uniform
+from scipy import optimize, stats
+
+from lightning_memaudit.recovery import BlindRecovery
+from lightning_memaudit.recovery.trimmed import LEAST_SPEAKING
+from lightning_memaudit.recovery.two_scales import ONE_SCALE_POWERS, fit_two_scales
+
+NUMBER = 8
+
+
+def gaps_and_noise(images):
+    """Half of the pixels black, and a quarter of the image noise."""
+    observed = hide(images)[0].clone()
+    observed[..., 8:, 8:] = uniform(images.shape)[..., 8:, 8:]
+    return observed
+
+
+def noise_by_channel(images):
+    """In four of five values noise, each channel for itself."""
+    return torch.where(uniform(images.shape, 3) > 0.8, images, uniform(images.shape, 4))
+
+
+def recovered(found, images):
+    return (found.image - images).square().flatten(1).mean(1) <= 1e-3
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_evidence_is_the_difference_of_two_largest_likelihoods(share):
+    draw = torch.Generator().manual_seed(0)
+    small = torch.rand(1, 1, 20, 20, generator=draw) < share
+    residual = torch.randn(1, 1, 20, 20, generator=draw, dtype=torch.float64) * torch.where(small, 0.01, 0.3)
+    values = residual.flatten().numpy()
+
+    def one_scale(power):
+        return optimize.minimize_scalar(
+            lambda log: -stats.gennorm(power, scale=2.718281828**log).logpdf(values).sum(), (-4, 0)
+        ).fun
+
+    def two_scales(parameters):
+        weight, first, second = parameters
+        normal = [stats.norm(scale=scale).pdf(values) for scale in (first, second)]
+        return -sum(torch.tensor(weight * normal[0] + (1 - weight) * normal[1]).log())
+
+    expected = min(one_scale(power) for power in ONE_SCALE_POWERS)
+    expected -= optimize.minimize(two_scales, (0.3, 0.02, 0.2), bounds=[(0.01, 0.99), (1e-3, 1), (1e-3, 1)]).fun
+    fit = fit_two_scales(residual, torch.ones_like(residual), shared=True)
+    assert float(fit.evidence) == pytest.approx(float(expected) / 400, abs=5e-3)
+    assert ((fit.mask > 0.5) == small).double().mean() > 0.95
+
+
+def test_one_scale_over_three_channels_is_told_from_two():
+    """In normal residuals two scales are found to be no likelier than one; pixels of two scales are."""
+    normal = torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    possible = torch.ones(4, 1, 24, 24)
+    assert fit_two_scales(normal, possible, shared=True).evidence.abs().max() < 0.01
+    pixels = torch.where(uniform((4, 1, 24, 24)) < 0.3, 0.01, 1.0)
+    assert fit_two_scales(pixels * normal, possible, shared=True).evidence.min() > 0.5
+
+
+def test_wrong_images_explain_nothing_by_the_pixels_that_happen_to_agree():
+    images = smooth_images(100, size=24)
+    for shared in (True, False):
+        possible = torch.ones(100, 1 if shared else 3, 24, 24)
+        wrong = fit_two_scales(images - images.roll(1, 0), possible, shared)
+        assert (wrong.evidence < LEAST_SPEAKING).all()
+        half = torch.where(uniform(possible.shape) < 0.5, images, images.roll(1, 0))
+        assert (fit_two_scales(half - images, possible, shared).evidence > LEAST_SPEAKING).all()
+
+
+@pytest.mark.parametrize(("degrade", "least"), [(gaps_and_noise, NUMBER), (noise_by_channel, 5)])
+def test_images_come_back_from_behind_fills_that_nothing_reveals(degrade, least):
+    images = smooth_images(2 * NUMBER)
+    stored = images[:NUMBER]
+    found = BlindRecovery(certification=None)(associative(stored, 2.0), degrade(images))
+    back = recovered(found, images)
+    assert int(back[:NUMBER].sum()) >= least  # 0 and 0 without trimmed iterations
+    assert not back[NUMBER:].any()
+    assert found.score[:NUMBER][back[:NUMBER]].max() < found.score[NUMBER:].min(), "strangers compete fairly"
+
+
+@pytest.mark.parametrize("most", [5, 80, 500])
+def test_evaluations_are_counted_and_bounded_and_images_do_not_depend_on_each_other(most):
+    images = smooth_images(4)
+    autoencoder, count = associative(images[:2], 2.0), 0
+
+    def counting(batch):
+        nonlocal count
+        count += len(batch)
+        return autoencoder(batch)
+
+    observed = torch.cat([gaps_and_noise(images), noise_by_channel(images[1:2])])
+    method = BlindRecovery(certification=None, gradients="never", max_evaluations=most)
+    together = method(counting, observed)
+    assert int(together.num_evaluations.sum()) == count
+    assert (together.num_evaluations <= most).all()
+    for row, one in enumerate(observed.split(1)):
+        alone = method(autoencoder, one)
+        assert torch.equal(alone.num_evaluations, together.num_evaluations[row : row + 1])
+        assert torch.allclose(alone.image, together.image[row : row + 1], atol=1e-4)
+
+
+def test_what_copies_its_input_explains_nothing():
+    """Pixels that are put in come back from any image: that they agree says nothing."""
+    observed, mask = hide(smooth_images(4))
+    for factor in (0.5, 0.9):  # by agreement alone the second one would speak for another mask
+        matrix = factor * torch.eye(observed[0].numel())
+        found = BlindRecovery(certification=None, gradients="never")(linear(matrix), observed)
+        assert found.relied_on_mask.all()
+        assert torch.equal(found.mask, mask)
