@@ -24,8 +24,8 @@ from lightning_memaudit.recovery.checks import (
     check_noise,
     check_penalties,
 )
-from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill
-from lightning_memaudit.recovery.further_readings import FURTHER_READINGS, block_over_two_values, lying_together
+from lightning_memaudit.recovery.fills import ConstantFill
+from lightning_memaudit.recovery.further_readings import FURTHER_READINGS
 from lightning_memaudit.recovery.given_penalties import recover_with_penalties
 from lightning_memaudit.recovery.gradients import UseOfGradients, check_gradients, evaluations_allowed
 from lightning_memaudit.recovery.mask_rules import (
@@ -38,6 +38,7 @@ from lightning_memaudit.recovery.mask_rules import (
     known_mask,
 )
 from lightning_memaudit.recovery.masks import MaskEstimator
+from lightning_memaudit.recovery.readings import in_steps, read
 from lightning_memaudit.recovery.search import (
     GAIN_EVALUATIONS,
     SearchResult,
@@ -46,22 +47,13 @@ from lightning_memaudit.recovery.search import (
     scatter,
     search,
 )
-from lightning_memaudit.recovery.spatial import row_values, with_axes
+from lightning_memaudit.recovery.spatial import row_values
 from lightning_memaudit.recovery.trimmed import cost, find_possible, found_poor, iterate_trimmed, trials_for
 from lightning_memaudit.recovery.tuning import SelfTuning
-from lightning_memaudit.recovery.two_values import ROUNDED_COST, TWO_VALUES_COST, find_two_values
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem, Recovery
 
 FIRST_COPIES = 24
 """So many turned copies tell whether the rest of them can matter."""
-
-KEPT_SHARE = 6
-"""Evaluations are kept for trimmed iterations where there are so many times as many: random starts find less with them.
-With 400, where there are no gradients, the third round would lack them."""
-
-EVALUATIONS_STEP = 100
-"""What is left to an image for a further reading is rounded down to a multiple of this: those with as much are searched
-together, and what is found for one does not depend on the others."""
 
 
 @dataclass(frozen=True)
@@ -206,34 +198,18 @@ class BlindRecovery:
             problem = Problem.whole(observed, mask, noise)
             found = search(autoencoder, problem, EstimatedMask(estimator), self.tuning, budget - 1)
             return found._replace(num_evaluations=found.num_evaluations + 1)
-        fill = find_constant_fill(observed, self.noise)
-        other = find_other_fill(observed, fill, self.noise)
-        # Of a second value that lies together in a block and not elsewhere, the block is the likelier reading.
-        solid, blocks = lying_together(observed, other, self.noise)
-        other = other._replace(mask=torch.where(with_axes(solid, observed), blocks.mask, other.mask))
-        # Where there are several readings to try, they share the evaluations, if that is enough for a round of each.
-        both = other.present & (budget // 2 >= self._enough)
-        block = block_over_two_values(observed, fill, self.noise)[0] & (budget // 3 >= self._enough)
-        # In images of two values the other one is nearly always no fill: it has little, or what the first one leaves.
-        reserve = self._enough + TWO_VALUES_COST + ROUNDED_COST
-        two = find_two_values(Problem.whole(observed, fill.mask, fill.noise)).present
-        two &= both & ~solid & (budget > 2 * reserve)
-        # Of what the last round of random starts would take, a part is kept for what comes after it.
-        kept = sum(cost(trials) for trials in trials_for(observed.shape[1], None))
-        kept = kept if budget >= KEPT_SHARE * kept else 0
-        whole = budget - kept * (~fill.present & (not self.noise)).long()
-        share = (whole - reserve * two.long()) // (1 + (both & ~two).long() + block.long())
-        found = self._search_shares(autoencoder, observed, fill, share)
-        found = found._replace(relied_on_mask=found.relied_on_mask & ~(both | block))  # those had a part of them
+        readings = read(observed, self.noise, budget, self._enough)
+        found = self._search_shares(autoencoder, observed, readings.fill, readings.first_share)
+        # Those with several readings had a part of the evaluations.
+        found = found._replace(relied_on_mask=found.relied_on_mask & ~(readings.has_other | readings.has_block))
         poor = found.candidate.expected_error >= self.tuning.good_error
-        rows = (both & poor).nonzero().squeeze(1)
+        rows = (readings.has_other & poor).nonzero().squeeze(1)
         if len(rows):
-            left = (budget - found.num_evaluations - reserve) // EVALUATIONS_STEP * EVALUATIONS_STEP + reserve
-            share = torch.where(two, torch.where(block, reserve, left), share)[rows]
-            second = self._search_shares(autoencoder, observed[rows], other.select(rows), share)
+            share = readings.second_share(found.num_evaluations)[rows]
+            second = self._search_shares(autoencoder, observed[rows], readings.other.select(rows), share)
             found = improve(found, rows, second)
-        found = self._read_further(autoencoder, observed, fill, found, budget)
-        return found if self.noise else self._trim(autoencoder, observed, fill, found, budget)
+        found = self._read_further(autoencoder, observed, readings.fill, found, budget)
+        return found if self.noise else self._trim(autoencoder, observed, readings.fill, found, budget)
 
     def _search_shares(
         self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, shares: Tensor
@@ -261,7 +237,7 @@ class BlindRecovery:
         """
         for reading in FURTHER_READINGS:
             # A wrong reading may leave an error that is not good, yet not doubtful: most of its mask may be right.
-            left = (budget - found.num_evaluations) // EVALUATIONS_STEP * EVALUATIONS_STEP
+            left = in_steps(budget - found.num_evaluations)
             poor = found.candidate.expected_error >= self.tuning.fair_error
             rows = (poor & (left >= self._enough)).nonzero().squeeze(1)
             if not len(rows):
