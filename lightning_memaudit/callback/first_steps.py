@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.calls import Compared, FirstCalls, compare_calls
 from lightning_memaudit.callback.first_batch import FirstBatch
+from lightning_memaudit.callback.given_again import MENDS, GivenAgain
 from lightning_memaudit.callback.input_watch import InputWatch, reached_layers
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.kept_conditions import STEPS, Kept, KeptConditions, beside_images
@@ -49,6 +50,9 @@ class FirstSteps:
         self._first: FirstBatch | None = None
         self._is_watching = not has_spread_weights(caller.trainer)
         self._batch: Any = None
+        self._copy: Any = None
+        self._again: GivenAgain | None = None
+        self._is_new = False  # whether that is of the step that is just over
         if self._is_watching and not can_be_watched(caller.pl_module):
             self._is_watching = False
             self.telling.nothing_compared("it is compiled")
@@ -59,7 +63,7 @@ class FirstSteps:
     @property
     def is_over(self) -> bool:
         """Whether it has been seen how the training calls the model, or cannot be."""
-        return not self._is_watching and self._first is None and not self._kept_steps
+        return not self._is_watching and self._first is None and not self._kept_steps and self._again is None
 
     def begin(self, batch: Any) -> None:
         """Look at a batch before ``training_step`` gets it.
@@ -75,6 +79,9 @@ class FirstSteps:
         if self._first.calls is None and self.caller.how.takes_batch(self.caller.pl_module):
             with suppress(Exception):  # of what cannot be copied, nothing more is compared
                 self._batch = copy.deepcopy(batch)
+        if self._again is None:
+            with suppress(Exception):  # likewise
+                self._copy = copy.deepcopy(batch)
         self._first.begin(batch)
 
     def _begin_kept(self, batch: Any) -> None:
@@ -164,6 +171,27 @@ class FirstSteps:
         self._end_first(stepped)
         if not stepped:
             self._end_kept()
+            if self._again is not None and not self._is_new:
+                self.give_again()
+            self._is_new = False
+
+    def give_again(self) -> None:
+        """See whether what was done to the images of an earlier batch is done again, in the step after it or later."""
+        again, self._again = self._again, None
+        if again is None or self.found.doubts:
+            return
+        try:
+            way = again.way()
+        except AuditStopped:
+            raise
+        except Exception:  # a step that cannot be begun again: nobody knows
+            return
+        if way is not None:
+            self.telling.doubt(
+                "the training changes its images before the model gets them, which the audit does not do: what it "
+                f"makes of them is {way}",
+                MENDS[way],
+            )
 
     def _end_first(self, stepped: bool) -> None:
         first = self._first
@@ -173,6 +201,7 @@ class FirstSteps:
             self._is_watching = self._goes_on(first.end(stepped))
         if not stepped:
             first.end_step()
+            self._keep_altered(first)
         if not stepped and first.calls is not None:
             calls, first.calls = first.calls, None
             compared = self._compare_calls(calls)
@@ -181,6 +210,13 @@ class FirstSteps:
                 first.doubt(words, MEND_CALL)
         if not stepped and not self._is_watching:
             self._first = self._batch = None
+
+    def _keep_altered(self, first: FirstBatch) -> None:
+        """For a batch whose images did not reach the model as they are: it is given again after another step."""
+        before, batch = first.altered, self._copy
+        first.altered = self._copy = None
+        if before is not None and batch is not None and self._again is None:
+            self._again, self._is_new = GivenAgain(self.caller, self.found, before, batch), True
 
     def _goes_on(self, is_seen: bool) -> bool:
         """Whether to look at the next batch too."""

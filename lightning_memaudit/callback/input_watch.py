@@ -93,6 +93,14 @@ class Reached(NamedTuple):
         return any(one is not None and self.curve.goes_on(one) for one in found)
 
 
+class WentIn(BaseException):
+    """A layer has been given what was waited for; no error, which what is called might take care of.
+
+    >>> issubclass(WentIn, Exception)
+    False
+    """
+
+
 class InputWatch:
     """Notes the first inputs of each module of a model while it is entered.
 
@@ -100,6 +108,7 @@ class InputWatch:
         module: The model.
         shape: (C, *spatial) of an image; only inputs that may hold one are kept.
         whole: Names of modules whose calls are kept whole, unless one of them is called within another.
+        until: A module's name and which of its calls, from 0, raises :class:`WentIn` once it is noted.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
     >>> with InputWatch(model, (1, 2, 2)) as watch:
@@ -108,9 +117,15 @@ class InputWatch:
     {'': (1, 2, 2), '0': (1, 2, 2), '1': (4,)}
     """
 
-    def __init__(self, module: nn.Module, shape: Sequence[int], whole: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        shape: Sequence[int],
+        whole: Collection[str] = (),
+        until: tuple[str, int] | None = None,
+    ) -> None:
         self.module, self.shape, self.size = module, tuple(shape), torch.Size(shape).numel()
-        self.whole = frozenset(whole)
+        self.whole, self.until = frozenset(whole), until
         self.arrivals: dict[str, list[Arrival]] = {}
         self.rows: Counter[str] = Counter()  # that are learned from, in all calls
         self.within: list[str] = []
@@ -189,6 +204,8 @@ class _Note:
                 is_whole = self.name in self.watch.whole and not self.watch.whole.intersection(within)
                 call = Call(arguments, named).copied() if is_whole else None
                 arrivals.append(replace(arrival, within=within, call=call))
+        if self.watch.until == (self.name, len(arrivals) - 1):
+            raise WentIn
 
     def leave(self, *_: Any) -> None:
         """The call has ended."""
