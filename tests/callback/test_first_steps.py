@@ -81,7 +81,7 @@ FIXED = {
     "darker by a fifth": lambda images: 0.8 * images,
     "blurred": v2.GaussianBlur(3, 0.6),
     "sharpened": lambda images: v2.functional.adjust_sharpness(images, 3.0),
-    "stretched by the batch": lambda images: (images - images.mean()) / images.std() * images.new_tensor(0.25) + 0.5,
+    "centred by the batch": lambda images: images - images.mean() + 0.5,
 }
 REFUSED = {
     "normalized": lambda images: (images - 0.5) / 0.5,
