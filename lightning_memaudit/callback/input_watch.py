@@ -224,6 +224,8 @@ class _Note:
         if first is None:
             return None
         argument = tensors.pop(first)
+        if argument.ndim == 1 and len(argument) == self.watch.size:
+            argument = argument[None]  # a flat image by itself, not a batch of numbers
         shape = tuple(argument.shape[1:])
         # As many values as an image, or the image beside channels of another kind; a copy: the model may work in place.
         whole = self.watch.size in (torch.Size(shape).numel(), self.watch.size_beside(shape))
@@ -236,11 +238,29 @@ class _Note:
 
 
 def may_be_label(one: Tensor, images: Tensor) -> bool:
-    """Labels and other conditions are small: no masks, no noise, and not the images again as the target of a loss."""
-    if one is images or one.dtype == torch.bool or not 0 < one.ndim <= 3:
+    """Labels and other conditions are small: no masks, no noise, and not the images again as the target of a loss.
+
+    Nor masks of patches: as many of each image, or their numbers in another order.
+
+    >>> images, mask = torch.rand(2, 1, 8, 8), torch.tensor([[0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]])
+    >>> may_be_label(torch.tensor([3, 1]), images), may_be_label(mask, images)
+    (True, False)
+    """
+    if one is images or one.dtype == torch.bool or not 0 < one.ndim <= 3 or _chooses_patches(one):
         return False
     same = one.shape == images.shape and one.device == images.device and bool((one == images).all())
     return not same and 4 * one[:1].numel() <= images[:1].numel()
+
+
+def _chooses_patches(one: Tensor) -> bool:
+    """Whether rows (B, patches) are zeros and as many ones, but not one each; or all numbers of patches."""
+    if one.ndim != 2 or one.shape[1] < 4 or one.is_complex():
+        return False
+    if bool(((one == 0) | (one == 1)).all()):
+        counts = one.sum(1)
+        return bool((counts == counts[0]).all()) and 1 < int(counts[0]) < one.shape[1]
+    numbers = torch.arange(one.shape[1], device=one.device)
+    return not one.is_floating_point() and bool((one.sort(1).values == numbers).all())
 
 
 def names_of_arguments(module: nn.Module) -> dict[str, Any]:

@@ -23,6 +23,9 @@ WINDOW = 3
 NEAR, NOT_FAR = 0.05, 0.1
 """Two maps that differ by no more do nearly the same; and may be of running statistics, from one batch to the next."""
 
+LATER = "later map"
+"""The kind of what was told of maps that may be drawn, and that the first batch has not shown."""
+
 LEAST_CHANGED = 12
 """Images that are all flipped or cut by chance, if that is drawn for each, in one of thousands of runs."""
 
@@ -71,7 +74,7 @@ class LaterBatches(FirstBatch):
     >>> later.begin(images)
     >>> _ = model(2 * images.flatten(1) - 1)  # training_step has come to normalize by itself
     >>> later.end(), later.conclude(), found.doubts[0].text
-    (True, None, 'in epoch 3, later than the first batch, training_step gives the model (image - 0.5) / 0.5 and the \
+    (True, None, 'in epoch 3, unlike in the first batch, training_step gives the model (image - 0.5) / 0.5 and the \
 audit would give it image')
     """
 
@@ -169,13 +172,15 @@ audit would give it image')
         shown, self.shown = self.shown, []
         if not shown or self.found.doubts:
             return
-        others = [one for one in shown if one.kind != "same"]
-        if len(others) < len(shown):
-            # What is there, and then no more, is drawn for each batch, or over.
-            gone = shown[: max(place for place, one in enumerate(shown) if one.kind == "same")]
-            self.telling.told |= {one.kind for one in gone if one.kind != "same"}
+        last_same = max((place for place, one in enumerate(shown) if one.kind == "same"), default=-1)
+        self.telling.gone |= {one.kind for one in shown[: last_same + 1]} - {"same"}
+        if last_same >= 0:
+            self.telling.in_a_row.clear()
             return
         kinds = {one.kind for one in shown}
+        self.telling.in_a_row.update(kinds)
+        if any(kind in self.telling.gone and self.telling.in_a_row[kind] < 2 for kind in kinds):
+            return  # drawn for each batch, it may by chance have been there for each of these
         tell = {"map": self._tell_maps, "curve": self._tell_curves, "doubt": self._tell_doubts}
         if kinds == {"nothing"}:
             if len(shown) == WINDOW:
@@ -193,10 +198,12 @@ audit would give it image')
         given = input_behind(last, expected, self.model_input).words("image")
         text = f"training_step gives the model {given} and the audit would give it {self.model_input.words('image')}"
         again = any(last.close_to(one, SAME_AGAIN) for one in maps[:-1])
-        if again or not any(_is_like_drawn(one, expected) for one in maps):
+        is_steady = len(maps) == WINDOW and all(last.close_to(one, NOT_FAR) for one in maps)
+        was_steady = is_steady and LATER in self.telling.told and self.telling.in_a_row["map"] > 1
+        if again or was_steady or not any(_is_like_drawn(one, expected) for one in maps):
             self.telling.doubt(text)
-        elif len(maps) == WINDOW and all(last.close_to(one, NOT_FAR) for one in maps):
-            self.telling.warn("map", f"{self.telling.when} {text}")
+        elif len(maps) == WINDOW and "map" not in self.telling.gone | self.telling.told:
+            self.telling.warn(LATER, f"{self.telling.when} {text}")
 
     def _tell_curves(self, shown: Sequence[Shown]) -> None:
         curves = [one.curve for one in shown if one.curve is not None]
@@ -209,7 +216,7 @@ audit would give it image')
         if last is not None and last.is_fixed and all(_is_same(one, last) for one in changes[:-1]):
             if len(changes) > 1:
                 self.telling.doubt(self._changed(last.words))
-        elif last is not None and sum(one.size for one in shown) >= LEAST_CHANGED:
+        elif last is not None and "change" not in self.telling.gone and sum(one.size for one in shown) >= LEAST_CHANGED:
             self.telling.warn("change", f"{self.telling.when} {self._changed(last.words)}")
 
     @staticmethod

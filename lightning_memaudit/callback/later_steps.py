@@ -4,28 +4,31 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.calls import Compared, FirstCalls
 from lightning_memaudit.callback.first_batch import FirstBatch
 from lightning_memaudit.callback.first_steps import FirstSteps
 from lightning_memaudit.callback.history import History
-from lightning_memaudit.callback.input_watch import is_compiled
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.later_batches import WINDOW, LaterBatches
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Seen
 from lightning_memaudit.callback.telling import Refused, Telling
-from lightning_memaudit.callback.watch_times import WatchTimes
+from lightning_memaudit.callback.watch_times import Watch, WatchTimes
 from lightning_memaudit.measurement.processes import AuditInterrupted, AuditStopped
 
 
 class LaterSteps(FirstSteps):
     """Looks at batches in a row as at the first ones; nothing of it ends the training.
 
-    The arguments are those of :class:`FirstSteps`, with what tells of a later batch.
+    Args:
+        caller: Calls the model as the audits do.
+        found: What was read.
+        seen: What the model sees of the images.
+        telling: Says what is found, as of later batches.
+        why: In passing no call is made again, and one batch that is as the audit has it is enough.
 
+    >>> from torch import nn
     >>> from lightning.pytorch import Trainer
     >>> from lightning_memaudit.callback.model import ModelCall
     >>> from lightning_memaudit.measurement.processes import Processes
@@ -33,17 +36,17 @@ class LaterSteps(FirstSteps):
     >>> model = AutoencoderModule(nn.Identity())
     >>> caller = Caller(Trainer(accelerator="cpu", logger=False), model, ModelCall(), Processes())
     >>> found = Inspection()
-    >>> later = LaterSteps(caller, found, None, Telling(found).later("in epoch 3"))
+    >>> later = LaterSteps(caller, found, None, Telling(found).later("in epoch 3"), Watch.BEFORE_AUDIT)
     >>> later.end(stepped=False), later.is_over
     (None, False)
     """
 
     _watch_of: type[FirstBatch] = LaterBatches
 
-    def __init__(self, caller: Caller, found: Inspection, seen: Seen | None, telling: Telling) -> None:
+    def __init__(self, caller: Caller, found: Inspection, seen: Seen | None, telling: Telling, why: Watch) -> None:
         super().__init__(caller, found, seen, telling)
-        self._left = WINDOW
-        self._compared: Compared | None = None
+        self.why, self._left = why, WINDOW
+        self._compared = Compared(None, True) if why is Watch.IN_PASSING else None
 
     def begin(self, batch: Any) -> None:
         """Look at a batch before ``training_step`` gets it."""
@@ -61,7 +64,9 @@ class LaterSteps(FirstSteps):
             self.conclude()
 
     def _is_enough(self) -> bool:
-        return self._left <= 0 or bool(self.found.doubts)
+        shown = self._first.shown if isinstance(self._first, LaterBatches) else []
+        is_passed = self.why is Watch.IN_PASSING and bool(shown) and shown[-1].kind == "same"
+        return is_passed or self._left <= 0 or bool(self.found.doubts)
 
     def conclude(self) -> None:
         """Tell what the batches have shown so far, and stop watching."""
@@ -104,6 +109,7 @@ class WatchedSteps:
         found: What was read.
         seen: What the model sees of the images.
 
+    >>> from torch import nn
     >>> from lightning.pytorch import Trainer
     >>> from lightning_memaudit.callback.model import ModelCall
     >>> from lightning_memaudit.measurement.processes import Processes
@@ -119,6 +125,7 @@ class WatchedSteps:
         self._first = FirstSteps(caller, found, seen, self.telling)
         self._later: LaterSteps | None = None
         self._times = WatchTimes()
+        self._compiled, self._is_stopped = 0, False
 
     def begin(self, batch: Any, batch_idx: int, when: Schedule, history: History) -> None:
         """Look at a batch before ``training_step`` gets it, if it is one to be watched.
@@ -132,13 +139,14 @@ class WatchedSteps:
         Raises:
             ValueError: The first batch holds other images, or the same in another range, than are audited.
         """
-        is_due = self._times.is_due(self.caller.trainer, when, history, batch_idx)
+        why = self._times.due(self.caller.trainer, when, history, batch_idx)
         if not self._first.is_over:
             self._first.begin(batch)
             return
-        if self._later is None and is_due and not self.found.doubts and may_be_hooked_again(self.caller.pl_module):
+        if self._later is None and why and not (self._is_stopped or self.found.doubts):
+            self._compiled = times_compiled()
             telling = self.telling.later(f"in epoch {self.caller.trainer.current_epoch}")
-            self._later = LaterSteps(self.caller, self.found, self.seen, telling)
+            self._later = LaterSteps(self.caller, self.found, self.seen, telling, why)
         if self._later is not None:
             self._later.begin(batch)
 
@@ -155,8 +163,16 @@ class WatchedSteps:
             self._later.end(stepped)
             if self._later.is_over:
                 self._later = None
+                self._look_at_compilation()
         else:
             self._first.end(stepped)
+
+    def _look_at_compilation(self) -> None:
+        """Stop where to watch makes functions be compiled anew, which takes time, and is done a few times at most."""
+        if times_compiled() > self._compiled:
+            self._is_stopped = True
+            when = f"after epoch {self.caller.trainer.current_epoch}"
+            self.telling.later(when).nothing_compared("functions would be compiled anew each time")
 
     def conclude(self) -> None:
         """Tell what was seen so far, before an audit."""
@@ -172,12 +188,11 @@ class WatchedSteps:
             self._later.close()
 
 
-def may_be_hooked_again(module: nn.Module) -> bool:
-    """Whether hooks on layers let nothing be compiled once more: compiled functions that call layers are, not modules.
+def times_compiled() -> int:
+    """How often something was compiled in this process; hooks on layers that a compiled function calls add to it.
 
-    >>> may_be_hooked_again(nn.Linear(2, 2))
+    >>> times_compiled() >= 0
     True
     """
     dynamo = sys.modules.get("torch._dynamo.utils")
-    compiled = dynamo is not None and bool(dynamo.counters["frames"])
-    return not compiled or any(map(is_compiled, module.modules()))
+    return 0 if dynamo is None else int(dynamo.counters["frames"]["total"])

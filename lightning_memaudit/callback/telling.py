@@ -1,6 +1,7 @@
 """How it is told what a watched batch shows: the first one may refuse the run, later ones can only doubt the audits."""
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -34,7 +35,9 @@ class Telling:
     Attributes:
         found: What was read; it learns of the doubts.
         when: Of a later batch, such as "in epoch 3"; empty for the first ones.
-        told: What was said; shared by all batches of a run.
+        told: Kinds of what was said; this and the next two are shared by all batches of a run.
+        gone: Kinds of what some batches had, and the next no more, as what is drawn for each.
+        in_a_row: For how many rows of batches all have had something, up to the newest.
 
     >>> telling = Telling(Inspection())
     >>> telling.refuse("the images are dark", "pass std=[0.5]")
@@ -48,6 +51,8 @@ class Telling:
     found: Inspection
     when: str = ""
     told: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    in_a_row: Counter[str] = field(default_factory=Counter)
 
     def later(self, when: str) -> "Telling":
         """The same for a later batch.
@@ -55,7 +60,7 @@ class Telling:
         Args:
             when: Such as "in epoch 3".
         """
-        return Telling(self.found, when, self.told)
+        return replace(self, when=when)
 
     @property
     def is_later(self) -> bool:
@@ -86,7 +91,7 @@ class Telling:
     def doubt(self, text: str, mend: str = MEND) -> None:
         """Warn that the training calls the model otherwise than the audit, and let the verdicts know."""
         if self.is_later:
-            text = f"{self.when}, later than the first batch, {text}"
+            text = f"{self.when}, unlike in the first batch, {text}"
         rank_zero_warn(f"members: {text}: {mend}")
         self.found.doubts.append(Doubt(CALLED_OTHERWISE, text))
 

@@ -6,6 +6,7 @@ watched grows with their number, so that the newest was not long ago and all of 
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from math import ceil, inf, isfinite
 
 from lightning.pytorch import Trainer
@@ -14,12 +15,23 @@ from lightning_memaudit.callback.history import History
 from lightning_memaudit.callback.later_batches import WINDOW
 from lightning_memaudit.callback.schedule import Schedule
 
-FIRST, GROWTH = 16, 1.25
+FIRST, GROWTH = 16, 1.5
 """The first batch that is watched in case of an audit that comes unannounced; of each next the number, in relation."""
 
 NEARLY, FALLEN = 1.2, 0.95
 """Times the level of an audit, the mean loss below which it may come with this epoch; and the share of the loss when
 batches were watched for that before, to which it must have fallen."""
+
+
+class Watch(Enum):
+    """Why batches are watched: because an audit comes, or in passing, in case that one comes unannounced.
+
+    >>> Watch("in passing") is Watch.IN_PASSING
+    True
+    """
+
+    BEFORE_AUDIT = "before an audit"
+    IN_PASSING = "in passing"
 
 
 @dataclass
@@ -32,8 +44,8 @@ class WatchTimes:
 
     >>> times = WatchTimes()
     >>> trainer = Trainer(accelerator="cpu", logger=False, max_epochs=100)
-    >>> [number for number in range(40) if times.is_due(trainer, Schedule(), History(), batch_idx=number)]
-    [16, 20, 25, 32]
+    >>> [number for number in range(80) if times.due(trainer, Schedule(), History(), batch_idx=number)]
+    [16, 24, 36, 54]
     """
 
     num_batches: int = 0
@@ -42,8 +54,8 @@ class WatchTimes:
     _in_epoch: int = 0  # batches of the epoch before
     _loss: float = inf
 
-    def is_due(self, trainer: Trainer, when: Schedule, history: History, batch_idx: int) -> bool:
-        """Whether to watch from this batch on.
+    def due(self, trainer: Trainer, when: Schedule, history: History, batch_idx: int) -> Watch | None:
+        """Why to watch from this batch on; None where there is no need to.
 
         Args:
             trainer: Of the run.
@@ -62,8 +74,9 @@ class WatchTimes:
             self._in_epoch = batch_idx + 1
         length = length if isfinite(length) else max(self._in_epoch, batch_idx + 1) if self._in_epoch else inf
         left = length - batch_idx - 1
-        known = self._left(trainer, when, left, length) < WINDOW
-        return known or is_next or self._is_level_near(when, history, left, length)
+        if self._left(trainer, when, left, length) < WINDOW or self._is_level_near(when, history, left, length):
+            return Watch.BEFORE_AUDIT
+        return Watch.IN_PASSING if is_next else None
 
     def _left(self, trainer: Trainer, when: Schedule, left: float, length: float) -> float:
         """Batches after this one before the next audit whose time is known."""
@@ -73,7 +86,7 @@ class WatchTimes:
                 epochs = min(epochs, trainer.max_epochs)
             made = (trainer.global_step - self._first_step) / max(1, self.num_batches - 1)
             if trainer.max_steps > 0 and made > 0:
-                steps = (trainer.max_steps - trainer.global_step) / made - 1
+                steps = (trainer.max_steps - trainer.global_step - 1) / made
         more = epochs - trainer.current_epoch - 1
         return min(steps, left + more * length if more > 0 else left)
 

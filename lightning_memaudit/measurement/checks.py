@@ -64,7 +64,8 @@ class Mends:
     outputs: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType(
             {
-                NOT_DETERMINISTIC: "pass reconstruct=<a function (module, images) that decodes the mean>",
+                NOT_DETERMINISTIC: "pass reconstruct=<a function (module, images) that draws no random numbers, such "
+                "as one that decodes the mean, or masks nothing>",
                 DEPENDS_ON_BATCH: "pass reconstruct=<a function (module, images) that answers each image by itself>",
                 OUTPUT_RANGE: "pass reconstruct=<a function (module, images) that maps the output to [0, 1]>",
                 OUTPUT_LOGITS: "pass reconstruct=<a function (module, images) that applies the sigmoid>",
@@ -93,7 +94,8 @@ FUNCTION_MENDS = Mends(
     shape="pass a function that returns the same shape, such as lambda x: model(x).view_as(x) for flat outputs",
     outputs=MappingProxyType(
         {
-            NOT_DETERMINISTIC: "pass a function that draws no random numbers, such as one that decodes the mean",
+            NOT_DETERMINISTIC: "pass a function that draws no random numbers, such as one that decodes the mean, "
+            "or masks nothing",
             DEPENDS_ON_BATCH: "call model.eval() first, or pass a function that answers each image by itself",
             OUTPUT_RANGE: "pass a function that maps the output to [0, 1]",
             OUTPUT_LOGITS: "pass a function that applies the sigmoid, such as lambda x: model(x).sigmoid()",

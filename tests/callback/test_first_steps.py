@@ -213,3 +213,38 @@ def test_the_batch_that_is_given_again_is_the_one_that_the_training_was_given():
     said, doubts = fit(LabelledColors(), reconstruct=lambda module, batch: module(batch[0], batch[1]))
     assert doubts == []
     assert not any("labels" in text for text in said)
+
+
+class Masked(Colors):
+    """Is given a mask of patches that is drawn for each image, half of them, as masked autoencoders are."""
+
+    def forward(self, x, mask=None):
+        hidden = torch.zeros(len(x), 16) if mask is None else mask
+        return self.network(x * (1 - hidden.view(-1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)))
+
+    def training_step(self, batch, batch_idx):
+        mask = (torch.rand(len(batch[0]), 16).argsort(1) < 8).float()
+        return functional.mse_loss(self(batch[0], mask), batch[0])
+
+
+def test_a_mask_of_patches_that_is_drawn_is_no_label():
+    assert fit(Masked()) == ([], [])
+
+
+class Cached(Colors):
+    """Encodes images one by one, flat, as where their codes are kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.network, self.decoder = nn.Linear(3 * 32 * 32, 16), nn.Linear(16, 3 * 32 * 32)
+
+    def forward(self, x):
+        return self.decoder(self.network(x.flatten(1))).view_as(x)
+
+    def training_step(self, batch, batch_idx):
+        codes = torch.stack([self.network(image.flatten()) for image in batch[0]])
+        return functional.mse_loss(self.decoder(codes).view_as(batch[0]), batch[0])
+
+
+def test_a_flat_image_by_itself_is_no_batch_of_numbers():
+    assert fit(Cached()) == ([], [])
