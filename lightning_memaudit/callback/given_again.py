@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lightning_memaudit.callback.batch_content import are_prepared
+from lightning_memaudit.callback.batch_content import are_members
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.calls import seed_all
 from lightning_memaudit.callback.curves import LEAST_CHANGE
@@ -83,7 +83,7 @@ def altered(
     """The images of a batch and what became of them; None where a call got them as they are, or members are so too.
 
     Args:
-        found: The members.
+        found: The members; it learns whether they are prepared as the model gets them.
         name: The layer.
         place: Of the first of the calls among all of the layer.
         images: (B, C, *spatial) of the batch, in [0, 1].
@@ -93,9 +93,12 @@ def altered(
     wanted = expected.apply(images)
     pairs = [Altered(name, place, images, wanted, seen) for seen in calls]
     is_changed = all(bool(one.seen.isfinite().all()) and one.change > LEAST_CHANGE for one in pairs)
-    if not is_changed or are_prepared(images, expected.undo(pairs[0].seen.to(images)), found):
+    if not is_changed:
         return None
-    return pairs[0]
+    if not found.reads[0].source.given:
+        return pairs[0]
+    found.prepared = found.prepared or are_members(expected.undo(pairs[0].seen.to(images)), found)
+    return pairs[0] if are_members(images, found) and not found.prepared else None
 
 
 class GivenAgain:
