@@ -37,14 +37,20 @@ SAME = 0.02
 """Of the change itself, by which it may differ from one time to the next, as computations on GPUs do."""
 
 ALWAYS = "the same each time that its images are given again"
+ONE_OF_FEW = "one of a few each time that its images are given again, and never the image itself"
 BY_BATCH = "the same when its batch is given again, and another when half of it is, as by the range or mean of a batch"
 
 
 MENDS = {
     ALWAYS: MEND_CURVE,
+    ONE_OF_FEW: MEND_CURVE,
     BY_BATCH: "let training_step do it by numbers that are the same for all batches, and pass reconstruct=<a function "
     "(module, images) that does the same, and undoes it on the result>",
 }
+
+
+MOST_KINDS = 4.2
+"""Images that each one becomes, in the mean, if it is flipped or not, in both directions, after what is always done."""
 
 
 class Altered(NamedTuple):
@@ -101,6 +107,43 @@ def altered(
     return pairs[0] if are_members(images, found) and not found.prepared else None
 
 
+class _Outcomes:
+    """Of each image, the different ones that it has become so far."""
+
+    def __init__(self, before: Altered) -> None:
+        self.before, self.kinds, self.num_times = before, [before.seen], 1
+        changed = (before.seen.float() - before.wanted).square().mean()
+        self._allowed = SAME**2 * float(changed)
+        self._num_kinds = torch.ones(len(before.seen), dtype=torch.int64)
+        self._is_whole = self.same(before.wanted, before.seen)
+
+    @property
+    def are_one(self) -> bool:
+        """Whether each image became the same each time."""
+        return bool((self._num_kinds == 1).all())
+
+    def same(self, one: Tensor, other: Tensor) -> Tensor:
+        """(B,) which images are the same in both, or were not given."""
+        distance = (one.float() - other.float()).flatten(1).square().mean(1)
+        return ~(distance > self._allowed).cpu()
+
+    def add(self, seen: Tensor) -> bool:
+        """Note what the images became once more; False where that is drawn at random.
+
+        It is where an image is at times left as it is, or becomes more than a few.
+        """
+        known = torch.stack([self.same(seen, one) for one in self.kinds]).any(0)
+        self.num_times += 1
+        if not bool(known.all()):
+            # Of an image that is known already, another copy does no harm.
+            self.kinds.append(seen)
+            self._num_kinds += ~known
+        self._is_whole |= self.same(self.before.wanted, seen)
+        is_left = bool((self._is_whole & (self._num_kinds > 1)).any())
+        is_many = self.num_times > MOST_KINDS and float(self._num_kinds.float().mean()) > MOST_KINDS
+        return not is_left and not is_many
+
+
 class GivenAgain:
     """A batch of an earlier step that is given to ``training_step`` again.
 
@@ -131,16 +174,23 @@ class GivenAgain:
         To be called between two steps.
         """
         everything = torch.arange(len(self.before.images))
+        outcomes = _Outcomes(self.before)
         with self._in_training():
             generator, begun = torch.Generator().manual_seed(0), perf_counter()
             for seed in range(MOST_TIMES):
                 if seed >= LEAST_TIMES and perf_counter() - begun > SECONDS:
                     break
-                order = everything[torch.randperm(len(everything), generator=generator)]
-                if not self._is_same(order, seed):
+                seen = self._again(everything[torch.randperm(len(everything), generator=generator)], seed)
+                if seen is None or not outcomes.add(seen):
                     return None
-            half = everything[: len(everything) // 2]
-            return BY_BATCH if len(half) > 1 and self._is_same(half, 0) is False else ALWAYS
+            if outcomes.are_one:
+                half = everything[: len(everything) // 2]
+                seen = self._again(half, 0) if len(half) > 1 else None
+                return ALWAYS if seen is None or bool(outcomes.same(seen, self.before.seen).all()) else BY_BATCH
+            # What differs with the order alone is mixed with its neighbors.
+            unmoved = [self._again(everything, MOST_TIMES + more) for more in range(2)]
+            is_mixed = all(one is None or bool(outcomes.same(one, self.before.seen).all()) for one in unmoved)
+            return None if is_mixed else ONE_OF_FEW
 
     @contextmanager
     def _in_training(self) -> Iterator[None]:
@@ -157,8 +207,11 @@ class GivenAgain:
                 one.training = training
             yield
 
-    def _is_same(self, order: Tensor, seed: int) -> bool | None:
-        """Whether these images, in this order, become what they were; None where they do not reach the layer."""
+    def _again(self, order: Tensor, seed: int) -> Tensor | None:
+        """What becomes of these images, given in this order; None where they do not reach the layer.
+
+        In the order of the batch, with NaN for images that were not given.
+        """
         before = self.before
         batch = self._taken(order)
         wanted = before.images[order.to(before.images.device)]
@@ -168,13 +221,11 @@ class GivenAgain:
                 return None
             batch, order, wanted = copy.deepcopy(self.batch), torch.arange(len(before.images)), before.images
         seen = self._begun(batch, wanted, seed)
-        if seen is None or not bool(seen.isfinite().all()):
+        if seen is None or seen[:1].shape != before.seen[:1].shape or not bool(seen.isfinite().all()):
             return None
-        expected = before.seen[order.to(before.seen.device)]
-        if seen.shape != expected.shape:
-            return False
-        allowed = SAME * (expected.float() - before.wanted[order.to(before.wanted.device)]).square().mean().sqrt()
-        return bool((seen.float() - expected).square().mean().sqrt() <= allowed)
+        placed = torch.full_like(before.seen, torch.nan)
+        placed[order.to(placed.device)] = seen.to(placed)
+        return placed
 
     def _taken(self, order: Tensor) -> Any:
         """A copy of the batch, of these images in this order, as far as it is known what belongs to each."""

@@ -1,4 +1,4 @@
-"""A batch is given again: what is done to its images each time alike is told from what is drawn, and leaves no trace."""
+"""A batch is given again: what is done to its images each time alike is told from what is drawn, without a trace."""
 
 import lightning
 import pytest
@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from training_runs import Items, audit_callback, trainer_with
 
 from lightning_memaudit.callback.caller import Caller
-from lightning_memaudit.callback.given_again import ALWAYS, BY_BATCH, Altered, GivenAgain
+from lightning_memaudit.callback.given_again import ALWAYS, BY_BATCH, ONE_OF_FEW, Altered, GivenAgain
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.reading.group_reading import read_group
@@ -47,6 +47,10 @@ def place_noise(images):
     return images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
 
 
+def each(transform):
+    return lambda images: torch.stack([transform(image) for image in images])
+
+
 OWN = torch.Generator()
 blurred = v2.GaussianBlur(3, 0.6)
 WAYS = {
@@ -55,6 +59,7 @@ WAYS = {
     "turned": (lambda images: v2.functional.rotate(images, 10), ALWAYS),
     "without a border": (lambda images: functional.pad(images[..., 2:-2, 2:-2], (2, 2, 2, 2)), ALWAYS),
     "stretched by the batch": (lambda images: (images - images.min()) / (images.max() - images.min()), BY_BATCH),
+    "blurred, and flipped at random": (lambda images: each(v2.RandomHorizontalFlip())(blurred(images)), ONE_OF_FEW),
     "flipped at random": (v2.RandomHorizontalFlip(), None),
     "blurred at random": (v2.GaussianBlur(5, (0.1, 2.0)), None),
     "mixed with the next": (lambda images: 0.6 * images + 0.4 * images.roll(1, 0), None),
