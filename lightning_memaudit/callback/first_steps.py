@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.calls import Compared, FirstCalls, compare_calls
 from lightning_memaudit.callback.first_batch import FirstBatch
 from lightning_memaudit.callback.given_again import MENDS, GivenAgain
-from lightning_memaudit.callback.input_watch import InputWatch, reached_layers
+from lightning_memaudit.callback.input_watch import InputWatch, Reached, like_images, reached_layers
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.kept_conditions import STEPS, Kept, KeptConditions, beside_images
 from lightning_memaudit.callback.model_checks import few_images
@@ -82,7 +82,25 @@ class FirstSteps:
         if self._again is None:
             with suppress(Exception):  # likewise
                 self._copy = copy.deepcopy(batch)
+        if all(one.affine is None and one.curve is None for one in self._first.in_audit.values()):
+            self._first.in_audit = self._audited(batch, self._first.in_audit)
         self._first.begin(batch)
+
+    def _audited(self, batch: Any, in_audit: Mapping[str, Reached]) -> Mapping[str, Reached]:
+        """What reaches the layers, also when the audit is called on a batch: where reconstruct prepares the images."""
+        try:
+            images = self.found.reads[0].images_in(batch)
+            if images is None:
+                return in_audit
+            with self._audit_call(batch) as audit, InputWatch(self.caller.pl_module, images.shape[1:]) as watch:
+                audit(images)
+            values = {name: one[0].values for name, one in watch.arrivals.items() if name in in_audit and one}
+            laid_out = {name: like_images(images, one) for name, one in values.items() if one is not None}
+        except AuditStopped:
+            raise
+        except Exception:  # then there is nothing to compare with
+            return in_audit
+        return {name: one._replace(audited=laid_out.get(name)) for name, one in in_audit.items()}
 
     def _begin_kept(self, batch: Any) -> None:
         if not self._kept_steps:

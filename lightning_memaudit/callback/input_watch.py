@@ -18,6 +18,9 @@ from lightning_memaudit.callback.reading.items import plain, tensors_in
 MOST_CALLS = 4
 """Of each layer, within the first step, that are looked at."""
 
+CLOSE = 1e-3
+"""Of the largest value, by which two calls that prepare images alike may differ."""
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -75,6 +78,7 @@ class Reached(NamedTuple):
         affine: The exact map from the images to it, if there is one.
         beside: Names of the other tensors that it is called with, such as labels, as in :class:`Arrival`.
         curve: From the images to it, where there is no such map: of ``reconstruct``, which prepares them.
+        audited: What it becomes of the images of a batch, in their layout, where there is neither.
 
     >>> Reached((3, 8, 8), Affine()).beside
     frozenset()
@@ -84,13 +88,21 @@ class Reached(NamedTuple):
     affine: Affine | None
     beside: frozenset[tuple[str, bool]] = frozenset()
     curve: Curve | None = None
+    audited: Tensor | None = None
 
     def prepares_alike(self, images: Tensor, calls: Sequence[Tensor]) -> bool:
-        """Whether the values go through the same curve in one of the training's calls on these images."""
+        """Whether they become the same, or go through the same curve, in one of the training's calls on them."""
+        if self.audited is not None:
+            return any(_are_close(one, self.audited) for one in calls)
         if self.curve is None:
             return False
         found = (curve_between(images[: len(seen)].to(seen.device), seen) for seen in calls)
         return any(one is not None and self.curve.goes_on(one) for one in found)
+
+
+def _are_close(one: Tensor, other: Tensor) -> bool:
+    size = max(1.0, float(other.abs().max()))
+    return one.shape == other.shape and bool((one.float() - other.to(one.device)).abs().max() <= CLOSE * size)
 
 
 class WentIn(BaseException):

@@ -119,8 +119,19 @@ def test_the_training_goes_on_as_if_no_step_had_been_begun_again():
     assert ends[0][1:] == ends[1][1:]
 
 
-def test_members_that_are_prepared_as_training_step_does_it_are_the_mend():
-    images = photographs(20)
-    callback = audit_callback(members=Items(blurred(images[:16])), controls=Items(blurred(images[16:])))
-    trainer_with(callback, max_epochs=2).fit(Prepares(blurred), DataLoader(Items(images[:16]), 8))
+MENDS = {
+    "members": {"members": Items(blurred(photographs(20)[:16])), "controls": Items(blurred(photographs(20)[16:]))},
+    "reconstruct": {
+        "reconstruct": lambda module, images: module(blurred(images)),
+        "controls": Items(photographs(20)[16:]),
+    },
+}
+
+
+@pytest.mark.parametrize("name", MENDS)
+def test_the_mends_leave_no_doubt(name, recwarn):
+    callback = audit_callback(**MENDS[name])
+    trainer_with(callback, max_epochs=2).fit(Prepares(blurred), DataLoader(Items(photographs(20)[:16]), 8))
     assert callback.last_report.doubts == []
+    said = [str(one.message) for one in recwarn if "members: " in str(one.message)]
+    assert all("unless training_step makes those of them" in text for text in said)
