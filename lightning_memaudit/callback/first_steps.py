@@ -190,8 +190,12 @@ class FirstSteps:
         if not stepped:
             self._end_kept()
             if self._again is not None and not self._is_new:
-                self.give_again()
+                self._step_after()
             self._is_new = False
+
+    def _step_after(self) -> None:
+        """A step has been made after the one whose batch is to be given again."""
+        self.give_again()
 
     def give_again(self) -> None:
         """See whether what was done to the images of an earlier batch is done again, in the step after it or later."""

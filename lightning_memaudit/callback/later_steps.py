@@ -70,10 +70,13 @@ class LaterSteps(FirstSteps):
 
     def conclude(self) -> None:
         """Tell what the batches have shown so far, and stop watching."""
-        self._try(self.give_again)
         if isinstance(self._first, LaterBatches):
             self._try(self._first.conclude)
+        self._try(self.give_again)
         self._stop()
+
+    def _step_after(self) -> None:
+        pass  # what all the batches in a row show says more
 
     def _stop(self) -> None:
         self.close()
