@@ -93,6 +93,17 @@ def are_members(images: Tensor, found: Inspection) -> bool:
     return not set(found.hashes["members"]).isdisjoint(image_hashes(Group.whole("members", images.clamp(0, 1))))
 
 
+def are_prepared(images: Tensor, seen: Tensor, found: Inspection) -> bool:
+    """Whether members were passed as the model gets them, not as they stand in the training's batches.
+
+    Args:
+        images: (B, C, *spatial) of a batch, in [0, 1].
+        seen: What the model got of them, in [0, 1] as far as it can be.
+        found: The members.
+    """
+    return found.reads[0].source.given and (are_members(seen, found) or not are_members(images, found))
+
+
 def _unlike(members: Tensor, images: Tensor) -> str:
     ours, theirs = (f"mean {float(one.mean()):.3g} and deviation {float(one.std()):.3g}" for one in (members, images))
     return f" (these have {ours}, and those {theirs})"

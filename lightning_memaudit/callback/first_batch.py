@@ -16,6 +16,7 @@ from lightning_memaudit.callback.batch_content import are_members, check_content
 from lightning_memaudit.callback.calls import FirstCalls
 from lightning_memaudit.callback.changes import Change, change_between, is_noisy
 from lightning_memaudit.callback.curves import WORDS, Curve, curve_between
+from lightning_memaudit.callback.given_again import Altered, altered
 from lightning_memaudit.callback.input_watch import Arrival, Call, InputWatch, Reached, like_images
 from lightning_memaudit.callback.inspection import Inspection, listed
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
@@ -75,6 +76,7 @@ result>
         self.in_audit, self.model_input = in_audit, model_input
         self.calls: FirstCalls | None = None
         self.beside: str | None = None
+        self.altered: Altered | None = None
         self._to_come: tuple[str, int] | None = None  # a layer, and how many images it should get in the step
         self._watch = InputWatch(module, self.format.shape, in_audit)
         self._tensors: list[Tensor] = []
@@ -170,18 +172,21 @@ result>
                 f"audit would give it {in_audit}"
             )
         for name in common:
-            expected, calls = self.in_audit[name].affine, self._watch.arrivals[name]
+            expected, calls = self.in_audit[name].affine, list(enumerate(self._watch.arrivals[name]))
             # What is learned from counts: a call without gradients may be for a number that is logged.
-            calls = [call for call in calls if call.learns] or calls
-            all_seen = [like_images(images, call.values) for call in calls if call.values is not None]
-            seen = [one for one in all_seen if one is not None]
+            calls = [(place, call) for place, call in calls if call.learns] or calls
+            laid_out = [(place, like_images(images, call.values)) for place, call in calls if call.values is not None]
+            by_place = {place: one for place, one in laid_out if one is not None}
+            seen = list(by_place.values())
             if self.in_audit[name].prepares_alike(images, seen):
                 return True
             if expected is not None and seen:
                 is_first = not self._is_pending
                 count = len(seen[0])  # of micro-batches the first
                 same = [one for one in seen if len(one) == count]
-                self._compare(images[:count].to(seen[0].device), same, expected)
+                images = images[:count].to(seen[0].device)
+                self.altered = self.altered or altered(self.found, name, min(by_place), images, same, expected)
+                self._compare(images, same, expected)
                 self._once_more = is_first and self._is_pending
                 return not self._once_more
         self._tell_nothing("no layer gets the images in both")

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.calls import Compared, FirstCalls, compare_calls
 from lightning_memaudit.callback.first_batch import FirstBatch
-from lightning_memaudit.callback.input_watch import InputWatch, reached_layers
+from lightning_memaudit.callback.given_again import MENDS, GivenAgain
+from lightning_memaudit.callback.input_watch import InputWatch, Reached, like_images, reached_layers
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.kept_conditions import STEPS, Kept, KeptConditions, beside_images
 from lightning_memaudit.callback.model_checks import few_images
@@ -49,6 +50,9 @@ class FirstSteps:
         self._first: FirstBatch | None = None
         self._is_watching = not has_spread_weights(caller.trainer)
         self._batch: Any = None
+        self._copy: Any = None
+        self._again: GivenAgain | None = None
+        self._is_new = False  # whether that is of the step that is just over
         if self._is_watching and not can_be_watched(caller.pl_module):
             self._is_watching = False
             self.telling.nothing_compared("it is compiled")
@@ -59,7 +63,7 @@ class FirstSteps:
     @property
     def is_over(self) -> bool:
         """Whether it has been seen how the training calls the model, or cannot be."""
-        return not self._is_watching and self._first is None and not self._kept_steps
+        return not self._is_watching and self._first is None and not self._kept_steps and self._again is None
 
     def begin(self, batch: Any) -> None:
         """Look at a batch before ``training_step`` gets it.
@@ -75,7 +79,28 @@ class FirstSteps:
         if self._first.calls is None and self.caller.how.takes_batch(self.caller.pl_module):
             with suppress(Exception):  # of what cannot be copied, nothing more is compared
                 self._batch = copy.deepcopy(batch)
+        if self._again is None:
+            with suppress(Exception):  # likewise
+                self._copy = copy.deepcopy(batch)
+        if all(one.affine is None and one.curve is None for one in self._first.in_audit.values()):
+            self._first.in_audit = self._audited(batch, self._first.in_audit)
         self._first.begin(batch)
+
+    def _audited(self, batch: Any, in_audit: Mapping[str, Reached]) -> Mapping[str, Reached]:
+        """What reaches the layers, also when the audit is called on a batch: where reconstruct prepares the images."""
+        try:
+            images = self.found.reads[0].images_in(batch)
+            if images is None:
+                return in_audit
+            with self._audit_call(batch) as audit, InputWatch(self.caller.pl_module, images.shape[1:]) as watch:
+                audit(images)
+            values = {name: one[0].values for name, one in watch.arrivals.items() if name in in_audit and one}
+            laid_out = {name: like_images(images, one) for name, one in values.items() if one is not None}
+        except AuditStopped:
+            raise
+        except Exception:  # then there is nothing to compare with
+            return in_audit
+        return {name: one._replace(audited=laid_out.get(name)) for name, one in in_audit.items()}
 
     def _begin_kept(self, batch: Any) -> None:
         if not self._kept_steps:
@@ -164,6 +189,31 @@ class FirstSteps:
         self._end_first(stepped)
         if not stepped:
             self._end_kept()
+            if self._again is not None and not self._is_new:
+                self._step_after()
+            self._is_new = False
+
+    def _step_after(self) -> None:
+        """A step has been made after the one whose batch is to be given again."""
+        self.give_again()
+
+    def give_again(self) -> None:
+        """See whether what was done to the images of an earlier batch is done again, in the step after it or later."""
+        again, self._again = self._again, None
+        if again is None or self.found.doubts:
+            return
+        try:
+            way = again.way()
+        except AuditStopped:
+            raise
+        except Exception:  # a step that cannot be begun again: nobody knows
+            return
+        if way is not None:
+            self.telling.doubt(
+                "the training changes its images before the model gets them, which the audit does not do: what it "
+                f"makes of them is {way}",
+                MENDS[way],
+            )
 
     def _end_first(self, stepped: bool) -> None:
         first = self._first
@@ -173,6 +223,7 @@ class FirstSteps:
             self._is_watching = self._goes_on(first.end(stepped))
         if not stepped:
             first.end_step()
+            self._keep_altered(first)
         if not stepped and first.calls is not None:
             calls, first.calls = first.calls, None
             compared = self._compare_calls(calls)
@@ -181,6 +232,13 @@ class FirstSteps:
                 first.doubt(words, MEND_CALL)
         if not stepped and not self._is_watching:
             self._first = self._batch = None
+
+    def _keep_altered(self, first: FirstBatch) -> None:
+        """For a batch whose images did not reach the model as they are: it is given again after another step."""
+        before, batch = first.altered, self._copy
+        first.altered = self._copy = None
+        if before is not None and batch is not None and self._again is None:
+            self._again, self._is_new = GivenAgain(self.caller, self.found, before, batch), True
 
     def _goes_on(self, is_seen: bool) -> bool:
         """Whether to look at the next batch too."""

@@ -111,9 +111,10 @@ class GivenImages:
     def end_epoch(self, processes: Processes) -> None:
         """Let the record know what the epoch so far has given, in all processes; these call it together."""
         which, repeats = (None, None) if self._known is None else self._known.take()
-        mine = (self._num_images, which, repeats, self._found.doubts, self._failure)
+        mine = (self._num_images, which, repeats, self._found.doubts, self._failure, self._found.prepared)
         self._num_images = 0
         parts = [part for _, part in processes.gather(mine)]
+        self._found.prepared = any(part[5] for part in parts)
         given = [part[1] for part in parts if part[1] is not None]
         if failure := next((part[4] for part in parts if part[4] is not None), None):
             self.record.excuse()
@@ -139,6 +140,8 @@ class GivenImages:
         read = self._found.reads[0]
         members = Members(self._digests["members"], _num_available(read), read.source.certain, passed=read.source.given)
         found = self.record.doubts(members, self._digests.get("controls", []))
+        if self._found.prepared:  # as training_step makes them of images that no batch holds so
+            found = [doubt for doubt in found if doubt.code != MEMBERS_NOT_GIVEN]
         for doubt in found:
             is_told = read.random or self._found.changed  # by what was read twice, or by the first batch
             if doubt.code in _MENDS and not (doubt.code == MEMBERS_NOT_GIVEN and is_told):

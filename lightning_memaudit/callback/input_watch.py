@@ -18,6 +18,9 @@ from lightning_memaudit.callback.reading.items import plain, tensors_in
 MOST_CALLS = 4
 """Of each layer, within the first step, that are looked at."""
 
+CLOSE = 1e-3
+"""Of the largest value, by which two calls that prepare images alike may differ."""
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -75,6 +78,7 @@ class Reached(NamedTuple):
         affine: The exact map from the images to it, if there is one.
         beside: Names of the other tensors that it is called with, such as labels, as in :class:`Arrival`.
         curve: From the images to it, where there is no such map: of ``reconstruct``, which prepares them.
+        audited: What it becomes of the images of a batch, in their layout, where there is neither.
 
     >>> Reached((3, 8, 8), Affine()).beside
     frozenset()
@@ -84,13 +88,29 @@ class Reached(NamedTuple):
     affine: Affine | None
     beside: frozenset[tuple[str, bool]] = frozenset()
     curve: Curve | None = None
+    audited: Tensor | None = None
 
     def prepares_alike(self, images: Tensor, calls: Sequence[Tensor]) -> bool:
-        """Whether the values go through the same curve in one of the training's calls on these images."""
+        """Whether they become the same, or go through the same curve, in one of the training's calls on them."""
+        if self.audited is not None:
+            return any(_are_close(one, self.audited) for one in calls)
         if self.curve is None:
             return False
         found = (curve_between(images[: len(seen)].to(seen.device), seen) for seen in calls)
         return any(one is not None and self.curve.goes_on(one) for one in found)
+
+
+def _are_close(one: Tensor, other: Tensor) -> bool:
+    size = max(1.0, float(other.abs().max()))
+    return one.shape == other.shape and bool((one.float() - other.to(one.device)).abs().max() <= CLOSE * size)
+
+
+class WentIn(BaseException):
+    """A layer has been given what was waited for; no error, which what is called might take care of.
+
+    >>> issubclass(WentIn, Exception)
+    False
+    """
 
 
 class InputWatch:
@@ -100,6 +120,7 @@ class InputWatch:
         module: The model.
         shape: (C, *spatial) of an image; only inputs that may hold one are kept.
         whole: Names of modules whose calls are kept whole, unless one of them is called within another.
+        until: A module's name and which of its calls, from 0, raises :class:`WentIn` once it is noted.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
     >>> with InputWatch(model, (1, 2, 2)) as watch:
@@ -108,9 +129,15 @@ class InputWatch:
     {'': (1, 2, 2), '0': (1, 2, 2), '1': (4,)}
     """
 
-    def __init__(self, module: nn.Module, shape: Sequence[int], whole: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        shape: Sequence[int],
+        whole: Collection[str] = (),
+        until: tuple[str, int] | None = None,
+    ) -> None:
         self.module, self.shape, self.size = module, tuple(shape), torch.Size(shape).numel()
-        self.whole = frozenset(whole)
+        self.whole, self.until = frozenset(whole), until
         self.arrivals: dict[str, list[Arrival]] = {}
         self.rows: Counter[str] = Counter()  # that are learned from, in all calls
         self.within: list[str] = []
@@ -189,6 +216,8 @@ class _Note:
                 is_whole = self.name in self.watch.whole and not self.watch.whole.intersection(within)
                 call = Call(arguments, named).copied() if is_whole else None
                 arrivals.append(replace(arrival, within=within, call=call))
+        if self.watch.until == (self.name, len(arrivals) - 1):
+            raise WentIn
 
     def leave(self, *_: Any) -> None:
         """The call has ended."""

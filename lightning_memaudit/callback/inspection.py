@@ -97,6 +97,7 @@ class Inspection:
         problems: What is wrong so far.
         notes: What a reader of the results should know of how the run was read.
         changed: Whether it was said that the first batch of the training has none of the images that were read.
+        prepared: Whether a batch was seen to reach the model as members that were passed, not as it stands.
         doubts: How the training calls the model otherwise than the audit.
         called: Whether it was seen how the training calls the model.
         hooks: Which batch hooks the run has of its own.
@@ -115,6 +116,7 @@ class Inspection:
     problems: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
     changed: bool = False
+    prepared: bool = False
     doubts: list[Doubt] = field(default_factory=list)
     called: bool = False
     _repeated: dict[str, list[int]] | None = None

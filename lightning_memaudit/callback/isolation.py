@@ -271,6 +271,38 @@ def undisturbed(module: nn.Module, *owners: object) -> Iterator[Buffers]:
         yield buffers
 
 
+class OptimizerSteps(BaseException):
+    """An optimizer was about to step; no error, which what is called might take care of.
+
+    >>> issubclass(OptimizerSteps, Exception)
+    False
+    """
+
+
+@contextmanager
+def resting_optimizers(trainer: Trainer) -> Iterator[None]:
+    """Let no optimizer step; learning rates and the like, which a training step may set, are put back.
+
+    Raises:
+        OptimizerSteps: One is about to, in what is called within.
+    """
+
+    def stop(*_: Any) -> None:
+        raise OptimizerSteps
+
+    hooks = [one.register_step_pre_hook(stop) for one in trainer.optimizers]
+    groups = [(group, dict(group)) for one in trainer.optimizers for group in one.param_groups]
+    schedulers = [(vars(one.scheduler), dict(vars(one.scheduler))) for one in trainer.lr_scheduler_configs]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for now, before in [*groups, *schedulers]:
+            now.clear()
+            now.update(before)
+
+
 def uninitialized(module: nn.Module) -> list[str]:
     """Names of the parameters and buffers of lazy modules that get their shapes in the first call.
 

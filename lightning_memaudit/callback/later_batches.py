@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, allclose
 
-from lightning_memaudit.callback.batch_content import are_members
+from lightning_memaudit.callback.batch_content import are_prepared
 from lightning_memaudit.callback.changes import Change
 from lightning_memaudit.callback.curves import WORDS, Curve, curve_between
 from lightning_memaudit.callback.first_batch import LEAST_DRAWN, MOST_DRAWN, MOST_LOOKED_AT, SAME_AGAIN, FirstBatch
@@ -157,14 +157,9 @@ audit would give it image')
         few = slice(0, MOST_LOOKED_AT)
         wanted = expected.apply(images[few])
         found = [(call, one) for call in calls if (one := curve_between(wanted, call[few])) is not None]
-        if found and not self._are_prepared(images, expected.undo(found[0][0][few].to(images))):
+        if found and not are_prepared(images, expected.undo(found[0][0][few].to(images)), self.found):
             self._note("curve", curve=found[0][1])
         return bool(found)
-
-    def _are_prepared(self, images: Tensor, seen: Tensor) -> bool:
-        """Whether members were passed as the model gets them, not as they stand in the training's batches."""
-        given = self.found.reads[0].source.given
-        return given and (are_members(seen, self.found) or not are_members(images, self.found))
 
     def _tell_change(self, changes: Sequence[Change | None]) -> None:
         if changes and all(changes):

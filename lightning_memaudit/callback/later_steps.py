@@ -72,11 +72,16 @@ class LaterSteps(FirstSteps):
         """Tell what the batches have shown so far, and stop watching."""
         if isinstance(self._first, LaterBatches):
             self._try(self._first.conclude)
+        self._try(self.give_again)
         self._stop()
+
+    def _step_after(self) -> None:
+        pass  # what all the batches in a row show says more
 
     def _stop(self) -> None:
         self.close()
         self._is_watching, self._first, self._batch, self._kept_steps = False, None, None, 0
+        self._copy = self._again = None
 
     def _goes_on(self, is_seen: bool) -> bool:
         return True  # until it is concluded
@@ -174,6 +179,7 @@ class WatchedSteps:
 
     def conclude(self) -> None:
         """Tell what was seen so far, before an audit."""
+        self._first.give_again()
         if self._later is not None:
             self._later.conclude()
             self._later = None

@@ -62,7 +62,7 @@ RANDOM = {
     "crops": each(v2.RandomCrop(32, padding=4)),
     "resized crops": each(v2.RandomResizedCrop(32, antialias=True)),
     "large shifts": each(v2.RandomAffine(30, (0.2, 0.2), (0.8, 1.2))),
-    "blurs": v2.GaussianBlur(7, 2.0),
+    "blurs": v2.GaussianBlur(7, (1.0, 3.0)),
     "one crop for all": v2.RandomCrop(32, padding=4),
     "one brightness for all": lambda images: images * (0.6 + 0.6 * torch.rand(())),
     "one saturation for all": v2.ColorJitter(saturation=0.9),
@@ -81,6 +81,9 @@ FIXED = {
     "each stretched": stretched,
     "gray": v2.Grayscale(3),
     "darker by a fifth": lambda images: 0.8 * images,
+    "blurred": v2.GaussianBlur(3, 0.6),
+    "sharpened": lambda images: v2.functional.adjust_sharpness(images, 3.0),
+    "centred by the batch": lambda images: images - images.mean() + 0.5,
 }
 REFUSED = {
     "normalized": lambda images: (images - 0.5) / 0.5,

@@ -157,7 +157,7 @@ def test_what_the_other_process_was_given_counts_in_both():
         given.look(whole[mine])
         which = torch.zeros(20, dtype=torch.bool)
         which[other] = True
-        given.end_epoch(TwoProcesses((int(which.sum()), which.numpy(), None, [], None)))
+        given.end_epoch(TwoProcesses((int(which.sum()), which.numpy(), None, [], None, False)))
         records.append(given.record)
         assert len(given.record.given) == 20, rank
     assert records[0].state_dict() == records[1].state_dict()

@@ -101,7 +101,10 @@ def test_what_the_training_has_come_to_do_is_a_doubt_of_the_audit(name):
     assert re.search(f"{words}.*pass reconstruct=", said[0]), said
 
 
-@pytest.mark.parametrize("prepare", [lambda x: x.flip(3), v2.GaussianBlur(9, 3.0)], ids=["flipped", "blurred"])
+MAY_BE_RANDOM = {"cropped": each(v2.RandomResizedCrop(32, (0.3, 0.6))), "blurred": v2.GaussianBlur(9, (2.0, 4.0))}
+
+
+@pytest.mark.parametrize("prepare", MAY_BE_RANDOM.values(), ids=MAY_BE_RANDOM)
 def test_what_may_be_random_is_a_warning_if_all_the_newest_images_have_it(prepare):
     said, report = fit(Later(prepare))
     assert codes(report) == []
