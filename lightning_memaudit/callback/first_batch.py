@@ -17,9 +17,10 @@ from lightning_memaudit.callback.calls import FirstCalls
 from lightning_memaudit.callback.changes import Change, change_between, is_noisy
 from lightning_memaudit.callback.curves import WORDS, Curve, curve_between
 from lightning_memaudit.callback.input_watch import Arrival, Call, InputWatch, Reached, like_images
-from lightning_memaudit.callback.inspection import Inspection, listed
+from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
 from lightning_memaudit.callback.reading.items import tensors_in
+from lightning_memaudit.callback.several_loaders import follow_members, other_images, really_given
 from lightning_memaudit.results.own_output import Doubt
 from lightning_memaudit.results.training_doubts import CALLED_OTHERWISE
 
@@ -90,6 +91,7 @@ result>
         Raises:
             ValueError: Its images are not in the range of those that are audited.
         """
+        follow_members(batch, self.found)
         images = self.found.reads[0].images_in(batch)
         if images is None:
             if self.found.reads[0].source.given:
@@ -111,9 +113,8 @@ result>
             return
         check_content(images, batch, self.found)
         self._images = images.clone()  # training_step may work in place
-        found = dict(tensors_in(batch))
-        self._tensors = list(found.values())
-        self._others = {path: found[path].clone() for path in self.format.beside if path in found}
+        self._tensors = [tensor for _, tensor in tensors_in(batch)]
+        self._others = other_images(batch, self.found.reads[0])
         self._watch.__enter__()
 
     def end(self, stepped: bool = True) -> bool:
@@ -158,7 +159,9 @@ result>
             expected, calls = self.in_audit[name].affine, self._watch.arrivals[name]
             # What is learned from counts: a call without gradients may be for a number that is logged.
             calls = [call for call in calls if call.learns] or calls
-            all_seen = [like_images(images, call.values) for call in calls if call.values is not None]
+            values = [call.values for call in calls if call.values is not None]
+            images = really_given(images, self._others, self.found, values)
+            all_seen = [like_images(images, one) for one in values]
             seen = [one for one in all_seen if one is not None]
             if self.in_audit[name].prepares_alike(images, seen):
                 return True
@@ -245,7 +248,6 @@ result>
             return
         found, seen = exact[0] if exact else (fit_nearly(images, calls[0], expected), calls[0])
         if not exact:
-            self._check_place(calls)
             self._check_order(images, seen, expected)
         if found is not None and self._may_be_drawn(found, expected):
             return
@@ -254,9 +256,10 @@ result>
             found = likely
         if found is not None and not found.close_to(expected):
             given = input_behind(found, expected, self.model_input)
+            of = "" if self.format.normalization.is_identity else ", where image is in [0, 1]"
             raise ValueError(
                 f"training_step gives the model {given.words('image')} and the audit would give it "
-                f"{self.model_input.words('image')}: {_MEND}"
+                f"{self.model_input.words('image')}{of}: {_MEND}"
             )
         if found is None:
             if likely is not None and change_between(wanted, seen) is None:
@@ -334,17 +337,6 @@ result>
             f"{self.model_input.words('image')}: if not at random, {_MEND}"
         )
         return True
-
-    def _check_place(self, calls: Sequence[Tensor]) -> None:
-        """Of several images in an item it must be the audited one that the model gets."""
-        for path, other in self._others.items():
-            images = other.to(calls[0].device).float()[: len(calls[0])]
-            if any(fit_exact(images, seen) is not None for seen in calls):
-                mine, place = (listed(one) for one in (self.format.path, path))
-                raise ValueError(
-                    f"training_step gives the model the images at {place} of its batches, and the audit would give it "
-                    f"those at {mine}: pass image_key={place}"
-                )
 
     def _check_order(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
         """Flips are augmentation; channels the other way round, or rows for columns, in all images are not."""

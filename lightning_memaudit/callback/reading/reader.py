@@ -38,6 +38,7 @@ class Source:
         loader: The run's dataloader whose ``collate_fn`` and worker settings are used; None for defaults.
         key: Where the image is in an item, see :func:`~lightning_memaudit.callback.reading.items.find_in_item`.
         path: Where the batch of this loader is within a batch of the run.
+        others: Where those of the other train dataloaders are.
         given: Whether the data set was passed by the user.
         most: Items of a stream that training gets to; None where there is no limit.
         certain: Whether every epoch of the training is sure to give all of these items.
@@ -55,6 +56,7 @@ class Source:
     given: bool = False
     most: int | None = None
     certain: bool = True
+    others: tuple[tuple[Any, ...], ...] = ()
 
     @property
     def batch_size(self) -> int:
