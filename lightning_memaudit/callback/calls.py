@@ -189,7 +189,7 @@ class _Again:
             return note
 
         for name, module in self.layer.named_modules():
-            if module is not self.layer:
+            if module is not self.layer and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 handles.append(module.register_forward_hook(noting(name)))
         try:
             yield

@@ -66,7 +66,7 @@ class ImageChoice:
         Raises:
             ValueError: There is no data set.
         """
-        train = loaders.train[0] if loaders.train else None
+        train = loaders.train[loaders.first(self.members)] if loaders.train else None
         members = self._source("members", self.members, train, loaders, seed)
         if self.num_controls == 0:
             return [members]
@@ -88,23 +88,26 @@ class ImageChoice:
         ]
 
     def _source(self, group: str, given: Dataset[Any] | None, loader: Any, loaders: RunLoaders, seed: int) -> Source:
-        key, path = key_for(group, self.image_key), loaders.path
+        key, first = key_for(group, self.image_key), loaders.first(self.members)
+        paths = loaders.paths or [()]
+        path, others = paths[first], (*paths[:first], *paths[first + 1 :])
         if given is not None:
             indices = None if is_stream(given) else list(range(len(given)))  # type: ignore[arg-type]
             # A collate_fn is made for items like the run's own.
             model = loader if loader is not None else next(iter(loaders.train), None)
-            return Source(group, given, indices, model, key, path, given=True)
+            return Source(group, given, indices, model, key, path, given=True, others=others)
         check_loader(loader, group)
         if is_stream(loader.dataset):
             limited = group == "members" and loaders.num_batches < float("inf")
             most = int(loaders.num_batches) * (getattr(loader, "batch_size", None) or 1) if limited else None
-            return Source(group, loader.dataset, None, loader, key, path, most=most)
+            return Source(group, loader.dataset, None, loader, key, path, most=most, others=others)
         reader = Reader(Source(group, loader.dataset, [], loader, key), seed)
         num_batches = loaders.num_batches if group == "members" else float("inf")
         reachable = Reachable.through(loader, num_batches, reader.sampler_epochs)
         if group == "members":
             warn_if_uncertain(reachable, loader, num_batches)
-        return Source(group, loader.dataset, reachable.indices, loader, key, path, certain=reachable.certain)
+        found = Source(group, loader.dataset, reachable.indices, loader, key, path, certain=reachable.certain)
+        return replace(found, others=others)
 
     def number(self, group: str, fast_dev_run: bool) -> int | None:
         """How many images of a group are wanted."""

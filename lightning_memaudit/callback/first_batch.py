@@ -18,9 +18,10 @@ from lightning_memaudit.callback.changes import Change, change_between, is_noisy
 from lightning_memaudit.callback.curves import WORDS, Curve, curve_between
 from lightning_memaudit.callback.given_again import Altered, altered
 from lightning_memaudit.callback.input_watch import Arrival, Call, InputWatch, Reached, like_images
-from lightning_memaudit.callback.inspection import Inspection, listed
+from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
 from lightning_memaudit.callback.reading.items import tensors_in
+from lightning_memaudit.callback.several_loaders import follow_members, other_images, really_given
 from lightning_memaudit.callback.telling import MEND, MEND_CALL, MEND_CURVE, Telling
 
 LEAST_DRAWN, MOST_DRAWN = 0.51, 1.49
@@ -93,6 +94,7 @@ result>
         Raises:
             ValueError: Its images are not in the range of those that are audited.
         """
+        follow_members(batch, self.found)
         images = self.found.reads[0].images_in(batch)
         if images is None:
             self._tell_no_images()
@@ -101,9 +103,8 @@ result>
 
     def _watch_step(self, images: Tensor, batch: Any) -> None:
         self._images = images.clone()  # training_step may work in place
-        found = dict(tensors_in(batch))
-        self._tensors = list(found.values())
-        self._others = {path: found[path].clone() for path in self.format.beside if path in found}
+        self._tensors = [tensor for _, tensor in tensors_in(batch)]
+        self._others = other_images(batch, self.found.reads[0])
         self._watch.__enter__()
 
     def _tell_no_images(self) -> None:
@@ -175,7 +176,9 @@ result>
             expected, calls = self.in_audit[name].affine, list(enumerate(self._watch.arrivals[name]))
             # What is learned from counts: a call without gradients may be for a number that is logged.
             calls = [(place, call) for place, call in calls if call.learns] or calls
-            laid_out = [(place, like_images(images, call.values)) for place, call in calls if call.values is not None]
+            values = [(place, call.values) for place, call in calls if call.values is not None]
+            images = really_given(images, self._others, self.found, [one for _, one in values], self._refuse)
+            laid_out = [(place, like_images(images, one)) for place, one in values]
             by_place = {place: one for place, one in laid_out if one is not None}
             seen = list(by_place.values())
             if self.in_audit[name].prepares_alike(images, seen):
@@ -271,7 +274,6 @@ result>
             return
         found, seen = exact[0] if exact else (fit_nearly(images, calls[0], expected), calls[0])
         if not exact:
-            self._check_place(calls)
             self._check_order(images, seen, expected)
         if found is not None and self._may_be_drawn(found, expected):
             return
@@ -301,9 +303,10 @@ result>
 
     def _tell_map(self, found: Affine, expected: Affine) -> None:
         given = input_behind(found, expected, self.model_input)
+        of = "" if self.format.normalization.is_identity else ", where image is in [0, 1]"
         self._refuse(
             f"training_step gives the model {given.words('image')} and the audit would give it "
-            f"{self.model_input.words('image')}"
+            f"{self.model_input.words('image')}{of}"
         )
 
     def _is_curve(self, images: Tensor, calls: Sequence[Tensor], expected: Affine) -> bool:
@@ -364,18 +367,6 @@ result>
             f"{self.model_input.words('image')}",
         )
         return True
-
-    def _check_place(self, calls: Sequence[Tensor]) -> None:
-        """Of several images in an item it must be the audited one that the model gets."""
-        for path, other in self._others.items():
-            images = other.to(calls[0].device).float()[: len(calls[0])]
-            if any(fit_exact(images, seen) is not None for seen in calls):
-                mine, place = (listed(one) for one in (self.format.path, path))
-                self._refuse(
-                    f"training_step gives the model the images at {place} of its batches, and the audit would give it "
-                    f"those at {mine}",
-                    f"pass image_key={place}",
-                )
 
     def _check_order(self, images: Tensor, seen: Tensor, expected: Affine) -> None:
         """Flips are augmentation; channels the other way round, or rows for columns, in all images are not."""

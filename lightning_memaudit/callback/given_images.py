@@ -101,10 +101,16 @@ class GivenImages:
         if self._known is None:
             return
         try:
-            images = self._found.reads[0].arranged_in(batch)
+            read = self._found.reads[0]
+            images = read.arranged_in(batch)
             if images is not None:
                 self._num_images += len(images)
                 self._known.count(images)
+            for path in read.source.others:  # of other train dataloaders
+                images = read.arranged_at(batch, path)
+                if images is not None:
+                    self._num_images += len(images) if read.source.given else 0
+                    self._known.count(images)
         except Exception as error:
             self._known, self._failure = None, f"{type(error).__name__}: {' '.join(str(error).split())}"
 

@@ -150,7 +150,7 @@ class InputWatch:
         # A hook within what is compiled would be compiled too: it is watched from outside.
         within = {id(inner) for one in compiled for inner in one.modules() if inner is not one}
         for name, submodule in self.module.named_modules():
-            if id(submodule) in within:
+            if id(submodule) in within or isinstance(submodule, torch.jit.ScriptModule):  # which takes no hooks
                 continue
             note = _Note(self, name)
             if submodule.__dict__.get("_compiled_call_impl") is None:

@@ -212,7 +212,13 @@ def read_images(
         with found.problems.caught():
             _check_controls(found, which, loaders, trainer, pl_module, seed, processes)
     _say(found, which)
-    if loaders.path and found.hooks:
+    if len(loaders.train) > 1 and which.members is None:
+        others = listed(*loaders.paths[1:])
+        found.say(
+            f"members: they are the images of the first of {len(loaders.train)} train dataloaders; those of {others}, "
+            "where the model learns from them too, are not audited: pass members=<a data set of all of them>"
+        )
+    if any(loaders.paths) and found.hooks:
         found.say(
             f"members: {', '.join(found.hooks)} is made for batches of several dataloaders and is left out when the "
             "audit reads images; pass mean and std, or data_range, where it normalizes"

@@ -241,6 +241,7 @@ def _trace(call: Callable[[], Any], module: nn.Module) -> list[Tensor]:
         found.extend(one for part in (arguments, output) if (one := sums_of(part)) is not None)
 
     modules = [] if any(map(is_compiled, module.modules())) else list(module.modules())
+    modules = [one for one in modules if not isinstance(one, torch.jit.ScriptModule)]  # which takes no hooks
     layers = [one for one in modules if next(one.parameters(recurse=False), None) is not None]
     handles = [one.register_forward_hook(note) for one in layers]
     try:

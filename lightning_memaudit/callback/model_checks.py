@@ -22,6 +22,21 @@ LARGEST_IN_DOUBT = 2.0
 """Outputs up to this may be images in [0, 1], or bytes of a network that is not trained yet."""
 
 
+_IN_DOUBT = {
+    True: (
+        "the model takes bytes, and whether it returns bytes or numbers in [0, 1] cannot be known: pass "
+        "reconstruct=lambda module, images: 255 * module(images) where it returns numbers in [0, 1], and "
+        "reconstruct=lambda module, images: module(images) where it returns bytes"
+    ),
+    False: (
+        "the model takes integers, and whether it returns values in their range or numbers in [0, 1] cannot be known: "
+        "pass reconstruct=<a function (module, images) that brings what it returns to the range of the images>, such "
+        "as lambda module, images: 4000 * module(images) - 1000 with data_range=[-1000, 3000], and "
+        "reconstruct=lambda module, images: module(images) where it returns values in their range"
+    ),
+}
+
+
 def check_model(found: Inspection, plan: Plan, autoencoder: Callable[[Tensor], Tensor]) -> None:
     """Check the model and the degradations with the first images, then say all that is wrong.
 
@@ -48,7 +63,7 @@ def few_images(group: Group, count: int = 2) -> Group:
 def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how: ModelCall, conditional: bool) -> Seen:
     """What the model gets of an image in [0, 1].
 
-    What the batch holds, unless that cannot be: a model that takes no bytes gets numbers in [0, 1], for then
+    What the batch holds, unless that cannot be: a model that takes no integers gets numbers in [0, 1], for then
     ``training_step`` scales them; one that takes no (B, *spatial, C) gets (B, C, *spatial). The first training batch
     shows whether that is so.
 
@@ -60,7 +75,7 @@ def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how:
         conditional: Whether the call takes a batch.
 
     Raises:
-        ValueError: The model takes bytes, and whether it returns bytes cannot be known.
+        ValueError: The model takes integers, and whether it returns values in their range cannot be known.
     """
     known, images = read.format, read.group.images[slice(0, 1 if conditional else 2)].clamp(0, 1)
 
@@ -85,20 +100,18 @@ def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how:
         known.layout.channels_last and not how.flatten,
     )
     if not dtype.is_floating_point:
+        # As they stand in the batch, for a model that scales them itself.
+        stored = Normalization(None, [1 / 255]) if dtype == torch.uint8 else normalization
+        as_numbers = laid_out(images if stored.is_identity else stored.apply(images)).round()
+        from_integers = None if dtype == torch.bool else result_of(as_numbers.to(dtype))
         normalization, dtype = Normalization(), torch.float32
-        in_bytes = laid_out(images * 255).round()
-        from_bytes = None if known.dtype != torch.uint8 else result_of(in_bytes.to(torch.uint8))
-        if isinstance(from_bytes, Tensor):
-            if how.reconstruct == "forward" and float(from_bytes.abs().max()) <= LARGEST_IN_DOUBT:
-                raise ValueError(
-                    "the model takes bytes, and whether it returns bytes or numbers in [0, 1] cannot be known: pass "
-                    "reconstruct=lambda module, images: 255 * module(images) where it returns numbers in [0, 1], and "
-                    "reconstruct=lambda module, images: module(images) where it returns bytes"
-                )
-            normalization = Normalization(None, [1 / 255])
-            from_numbers = result_of(in_bytes)
-            alike = isinstance(from_numbers, Tensor) and torch.equal(from_bytes, from_numbers)
-            dtype = torch.float32 if alike else torch.uint8  # rounding less where the model takes both alike
+        if isinstance(from_integers, Tensor):
+            if how.reconstruct == "forward" and float(from_integers.abs().max()) <= LARGEST_IN_DOUBT:
+                raise ValueError(_IN_DOUBT[known.dtype == torch.uint8])
+            normalization = stored
+            from_numbers = result_of(as_numbers)
+            alike = isinstance(from_numbers, Tensor) and torch.equal(from_integers, from_numbers)
+            dtype = torch.float32 if alike else known.dtype  # rounding less where the model takes both alike
     layouts = (channels_last, False)
     tries = [(last, kind) for last in layouts for kind in (dtype, torch.float32)]
     # A network that was cast by hand, to whose numbers training_step casts too.

@@ -304,10 +304,10 @@ def test_trainers_loggers_optimizers_loaders_and_data_sets_are_left_alone():
     def act(module):
         data.cache.append(1)
         log.lines.append(1)
-        trainer.mark = optimizer.mark = loader.mark = 1
+        trainer.should_stop = optimizer.mark = loader.mark = 1
 
     assert changes(Holder([data, log, trainer, optimizer, loader], act)) == ""
-    assert data.cache == log.lines == [trainer.mark] == [optimizer.mark] == [loader.mark] == [1]
+    assert data.cache == log.lines == [trainer.should_stop] == [optimizer.mark] == [loader.mark] == [1]
 
 
 def test_data_sets_that_are_given_are_put_back_whole():

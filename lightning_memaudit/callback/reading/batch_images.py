@@ -96,7 +96,10 @@ class BatchFormat:
         images = self.layout.arrange(found)
         if tuple(images.shape[1:]) != self.shape:
             raise ValueError(f"shape {tuple(images.shape[1:])} where the first images have {self.shape}")
-        images = to_float(images)
+        return self.in_unit_range(to_float(images))
+
+    def in_unit_range(self, images: Tensor) -> Tensor:
+        """From floating-point images (B, C, *spatial) as they stand in a batch to images in [0, 1]."""
         return images if self.normalization.is_identity else self.normalization.undo(images)
 
 
@@ -206,6 +209,11 @@ def learn_format(
     beside = () if key is not None or path is None else _beside(batches[0], path)
     layout = decide_layout(found.shape[1:], image_shape, network)
     images = layout.arrange(found)
+    if images.is_complex():
+        raise ValueError(
+            f"{group}: images are {images.dtype}: pass image_key=<a function of the item that returns real numbers>, "
+            "such as absolute values, where the model is given these"
+        )
     counts = not images.is_floating_point() and images.dtype not in (torch.uint8, torch.bool)
     if counts and normalization.is_identity:
         raise ValueError(

@@ -75,22 +75,30 @@ class ReadGroup:
         Args:
             batch: As ``training_step`` gets it.
         """
-        images, normalization = self.arranged_in(batch), self.format.normalization
-        return images if images is None or normalization.is_identity else normalization.undo(images)
+        images = self.arranged_in(batch)
+        return images if images is None else self.format.in_unit_range(images)
 
     def arranged_in(self, batch: Any) -> Tensor | None:
         """The same, normalized as they stand in the batch."""
-        for path in () if self.format.path is None else dict.fromkeys([self.source.path, ()]):
-            with suppress(ValueError, KeyError, IndexError, TypeError, AttributeError):
-                part = batch
-                for key in path:
-                    part = part[key]
-                # Members that were passed may stand in tuples, where the run's batches are tensors.
-                return self._arranged(part if isinstance(part, Tensor) else self.format.find(part))
+        for path in dict.fromkeys([self.source.path, ()]):
+            if (images := self.arranged_at(batch, path)) is not None:
+                return images
         shaped = [tensor for _, tensor in tensors_in(batch) if tuple(tensor.shape[1:]) == self.format.shape]
-        return self._arranged(shaped[0]) if len(shaped) == 1 else None
+        return self.arranged(shaped[0]) if len(shaped) == 1 else None
 
-    def _arranged(self, found: Tensor) -> Tensor:
+    def arranged_at(self, batch: Any, path: Sequence[Any]) -> Tensor | None:
+        """The same of one train dataloader, whose batch stands at this path."""
+        with suppress(ValueError, KeyError, IndexError, TypeError, AttributeError):
+            part = batch
+            for key in path:
+                part = part[key]
+            if self.format.path is not None:
+                # Members that were passed may stand in tuples, where the run's batches are tensors.
+                return self.arranged(part if isinstance(part, Tensor) else self.format.find(part))
+        return None
+
+    def arranged(self, found: Tensor) -> Tensor:
+        """Images as they stand in a batch, as (B, C, *spatial)."""
         found, known = plain(found.detach()), replace(self.format, normalization=Normalization())
         with suppress(ValueError):
             return known.undo(found)

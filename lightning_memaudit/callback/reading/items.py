@@ -113,9 +113,18 @@ def as_tensor(value: Any) -> Tensor | None:
     return None
 
 
+_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
+_WIDER |= {one: torch.float32 for name, one in vars(torch).items() if name.startswith("float8_")}
+"""For types that torch can do little with: those that hold the same values."""
+
+
 def plain(tensor: Tensor) -> Tensor:
-    """Without what subclasses such as MONAI's MetaTensor add, on the same memory."""
-    return tensor.as_subclass(Tensor)
+    """Without what subclasses such as MONAI's MetaTensor add, of a type that torch can calculate with.
+
+    >>> plain(torch.tensor([65535], dtype=torch.uint16))
+    tensor([65535], dtype=torch.int32)
+    """
+    return tensor.as_subclass(Tensor).to(_WIDER.get(tensor.dtype, tensor.dtype))
 
 
 def channels_first(image: Tensor) -> Tensor:
@@ -140,7 +149,8 @@ def tensors_in(batch: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[A
     >>> [path for path, _ in tensors_in({"image": torch.zeros(2, 1), "labels": [torch.zeros(2), "x"]})]
     [('image',), ('labels', 0)]
     """
-    tensor = batch if isinstance(batch, Tensor) else as_tensor(batch) if isinstance(batch, np.ndarray) else None
+    is_known = isinstance(batch, Tensor) and batch.dtype not in _WIDER
+    tensor = batch if is_known else as_tensor(batch) if isinstance(batch, Tensor | np.ndarray) else None
     if tensor is not None:
         yield path, tensor
         return

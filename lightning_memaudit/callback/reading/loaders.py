@@ -33,17 +33,17 @@ class RunLoaders:
     Attributes:
         train: All train dataloaders; members come from the first, controls must come from none.
         validation: All validation dataloaders; controls come from the first that holds other images than train ones.
-        path: Where the batch of the first train dataloader is within a batch of the run.
+        paths: Where the batch of each train dataloader is within a batch of the run.
         num_batches: Batches of an epoch of training.
 
     >>> loaders = RunLoaders.of([DataLoader(range(8), 2), DataLoader(range(4), 2)], DataLoader(range(3)))
-    >>> len(loaders.train), loaders.path, loaders.validation[0].dataset
-    (2, (0,), range(0, 3))
+    >>> len(loaders.train), loaders.paths, loaders.validation[0].dataset
+    (2, [(0,), (1,)], range(0, 3))
     """
 
     train: list[Any] = field(default_factory=list)
     validation: list[Any] = field(default_factory=list)
-    path: tuple[Any, ...] = ()
+    paths: list[tuple[Any, ...]] = field(default_factory=list)
     num_batches: float = float("inf")
 
     @classmethod
@@ -51,7 +51,19 @@ class RunLoaders:
         """Of whatever Lightning may be given: one loader, lists, mappings, a CombinedLoader; None for none."""
         found = list(_loaders_in(train)) if train is not None else []
         others = [one for _, one in _loaders_in(validation)] if validation is not None else []
-        return cls([one for _, one in found], others, found[0][0] if found else (), num_batches)
+        return cls([one for _, one in found], others, [path for path, _ in found], num_batches)
+
+    def first(self, given: Any = None) -> int:
+        """Which train dataloader members are read as: the first, or the one that holds the data set that is given.
+
+        >>> datasets = [range(8), range(4)]
+        >>> RunLoaders.of([DataLoader(one, 2) for one in datasets], None).first(Subset(datasets[1], [0, 2]))
+        1
+        """
+        if given is None:
+            return 0
+        roots = [id(_root(getattr(loader, "dataset", None))) for loader in self.train]
+        return roots.index(id(_root(given))) if id(_root(given)) in roots else 0
 
     @classmethod
     def of_trainer(cls, trainer: Trainer) -> "RunLoaders":
@@ -221,6 +233,12 @@ def warn_if_uncertain(reachable: Reachable, loader: Any, num_batches: float) -> 
     rank_zero_warn(
         f"members: {why}: some images may never have been; pass members=<a data set of those that are> for exact rates"
     )
+
+
+def _root(dataset: Any) -> Any:
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
 
 
 def place_in_root(dataset: Any, index: int) -> tuple[Any, int]:

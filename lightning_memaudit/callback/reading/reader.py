@@ -7,6 +7,7 @@ generators would have moved on.
 
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from lightning_memaudit.callback.reading.image_names import name_in
 from lightning_memaudit.callback.reading.items import find_in_item
 from lightning_memaudit.callback.reading.loaders import draw_epochs, place_in_root
 from lightning_memaudit.callback.state.open_files import positions_kept
-from lightning_memaudit.callback.state.shared_memory import make_private
+from lightning_memaudit.callback.state.shared_memory import TakesFromRunError, make_private
 
 WORKER_TIMEOUT = 120.0
 """Seconds without an answer after which a reading process is given up, and the reading done in this one."""
@@ -38,6 +39,7 @@ class Source:
         loader: The run's dataloader whose ``collate_fn`` and worker settings are used; None for defaults.
         key: Where the image is in an item, see :func:`~lightning_memaudit.callback.reading.items.find_in_item`.
         path: Where the batch of this loader is within a batch of the run.
+        others: Where those of the other train dataloaders are.
         given: Whether the data set was passed by the user.
         most: Items of a stream that training gets to; None where there is no limit.
         certain: Whether every epoch of the training is sure to give all of these items.
@@ -55,6 +57,7 @@ class Source:
     given: bool = False
     most: int | None = None
     certain: bool = True
+    others: tuple[tuple[Any, ...], ...] = ()
 
     @property
     def batch_size(self) -> int:
@@ -180,13 +183,15 @@ class Reader:
         done = 0
         if self.note is None:
             try:
-                with positions_kept():
-                    for batch in self._loader(blocks, num_workers=1):
+                with positions_kept(), _reading(self._loader(blocks, num_workers=1)) as batches:
+                    for batch in batches:
                         yield batch
                         done += 1
                 return
             except GeneratorExit:
                 raise
+            except TakesFromRunError as error:
+                raise self._refusal(error) from None
             except Exception as error:
                 failure = error
             # Read once more in this process: a data set may not work in another one, and if the fault is its own the
@@ -203,8 +208,8 @@ class Reader:
         """Batches of a fresh iteration of a stream, until there are ``count`` items or no more."""
         done = 0
         try:
-            with positions_kept():
-                for batch in self._loader(None, num_workers=1):
+            with positions_kept(), _reading(self._loader(None, num_workers=1)) as batches:
+                for batch in batches:
                     yield batch
                     done += max(1, len(batch.items))
                     if done >= count:
@@ -212,6 +217,8 @@ class Reader:
             return
         except GeneratorExit:
             raise
+        except TakesFromRunError as error:
+            raise self._refusal(error) from None
         except Exception as error:
             failure = error
         if done:
@@ -235,10 +242,20 @@ class Reader:
         try:
             with positions_kept(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return next(iter(loader))
+                with _reading(loader) as epochs:
+                    return next(epochs)
+        except TakesFromRunError as error:
+            raise self._refusal(error) from None
         except Exception as error:
             self._give_up_worker(error)
             return draw_epochs(sampler, most)
+
+    def _refusal(self, error: TakesFromRunError) -> ValueError:
+        return ValueError(
+            f"{self.source.group}: reading {_kind(self.source)} takes from a queue or a pipe what the training would "
+            f"get ({_line(error).rpartition(': ')[2]}): pass {self.source.group}=<a data set of such images that is "
+            "read without it>"
+        )
 
     def _read(self, blocks: Sequence[Sequence[int]]) -> list[ReadBatch]:
         """In this process; an error names the item."""
@@ -290,6 +307,17 @@ class Reader:
         if blocks is None:
             return DataLoader(source.dataset, batch_size=source.batch_size, **settings)
         return DataLoader(source.dataset, batch_sampler=[list(block) for block in blocks], **settings)
+
+
+@contextmanager
+def _reading(loader: Any) -> Iterator[Any]:
+    """Iterate a loader, and end its process at once: an error's traceback would keep it until garbage is collected."""
+    iterator = iter(loader)
+    try:
+        yield iterator
+    finally:
+        if (end := getattr(iterator, "_shutdown_workers", None)) is not None:
+            end()
 
 
 def _collated(collate: Callable[[Any], Any], batch: Any) -> ReadBatch:

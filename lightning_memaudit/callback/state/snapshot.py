@@ -8,6 +8,7 @@ import weakref
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.sharedctypes import SynchronizedBase
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -36,9 +37,11 @@ from lightning_memaudit.callback.state.object_states import (
     attributes_of,
     slots_of,
 )
+from lightning_memaudit.callback.state.run_states import C_VALUE, OnTrainer, Settings, Value
 from lightning_memaudit.callback.state.tensor_contents import ArrayContent, ChangedBefore, Contents, tensor_content
 from lightning_memaudit.callback.state.user_code import (
     ATOMS,
+    is_a,
     is_atom,
     is_dataset,
     is_iterator,
@@ -73,8 +76,9 @@ class Snapshot:
 
     Lists, dicts, sets, attributes, slots, class attributes, variables of functions and global variables that functions
     of user code name are put back into the very same objects, and so are the contents of tensors and arrays, gradients,
-    random generators and the place of iterators. Left alone are trainers, loggers, optimizers, data loaders, data sets
-    (unless given), and the insides of the big libraries. No code of the user's is called.
+    random generators, the place of iterators, values that processes share, the settings of optimizers and what others
+    keep on a trainer. Left alone are trainers and optimizers otherwise, loggers, data loaders, data sets (unless
+    given), and the insides of the big libraries. No code of the user's is called.
 
     Args:
         owners: Where to start; the first is what the others are named beside.
@@ -191,6 +195,11 @@ class Snapshot:
             return [self._take_cache]
         if issubclass(kind, types.ModuleType):
             return [self._take_module]
+        if issubclass(kind, C_VALUE | SynchronizedBase):
+            return [functools.partial(self._take, Value)]
+        for name, framework in (("Trainer", OnTrainer), ("Optimizer", Settings)):
+            if is_a(kind, name):
+                return [functools.partial(self._take, framework)]
         makers: list[Callable[[Any, _Place], None]] = []
         for base, content in ((dict, Dict), (set, Set), (_CELL, Cell)):
             if issubclass(kind, base):

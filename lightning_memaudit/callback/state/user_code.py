@@ -31,13 +31,12 @@ _CLOSED = frozenset(
 )
 """Libraries whose objects are left alone too: they hold files, locks, connections and pictures."""
 
-_OPEN_PARTS = ("torch.nn", "torch.distributions", "torch.quasirandom")
+_OPEN_PARTS = ("torch.nn", "torch.distributions", "torch.quasirandom", "torch.optim.lr_scheduler")
 _OPEN_STANDARD = frozenset({"argparse", "collections", "functools", "queue", "types", "weakref", "_weakrefset"})
 _FRAMEWORKS = frozenset({"lightning", "lightning_fabric", "pytorch_lightning", "torch"})
 _MACHINERY = frozenset(
     """
-    Accelerator Fabric LRScheduler Logger Optimizer Precision Profiler Sampler Strategy Trainer _LRScheduler
-    _BaseDataLoaderIter DataLoader
+    Accelerator Fabric Logger Optimizer Precision Profiler Sampler Strategy Trainer _BaseDataLoaderIter DataLoader
     """.split()  # noqa: SIM905
 )
 ATOMS = frozenset(
@@ -87,6 +86,16 @@ def is_dataset(kind: type) -> bool:
     return issubclass(kind, torch.utils.data.Dataset)
 
 
+def is_of_framework(kind: type) -> bool:
+    """Whether a class is one of torch or Lightning."""
+    return module_name(kind).partition(".")[0] in _FRAMEWORKS
+
+
+def is_a(kind: type, name: str) -> bool:
+    """Whether a class is, or inherits from, that of torch or of either package of Lightning that has this name."""
+    return any(base.__name__ == name and is_of_framework(base) for base in kind.__mro__)
+
+
 def is_open(kind: type) -> bool:
     """Whether the attributes of an object of this type are state that an audit puts back.
 
@@ -97,10 +106,9 @@ def is_open(kind: type) -> bool:
         # The wrapper sets itself up in its first call, and has to stay so.
         return "FullyShardedDataParallel" not in (base.__name__ for base in kind.__mro__)
     for base in kind.__mro__:
-        root = module_name(base).partition(".")[0]
-        if base.__name__ in _MACHINERY and root in _FRAMEWORKS:
+        if base.__name__ in _MACHINERY and is_of_framework(base):
             return False
-        if root == "lightning_memaudit" and base.__name__ == "MemorizationAuditCallback":
+        if module_name(base).partition(".")[0] == "lightning_memaudit" and base.__name__ == "MemorizationAuditCallback":
             return False  # the audit's own state, also in a class that inherits from it
     name = module_name(kind)
     root = name.partition(".")[0]
