@@ -1,6 +1,6 @@
 """The run of tests of what goes wrong, in a process of its own where it must be killed, and what it wrote."""
 
-import ctypes
+import logging
 import os
 import signal
 import sys
@@ -22,7 +22,8 @@ class FaultyModule(Module):
     def __init__(self, at_call=None, act=None):
         super().__init__()
         self.at_call, self.act = at_call, act
-        self._calls = ctypes.c_int(0)  # out of reach of what puts back the state of modules after an audit
+        self._calls = logging.Filterer()  # out of reach of what puts back the state of modules after an audit
+        self._calls.value = 0
 
     @property
     def calls(self):

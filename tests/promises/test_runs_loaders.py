@@ -111,12 +111,14 @@ def loaders_by_name():
     return run_of(
         {"faces": DataLoader(Pictures(MEMBERS), 3), "others": DataLoader(Pictures(pictures(6, 5)), 2)},
         module=Plain(unwrap=lambda batch: torch.cat([batch["faces"], batch["others"]])),
+        warnings=["the first of 2 train dataloaders; those of others"],
     )
 
 
 def combined_loaders():
     loaders = [DataLoader(TensorDataset(MEMBERS), 3), DataLoader(TensorDataset(pictures(9, 5)), 3)]
-    return run_of(CombinedLoader(loaders, "min_size"), module=Combined())
+    said = ["the first of 2 train dataloaders; those of 1"]
+    return run_of(CombinedLoader(loaders, "min_size"), module=Combined(), warnings=said)
 
 
 class Combined(Plain):
