@@ -16,7 +16,7 @@ from lightning_memaudit.callback.batch_content import are_members, check_content
 from lightning_memaudit.callback.calls import FirstCalls
 from lightning_memaudit.callback.changes import Change, change_between, is_noisy
 from lightning_memaudit.callback.curves import WORDS, Curve, curve_between
-from lightning_memaudit.callback.given_again import Altered, altered
+from lightning_memaudit.callback.given_again import Altered, altered, holds
 from lightning_memaudit.callback.input_watch import Arrival, Call, InputWatch, Reached, like_images
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
@@ -82,6 +82,7 @@ result>
         self._watch = InputWatch(module, self.format.shape, in_audit)
         self._tensors: list[Tensor] = []
         self._others: dict[Any, Tensor] = {}
+        self._beside: list[Tensor] = []
         self._images: Tensor | None = None
         self._channels: Tensor | None = None
         self._drawn: Affine | None = None
@@ -104,6 +105,7 @@ result>
     def _watch_step(self, images: Tensor, batch: Any) -> None:
         self._images = images.clone()  # training_step may work in place
         self._tensors = [tensor for _, tensor in tensors_in(batch)]
+        self._beside = [one.clone() for one in self._tensors if not holds([one], images)]
         self._others = other_images(batch, self.found.reads[0])
         self._watch.__enter__()
 
@@ -188,7 +190,8 @@ result>
                 count = len(seen[0])  # of micro-batches the first
                 same = [one for one in seen if len(one) == count]
                 images = images[:count].to(seen[0].device)
-                self.altered = self.altered or altered(self.found, name, min(by_place), images, same, expected)
+                where = name, min(by_place)
+                self.altered = self.altered or altered(self.found, *where, images, same, expected, self._beside)
                 self._compare(images, same, expected)
                 self._once_more = is_first and self._is_pending
                 return not self._once_more

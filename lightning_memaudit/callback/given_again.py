@@ -90,9 +90,18 @@ class Altered(NamedTuple):
 
 
 def altered(
-    found: Inspection, name: str, place: int, images: Tensor, calls: Sequence[Tensor], expected: Affine
+    found: Inspection,
+    name: str,
+    place: int,
+    images: Tensor,
+    calls: Sequence[Tensor],
+    expected: Affine,
+    beside: Sequence[Tensor],
 ) -> Altered | None:
     """The images of a batch and what became of them; None where a call got them as they are, or members are so too.
+
+    None, too, where the batch itself holds what a call got, as the noisy images beside the clean ones: whoever made the
+    batch may have drawn it at random.
 
     Args:
         found: The members; it learns whether they are prepared as the model gets them.
@@ -101,16 +110,31 @@ def altered(
         images: (B, C, *spatial) of the batch, in [0, 1].
         calls: What the layer got instead, in the layout of images.
         expected: The map from images to what the audit gives the layer.
+        beside: What else the batch held before the step.
     """
     wanted = expected.apply(images)
     pairs = [Altered(name, place, images, wanted, seen) for seen in calls]
     is_changed = all(bool(one.seen.isfinite().all()) and one.change > LEAST_CHANGE for one in pairs)
-    if not is_changed:
+    if not is_changed or any(holds(beside, seen) for seen in calls):
         return None
     if not found.reads[0].source.given:
         return pairs[0]
     found.prepared = found.prepared or are_members(expected.undo(pairs[0].seen.to(images)), found)
     return pairs[0] if are_members(images, found) and not found.prepared else None
+
+
+def holds(tensors: Sequence[Tensor], seen: Tensor) -> bool:
+    """Whether one of the tensors holds these images or what a layer got, but for a scale and an offset.
+
+    >>> images = torch.rand(4, 1, 8, 8)
+    >>> holds([torch.arange(4), 2 * images - 1], images), holds([images.flip(-1)], images)
+    (True, False)
+    """
+    for tensor in tensors:
+        rows = like_images(seen, tensor) if tensor.ndim > 1 and len(tensor) >= len(seen) else None
+        if rows is not None and fit_exact(rows[: len(seen)].to(seen.device).float(), seen) is not None:
+            return True
+    return False
 
 
 class _Outcomes:
