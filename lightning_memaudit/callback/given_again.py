@@ -27,10 +27,11 @@ from lightning_memaudit.callback.input_watch import InputWatch, WentIn, like_ima
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.isolation import OptimizerSteps, in_stage, resting_optimizers
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact
+from lightning_memaudit.callback.step_code import TakesFromLoader, may_leave_traces, own_loaders_untouched
 from lightning_memaudit.callback.telling import MEND_CURVE
 
 LEAST_TIMES, MOST_TIMES, SECONDS = 10, 32, 2.0
-"""A batch is given again, and how long it may be after the least: what is done to whole batches nine times out of ten
+"""A batch is given again, and how long that may take: what is done to whole batches nine times out of ten
 comes so often in one of thirty runs."""
 
 SAME = 0.02
@@ -201,14 +202,20 @@ class GivenAgain:
     def way(self) -> str | None:
         """In which way the change comes again, in words; None where it does not, or cannot be known.
 
-        To be called between two steps.
+        To be called between two steps. Nothing is known of steps that cannot be left without a trace, see
+        :func:`~lightning_memaudit.callback.step_code.may_leave_traces`, of those that take long before the images reach
+        the layer, and of several processes.
         """
+        if self.caller.trainer.world_size > 1 or may_leave_traces(self.caller.pl_module):
+            return None  # the processes would not begin as many steps, or a step that is left would be noticed
         everything = torch.arange(len(self.before.images))
         outcomes = _Outcomes(self.before)
         with self._in_training():
             generator, begun = torch.Generator().manual_seed(0), perf_counter()
             for seed in range(MOST_TIMES):
-                if seed >= LEAST_TIMES and perf_counter() - begun > SECONDS:
+                if perf_counter() - begun > SECONDS:
+                    if seed < LEAST_TIMES:
+                        return None
                     break
                 seen = self._again(everything[torch.randperm(len(everything), generator=generator)], seed)
                 if seen is None or not outcomes.add(seen):
@@ -232,6 +239,7 @@ class GivenAgain:
         with (
             caller.undisturbed(),
             resting_optimizers(caller.trainer),
+            own_loaders_untouched(),
             in_stage(caller.trainer, RunningStage.TRAINING),
             caller.trainer.precision_plugin.train_step_context(),
         ):
@@ -283,7 +291,7 @@ class GivenAgain:
         try:
             with watch:
                 module.training_step(*arguments)
-        except OptimizerSteps:
+        except (OptimizerSteps, TakesFromLoader):
             return None
         except WentIn:
             values = watch.arrivals[before.name][before.place].values

@@ -1,5 +1,7 @@
 """A batch is given again: what is done to its images each time alike is told from what is drawn, without a trace."""
 
+import threading
+
 import lightning
 import pytest
 import torch
@@ -88,13 +90,13 @@ class Busy(Prepares):
     def __init__(self):
         super().__init__(blurred)
         self.automatic_optimization = False
-        self.generator, self.rest, self.seen = torch.Generator().manual_seed(0), iter(range(1000)), []
+        self.generator, self.seen = torch.Generator().manual_seed(0), []
 
     def training_step(self, batch, batch_idx):
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         optimizer.param_groups[0]["momentum"] *= 0.9
         schedule.step()
-        self.seen.append(next(self.rest) + float(torch.rand((), generator=self.generator)))
+        self.seen.append(len(self.seen) + float(torch.rand((), generator=self.generator)))
         self.log("seen", self.seen[-1])
         if batch_idx == 1:
             optimizer.zero_grad()
@@ -117,6 +119,81 @@ def test_the_training_goes_on_as_if_no_step_had_been_begun_again():
     assert [doubt["code"] for doubt in callbacks[0].last_report.doubts] == ["called_otherwise"]
     assert torch.equal(ends[0][0], ends[1][0])
     assert ends[0][1:] == ends[1][1:]
+
+
+class Takes(Prepares):
+    """From a dataloader of its own, by a generator or not."""
+
+    def __init__(self, by_generator):
+        super().__init__(blurred)
+        more = DataLoader(photographs(200), 8)
+        self.more = (batch for batch in more) if by_generator else iter(more)
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch + next(self.more)[: len(batch)], batch_idx)
+
+
+class Holds(Prepares):
+    """A lock that is never left otherwise than at the end of the step."""
+
+    def __init__(self):
+        super().__init__(blurred)
+        self.lock = threading.Lock()
+
+    def training_step(self, batch, batch_idx):
+        self.lock.acquire()
+        loss = super().training_step(batch, batch_idx)
+        self.lock.release()
+        return loss
+
+
+class Writes(Prepares):
+    """What it has been given, into a file, by a method of its own."""
+
+    def __init__(self, path):
+        super().__init__(blurred)
+        self.path = path
+
+    def note(self, batch):
+        with self.path.open("a") as file:
+            file.write(f"{len(batch)}\n")
+
+    def training_step(self, batch, batch_idx):
+        self.note(batch)
+        return super().training_step(batch, batch_idx)
+
+
+STEPS = {
+    "takes": lambda path: Takes(by_generator=False),
+    "takes by a generator": lambda path: Takes(by_generator=True),
+    "holds": lambda path: Holds(),
+    "writes": Writes,
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_that_cannot_be_left_without_a_trace_is_not_begun_again(name, tmp_path):
+    images, ends = photographs(16), []
+    for number, callbacks in enumerate(([], [audit_callback(controls=Items(photographs(20)[16:]))])):
+        torch.manual_seed(0)
+        path = tmp_path / str(number)
+        path.touch()
+        module = STEPS[name](path)
+        trainer_with(*callbacks, max_epochs=2).fit(module, DataLoader(Items(images), 8))
+        ends.append((module.network.weight.detach(), path.read_text()))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1]
+
+
+@pytest.mark.parametrize("of", [4, 5])
+def test_what_is_nearly_the_image_is_no_doubt(of):
+    images = 0.8 * photographs(8) + 0.1
+    module, trainer = Prepares(lambda given: (1 + 10**-of) * given), lightning.Trainer(accelerator="cpu", logger=False)
+    module.trainer = trainer
+    before = Altered("network", 0, images, images, module.prepare(images))
+    read = read_group(Source("members", images, list(range(8))), None, Normalization(), lambda batch: batch)
+    caller = Caller(trainer, module, ModelCall(), Processes())
+    assert GivenAgain(caller, Inspection([read]), before, images).way() is None
 
 
 MENDS = {
