@@ -88,7 +88,7 @@ class Recovery(NamedTuple):
         expected_error: (B,) mean squared error of the image, estimated from the score, from methods that certify.
         gain: (B,) share of white noise that the autoencoder passes on at the estimate, from methods that certify.
         calibration: Where the certificates' threshold comes from, and the rate of false ones.
-        kernel: (B, 1, *[K]) estimated blur, as many axes as the images have,, from methods that estimate one.
+        kernel: (B, 1, *[K]) estimated blur, as many axes as the images have, from methods that estimate one.
         gradients_used: Whether f was differentiated, from methods that do so where they can.
         relied_on_mask: (B,) bool, whether ``mask`` was taken for known, without noise, from the first evaluation to the
             last but those beside, from methods that tune themselves.

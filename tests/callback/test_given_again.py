@@ -71,17 +71,30 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("name", WAYS)
-def test_what_comes_again_each_time_is_told_from_what_is_drawn(name):
-    prepare, expected = WAYS[name]
-    images = 0.8 * photographs(8) + 0.1
+def way_of(prepare, number=8):
+    """In which way what ``prepare`` does to a batch comes again."""
+    images = 0.8 * photographs(number) + 0.1
     module, trainer = Prepares(prepare), lightning.Trainer(accelerator="cpu", logger=False)
     module.trainer = trainer
     torch.manual_seed(1)
     before = Altered("network", 0, images, images, prepare(images))
-    read = read_group(Source("members", images, list(range(8))), None, Normalization(), lambda batch: batch)
-    caller = Caller(trainer, module, ModelCall(), Processes())
-    assert GivenAgain(caller, Inspection([read]), before, images).way() == expected
+    read = read_group(Source("members", images, list(range(number))), None, Normalization(), lambda batch: batch)
+    return GivenAgain(Caller(trainer, module, ModelCall(), Processes()), Inspection([read]), before, images).way()
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_what_comes_again_each_time_is_told_from_what_is_drawn(name):
+    prepare, expected = WAYS[name]
+    assert way_of(prepare) == expected
+
+
+def test_an_image_mixed_with_one_of_few_neighbors_is_no_doubt():
+    assert way_of(lambda images: 0.6 * images + 0.4 * images.roll(1, 0), number=3) is None
+
+
+@pytest.mark.parametrize("factor", [1.01, 0.99])
+def test_what_is_nearly_the_image_is_no_doubt(factor):
+    assert way_of(lambda images: factor * images) is None
 
 
 class Busy(Prepares):
@@ -183,17 +196,6 @@ def test_a_step_that_cannot_be_left_without_a_trace_is_not_begun_again(name, tmp
         ends.append((module.network.weight.detach(), path.read_text()))
     assert torch.equal(ends[0][0], ends[1][0])
     assert ends[0][1] == ends[1][1]
-
-
-@pytest.mark.parametrize("of", [4, 5])
-def test_what_is_nearly_the_image_is_no_doubt(of):
-    images = 0.8 * photographs(8) + 0.1
-    module, trainer = Prepares(lambda given: (1 + 10**-of) * given), lightning.Trainer(accelerator="cpu", logger=False)
-    module.trainer = trainer
-    before = Altered("network", 0, images, images, module.prepare(images))
-    read = read_group(Source("members", images, list(range(8))), None, Normalization(), lambda batch: batch)
-    caller = Caller(trainer, module, ModelCall(), Processes())
-    assert GivenAgain(caller, Inspection([read]), before, images).way() is None
 
 
 MENDS = {

@@ -39,6 +39,15 @@ def test_a_small_difference_of_very_many_images_is_no_clear_one():
     assert not compare_groups({"contrast": (members, controls)})
 
 
+def test_what_was_not_measured_costs_no_significance():
+    one, other = np.arange(40.0), np.arange(40.0) + 18.5
+    p_value = ks_2samp(one, other).pvalue
+    assert 1e-4 < p_value < 1e-3
+    nothing = {str(i): (np.full(40, np.nan), one) for i in range(9)}
+    assert compare_groups({"measured": (one, other), **nothing})
+    assert not compare_groups({"measured": (one, other), **{str(i): (one, one) for i in range(9)}})
+
+
 def test_what_is_missing_is_left_out():
     values = np.linspace(0, 1, 50)
     assert not compare_groups({"psnr": (np.r_[values, np.nan, np.inf], values)})
@@ -46,7 +55,7 @@ def test_what_is_missing_is_left_out():
     assert not compare_groups({"two images say nothing": (np.zeros(2), np.ones(20))})
 
 
-@pytest.mark.parametrize("shape", [(5, 3, 8, 9), (1, 1, 1, 1), (0, 1, 8, 8), (2, 1, 1, 7)])
+@pytest.mark.parametrize("shape", [(5, 3, 8, 9), (1, 1, 1, 1), (0, 1, 8, 8), (2, 1, 1, 7), (3, 2, 7, 5)])
 def test_appearance_of_images_of_any_shape(shape):
     images = torch.rand(shape, generator=torch.Generator().manual_seed(3))
     assert tuple(MEASURED) == APPEARANCE
@@ -56,6 +65,10 @@ def test_appearance_of_images_of_any_shape(shape):
     assert found["contrast"] == pytest.approx(images.numpy().std((1, 2, 3)))
     assert found["value_range"] == pytest.approx(np.ptp(images.flatten(1).numpy(), axis=1))
     assert all(np.isfinite(found[name]).all() for name in ("vertical_balance", "direction"))
+    rows = images.numpy().mean((1, 3))
+    if shape[0] and shape[2] > 1:
+        halves = rows[:, (shape[2] + 1) // 2 :].mean(1) - rows[:, : shape[2] // 2].mean(1)
+        assert found["vertical_balance"] == pytest.approx(halves, abs=1e-6)
     turned = {name: metric(images.flip(2)).numpy() for name, metric in MEASURED.items()}
     assert turned["vertical_balance"] == pytest.approx(-found["vertical_balance"], abs=1e-6)
     transposed = MEASURED["direction"](images.transpose(2, 3)).numpy()
