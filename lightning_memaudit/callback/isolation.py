@@ -281,7 +281,7 @@ class OptimizerSteps(BaseException):
 
 @contextmanager
 def resting_optimizers(trainer: Trainer) -> Iterator[None]:
-    """Let no optimizer step; learning rates and the like, which a training step may set, are put back.
+    """Let no optimizer step; learning rates and the like are put back by :func:`undisturbed`.
 
     Raises:
         OptimizerSteps: One is about to, in what is called within.
@@ -291,16 +291,11 @@ def resting_optimizers(trainer: Trainer) -> Iterator[None]:
         raise OptimizerSteps
 
     hooks = [one.register_step_pre_hook(stop) for one in trainer.optimizers]
-    groups = [(group, dict(group)) for one in trainer.optimizers for group in one.param_groups]
-    schedulers = [(vars(one.scheduler), dict(vars(one.scheduler))) for one in trainer.lr_scheduler_configs]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for now, before in [*groups, *schedulers]:
-            now.clear()
-            now.update(before)
 
 
 def uninitialized(module: nn.Module) -> list[str]:
