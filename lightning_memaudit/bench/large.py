@@ -128,7 +128,7 @@ def _run(
     audit = MemorizationAuditCallback(
         num_members=num_members,
         patterns=["random-0.5", "random-0.9", "block-0.25"],
-        methods=["blind", "paper_blind", "autoencoder_iterations"],
+        methods=["blind", "paper_blind", "autoencoder_iterations", "biharmonic"],
         dirpath=folder,
         figures=False,
         on_error="raise",
@@ -157,10 +157,10 @@ def _run(
     peak_training = torch.cuda.max_memory_allocated() if cuda else None
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    # The audit alone: one more step at a learning rate of zero carries it.
+    # The audit alone: one more epoch at a learning rate of zero carries it, in which every image is seen.
     module.optimizer = lambda parameters: torch.optim.SGD(parameters, 0.0)
     began = time.perf_counter()
-    auditor = lightning.Trainer(max_steps=1, callbacks=[audit], **settings)
+    auditor = lightning.Trainer(max_epochs=1, callbacks=[audit], **settings)
     auditor.fit(module, datamodule=data)
     audited = time.perf_counter() - began
     report = audit.last_report
@@ -202,14 +202,25 @@ def _table(content: dict[str, Any]) -> Table:
         title_justify="left",
     )
     table.add_column("run", no_wrap=True)
-    for header in ("loss", "train s", "images/s", "audit s", "GiB", "blind", "paper", "iterations", "controls"):
+    for header in (
+        "loss",
+        "train s",
+        "images/s",
+        "audit s",
+        "GiB",
+        "blind",
+        "paper",
+        "iterations",
+        "filled",
+        "controls",
+    ):
         table.add_column(header, justify="right", no_wrap=True)
     for row in content["rows"]:
         rates = row["rates"]
         memory = "-" if row["peak_gib_training"] is None else f"{row['peak_gib_training']:.1f}"
         pooled = {
             (method, group): np.mean([rate for key, rate in rates.items() if key.endswith(f"/{method}/{group}")])
-            for method in ("blind", "paper_blind", "autoencoder_iterations")
+            for method in ("blind", "paper_blind", "autoencoder_iterations", "biharmonic")
             for group in ("members", "controls")
         }
         table.add_row(
@@ -219,7 +230,7 @@ def _table(content: dict[str, Any]) -> Table:
             f"{row['images_per_second']:.0f}",
             f"{row['audit_seconds']:.0f}",
             memory,
-            *(f"{pooled[name, 'members']:.2f}" for name in ("blind", "paper_blind", "autoencoder_iterations")),
+            *(f"{pooled[method, group]:.2f}" for method, group in pooled if group == "members"),
             f"{pooled['blind', 'controls']:.2f}",
         )
     return table

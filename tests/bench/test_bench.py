@@ -6,6 +6,7 @@ import numpy
 import pytest
 import torch
 
+from lightning_memaudit.bench import large
 from lightning_memaudit.bench.timing import interleave
 from lightning_memaudit.cli.main import main
 from lightning_memaudit.recovery.admm import State, step
@@ -42,6 +43,18 @@ def test_large_trains_and_audits(tmp_path):
     (row,) = json.loads((tmp_path / "bench-large.json").read_text())["rows"]
     assert row["epochs"] > 0
     assert 0 <= row["rates"]["random-0.5/blind/members"] <= 1
+
+
+def test_large_audits_images_that_training_has_seen_also_where_an_epoch_has_several_batches(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(large, "CASES", {"fc10-600": large.Case("FC-10", 8, num_train=20, batch_size=5)})
+    monkeypatch.setattr(large, "NUM_CONTROLS", 4)
+    options = ["--cases=[fc10-600]", "--seconds=0.2", "--width=8", "--precision=32-true", "--num_members=20"]
+    assert main(["bench", "large", *options]) == 0
+    assert "are not among" not in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "bench-large.json").read_text())["rows"]
+    assert {key.split("/")[1] for key in row["rates"]} >= {"blind", "biharmonic"}
 
 
 @pytest.mark.parametrize(
