@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_memaudit.measurement.appearance import APPEARANCE
 from lightning_memaudit.measurement.baselines import baseline_psnr
 from lightning_memaudit.measurement.beside import inpainting_beside
 from lightning_memaudit.measurement.degradations import Degradation, Degraded
 from lightning_memaudit.measurement.groups import Block, ConditionalAutoencoder, Group
 from lightning_memaudit.measurement.inpainting_cache import CacheKey, InpaintingCache
-from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS, psnr
+from lightning_memaudit.measurement.metrics import METRICS, psnr
 from lightning_memaudit.measurement.own_output import in_other_batches, output_sums
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import AuditStopped

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from lightning_memaudit.recovery import Recovery
 from lightning_memaudit.recovery.batches import images_at_once
-from lightning_memaudit.recovery.spatial import MOST_AXES, along_axes, axes, spatial
+from lightning_memaudit.recovery.spatial import MOST_AXES, along_axes, spatial
 from lightning_memaudit.results.quantities import MAX_PSNR
 
 SSIM_WINDOW = 11
@@ -121,52 +121,6 @@ METRICS: dict[str, Callable[[Recovery, Tensor, Tensor], Tensor]] = {
 """From a recovery, the truth (B, C, *spatial) and the true mask (B, 1 or C, *spatial) to (B,) numbers each.
 
 A new one is a function above, a line here and one in :data:`~lightning_memaudit.results.quantities.QUANTITIES`."""
-
-
-def contrast(images: Tensor) -> Tensor:
-    """Standard deviation of all values of each image (B, C, *spatial): (B,)."""
-    flat = images.flatten(1)
-    return (flat - flat.mean(1, keepdim=True)).square().mean(1).sqrt()
-
-
-def roughness(images: Tensor) -> Tensor:
-    """Root mean square difference of neighbouring pixels along all axes, of images (B, C, *spatial): (B,)."""
-    steps = [images.diff(dim=axis).square().flatten(1) for axis in reversed(axes(images))]
-    return torch.cat(steps, 1).mean(1).sqrt()
-
-
-def vertical_balance(images: Tensor) -> Tensor:
-    """Mean of the lower half less that of the upper half, of images (B, C, *spatial): (B,).
-
-    Along the first spatial axis. Mirrored upside down it changes its sign: faces, scans and skies have one.
-    """
-    half = images.shape[2] // 2
-    if not half:
-        return torch.zeros_like(images.flatten(1)[:, 0])
-    return images[:, :, -half:].flatten(1).mean(1) - images[:, :, :half].flatten(1).mean(1)
-
-
-def direction(images: Tensor) -> Tensor:
-    """How much more neighbours differ down an image than across it, of images (B, C, *spatial): (B,) in [-1, 1].
-
-    Difference of the mean squared differences along the first and the last spatial axis, over their sum; 0 for flat
-    images. Transposed, or turned by a right angle, it changes its sign.
-    """
-    if 1 in (images.shape[2], images.shape[-1]):
-        return torch.zeros_like(images.flatten(1)[:, 0])
-    down, across = (images.diff(dim=axis).square().flatten(1).mean(1) for axis in (2, -1))
-    return (down - across) / (down + across + 1e-6)
-
-
-APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {
-    "brightness": lambda images: images.flatten(1).mean(1),
-    "contrast": contrast,
-    "roughness": roughness,
-    "value_range": lambda images: images.flatten(1).amax(1) - images.flatten(1).amin(1),
-    "vertical_balance": vertical_balance,
-    "direction": direction,
-}
-"""What an image looks like, which owes nothing to any autoencoder: from (B, C, *spatial) to (B,) numbers each."""
 
 
 class RecoveryRate(Metric):

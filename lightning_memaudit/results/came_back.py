@@ -21,6 +21,7 @@ class CameBack(NamedTuple):
         beyond: Recovered, and closer than the best baseline, the inpainter among them, by the margin; where no gain was
             measured, recovered where the inpainter fails.
         gains: In dB over the best baseline; NaN where that was not measured.
+        failed: The method failed, so that nobody knows what would have come back.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "recovered": True, "baseline_psnr": 28.0}
     >>> rows = [row | {"position": i, "recovery_gain": db} for i, db in enumerate([9.0, 0.5])]
@@ -33,6 +34,16 @@ class CameBack(NamedTuple):
     recovered: Flags
     beyond: Flags
     gains: Gains
+    failed: Flags
+
+    def tested(self, chosen: Sequence[int]) -> Flags:
+        """Images of which some patterns tell whether they come back, (images,): they do, or the method never failed.
+
+        A control that does not come back because the method failed says nothing of what comes back anyway. That images
+        came to nothing by themselves, as those that diverge, is what the method found of them.
+        """
+        rows = list(chosen)
+        return in_any(self.beyond[rows]) | ~in_any(self.failed[rows])
 
 
 def came_back(
@@ -56,7 +67,7 @@ def came_back(
         if any_gain(images, pattern, method):
             unknown = np.isnan(gains[row]) & (group != "members")
             beyond[row] = recovered[row] & ((gains[row] >= MARGIN_DB) | unknown)
-    return CameBack(recovered, beyond, gains)
+    return CameBack(recovered, beyond, gains, flags(images, group, patterns, method, "failed"))
 
 
 def flags(images: ImageColumns, group: str, patterns: Sequence[str], method: str, name: str = "recovered") -> Flags:

@@ -15,8 +15,14 @@ from scipy.stats import ks_2samp
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.names import INPAINTER
 
-APPEARANCE = ("brightness", "contrast", "roughness", "value_range", "vertical_balance", "direction")
-"""Columns that are numbers of the intact images alone; the last two tell images from turned ones."""
+APPEARANCE = (
+    *("brightness", "contrast", "roughness", "value_range"),
+    *("vertical_balance", "direction", "horizontal_balance", "slant"),
+    *("color", "color_balance", "color_contrast"),
+    "jpeg_grid",
+)
+"""Columns that are numbers of the intact images alone; those of the second line tell images from turned ones, those of
+the third by their colors, which images of one channel do not have, and the last strongly compressed ones."""
 
 MAX_FALSE_ALARM = 1e-3
 """Chance at most that groups of one source are taken for different ones, all quantities together (Bonferroni)."""

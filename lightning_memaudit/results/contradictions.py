@@ -2,7 +2,7 @@
 
 from lightning_memaudit.results.evidence import MAX_CONTROL_SHARE, exact_test, is_significant
 from lightning_memaudit.results.findings import GroupCounts
-from lightning_memaudit.results.gain import MARGIN_DB
+from lightning_memaudit.results.gain import MARGIN_DB, most_beyond
 from lightning_memaudit.results.judgement import CLEARLY_BETTER_DB, Judgement
 from lightning_memaudit.results.names import TOLD_THE_MASK
 from lightning_memaudit.results.reason_words import Reason, listed, of, untried, words
@@ -53,8 +53,8 @@ def contradictions(judgement: Judgement) -> list[Reason]:
                     "Look at the certified images, and audit again with a lower threshold_db.",
                 )
             )
-    some = max(() if judgement.gain is None else judgement.gain.patterns, key=lambda one: one.num_beyond, default=None)
-    if some is not None and some.num_beyond:
+    some = most_beyond(judgement.gain)
+    if some is not None:
         doubts.append(
             Reason(
                 "some_much_closer",
@@ -107,7 +107,7 @@ def _by(name: str) -> str:
 def _most_by_others(judgement: Judgement, count: int) -> GroupCounts | None:
     """What the method brings back that brings back most, if it is more than ``count``, and mostly members."""
     found = [one for one in judgement.others if _mostly_members(one) and one.members.count > count]
-    return max(found, key=lambda one: one.members.count, default=None)
+    return min(found, key=lambda one: (-one.members.count, one.name), default=None)
 
 
 def _mostly_members(counts: GroupCounts) -> bool:

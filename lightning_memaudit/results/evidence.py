@@ -97,7 +97,8 @@ def sets_of_patterns(num_back: Sequence[int]) -> list[list[int]]:
 
     The hardest are those from which the fewest images came back, members and controls together: an order that tells
     nobody which group an image is of, so that the tests of what it leads to hold. A pattern from which everything comes
-    back is the last in it, and hides nothing that the others show together.
+    back is the last in it, and hides nothing that the others show together. Patterns that are equally hard are tested
+    together or not at all, as nothing but the order in which they were named could choose among them.
 
     Args:
         num_back: Of each pattern, how many images of both groups came back beyond every baseline.
@@ -107,14 +108,14 @@ def sets_of_patterns(num_back: Sequence[int]) -> list[list[int]]:
 
     >>> sets_of_patterns([60, 11, 20])  # an easy one, and two that are hard
     [[0, 1, 2], [0], [1], [2], [1, 2]]
-    >>> sets_of_patterns([5])
-    [[0]]
+    >>> sets_of_patterns([5]), sets_of_patterns([20, 11, 20])
+    ([[0]], [[0, 1, 2], [0], [1], [2]])
     """
     every = list(range(len(num_back)))
     if len(every) == 1:
         return [every]
-    hardest = sorted(every, key=lambda i: num_back[i])
-    return [every, *([i] for i in every), *(sorted(hardest[:k]) for k in every[2:])]
+    hardest = [[i for i in every if num_back[i] <= number] for number in sorted(set(num_back))]
+    return [every, *([i] for i in every), *(some for some in hardest if 1 < len(some) < len(every))]
 
 
 def weigh(found: Mapping[str, Flags], num_patterns: int = 1) -> Evidence:
@@ -122,7 +123,8 @@ def weigh(found: Mapping[str, Flags], num_patterns: int = 1) -> Evidence:
 
     With one pattern there is one test. With several the test of :data:`ANY` has half of the significance, and every
     other an equal part of the other half (Bonferroni). What came back from any counts where that tells. Where it does
-    not, those patterns count that show the most images to be memorized, of those that tell.
+    not, those patterns count that show the most images to be memorized, of those that tell; of such the more certain,
+    then the fewer, then the first by the alphabet, so that the order of the patterns decides nothing.
 
     Args:
         found: By the name of a pattern, or of several together; with several patterns, :data:`ANY` is the first.
@@ -135,7 +137,12 @@ def weigh(found: Mapping[str, Flags], num_patterns: int = 1) -> Evidence:
     telling = [one for one in every if one.tells]
     if not telling or every[0].tells:
         return every[0]
-    return max(telling, key=lambda one: (one.at_least, -one.p_value))
+    return min(telling, key=lambda one: (-one.at_least, one.p_value, *_place(one.pattern)))
+
+
+def _place(pattern: str) -> tuple[int, list[str]]:
+    names = pattern.split(", ")
+    return len(names), sorted(names)
 
 
 def _weigh_one(name: str, flags: Flags, share: float, num_patterns: int) -> Evidence:

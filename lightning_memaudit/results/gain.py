@@ -4,6 +4,7 @@ It needs no threshold, and no other model: the baseline takes out how difficult 
 before anything comes back whole.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -127,9 +128,12 @@ class Gain:
 
     @property
     def strongest(self) -> PatternGain | None:
-        """The pattern that tells members best: its interval lies highest; None with too few images."""
-        told = [one for one in self.patterns if one.auroc is not None and one.enough]
-        return max(told, key=lambda one: one.auroc.low if one.auroc else 0.0) if told else None
+        """The pattern that tells members best: its interval lies highest; None with too few images.
+
+        Of several the mean of all, then the one with the larger difference, then the first by the alphabet.
+        """
+        told = [one for one in self.patterns if one.auroc is not None and one.shift is not None and one.enough]
+        return min(told, key=_by_what_it_tells, default=None)
 
     @property
     def tells(self) -> bool:
@@ -147,7 +151,7 @@ class Gain:
         1%, all patterns together.
         """
         chance = {one: exact_test(one.num_beyond, one.num_members, 0, one.num_controls) for one in self.patterns}
-        least = min(chance, key=lambda one: chance[one], default=None)
+        least = min(chance, key=lambda one: (chance[one], *_first_the_mean(one)), default=None)
         return least if least is not None and chance[least] * len(chance) <= MAX_FALSE_EXCEPTIONS else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,6 +161,28 @@ class Gain:
             "patterns": [one.to_dict() for one in self.patterns],
             "strongest": None if self.strongest is None else self.strongest.pattern,
         }
+
+
+def _by_what_it_tells(one: PatternGain) -> tuple[float, bool, float, str]:
+    area, shift = (-math.inf if estimate is None else estimate.low for estimate in (one.auroc, one.shift))
+    other, name = _first_the_mean(one)
+    return -area, other, -shift, name
+
+
+def _first_the_mean(one: PatternGain) -> tuple[bool, str]:
+    """Of patterns that tell as much, whatever order they were named in."""
+    return one.pattern != MEAN, one.pattern
+
+
+def most_beyond(gain: Gain | None) -> PatternGain | None:
+    """Where most members came back closer than any control by :data:`MARGIN_DB`; None where nowhere.
+
+    >>> members = np.array([[9.0, 0, 0], [9, 9, 0]])
+    >>> most_beyond(Gain.of(["random-0.9", "half"], members, np.zeros((2, 20)))).pattern
+    'half'
+    """
+    some = [] if gain is None else [one for one in gain.patterns if one.num_beyond]
+    return min(some, key=lambda one: (-one.num_beyond, *_first_the_mean(one)), default=None)
 
 
 def gains_of(images: ImageColumns, group: str, patterns: Sequence[str], method: str) -> Gains:

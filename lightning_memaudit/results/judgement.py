@@ -61,7 +61,10 @@ class Judgement:
         patterns: The same for each pattern.
         testable: Members that the inpainter fails on in at least one pattern: on the others nothing could be shown.
         range_used: Share of the range from 0 to 1 that 19 of 20 members use no more of; None where that was not known.
-        untested: Members whose recoveries diverged or failed, from every pattern; None where none did.
+        untested: Members whose recoveries diverged or failed, from every pattern that could show something; None where
+            none did.
+        lost: By pattern how many members' recoveries diverged or failed, as far as any did.
+        failed_controls: Controls that do not count, as the method failed on them.
         reconstruction: By group.
         membership: From the blind score.
         evidence: What speaks against chance; None without controls.
@@ -104,6 +107,8 @@ class Judgement:
     membership: Membership
     range_used: float | None = None
     untested: Proportion | None = None
+    lost: dict[str, int] = field(default_factory=dict)
+    failed_controls: int = 0
     evidence: Evidence | None = None
     gain: Gain | None = None
     group_differences: tuple[GroupDifference, ...] = ()
@@ -145,6 +150,9 @@ class Judgement:
         # Only where there are any: a report without them is what it was before they were known of.
         plain |= {"doubts": [doubt._asdict() for doubt in self.doubts]} if self.doubts else {}
         plain |= {"untested": _plain(asdict(self.untested))} if self.untested else {}
+        for name in ("lost", "failed_controls"):
+            if not plain[name]:
+                del plain[name]
         return plain
 
 
@@ -178,11 +186,15 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
 
     def finding(name: str, chosen: list[int]) -> Finding:
         names = [patterns[i] for i in chosen]
-        counted = {group: in_any((one.beyond if inpainter else one.recovered)[chosen]) for group, one in back.items()}
+        known = {group: one.tested(chosen) | (group == "members") for group, one in back.items()}
+        counted = {
+            group: in_any((one.beyond if inpainter else one.recovered)[chosen])[known[group]]
+            for group, one in back.items()
+        }
         found = {
             group: GroupFinding(
-                Proportion.of(in_any(one.recovered[chosen])),
-                Proportion.of(in_any(flags(images, group, names, inpainter))) if inpainter else None,
+                Proportion.of(in_any(one.recovered[chosen])[known[group]]),
+                Proportion.of(in_any(flags(images, group, names, inpainter))[known[group]]) if inpainter else None,
                 Proportion.of(counted[group]) if inpainter else None,
             )
             for group, one in back.items()
@@ -220,7 +232,13 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         },
         membership=memberships.get("blind_score") or infer_membership((), ()),
         range_used=_range_used(images["members", patterns[0], method]["value_range"]),
-        untested=_untested(images, patterns, method),
+        untested=_untested(images, patterns, method, inpainter, back["members"]),
+        lost={
+            name: int(one.sum())
+            for name, one in zip(patterns, _lost(images, patterns, method), strict=True)
+            if one.any()
+        },
+        failed_controls=len(places[-1]) - counted.controls.recovered.num if counted.controls else 0,
         evidence=evidence,
         gain=gain,
         group_differences=differences(images, patterns, method),
@@ -247,12 +265,16 @@ def _weigh(patterns: Sequence[str], members: CameBack, controls: CameBack) -> tu
 
 
 def _flags(members: CameBack, controls: CameBack, chosen: list[int]) -> Flags:
-    """What came back from some patterns, with the best gain of each image among those that it came back from."""
+    """What came back from some patterns, with the best gain of each image among those that it came back from.
+
+    Controls of which nothing is known are none.
+    """
     both = [
         (in_any(one.beyond[chosen]), best_gains(np.where(one.beyond[chosen], one.gains[chosen], -np.inf)))
         for one in (members, controls)
     ]
-    return Flags(both[0][0], both[1][0], both[0][1], both[1][1])
+    known = controls.tested(chosen)
+    return Flags(both[0][0], both[1][0][known], both[0][1], both[1][1][known])
 
 
 def _range_used(value_range: NDArray[np.float64]) -> float | None:
@@ -261,11 +283,21 @@ def _range_used(value_range: NDArray[np.float64]) -> float | None:
     return float(np.quantile(some, 0.95)) if len(some) else None
 
 
-def _untested(images: ImageColumns, patterns: Sequence[str], method: str) -> Proportion | None:
-    """Members of which no pattern says anything."""
-    diverged, failed = (flags(images, "members", patterns, method, name) for name in ("diverged", "failed"))
-    found = Proportion.of(np.asarray((diverged | failed).all(0)))
+def _untested(
+    images: ImageColumns, patterns: Sequence[str], method: str, inpainter: str | None, back: CameBack
+) -> Proportion | None:
+    """Members of which no pattern says anything: not where the inpainter restores them, nor where they are lost."""
+    lost = _lost(images, patterns, method)
+    shows = inpainter_fails(images, "members", patterns) | back.beyond if inpainter else np.ones_like(lost)
+    shows = shows | ~in_any(shows)  # where all are too easy that is said by itself
+    found = Proportion.of(np.asarray((lost | ~shows).all(0)))
     return found if found.count else None
+
+
+def _lost(images: ImageColumns, patterns: Sequence[str], method: str) -> NDArray[np.bool_]:
+    """Members whose recoveries came to nothing that could be measured, (patterns, images)."""
+    diverged, failed = (flags(images, "members", patterns, method, name) for name in ("diverged", "failed"))
+    return np.asarray(diverged | failed)
 
 
 def _answered(images: ImageColumns, method: str, patterns: Sequence[str]) -> bool:

@@ -86,7 +86,7 @@ def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[
         doubts.append(
             Reason(
                 "too_few_controls",
-                _too_few(num_controls, judgement.num_repeated.get("controls", 0)),
+                _too_few(num_controls, judgement.num_repeated.get("controls", 0), judgement.failed_controls),
                 f"It takes at least {MIN_CONTROLS} images that were not trained on, and differ, to say what comes back "
                 "anyway.",
                 f"Give the audit at least {MIN_CONTROLS} controls; 100 resolve a false positive rate of 1%.",
@@ -120,8 +120,11 @@ def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[
     return doubts + [one for one in about_output(judgement) if one.code == "depends_on_batch"]
 
 
-def _too_few(num_controls: int, num_repeated: int) -> str:
+def _too_few(num_controls: int, num_repeated: int, num_failed: int) -> str:
     """That there are too few controls, with those that were left out."""
+    if num_failed:
+        left_out = f", and {num_repeated} more were left out as repeats" if num_repeated else ""
+        return f"recovery failed on {num_failed} of {num_controls + num_failed} controls{left_out}"
     were = "was" if num_repeated == 1 else "were"
     if not num_controls:
         if not num_repeated:
@@ -203,12 +206,32 @@ def about_untested(judgement: Judgement) -> list[Reason]:
         Reason(
             "recoveries_diverged",
             f"{of(untested)} recoveries came to nothing",
-            f"From every pattern, the recoveries of {of(untested)} training images diverged to NaN or infinite values, "
-            "or failed: whether those are stored is not tested.",
+            f"From every pattern{_showing(judgement)} the recoveries of {of(untested)} training images diverged to NaN "
+            "or infinite values, or failed: whether those are stored is not tested.",
             "Audit a function that returns finite values for whatever lies in [0, 1], by clamping what a logarithm or "
             "a division gets.",
         )
     ]
+
+
+def _showing(judgement: Judgement) -> str:
+    """Which patterns, where the inpainter restores what others hide."""
+    return "," if judgement.inpainter is None else f" where {judgement.inpainter} inpainting fails,"
+
+
+def about_lost(judgement: Judgement) -> list[str]:
+    """Of recoveries that came to nothing, what is no reason by itself: sentences."""
+    said, untested = [], judgement.untested
+    if untested is not None and not about_untested(judgement):
+        said.append(
+            f"From every pattern{_showing(judgement)} the recoveries of {of(untested)} training images came to "
+            "nothing: whether those are stored is not tested."
+        )
+    num = judgement.overall.members.recovered.num
+    for pattern, count in judgement.lost.items():
+        if len(judgement.patterns) > 1 and count > MAX_UNDETECTED * num:
+            said.append(f"From {pattern}, the recoveries of {count} of {num} training images came to nothing.")
+    return said
 
 
 def about_absence(judgement: Judgement) -> list[Reason]:

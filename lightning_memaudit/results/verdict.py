@@ -17,6 +17,7 @@ from lightning_memaudit.results.reasons import (
     about_absence,
     about_comparison,
     about_finding,
+    about_lost,
     about_output,
     about_range,
     about_traces,
@@ -336,6 +337,12 @@ def _cautions(
         cautions.append(
             "The autoencoder also reproduces images it has never seen, as networks with skip connections do."
         )
+    if none_back:
+        cautions += about_lost(judgement)
+    failed, controls = judgement.failed_controls, judgement.counted.controls
+    if failed and controls is not None and controls.recovered.num >= MIN_CONTROLS:  # else it is a reason
+        which = "1 control: it is" if failed == 1 else f"{failed} controls: they are"
+        cautions.append(f"Recovery failed on {which} left out, as nobody knows what would have come back.")
     cautions += judgement.cuts
     cautions += _repeats(judgement)
     twins = near_duplicates or {}

@@ -11,11 +11,12 @@ from torch import nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lightning_memaudit import audit
+from lightning_memaudit.measurement.appearance import roughness
 from lightning_memaudit.measurement.degradations import WITH_FRACTION, parse_degradation
 from lightning_memaudit.measurement.extraction import trivial_error
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.largest_missing import largest_missing
-from lightning_memaudit.measurement.metrics import hidden_psnr, roughness, ssim
+from lightning_memaudit.measurement.metrics import hidden_psnr, ssim
 from lightning_memaudit.measurement.near_duplicates import near_duplicates
 from lightning_memaudit.measurement.proximal import proximal_diagnostic
 from lightning_memaudit.recovery import KnownMaskRecovery, batches

@@ -26,7 +26,10 @@ ALLOWED = {
 }
 INSIDE_FUNCTIONS = {
     ("report/verify/arrays.py", name)
-    for name in ("measurement.degradations", "measurement.metrics", "measurement.near_duplicates", "recovery")
+    for name in (
+        *("measurement.appearance", "measurement.degradations", "measurement.metrics"),
+        *("measurement.near_duplicates", "recovery"),
+    )
 } | {("report/verify/baselines.py", name) for name in ("measurement.baselines", "measurement.degradations", "recovery")}
 INSIDE_FUNCTIONS |= {
     ("report/verify/left_out.py", name) for name in ("measurement.degradations", "recovery.methods.registry")

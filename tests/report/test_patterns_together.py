@@ -7,7 +7,7 @@ import torch
 
 from lightning_memaudit import audit
 from lightning_memaudit.report.document import read_document, seal
-from lightning_memaudit.report.verify import verify
+from lightning_memaudit.report.verify import conclusion, verify
 from lightning_memaudit.report.write import write_report
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -67,3 +67,32 @@ def test_a_report_by_the_rules_of_before_is_not_called_untrue(folder, version, p
     finally:
         (folder.path / "report.json").write_text(json.dumps(before))
     assert found["the report follows from the results files"] is passed
+
+
+FORGED = {
+    "a rate": lambda document: document["rates"][0].update(num_recovered=0, recovery_rate=0.0),
+    "the images": lambda document: document["images"][0].update(memorized=False),
+    "what was audited": lambda document: document["setup"].update(machine={"device": "another"}),
+    "a hash": lambda document: document["hashes"].update(weights="0" * 64),
+}
+
+
+@pytest.mark.parametrize("name", [None, *FORGED])
+def test_who_names_a_version_of_other_rules_hides_nothing_that_hangs_on_none(folder, name):
+    """What the report concludes cannot be compared then: so it is not called true either."""
+    kept = (folder.path / "report.json").read_text()
+    document = read_document(folder)
+    document["tool"]["version"] = "0.3.5"
+    document["verdict"] |= {"outcome": "not_memorized", "headline": "No memorization found."}
+    if name is not None:
+        FORGED[name](document)
+    (folder.path / "report.json").write_text(json.dumps(seal(document)))
+    try:
+        checks = verify(folder)
+    finally:
+        (folder.path / "report.json").write_text(kept)
+    found = {check.name: check.passed for check in checks}
+    assert found["the report follows from the results files"] is (None if name is None else False)
+    said = "What the report concludes was not checked." if name is None else "The report is NOT true."
+    assert conclusion(checks).startswith(f"{said} NOT CHECKED: ")
+    assert "The report is true" not in conclusion(checks)

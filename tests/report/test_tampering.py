@@ -9,6 +9,7 @@ from run_folder_fixture import make_run_folder
 from tamperings import AFTERWARDS, CHANGES, NUM_MEMBERS, UNREADABLE
 
 from lightning_memaudit.cli.main import main
+from lightning_memaudit.report.manifest import add_to_manifest
 from lightning_memaudit.report.verify.described import same_chain
 from lightning_memaudit.report.write import write_report
 from lightning_memaudit.results.run_folder import RunFolder
@@ -149,3 +150,19 @@ def test_a_newest_audit_that_was_set_aside_was_not_dropped(folder, capsys):
     assert same_chain("chain", folder).passed is None
     shutil.rmtree(folder.path / "superseded-1")
     assert same_chain("chain", folder).passed is False
+
+
+def test_words_of_another_version_are_not_called_true(folder, capsys):
+    AFTERWARDS["the headline, by another version"][0](folder)
+    capsys.readouterr()
+    assert main(["verify", str(folder.path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("The report is true but for its words, which were not checked. NOT CHECKED: ")
+
+
+def test_a_printed_page_is_named_as_not_checked_though_its_hash_is_made_anew(folder, capsys):
+    (folder.path / "report.pdf").write_bytes(b"%PDF-1.4 No memorization found.")
+    add_to_manifest(folder, folder.path / "report.pdf")
+    code, failed, not_checked = verified(folder, capsys)
+    assert (code, failed) == (0, [])
+    assert "what report.pdf shows" in not_checked

@@ -1,13 +1,18 @@
 """Whether groups are of one source: seldom denied of one that is, always of clear differences, never of a small one."""
 
+import io
+import math
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.fft import dctn
 from scipy.stats import ks_2samp
-from skimage.data import lfw_subset
+from skimage.data import astronaut, lfw_subset
 
 from lightning_memaudit import audit
-from lightning_memaudit.measurement.metrics import APPEARANCE as MEASURED
+from lightning_memaudit.measurement.appearance import APPEARANCE as MEASURED
 from lightning_memaudit.results.comparability import APPEARANCE, compare_groups
 
 
@@ -71,8 +76,32 @@ def test_appearance_of_images_of_any_shape(shape):
         assert found["vertical_balance"] == pytest.approx(halves, abs=1e-6)
     turned = {name: metric(images.flip(2)).numpy() for name, metric in MEASURED.items()}
     assert turned["vertical_balance"] == pytest.approx(-found["vertical_balance"], abs=1e-6)
-    transposed = MEASURED["direction"](images.transpose(2, 3)).numpy()
-    assert transposed == pytest.approx(-found["direction"], abs=1e-6)
+    transposed = {name: metric(images.transpose(2, 3)).numpy() for name, metric in MEASURED.items()}
+    assert transposed["direction"] == pytest.approx(-found["direction"], abs=1e-6)
+    assert turned["slant"] == pytest.approx(-found["slant"], abs=1e-6, nan_ok=True)
+    for name, same in (("slant", "slant"), ("vertical_balance", "horizontal_balance")):
+        if shape[2] > 1 and shape[3] > 1:
+            assert transposed[name] == pytest.approx(found[same], abs=1e-6)
+    colors = [name for name in found if name.startswith("color")]
+    assert all(np.isnan(found[name]).all() == (shape[1] == 1) for name in colors if shape[0])
+    if shape[1] > 1:
+        array = images.double().numpy()
+        assert found["color"] == pytest.approx(array.std(1).reshape(shape[0], -1).__pow__(2).mean(1) ** 0.5)
+        backwards = {name: MEASURED[name](images.flip(1)).numpy() for name in colors}
+        for name in ("color_balance", "color_contrast"):
+            assert backwards[name] == pytest.approx(-found[name], abs=1e-6)
+        spread = array[:, -1].std((1, 2)) - array[:, 0].std((1, 2))
+        assert found["color_contrast"] == pytest.approx(spread, abs=1e-6)
+
+
+def test_slant_is_the_direction_of_waves():
+    """Of waves along a direction of angle t, product and squares of both derivatives are as sin t and cos t are."""
+    down, across = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    angles = torch.linspace(0, math.pi, 9)[:, None, None]
+    waves = torch.sin(0.2 * (down * torch.sin(angles) + across * torch.cos(angles)))[:, None]
+    expected = torch.sin(2 * angles).flatten().numpy()
+    assert MEASURED["slant"](waves).numpy() == pytest.approx(expected, abs=0.1)
+    assert MEASURED["direction"](waves).numpy() == pytest.approx(-torch.cos(2 * angles).flatten().numpy(), abs=0.1)
 
 
 FACES = torch.from_numpy(lfw_subset()[:100]).float()[
@@ -95,3 +124,76 @@ def test_faces_that_are_turned_are_no_controls_of_upright_ones(name):
     assert "groups_differ" in turned.verdict.reasons
     assert name in {one.name for one in turned.judgement.group_differences}
     assert "groups_differ" not in audit(upright, members, controls, **how).verdict.reasons
+
+
+def waves(num, seed, channel):
+    """Slanted waves of one source, in one of three channels."""
+    generator = torch.Generator().manual_seed(seed)
+    angle, number, phase, size = torch.rand(4, num, 1, 1, generator=generator)
+    down, across = torch.meshgrid(torch.linspace(0, 1, 16), torch.linspace(0, 1, 16), indexing="ij")
+    along = across * torch.cos(0.5 * angle) + down * torch.sin(0.5 * angle)
+    images = torch.full((num, 3, 16, 16), 0.5)
+    images[:, channel] = 0.5 + (0.2 + 0.2 * size) * torch.sin(math.tau * ((3 + 2 * number) * along + phase))
+    return images
+
+
+OTHERS = {"color_contrast": lambda x: x.flip(1), "slant": lambda x: x.flip(3)}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_waves_of_other_colors_or_mirrored_are_no_controls(name):
+    """What returns all images of a source alike remembers none of them, whatever it makes of others."""
+    seen = waves(1500, 0, 0).flatten(1)
+    mean = seen.mean(0)
+    basis = torch.linalg.svd(seen - mean, full_matrices=False)[2][:40]
+
+    def of_this_source(images):
+        return ((images.flatten(1) - mean) @ basis.T @ basis + mean).view_as(images)
+
+    members, controls = waves(40, 1, 0), waves(40, 2, 0)
+    how = {"patterns": ["random-0.9", "block-0.5"], "methods": ["blind", "biharmonic"]}
+    other = audit(of_this_source, members, OTHERS[name](controls), **how)
+    assert other.verdict.outcome != "memorized"
+    assert other.num_memorized > 4  # as many as of any that look alike
+    assert name in {one.name for one in other.judgement.group_differences}
+    alike = audit(of_this_source, members, controls, **how)
+    assert not alike.judgement.group_differences
+    assert alike.verdict.outcome == "inconclusive"
+
+
+def test_the_grid_of_jpeg_is_seen_by_scipys_transform():
+    images = torch.rand(4, 3, 19, 26, generator=torch.Generator().manual_seed(5))
+    found = MEASURED["jpeg_grid"](images).numpy()
+    for image, value in zip(images.double().mean(1).numpy(), found, strict=True):
+        means = []
+        for first in (0, 4):
+            rows, columns = ((side - first) // 8 * 8 for side in image.shape)
+            blocks = image[first : first + rows, first : first + columns].reshape(rows // 8, 8, columns // 8, 8)
+            waves = dctn(blocks.swapaxes(1, 2), axes=(2, 3), norm="ortho")
+            means.append(np.abs(waves[:, :, np.add.outer(range(8), range(8)) >= 7]).mean())
+        assert value == pytest.approx(np.log2((means[0] + 1e-3) / (means[1] + 1e-3)), abs=1e-4)
+
+
+def compressed(images, quality):
+    """What JPEG makes of images in colors."""
+    found = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray((255 * image).round().byte().permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
+        found.append(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255)
+    return torch.stack(found)
+
+
+def test_a_codec_remembers_nothing_of_what_went_through_it_before():
+    """It returns images that it made before, and no others: against such controls all would come back from memory."""
+    photo = torch.from_numpy(astronaut()).permute(2, 0, 1)[:, :480, :480] / 255
+    crops = photo.unfold(1, 48, 48).unfold(2, 48, 48).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    crops = crops[torch.randperm(len(crops), generator=torch.Generator().manual_seed(6))[:80]]
+    crops = torch.nn.functional.avg_pool2d(crops, 2)
+    members, controls = compressed(crops[:40], 20), crops[40:]
+    how = {"patterns": ["random-0.5"], "methods": ["blind_black_box", "biharmonic"]}
+    other = audit(lambda images: compressed(images.clamp(0, 1), 20), members, controls, **how)
+    assert other.verdict.outcome == "inconclusive"
+    assert "jpeg_grid" in {one.name for one in other.judgement.group_differences}
+    alike = compare_groups({"jpeg_grid": [MEASURED["jpeg_grid"](one) for one in (crops[:40], controls)]})
+    assert not alike

@@ -25,6 +25,10 @@ from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
 
 SCORED = "recoveries score as the results say"
 """The check on which it hangs whether anything but the results themselves speaks for them."""
+FOLLOWS = "the report follows from the results files"
+"""The check on which it hangs whether the report says what they say."""
+WORDS = "the words are those of this version"
+"""The check on which it hangs whether what it says in words was compared."""
 
 
 def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Sequence[str] = ()) -> list[Check]:
@@ -53,7 +57,7 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
     checks = [
         *unreadable,
         guarded("report.json is as it was written", written.same_hash, document),
-        guarded("the report follows from the results files", written.same_document, folder, document),
+        guarded(FOLLOWS, written.same_document, folder, document),
         guarded("page and figures are as they were written", written.same_files, folder),
         guarded("run.json is as it was written", described.same_run, folder),
         guarded("run.json says what was audited", described.same_settings, folder),
@@ -80,7 +84,7 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
     checks += [
         guarded("the train loss follows from the members' own reconstructions", rows.same_losses, folder),
         guarded("all columns of the results are known", rows.not_recorded, folder),
-        guarded("the words are those of this version", written.own_words, document),
+        guarded(WORDS, written.own_words, document),
     ]
     if is_true(checks):  # drawing the page of results that are not true takes long, and shows nothing
         checks.append(guarded("the page says what the report says", page.same_page, folder, document))
@@ -106,8 +110,13 @@ def conclusion(checks: Sequence[Check]) -> str:
     failed = [check.means for check in checks if check.passed is False]
     not_checked = [check.name for check in checks if check.passed is None]
     true = "The report is true."
-    if SCORED in not_checked:
-        true = "The report follows from its results; no recovery was saved that could show these to be true."
+    if FOLLOWS in not_checked:
+        true = "What the report concludes was not checked."
+    elif SCORED in not_checked:
+        what = "The report follows" if WORDS not in not_checked else "But for its words the report follows"
+        true = f"{what} from its results; no recovery was saved that could show these to be true."
+    elif WORDS in not_checked:
+        true = "The report is true but for its words, which were not checked."
     said = true if not failed else NOT_TRUE if NOT_TRUE in failed else failed[0]
     return f"{said} NOT CHECKED: {'; '.join(not_checked)}." if not_checked else said
 

@@ -141,7 +141,8 @@ def left_out_scores(folder: RunFolder) -> tuple[str, ...]:
 
 def computed_again() -> set[str]:
     """Columns of ``images.jsonl`` that arrays are enough for."""
-    from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS
+    from lightning_memaudit.measurement.appearance import APPEARANCE
+    from lightning_memaudit.measurement.metrics import METRICS
 
     return {*METRICS, *APPEARANCE, "baseline_psnr", "recovery_gain", "repeated", "failed", "diverged"}
 
@@ -150,7 +151,8 @@ def _measured(arrays: Arrays, group: str, pattern: str, method: str) -> dict[str
     """By name, (k,) each: every metric of the package, and what arrays tell of the recovery's fate."""
     import torch
 
-    from lightning_memaudit.measurement.metrics import APPEARANCE, METRICS
+    from lightning_memaudit.measurement.appearance import APPEARANCE
+    from lightning_memaudit.measurement.metrics import METRICS
     from lightning_memaudit.recovery import Recovery
 
     kept = arrays[f"{group}/{pattern}/{method}/image"]

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from itertools import islice
 
+from lightning_memaudit.report.manifest import PAGES
 from lightning_memaudit.report.verify.arrays import computed_again, left_out_scores
 from lightning_memaudit.report.verify.check import Check
 from lightning_memaudit.report.verify.versions import HASHES, RULES, is_before, named_version
 from lightning_memaudit.results.chain import audit_sha256, by_audit
+from lightning_memaudit.results.files import is_own
 from lightning_memaudit.results.quantities import COUNTS, FLAGS, NUMBERS, REFERENCE
 from lightning_memaudit.results.run_folder import RUN, RunFolder, SavedRecoveries
 
@@ -60,6 +62,9 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
     if not with_weights:
         yield Check("weights", None, "give the checkpoint as --ckpt_path to compare their hash")
     yield Check("what the figures show", None, "`report` draws them again")
+    for page in PAGES:
+        if page.endswith(".pdf") and is_own(folder.path / page):
+            yield Check(f"what {page} shows", None, "`report --pdf` prints it again")
     if "name" in recorded:
         yield Check("image names", None, "they are as the data set gave them")
     for column in left_out_scores(folder):

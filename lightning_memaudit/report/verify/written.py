@@ -36,17 +36,20 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
         return Check(name, False, detail, OLDER)
     again = build_document(folder)
     version = document["tool"]["version"]
-    if is_earlier(version, TOGETHER) and _some_patterns_count(again):
-        detail = (
-            f"which of its patterns count was decided by other rules in version {version}: make it again with `report`"
-        )
-        return Check(name, None, detail)
-    if version != __version__:
+    by_other_rules = is_earlier(version, TOGETHER) and any(map(_some_patterns_count, (again, document)))
+    if by_other_rules:
+        again, document = _whatever_counts(again), _whatever_counts(document)
+    elif version != __version__:
         again, document = _facts(again), _facts(document)
     if SEAL not in folder.sealed_run():
         # The file beside the folder, which a later run replaces, and which stays when the folder moves.
         again, document = _without_config(again), _without_config(document)
     different = next(differences(dict(document), again, "", SELF_HASH), None)
+    if different is None and by_other_rules:
+        detail = (
+            f"which of its patterns count was decided by other rules in version {version}: make it again with `report`"
+        )
+        return Check(name, None, detail)
     if different is None:
         return Check(name, True, f"{len(document['history'])} audits judged again")
     if _is_resumed(folder, document, again):
@@ -59,6 +62,12 @@ def _some_patterns_count(document: Mapping[str, Any]) -> bool:
     """Whether not all of at least three patterns count; of fewer, the same do by all rules."""
     judgement = document["judgement"]
     return len(judgement["patterns"]) > 2 and judgement["counted"]["pattern"] != ANY
+
+
+def _whatever_counts(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What does not hang on which patterns count."""
+    kept = ("schema_version", "run", "rates", "images", "near_duplicates", "cost", "setup", "hashes")
+    return {key: document[key] for key in kept if key in document}
 
 
 def is_older(folder: RunFolder, document: Mapping[str, Any]) -> bool:
