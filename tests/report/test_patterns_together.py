@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-from lightning_memaudit import audit
+from lightning_memaudit import __version__, audit
 from lightning_memaudit.report.document import read_document, seal
-from lightning_memaudit.report.verify import conclusion, verify
+from lightning_memaudit.report.verify import conclusion, verify, written
 from lightning_memaudit.report.write import write_report
+from lightning_memaudit.results.evidence import ANY
 from lightning_memaudit.results.run_folder import RunFolder
 
 IMAGES = torch.rand(60, 1, 12, 12, generator=torch.Generator().manual_seed(3))
@@ -53,7 +54,7 @@ def test_the_headline_counts_what_the_hard_patterns_show_together(folder):
     assert "block-0.25 or random-0.5" in (folder.path / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("version", "passed"), [("0.3.5", None), (None, False)])
+@pytest.mark.parametrize(("version", "passed"), [("0.3.5", None), ("0.3.6", None), (None, False)])
 def test_a_report_by_the_rules_of_before_is_not_called_untrue(folder, version, passed):
     document = read_document(folder)
     before = json.loads(json.dumps(document))
@@ -67,6 +68,17 @@ def test_a_report_by_the_rules_of_before_is_not_called_untrue(folder, version, p
     finally:
         (folder.path / "report.json").write_text(json.dumps(before))
     assert found["the report follows from the results files"] is passed
+
+
+@pytest.mark.parametrize(("version", "passed"), [("0.3.6", None), (__version__, False)])
+def test_controls_that_do_not_count_by_todays_rules_did_by_those_of_before(folder, monkeypatch, version, passed):
+    document = read_document(folder)
+    document["tool"]["version"] = version
+    document["judgement"]["counted"]["pattern"] = ANY
+    again = json.loads(json.dumps(document))
+    again["judgement"] |= {"failed_controls": 1}
+    monkeypatch.setattr(written, "build_document", lambda folder: again)
+    assert written.same_document("report", folder, document).passed is passed
 
 
 FORGED = {

@@ -36,7 +36,7 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
         return Check(name, False, detail, OLDER)
     again = build_document(folder)
     version = document["tool"]["version"]
-    by_other_rules = is_earlier(version, TOGETHER) and any(map(_some_patterns_count, (again, document)))
+    by_other_rules = is_earlier(version, TOGETHER) and any(map(_counts_by_rules_of_today, (again, document)))
     if by_other_rules:
         again, document = _whatever_counts(again), _whatever_counts(document)
     elif version != __version__:
@@ -47,7 +47,7 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
     different = next(differences(dict(document), again, "", SELF_HASH), None)
     if different is None and by_other_rules:
         detail = (
-            f"which of its patterns count was decided by other rules in version {version}: make it again with `report`"
+            f"which patterns and images count was decided by other rules in version {version}: make it again with `report`"
         )
         return Check(name, None, detail)
     if different is None:
@@ -58,10 +58,11 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
     return Check(name, False, different + other, NOT_TRUE)
 
 
-def _some_patterns_count(document: Mapping[str, Any]) -> bool:
-    """Whether not all of at least three patterns count; of fewer, the same do by all rules."""
+def _counts_by_rules_of_today(document: Mapping[str, Any]) -> bool:
+    """Whether not all of at least three patterns count, or recoveries were lost; of others, the same do by all rules."""
     judgement = document["judgement"]
-    return len(judgement["patterns"]) > 2 and judgement["counted"]["pattern"] != ANY
+    some = len(judgement["patterns"]) > 2 and judgement["counted"]["pattern"] != ANY
+    return some or "lost" in judgement or "failed_controls" in judgement
 
 
 def _whatever_counts(document: Mapping[str, Any]) -> dict[str, Any]:
