@@ -47,7 +47,8 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
     different = next(differences(dict(document), again, "", SELF_HASH), None)
     if different is None and by_other_rules:
         detail = (
-            f"which patterns and images count was decided by other rules in version {version}: make it again with `report`"
+            f"which patterns and images count was decided by other rules in version {version}: "
+            "make it again with `report`"
         )
         return Check(name, None, detail)
     if different is None:
@@ -59,7 +60,7 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
 
 
 def _counts_by_rules_of_today(document: Mapping[str, Any]) -> bool:
-    """Whether not all of at least three patterns count, or recoveries were lost; of others, the same do by all rules."""
+    """Whether some of at least three patterns count, or recoveries were lost: all else counts by any rules."""
     judgement = document["judgement"]
     some = len(judgement["patterns"]) > 2 and judgement["counted"]["pattern"] != ANY
     return some or "lost" in judgement or "failed_controls" in judgement
