@@ -18,8 +18,8 @@ from lightning_memaudit.callback.seen import Normalization
 MOST_VIEWS = 64
 """Of an item, among which the one is looked for that a function of the item returns."""
 
-MOST_LABELS = 15
-"""Bytes that go no further are masks or label maps: photographs use more of their 256 values."""
+MOST_LABELS = 16
+"""Bytes that go no further are masks, label maps or digits in 16 steps: photographs use more of their 256 values."""
 
 
 @dataclass(frozen=True)
