@@ -213,7 +213,7 @@ result>
         if self._is_part() and self._to_come is not None and not self.found.reads[0].source.given:
             name, count = self._to_come
             self.doubt(
-                f"the training gives the model {self._watch.rows[name]} of the {count} images of its first batch",
+                f"the training gives the model {self._watch.rows[name]} of the {count} images of {self.telling.which}",
                 "pass members=<a data set of those that it is given>",
             )
         self._to_come = None

@@ -20,6 +20,7 @@ from lightning_memaudit.callback.model_checks import few_images
 from lightning_memaudit.callback.reading.affine import Affine
 from lightning_memaudit.callback.run_inspection import has_spread_weights
 from lightning_memaudit.callback.seen import Normalization, Seen
+from lightning_memaudit.callback.step_code import takes_iterator
 from lightning_memaudit.callback.telling import MEND_CALL, Telling
 from lightning_memaudit.measurement.processes import AuditStopped
 
@@ -56,6 +57,9 @@ class FirstSteps:
         if self._is_watching and not can_be_watched(caller.pl_module):
             self._is_watching = False
             self.telling.nothing_compared("it is compiled")
+        if self._is_watching and takes_iterator(caller.pl_module):
+            self._is_watching = False
+            self.telling.nothing_compared("it takes its batches by itself")
         self._kept = KeptConditions(caller.pl_module)
         self._kept_steps = STEPS if self._is_watching else 0
         self._kept_batch: Any = None

@@ -281,7 +281,7 @@ class MemorizationAuditCallback(Callback):
     ) -> None:
         """Add up the loss on its device, without waiting for it."""
         if self._session is not None:
-            self._session.end_step(stepped=False)
+            self._session.end_step(stepped=False, batch=batch)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if self.when.waits_for_loss(self._history.reached) and isinstance(loss, Tensor):
             # Under automatic optimization the loss comes divided by the number of accumulated batches.

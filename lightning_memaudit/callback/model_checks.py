@@ -101,7 +101,9 @@ def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how:
     )
     if not dtype.is_floating_point:
         # As they stand in the batch, for a model that scales them itself.
-        stored = Normalization(None, [1 / 255]) if dtype == torch.uint8 else normalization
+        stored = normalization
+        if dtype == torch.uint8:  # what is known of bytes is of 255ths
+            stored = Normalization(normalization.mean, [one / 255 for one in normalization.std or [1.0]])
         as_numbers = laid_out(images if stored.is_identity else stored.apply(images)).round()
         from_integers = None if dtype == torch.bool else result_of(as_numbers.to(dtype))
         normalization, dtype = Normalization(), torch.float32

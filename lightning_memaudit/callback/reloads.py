@@ -1,4 +1,4 @@
-"""Sees whether the train dataloader was reloaded with other images than are audited."""
+"""Sees whether the train dataloader was reloaded with other images than are audited, or its data set has grown."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from lightning_memaudit.callback.reading.loaders import RunLoaders
 
 
 class ReloadWatch:
-    """Warns once when the train dataloader was reloaded with other images.
+    """Warns once when the train dataloader was reloaded with other images, or has more of them than when it was read.
 
     Args:
         loaders: Whose images are audited.
@@ -21,6 +21,7 @@ class ReloadWatch:
 
     def __init__(self, loaders: RunLoaders) -> None:
         self._newest = next(iter(loaders.train), None)
+        self._length = _length(self._newest)
         self._told = not loaders.train
 
     def look(self, trainer: Trainer, reads_the_same: Callable[[Any], bool]) -> None:
@@ -33,7 +34,10 @@ class ReloadWatch:
         if self._told:
             return
         reloaded = RunLoaders.of(trainer.train_dataloader, None).train
-        if not reloaded or reloaded[0] is self._newest:
+        if not reloaded:
+            return
+        if reloaded[0] is self._newest:
+            self._look_at_length()
             return
         self._newest = reloaded[0]
         if not reads_the_same(reloaded[0]):
@@ -42,3 +46,21 @@ class ReloadWatch:
                 "members: the train dataloader was reloaded with another data set; the audited members stay those of "
                 "the first one: pass members=<all images that are trained on>"
             )
+
+    def _look_at_length(self) -> None:
+        """A curriculum may let its data set grow, which the same dataloader then goes through."""
+        before, now = self._length, _length(self._newest)
+        if before is not None and now is not None and now > before:
+            self._told = True
+            rank_zero_warn(
+                f"members: the data set of the train dataloader has grown from {before} to {now} items; the audited "
+                "members stay those of the first ones: pass members=<all images that are trained on>"
+            )
+
+
+def _length(loader: Any) -> int | None:
+    """Items of the data set of a loader; None where nobody knows."""
+    try:
+        return len(loader.dataset)
+    except Exception:  # whatever a data set of others does
+        return None

@@ -30,6 +30,7 @@ from lightning_memaudit.callback.reloads import ReloadWatch
 from lightning_memaudit.callback.run_inspection import describe, has_spread_weights, notes_on_history, weights_sha256
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Seen
+from lightning_memaudit.callback.step_code import takes_iterator
 from lightning_memaudit.measurement.engine import run_audit
 from lightning_memaudit.measurement.estimate import Estimate
 from lightning_memaudit.measurement.extras import extra_measurements
@@ -256,19 +257,23 @@ class Session:
         Raises:
             ValueError: It is the first, and holds other images, or the same in another range, than are audited.
         """
-        self.given.look(batch)
+        if not takes_iterator(self.pl_module):
+            self.given.look(batch)
         if self._steps is not None:
             self._steps.begin(batch, batch_idx, when, history)
 
-    def end_step(self, stepped: bool) -> None:
+    def end_step(self, stepped: bool, batch: Any = None) -> None:
         """Compare what reached the model in a step that is watched with what the audit gives it.
 
         Args:
             stepped: Whether a loss came of the batch.
+            batch: The batch, once the step is over.
 
         Raises:
             ValueError: That is something else in the first step.
         """
+        if batch is not None and takes_iterator(self.pl_module):
+            self.given.look(batch)  # it was not known before
         if self._steps is not None:
             self._steps.end(stepped)
 

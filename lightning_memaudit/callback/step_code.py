@@ -11,6 +11,7 @@ from types import CodeType, FunctionType, MethodType
 from typing import Any
 from unittest import mock
 
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
@@ -63,6 +64,19 @@ def may_leave_traces(module: nn.Module) -> bool:
                 return True
             waiting += [one for name in code.co_names if (one := _own(name, function, module)) is not None]
     return bool(waiting)
+
+
+def takes_iterator(module: nn.Module) -> bool:
+    """Whether ``training_step`` is given the iterator of its batches: hooks before it are given the batch before.
+
+    >>> class Takes(nn.Module):
+    ...     def training_step(self, dataloader_iter):
+    ...         batch, batch_idx, _ = next(dataloader_iter)
+    >>> takes_iterator(Takes()), takes_iterator(nn.Identity())
+    (True, False)
+    """
+    step = getattr(module, "training_step", None)
+    return step is not None and is_param_in_hook_signature(step, "dataloader_iter", explicit=True)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

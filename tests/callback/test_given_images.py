@@ -6,7 +6,7 @@ import warnings
 import lightning
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler, get_worker_info
 from training_runs import Items, Module, audit_callback, images, trainer_with
 
 NUM = 20
@@ -131,6 +131,32 @@ class Shards(IterableDataset):
         worker = get_worker_info()
         each = len(self.items) // worker.num_workers
         yield from self.items[worker.id * each : (worker.id + 1) * each]
+
+
+class TakesItself(Watched):
+    """Takes its batches from the iterator, as Lightning's experimental form has it."""
+
+    def __init__(self):
+        super().__init__(lambda batch: batch[0])
+
+    def training_step(self, dataloader_iter):
+        batch, batch_idx, _ = next(dataloader_iter)
+        self.epochs[-1].update(image.numpy().tobytes() for image in batch[0])
+        return Module.training_step(self, self.step(batch), batch_idx)
+
+
+def test_batches_that_the_step_takes_itself_are_seen_after_it(recwarn):
+    doubts, told, module = run(TensorDataset(MEMBERS), TakesItself(), max_epochs=1)
+    assert noted(module, MEMBERS) == NUM
+    assert not doubts
+    assert not told
+
+
+def test_of_a_step_that_takes_its_batches_itself_it_is_said_that_nothing_is_compared():
+    trainer = trainer_with(audit_callback(), max_epochs=1)
+    with pytest.warns(UserWarning, match="could not be compared .* for it takes its batches by itself") as caught:
+        trainer.fit(TakesItself(), DataLoader(TensorDataset(MEMBERS), 5, shuffle=True))
+    assert not [one for one in caught if "changes its images" in str(one.message)]
 
 
 def test_parts_of_a_stream_that_only_the_audit_reads_are_counted():

@@ -2,6 +2,7 @@
 
 import random
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -199,6 +200,12 @@ def test_streams_of_batches():
     assert torch.equal(saved_truth(), images(9)[:6])
 
 
+def test_of_a_stream_of_batches_the_training_gets_to_so_many_batches():
+    train = DataLoader(Stream(list(images(9).split(2))), batch_size=None)
+    fit(audit_callback(num_members=8), Module(), train, limit_train_batches=3)
+    assert torch.equal(saved_truth(), images(9)[:6])
+
+
 def test_a_stream_needs_a_number():
     with pytest.raises(ValueError, match=r"members: Stream can only be iterated: pass num_members=<how many"):
         fit(audit_callback(num_members=None), Module(), DataLoader(Stream(images(3))))
@@ -226,6 +233,24 @@ def test_reloaded_loaders_are_said_once():
     with pytest.warns(UserWarning, match="reloaded with another data set") as caught:
         fit(audit_callback(), Sharded(), None, max_epochs=3, reload_dataloaders_every_n_epochs=1)
     assert sum("reloaded with another" in str(one.message) for one in caught) == 1
+
+
+def test_a_data_set_that_grows_is_said_once():
+    class Curriculum(Items):
+        def __len__(self):
+            return self.number
+
+    class Grows(lightning.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.train_dataloader.dataset.number += 2
+
+    train = Curriculum(images(9))
+    train.number = 4
+    grown = r"members: the data set of the train dataloader has grown from 4 to 6 items.* pass members="
+    with pytest.warns(UserWarning, match=grown) as caught:
+        fit([Grows(), audit_callback()], Module(), DataLoader(train, 2), max_epochs=3)
+    assert sum("has grown" in str(one.message) for one in caught) == 1
+    assert torch.equal(saved_truth(), images(9)[:4])
 
 
 def test_a_last_batch_that_is_dropped_in_a_fixed_order_is_never_trained_on():

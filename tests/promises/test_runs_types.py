@@ -4,7 +4,7 @@ import pytest
 import torch
 from foreign_parts import RGB, Plain, first, in_bytes, normalized, plainly
 from foreign_ranges import CONTROLS, MEMBERS, run_of
-from foreign_runs import check
+from foreign_runs import check, refuse_before_the_first_step
 from torch.nn import functional
 
 pytestmark = pytest.mark.usefixtures("without_report", "reads_here")
@@ -166,6 +166,48 @@ def black_and_white():
     return run
 
 
+def in_classes(images):
+    """Bytes that are 0 or 1, as a mask or a label map has them."""
+    return (images > 0.5).byte()
+
+
+def of_classes(**more):
+    run = run_of(CastsInTrainingStep(RGB), in_classes, plainly, **more)
+    run.members, run.controls = (MEMBERS > 0.5).float(), (CONTROLS > 0.5).float()
+    return run
+
+
+def bytes_of_two_classes():
+    return of_classes(lines={"data_range": [0, 1]})
+
+
+def bytes_of_two_classes_called_by_a_line():
+    return of_classes(lines={"data_range": [0, 1], "reconstruct": lambda module, images: module(images.float())})
+
+
+def bytes_of_two_classes_made_numbers_in_collate_fn():
+    return of_classes(collate=lambda items: [torch.stack([item[0] for item in items]).float()])
+
+
+class TakesHundredths(Plain):
+    def forward(self, x):
+        return super().forward(x.float() / 100)
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch[0]), batch[0] / 100)
+
+
+def bytes_up_to_a_hundred():
+    run = run_of(
+        TakesHundredths(RGB),
+        lambda images: (100 * images).byte(),
+        plainly,
+        lines={"data_range": [0, 100], "reconstruct": lambda module, images: 100 * module(images)},
+    )
+    run.members, run.controls = (100 * MEMBERS).byte() / 100, (100 * CONTROLS).byte() / 100
+    return run
+
+
 def bfloat16_images():
     run = run_of(
         Plain(RGB, lambda batch: batch[0].float()),
@@ -190,6 +232,10 @@ RUNS = [
     float64_by_precision,
     float64_images_cast_in_training_step,
     black_and_white,
+    bytes_of_two_classes,
+    bytes_of_two_classes_called_by_a_line,
+    bytes_of_two_classes_made_numbers_in_collate_fn,
+    bytes_up_to_a_hundred,
     bfloat16_true,
     bfloat16_mixed,
     bfloat16_images,
@@ -199,3 +245,8 @@ RUNS = [
 @pytest.mark.parametrize("build", RUNS, ids=lambda build: build.__name__)
 def test_the_run(build):
     check(build)
+
+
+def test_bytes_of_two_classes_are_no_255ths():
+    of_what = r"members: images are torch.uint8 with values up to 1, of unknown range: pass .* data_range="
+    refuse_before_the_first_step(of_classes, of_what)

@@ -18,6 +18,9 @@ from lightning_memaudit.callback.seen import Normalization
 MOST_VIEWS = 64
 """Of an item, among which the one is looked for that a function of the item returns."""
 
+MOST_LABELS = 16
+"""Bytes that go no further are masks, label maps or digits in 16 steps: photographs use more of their 256 values."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -215,7 +218,7 @@ def learn_format(
             "such as absolute values, where the model is given these"
         )
     counts = not images.is_floating_point() and images.dtype not in (torch.uint8, torch.bool)
-    if counts and normalization.is_identity:
+    if (counts or _are_labels(images)) and normalization.is_identity:
         raise ValueError(
             f"{group}: images are {images.dtype} with values up to {int(images.max())}, of unknown range: pass "
             "std=[<1 / the largest possible value>] or data_range=[<lowest>, <highest possible value>], or convert "
@@ -264,13 +267,18 @@ def _beside(batch: Any, path: Any) -> tuple[Any, ...]:
 def _inferred(own: Tensor, images: Tensor) -> Affine | None:
     """The affine map from images in [0, 1] in the items to those in the batches."""
     found = alike(own, images.shape[1:])
-    if found is None:
+    if found is None or _are_labels(found):
         return None
     before = to_float(found)
     if before.shape != images.shape or float(before.min()) < -1e-4 or float(before.max()) > 1 + 1e-4:
         return None
     after = to_float(images) if images.dtype == torch.uint8 else images
     return fit_exact(before.to(images.device), after)
+
+
+def _are_labels(images: Tensor) -> bool:
+    """Whether bytes are numbers of classes, such as 0 and 1, rather than 255ths."""
+    return images.dtype == torch.uint8 and 0 < int(images.max()) <= MOST_LABELS
 
 
 def _ragged(group: str, items: Sequence[ReadItem]) -> str | None:

@@ -147,7 +147,7 @@ def read_group(
         )
     else:
         chosen = []
-    if wanted is not None and source.most is not None:
+    if wanted is not None and source.most is not None and not source.gives_batches:
         wanted = min(wanted, source.most)
     if whole and wanted is not None:  # in an order of its own: not the first ones, which may be of one kind
         chosen = [chosen[place] for place in torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
@@ -163,7 +163,8 @@ def read_group(
     count = wanted if whole else len(chosen) or wanted or 0
     taken = _Taken(source, normalization, transfer, image_shape, network, device, conditional, count, len(chosen))
     with closing(reads):  # or the reading process would be ended by the garbage collector, at any moment
-        for read in islice(reads, len(blocks) or None):
+        # Of a stream of batches the training gets to so many; of one of items, to so many images.
+        for read in islice(reads, len(blocks) or (source.most if source.gives_batches else None)):
             taken.take(read)
             if taken.count is not None and len(taken.images) >= taken.count:
                 break

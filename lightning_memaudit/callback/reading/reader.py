@@ -41,7 +41,8 @@ class Source:
         path: Where the batch of this loader is within a batch of the run.
         others: Where those of the other train dataloaders are.
         given: Whether the data set was passed by the user.
-        most: Items of a stream that training gets to; None where there is no limit.
+        most: Items of a stream that training gets to, each of them a batch where it gives batches; None where there is
+            no limit.
         certain: Whether every epoch of the training is sure to give all of these items.
 
     >>> Source("members", [torch.zeros(1, 8, 8)] * 4, indices=[0, 2]).batch_size
