@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_memaudit.recovery.batches import same_channels
 from lightning_memaudit.recovery.noisy_fills import estimate_noisy_value
 from lightning_memaudit.recovery.spatial import row_values, spatial, with_axes
 
@@ -86,7 +87,7 @@ def find_constant_fill(observed: Tensor, noise: float | None = None) -> Constant
     )
     rows = (~found.present).nonzero().squeeze(1)
     if noise is None and len(rows):
-        found = _replace(found, rows, _noisy_zeros(observed[rows]))
+        found = replace_rows(found, rows, _noisy_zeros(observed[rows]))
     return found
 
 
@@ -112,7 +113,7 @@ def find_other_fill(observed: Tensor, fill: ConstantFill, noise: float | None = 
     value = with_axes(torch.zeros_like(observed.flatten(2)[..., 0]), observed)
     found = ConstantFill(present, mask, nothing, torch.zeros_like(present), value)
     rows = (~fill.present).nonzero().squeeze(1)
-    return _replace(found, rows, find_noisy_fill(observed[rows])) if noise is None and len(rows) else found
+    return replace_rows(found, rows, find_noisy_fill(observed[rows])) if noise is None and len(rows) else found
 
 
 def find_repeated_values(observed: Tensor) -> ConstantFill:
@@ -247,14 +248,20 @@ def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> Consta
     return ConstantFill(present, mask, noise, torch.zeros_like(present), with_axes(center, observed))
 
 
-def _replace(exact: ConstantFill, rows: Tensor, noisy: ConstantFill) -> ConstantFill:
-    """With the noisy fills of some images, in which no exact one was found."""
+def replace_rows(fill: ConstantFill, rows: Tensor, other: ConstantFill) -> ConstantFill:
+    """With the fills of some images, given by their indices, replaced by ``other``."""
     fields = []
-    for whole, part in zip(exact, noisy, strict=True):
+    mask, other_mask = same_channels([fill.mask, other.mask])
+    for whole, part in zip(fill._replace(mask=mask), other._replace(mask=other_mask), strict=True):
         whole = whole.clone()
-        whole[rows] = part  # a shared mask is repeated where others have one per channel
+        whole[rows] = part
         fields.append(whole)
     return ConstantFill(*fields)
+
+
+def hidden_share(fill: ConstantFill) -> Tensor:
+    """Share of the observation that is missing, (B,)."""
+    return (1 - fill.mask).flatten(1).double().mean(1)
 
 
 def local_agreement(observed: Tensor, size: int = 7, tolerance: float = 0.1) -> Tensor:

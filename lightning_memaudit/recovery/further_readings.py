@@ -10,7 +10,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.fills import LEAST_SHARE, ConstantFill, find_noisy_fill, find_repeated_values
+from lightning_memaudit.recovery.fills import (
+    LEAST_SHARE,
+    ConstantFill,
+    find_noisy_fill,
+    find_other_fill,
+    find_repeated_values,
+    hidden_share,
+)
+from lightning_memaudit.recovery.many_values import many_values
 from lightning_memaudit.recovery.spatial import axes, spatial
 from lightning_memaudit.recovery.two_values import find_two_values
 from lightning_memaudit.recovery.types import Problem
@@ -38,7 +46,7 @@ def repeated_values(observed: Tensor, first: ConstantFill, noise: float | None) 
     """
     found = find_repeated_values(observed)
     exact = first.present & (first.noise == 0)
-    return found.present & exact & (_hidden(found) >= _hidden(first) + LEAST_SHARE), found
+    return found.present & exact & (hidden_share(found) >= hidden_share(first) + LEAST_SHARE), found
 
 
 def lying_together(observed: Tensor, first: ConstantFill, noise: float | None) -> tuple[Tensor, ConstantFill]:
@@ -64,9 +72,9 @@ def lying_together(observed: Tensor, first: ConstantFill, noise: float | None) -
     sides = sides.to(observed.device)
     found = first._replace(mask=(~together).to(first.mask))
     # By chance a square of n pixels is missing in so many of the places where it may lie.
-    chance = _hidden(first) ** (sides.double() ** len(spatial(observed))) * missing[0, 0].numel()
-    differs = _hidden(first) - _hidden(found) >= LEAST_SHARE
-    speaks = (chance < LIKELY) & differs & (_hidden(found) >= LEAST_SHARE)
+    chance = hidden_share(first) ** (sides.double() ** len(spatial(observed))) * missing[0, 0].numel()
+    differs = hidden_share(first) - hidden_share(found) >= LEAST_SHARE
+    speaks = (chance < LIKELY) & differs & (hidden_share(found) >= LEAST_SHARE)
     return first.present & (first.noise == 0) & speaks, found
 
 
@@ -79,6 +87,21 @@ def block_over_two_values(observed: Tensor, first: ConstantFill, noise: float | 
     return speaks & find_two_values(Problem.whole(observed, first.mask, first.noise)).present, found
 
 
+def second_value(observed: Tensor, first: ConstantFill, noise: float | None) -> tuple[Tensor, ConstantFill]:
+    """The value that most pixels hold but one, where many values came before it.
+
+    >>> from lightning_memaudit.recovery.fills import find_constant_fill
+    >>> image = torch.tensor([0.0, 0.2, 0.4, 0.6]).repeat_interleave(8).view(1, 1, 4, 8).repeat(1, 1, 2, 1)
+    >>> image[..., ::2, :] = torch.linspace(0.1, 0.9, 32).view(1, 1, 4, 8)
+    >>> speaks, fill = second_value(image, find_constant_fill(image), None)
+    >>> speaks.item(), int((fill.mask == 0).sum())
+    (False, 16)
+    """
+    found = find_other_fill(observed, first, noise)
+    many, _ = many_values(observed, first, found)
+    return found.present & many & (not noise), found
+
+
 def noisy_fill(observed: Tensor, first: ConstantFill, noise: float | None) -> tuple[Tensor, ConstantFill]:
     """One value with noise on it, where no level of noise is known: clipped noise repeats as an exact fill does."""
     found = find_noisy_fill(observed)
@@ -89,13 +112,8 @@ def noisy_fill(observed: Tensor, first: ConstantFill, noise: float | None) -> tu
     return found.present & first.present & (other | (first.noise == 0)), found
 
 
-FURTHER_READINGS: tuple[Reading, ...] = (block_over_two_values, repeated_values, noisy_fill)
+FURTHER_READINGS: tuple[Reading, ...] = (block_over_two_values, second_value, repeated_values, noisy_fill)
 """In the order of their turn: what is exact takes the fewest evaluations."""
-
-
-def _hidden(fill: ConstantFill) -> Tensor:
-    """Share of the observation that is missing, (B,)."""
-    return (1 - fill.mask).flatten(1).double().mean(1)
 
 
 def _largest_sides(missing: Tensor) -> Tensor:

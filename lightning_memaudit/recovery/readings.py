@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill
+from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill, replace_rows
 from lightning_memaudit.recovery.further_readings import block_over_two_values, lying_together
+from lightning_memaudit.recovery.many_values import many_values
 from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.trimmed import cost, trials_for
 from lightning_memaudit.recovery.two_values import ROUNDED_COST, TWO_VALUES_COST, find_two_values
@@ -26,9 +27,10 @@ class Readings(NamedTuple):
 
     Attributes:
         fill: The first: the most frequent value stands in missing pixels.
-        other: The second: another value does.
+        other: The second: another value does, or many do.
         has_other: (B,) bool, whether there is a second one, and enough to try it.
         has_block: (B,) bool, whether a further one, a block over two values, is worth its share.
+        has_many: (B,) bool, whether the second one is that many values stand in missing pixels.
         has_two_values: (B,) bool, whether the image has but two values, so that the second is seldom right.
         first_share: (B,) int64, evaluations for the first one.
         reserve: Evaluations for a short search.
@@ -44,6 +46,7 @@ class Readings(NamedTuple):
     other: ConstantFill
     has_other: Tensor
     has_block: Tensor
+    has_many: Tensor
     has_two_values: Tensor
     first_share: Tensor
     reserve: int
@@ -75,7 +78,13 @@ def read(observed: Tensor, noise: float | None, budget: int, enough: int) -> Rea
     # Of a second value that lies together in a block and not elsewhere, the block is the likelier reading.
     solid, blocks = lying_together(observed, other, noise)
     other = other._replace(mask=torch.where(with_axes(solid, observed), blocks.mask, other.mask))
+    many = torch.zeros_like(other.present)
+    if not noise:
+        # Where many values repeat, neither of two hides enough; the second one comes later, see ``second_value``.
+        many, all_values = many_values(observed, fill, other)
+        other = replace_rows(other, many.nonzero().squeeze(1), all_values.select(many))
     both = other.present & (budget // 2 >= enough)
+    many &= both
     block = block_over_two_values(observed, fill, noise)[0] & (budget // 3 >= enough)
     # In images of two values the other one is nearly always no fill: it has little, or what the first one leaves.
     reserve = enough + TWO_VALUES_COST + ROUNDED_COST
@@ -84,6 +93,6 @@ def read(observed: Tensor, noise: float | None, budget: int, enough: int) -> Rea
     # Of what the last round of random starts would take, a part is kept for what comes after it.
     kept = sum(cost(trials) for trials in trials_for(observed.shape[1], None))
     kept = kept if budget >= KEPT_SHARE * kept else 0
-    whole = budget - kept * (~fill.present & (not noise)).long()
+    whole = budget - kept * ((~fill.present | many) & (not noise)).long()
     share = (whole - reserve * two.long()) // (1 + (both & ~two).long() + block.long())
-    return Readings(fill, other, both, block, two, share, reserve, budget)
+    return Readings(fill, other, both, block, many, two, share, reserve, budget)

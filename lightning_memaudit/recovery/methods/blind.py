@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.alternation import Alternation
+from lightning_memaudit.recovery.candidates import ERROR_PER_SCORE
 from lightning_memaudit.recovery.certification import (
     COPIES_MARGIN,
     MAX_FALSE_RATE,
@@ -28,6 +29,7 @@ from lightning_memaudit.recovery.fills import ConstantFill
 from lightning_memaudit.recovery.further_readings import FURTHER_READINGS
 from lightning_memaudit.recovery.given_penalties import recover_with_penalties
 from lightning_memaudit.recovery.gradients import UseOfGradients, check_gradients, evaluations_allowed
+from lightning_memaudit.recovery.many_values import error_under
 from lightning_memaudit.recovery.mask_rules import (
     MASK_ESTIMATORS,
     AutomaticMask,
@@ -38,7 +40,7 @@ from lightning_memaudit.recovery.mask_rules import (
     known_mask,
 )
 from lightning_memaudit.recovery.masks import MaskEstimator
-from lightning_memaudit.recovery.readings import in_steps, read
+from lightning_memaudit.recovery.readings import Readings, in_steps, read
 from lightning_memaudit.recovery.search import (
     GAIN_EVALUATIONS,
     SearchResult,
@@ -202,14 +204,17 @@ class BlindRecovery:
         found = self._search_shares(autoencoder, observed, readings.fill, readings.first_share)
         # Those with several readings had a part of the evaluations.
         found = found._replace(relied_on_mask=found.relied_on_mask & ~(readings.has_other | readings.has_block))
-        poor = found.candidate.expected_error >= self.tuning.good_error
+        poor = error_under(found.candidate, readings.other) >= self.tuning.good_error
         rows = (readings.has_other & poor).nonzero().squeeze(1)
         if len(rows):
             share = readings.second_share(found.num_evaluations)[rows]
             second = self._search_shares(autoencoder, observed[rows], readings.other.select(rows), share)
             found = improve(found, rows, second)
+        if not self.noise:
+            # Of many values a few may be too rare to be seen: trimmed iterations tell these at little cost.
+            found = self._trim(autoencoder, observed, readings, found, budget, many=True)
         found = self._read_further(autoencoder, observed, readings.fill, found, budget)
-        return found if self.noise else self._trim(autoencoder, observed, readings.fill, found, budget)
+        return found if self.noise else self._trim(autoencoder, observed, readings, found, budget, many=False)
 
     def _search_shares(
         self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, shares: Tensor
@@ -238,11 +243,12 @@ class BlindRecovery:
         for reading in FURTHER_READINGS:
             # A wrong reading may leave an error that is not good, yet not doubtful: most of its mask may be right.
             left = in_steps(budget - found.num_evaluations)
-            poor = found.candidate.expected_error >= self.tuning.fair_error
-            rows = (poor & (left >= self._enough)).nonzero().squeeze(1)
+            may_be_poor = ERROR_PER_SCORE * found.candidate.score >= self.tuning.fair_error
+            rows = (may_be_poor & (left >= self._enough)).nonzero().squeeze(1)
             if not len(rows):
                 break
             speaks, other = reading(observed[rows], fill.select(rows), self.noise)
+            speaks &= error_under(found.candidate.select(rows), other) >= self.tuning.fair_error
             part = rows[speaks]
             if len(part):
                 second = self._search_shares(autoencoder, observed[part], other.select(speaks), left[part])
@@ -250,16 +256,31 @@ class BlindRecovery:
         return found
 
     def _trim(
-        self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, found: SearchResult, budget: int
+        self,
+        autoencoder: Autoencoder,
+        observed: Tensor,
+        readings: Readings,
+        found: SearchResult,
+        budget: int,
+        many: bool,
     ) -> SearchResult:
-        """Where all else came to little, look for images that explain a part of the observation."""
-        exact, tried = fill.present & (fill.noise == 0), torch.zeros_like(fill.present)
-        beside = torch.zeros_like(found.num_evaluations)
+        """Where all else came to little, look for images that explain a part of the observation.
+
+        Either in the observations with many values in missing pixels, or in the others.
+        """
+        fill, has_many = readings.fill, readings.has_many
+        tried = has_many != many
+        exact = fill.present & (fill.noise == 0)
+        beside = torch.zeros_like(found.num_evaluations) if found.num_beside is None else found.num_beside
         kinds = ((~fill.present, None), (exact & ~fill.per_channel, False), (exact & fill.per_channel, True))
-        for kind, per_channel in kinds:
+        for kind, per_channel in ((has_many, None),) if many else kinds:
             for trials in trials_for(observed.shape[1], per_channel):
-                poor = kind & ~tried & found_poor(found.candidate, fill, self.tuning.fair_error)
-                rows = (poor & (budget - found.num_evaluations >= cost(trials))).nonzero().squeeze(1)
+                if many:
+                    poor = error_under(found.candidate, readings.other) >= self.tuning.good_error
+                else:
+                    poor = found_poor(found.candidate, fill, self.tuning.fair_error)
+                worth = kind & ~tried & poor
+                rows = (worth & (budget - found.num_evaluations >= cost(trials))).nonzero().squeeze(1)
                 if not len(rows):
                     continue
                 possible = find_possible(observed[rows], fill.select(rows))
