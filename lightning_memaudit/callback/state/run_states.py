@@ -86,7 +86,7 @@ class Value(State):
 
     Where other processes run that may have written to it, as workers do that count what they read, it stays as it is.
 
-    >>> counter = multiprocessing.Value("i", 3)
+    >>> counter = ctypes.c_int(3)
     >>> state = Value(counter)
     >>> counter.value += 1
     >>> state.restore({})
