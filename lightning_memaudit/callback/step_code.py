@@ -5,8 +5,9 @@ iterator, writes to a file or sends to other processes is not, and a lock that i
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 from unittest import mock
@@ -76,7 +77,13 @@ def takes_iterator(module: nn.Module) -> bool:
     (True, False)
     """
     step = getattr(module, "training_step", None)
-    return step is not None and is_param_in_hook_signature(step, "dataloader_iter", explicit=True)
+    return step is not None and _is_given_iterator(getattr(step, "__func__", step))
+
+
+@lru_cache(maxsize=16)
+def _is_given_iterator(step: Callable[..., Any]) -> bool:
+    # Asked for in every step, where a look at the signature takes longer than all else.
+    return is_param_in_hook_signature(step, "dataloader_iter", explicit=True)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
