@@ -12,6 +12,7 @@ from lightning_memaudit.recovery.candidates import masked_mean, mean_weights
 from lightning_memaudit.recovery.descent import Minimum, minimize
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.types import Autoencoder
+from lightning_memaudit.recovery.usual_output import UsualOutput
 
 UseOfGradients = Literal["auto", "never"]
 """Whether a search differentiates f: where that is possible, or not at all."""
@@ -68,6 +69,7 @@ class DifferentiableAutoencoder(InputProtected):
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__(autoencoder)
         self.has_gradients = False
+        self._usual: UsualOutput | None = None
         self.activations, self.kept_bytes = 0, 0
         self._most_rows = 1
 
@@ -98,6 +100,12 @@ class DifferentiableAutoencoder(InputProtected):
         self.activations, self.kept_bytes = (max(0, more - less) for more, less in zip(two, one, strict=True))
         elements = ELEMENTS_PER_CHUNK.get(image.device.type, ELEMENTS_PER_CHUNK["cpu"])
         self._most_rows = max(1, ACTIVATIONS_PER_CHUNK * elements // max(1, self.activations or image.numel()))
+
+    def usual_output(self, like: Tensor) -> UsualOutput:
+        """What it returns for images that are none, of the shape, type and device of ``like``, (B, C, *spatial)."""
+        if self._usual is None:
+            self._usual = UsualOutput.of(self, like)
+        return self._usual
 
     def _counted_of_two(self, image: Tensor) -> tuple[int, int] | None:
         """What is kept of two images; None where f takes no more than one."""

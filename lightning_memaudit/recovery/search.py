@@ -17,12 +17,13 @@ from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_r
 from lightning_memaudit.recovery.certification import noise_gain, optimism
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, DifferentiableAutoencoder, UseOfGradients
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
-from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_mask
+from lightning_memaudit.recovery.mask_rules import MaskRule, known_mask
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.spatial import resized, spatial, with_axes
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
-from lightning_memaudit.recovery.two_values import TWO_VALUES_COST, Rounding, TwoValues, find_two_values
+from lightning_memaudit.recovery.two_values import ROUNDED_COST, TWO_VALUES_COST, Rounding, TwoValues, find_two_values
 from lightning_memaudit.recovery.types import Autoencoder, Problem, Recovery, concatenate
+from lightning_memaudit.recovery.usual_output import OWN_EVALUATIONS
 
 COARSE = 4
 """Random values along every axis of smooth noise."""
@@ -40,12 +41,14 @@ class SearchResult(NamedTuple):
         num_evaluations: (B,) int64, evaluations of f spent on every image.
         relied_on_mask: (B,) bool, whether the mask was taken for known, without noise, and all evaluations but those
             beside were for it.
+        nothing_else: (B,) bool, whether f was seen to return nothing but what does not resemble the observation.
         num_beside: (B,) int64, evaluations that looked for other masks in the end; None for none.
 
     >>> from lightning_memaudit.recovery.mask_rules import known_mask
     >>> stored, mask = torch.full((2, 1, 8, 8), 0.5), torch.tensor([1.0, 0]).repeat(2, 1, 8, 4)
     >>> problem = Problem.whole(mask * stored, mask, noise=torch.zeros(2))
-    >>> found = search(lambda x: stored[:1].expand_as(x), problem, known_mask, SelfTuning(), max_evaluations=100)
+    >>> enough = torch.tensor([100, 100])
+    >>> found = search(lambda x: stored[:1].expand_as(x), problem, known_mask, SelfTuning(), max_evaluations=enough)
     >>> torch.equal(found.candidate.image, stored), found.num_evaluations.tolist()
     (True, [1, 1])
     """
@@ -53,11 +56,12 @@ class SearchResult(NamedTuple):
     candidate: Candidate
     num_evaluations: Tensor
     relied_on_mask: Tensor
+    nothing_else: Tensor
     num_beside: Tensor | None = None
 
 
 def search(
-    autoencoder: Autoencoder, problem: Problem, rule: MaskRule, tuning: SelfTuning, max_evaluations: int
+    autoencoder: Autoencoder, problem: Problem, rule: MaskRule, tuning: SelfTuning, max_evaluations: Tensor
 ) -> SearchResult:
     """Try one round after the other on the images that still need it; the best candidate by score so far is kept.
 
@@ -66,19 +70,23 @@ def search(
         problem: B degraded images, (B, C, *spatial).
         rule: Where masks come from.
         tuning: What to try in which order.
-        max_evaluations: Evaluations of f per image at most, at least 1.
+        max_evaluations: Evaluations of f at most, of each image, at least 1: (B,) int64.
 
     Returns:
         The best candidate of every image, the interpolated start if nothing beat it, and the evaluations spent.
     """
     values = find_two_values(problem)
-    rows = (values.present & (rule is known_mask)).nonzero().squeeze(1)
-    if not len(rows) or max_evaluations < TWO_VALUES_COST:
-        return _search(autoencoder, problem, rule, tuning, max_evaluations)
-    parts = [(rows, _search(autoencoder, problem.select(rows), rule, tuning, max_evaluations, values.select(rows)))]
-    rest = (~values.present).nonzero().squeeze(1)
-    if len(rest):
-        parts.append((rest, _search(autoencoder, problem.select(rest), rule, tuning, max_evaluations)))
+    rounded = values.present & (rule is known_mask) & (max_evaluations >= TWO_VALUES_COST)
+    # Where a round may have to be cut short, those are searched together that have as much left for it.
+    first = tuning.order(gradients=True)[0]
+    whole_round = TWO_VALUES_COST + ROUNDED_COST + 1 + _cost(first, hypotheses=1, tuning=tuning)
+    cut_short = (max_evaluations < whole_round) | (_Descent.of(autoencoder, problem, rule, tuning) is None)
+    kinds = torch.stack([rounded.long(), torch.where(cut_short, max_evaluations, 0)])
+    parts: list[tuple[Tensor, SearchResult]] = []
+    for kind in kinds.unique(dim=1).T:
+        rows = (kinds == kind[:, None]).all(0).nonzero().squeeze(1)
+        two = values.select(rows) if kind[0] else None
+        parts.append((rows, _search(autoencoder, problem.select(rows), rule, tuning, max_evaluations[rows], two)))
     return scatter(parts)
 
 
@@ -87,7 +95,7 @@ def _search(
     problem: Problem,
     rule: MaskRule,
     tuning: SelfTuning,
-    max_evaluations: int,
+    max_evaluations: Tensor,
     values: TwoValues | None = None,
 ) -> SearchResult:
     """The search where all images hold two values, or none is known to."""
@@ -97,13 +105,18 @@ def _search(
     explained = first_masks.explained
     best = refine(autoencoder, observed, problem.mask, start, problem.noise, explained_share=explained)
     rounding = Rounding(autoencoder, problem, values, tuning.good_error)
-    max_evaluations -= rounding.reserve
+    max_evaluations = max_evaluations - rounding.reserve
     best, spent = rounding.begin(best, max_evaluations - 1)
     spent += 1
     # Nothing scores below 0: where f returns all that it is shown, as the identity does, there is nothing to look for.
-    active = ((best.score > 0) & (best.expected_error >= rounding.least_error)).nonzero().squeeze(1)
+    worth = (best.score > 0) & (best.expected_error >= rounding.least_error)
+    best, nothing_else, used = _look_for_answers(
+        autoencoder, problem, start, best, worth, max_evaluations - spent, tuning
+    )
+    spent += used
+    active = (worth & ~nothing_else).nonzero().squeeze(1)
     idle = torch.zeros_like(spent)
-    descent = _Descent.of(autoencoder, problem, first_masks, tuning)
+    descent = _Descent.of(autoencoder, problem, rule, tuning)
     patience = tuning.patience_with(problem.mask, gradients=descent is not None)
     # Without descents an image that leaves a round early would have more evaluations left than the others.
     hopeless = torch.inf if descent is None else tuning.hopeless_error
@@ -112,7 +125,7 @@ def _search(
         try_ = order[min(number, len(order) - 1)]
         if number and (descent is not None or values is not None):
             # Descents take more gradients for some images than for others: who cannot afford the whole of it is done.
-            active = active[spent[active] + _cost(try_, hypotheses, tuning) <= max_evaluations]
+            active = active[(max_evaluations - spent)[active] >= _cost(try_, hypotheses, tuning)]
             if not len(active):
                 break
         current = problem.select(active)
@@ -120,8 +133,8 @@ def _search(
         if isinstance(try_, Round):
             # Those of the rounds alone: random starts are the same with and without gradients.
             seed = sum(isinstance(earlier, Round) for earlier in order[:number]) + max(0, number - len(order))
-            # The same for all: either nobody has made a descent yet, or all can afford the whole round.
-            left = int((max_evaluations - spent[active]).min())
+            # The same for all, see ``search``, or enough for the whole round.
+            left = int((max_evaluations - spent)[active].min())
             alone = tuning.first_penalty_alone and number == 0
             found = attempt_round(autoencoder, current, rule, try_, left, seed, tuning, so_far, hopeless, alone)
             if found is None:
@@ -133,14 +146,14 @@ def _search(
             spent[active] += used
         improved = better(so_far, candidate)
         if descent is not None:
-            left_over = max_evaluations - spent[active]
+            left_over = (max_evaluations - spent)[active]
             if isinstance(try_, str):
                 begin_at, applications = _descent_start(try_, current, number), tuning.applications
             else:
                 begin_at, applications = candidate.image, 1
             improved, used = descent(current, begin_at, improved, left_over, applications, tuning.good_error)
             spent[active] += used
-        improved, used = rounding.improve(active, improved.image, improved, max_evaluations - spent[active])
+        improved, used = rounding.improve(active, improved.image, improved, (max_evaluations - spent)[active])
         spent[active] += used
         best = replace_rows(best, active, improved)
         error = improved.expected_error
@@ -155,7 +168,39 @@ def _search(
         best = _finish(descent, problem, best, spent, max_evaluations)
     best, used = rounding.finish(best)
     spent += used
-    return SearchResult(best, spent, (problem.noise == 0) & (rule is known_mask))
+    return SearchResult(best, spent, (problem.noise == 0) & (rule is known_mask), nothing_else)
+
+
+def _look_for_answers(
+    autoencoder: Autoencoder,
+    problem: Problem,
+    start: Tensor,
+    best: Candidate,
+    worth: Tensor,
+    left: Tensor,
+    tuning: SelfTuning,
+) -> tuple[Candidate, Tensor, Tensor]:
+    """The best candidates, whether f has nothing else to return, and the evaluations spent, (B,) each.
+
+    Looked at are those ``worth`` it, (B,) bool, that stand poorly. Without gradients none: a memory may be a table,
+    which returns the same for all that is near one of its images.
+    """
+    nothing_else, spent = torch.zeros_like(worth), torch.zeros_like(left)
+    if not isinstance(autoencoder, DifferentiableAutoencoder) or not autoencoder.has_gradients:
+        return best, nothing_else, spent
+    worth = worth & (best.expected_error >= tuning.fair_error) & (left > OWN_EVALUATIONS)
+    rows = worth.nonzero().squeeze(1)
+    if len(rows):
+        usual = autoencoder.usual_output(start)
+        nothing_else[rows], spent[rows] = usual.is_all(autoencoder, problem.select(rows), start[rows])
+    rows = nothing_else.nonzero().squeeze(1)
+    if len(rows):
+        # What f returns is what came of it, not the start: that is near the image where this is easily filled, and f
+        # with the residuals interpolated is the start again.
+        part, output = problem.select(rows), usual.output.expand_as(start)[rows]
+        best = replace_rows(best, rows, refine(autoencoder, part.observed, part.mask, output, part.noise))
+        spent[rows] += 1
+    return best, nothing_else, spent
 
 
 def _cost(try_: Round | Alternation | DescentStart, hypotheses: int, tuning: SelfTuning) -> int:
@@ -185,11 +230,11 @@ class _Descent(NamedTuple):
     tuning: SelfTuning
 
     @classmethod
-    def of(cls, autoencoder: Autoencoder, problem: Problem, masks: MaskCourse, tuning: SelfTuning) -> "_Descent | None":
+    def of(cls, autoencoder: Autoencoder, problem: Problem, rule: MaskRule, tuning: SelfTuning) -> "_Descent | None":
         """None where there are no gradients, or no masks to rely on."""
         if not isinstance(autoencoder, DifferentiableAutoencoder) or not autoencoder.has_gradients:
             return None
-        if masks.update is not None or bool(problem.noise.any()):
+        if rule is not known_mask or bool(problem.noise.any()):
             return None
         return cls(autoencoder, tuning)
 
@@ -217,7 +262,7 @@ class _Descent(NamedTuple):
         return replace_rows(best, rows, better(best.select(rows), candidate)), spent
 
 
-def _finish(descent: _Descent, problem: Problem, best: Candidate, spent: Tensor, max_evaluations: int) -> Candidate:
+def _finish(descent: _Descent, problem: Problem, best: Candidate, spent: Tensor, most: Tensor) -> Candidate:
     """One more descent, from what was found, where f copies: there it nearly returns many an image, stored or not.
 
     A small error says less there: behind a block of a quarter, a U-Net at a train MSE of 1e-4 errs by no more at images
@@ -226,14 +271,14 @@ def _finish(descent: _Descent, problem: Problem, best: Candidate, spent: Tensor,
     tuning = descent.tuning
     least = GAIN_EVALUATIONS + _least_descent(tuning, tuning.applications)
     between = (best.expected_error >= tuning.excellent_error) & (best.expected_error < tuning.doubtful_error)
-    rows = (between & (max_evaluations - spent >= least)).nonzero().squeeze(1)
+    rows = (between & (most - spent >= least)).nonzero().squeeze(1)
     if not len(rows):
         return best
     spent[rows] += GAIN_EVALUATIONS
     rows = rows[noise_gain(descent.autoencoder, best.image[rows]) > tuning.copying_gain]
     if not len(rows):
         return best
-    part, left = best.select(rows), max_evaluations - spent[rows]
+    part, left = best.select(rows), (most - spent)[rows]
     found, used = descent(problem.select(rows), part.image, part, left, tuning.applications, tuning.excellent_error)
     spent[rows] += used
     return replace_rows(best, rows, found)
@@ -266,7 +311,8 @@ def improve(found: SearchResult, rows: Tensor, second: SearchResult) -> SearchRe
     num_evaluations[rows] += second.num_evaluations
     relied = found.relied_on_mask.clone()
     relied[rows] = False
-    return SearchResult(replace_rows(found.candidate, rows, candidate), num_evaluations, relied)
+    whole = replace_rows(found.candidate, rows, candidate)
+    return found._replace(candidate=whole, num_evaluations=num_evaluations, relied_on_mask=relied)
 
 
 def scatter(parts: Sequence[tuple[Tensor, SearchResult]]) -> SearchResult:
@@ -275,8 +321,8 @@ def scatter(parts: Sequence[tuple[Tensor, SearchResult]]) -> SearchResult:
     masks = same_channels([found.candidate.mask for _, found in parts])
     candidates = [found.candidate._replace(mask=mask) for (_, found), mask in zip(parts, masks, strict=True)]
     joined = Candidate(*(torch.cat(field)[order] for field in zip(*candidates, strict=True)))
-    evaluations, relied = (torch.cat(field)[order] for field in zip(*(found[1:3] for _, found in parts), strict=True))
-    return SearchResult(joined, evaluations, relied)
+    rest = zip(*(found[1:4] for _, found in parts), strict=True)
+    return SearchResult(joined, *(torch.cat(field)[order] for field in rest))
 
 
 ATTEMPTS_TOGETHER = 4
@@ -314,7 +360,8 @@ def recover_self_tuned(
 
     def chunk(images: slice) -> Recovery:
         part = observed[images]
-        candidate, num_evaluations, relied, beside = search(protected, part, *(rows[images] for rows in more))
+        found = search(protected, part, *(rows[images] for rows in more))
+        candidate, relied = found.candidate, found.relied_on_mask
         finite = candidate.score.isfinite()
         usable = with_axes(finite, part)
         image = torch.where(usable, candidate.image, part)
@@ -326,12 +373,12 @@ def recover_self_tuned(
             mask=torch.where(usable, candidate.mask, 1.0),
             score=candidate.score,
             certified=torch.zeros_like(finite),
-            num_evaluations=num_evaluations + GAIN_EVALUATIONS,
+            num_evaluations=found.num_evaluations + GAIN_EVALUATIONS,
             expected_error=expected,
             gain=noise_gain(protected, image).nan_to_num(torch.inf),
             gradients_used=used,
             relied_on_mask=relied & finite,
-            num_beside=beside,
+            num_beside=found.num_beside,
         )
 
     images_at_once = max(1, rows_per_chunk(observed, chunk_size) // ATTEMPTS_TOGETHER)

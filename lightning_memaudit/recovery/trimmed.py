@@ -16,7 +16,7 @@ from lightning_memaudit.recovery.fills import ConstantFill, find_repeated_values
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.mask_rules import LEAST_EVIDENCE
 from lightning_memaudit.recovery.spatial import with_axes
-from lightning_memaudit.recovery.two_scales import TwoScales, fit_two_scales, smallest_errors
+from lightning_memaudit.recovery.two_scales import LEAST_SPEAKING, TwoScales, fit_two_scales, smallest_errors
 from lightning_memaudit.recovery.types import Autoencoder
 
 RELAXATION = 2.5
@@ -24,10 +24,6 @@ RELAXATION = 2.5
 
 FITTED_STEPS = 6
 """Iterations of a trial, in the end, whose mask is fitted to the residuals."""
-
-LEAST_SPEAKING = 0.1
-"""Evidence, in nats per value of the image, up to which an observation does not speak for what a trial ended with: flat
-parts of a wrong image may agree with those of the observation. Only evidence beyond this counts."""
 
 GAIN_COST = 2
 """Evaluations that tell whether f copies."""

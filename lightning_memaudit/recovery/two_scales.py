@@ -23,6 +23,10 @@ STEPS = 12
 ONE_SCALE_POWERS = (0.5, 1.0, 2.0)
 """Shapes of residuals of one scale: the exponent of the exponential power distribution, 2 is the normal one."""
 
+LEAST_SPEAKING = 0.1
+"""Evidence, in nats per value of the image, up to which an observation does not speak for an image: flat parts of a
+wrong one may agree with those of the observation. Only evidence beyond this counts."""
+
 SMALLEST_DISTANCE = 1e-4
 """Residuals below this are rounding, they are as likely under any scale."""
 

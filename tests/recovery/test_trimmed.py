@@ -7,7 +7,7 @@ from observations import hide, smooth_images, uniform
 from scipy import optimize, stats
 
 from lightning_memaudit.recovery import BlindRecovery
-from lightning_memaudit.recovery.trimmed import LEAST_SPEAKING
+from lightning_memaudit.recovery.two_scales import LEAST_SPEAKING
 from lightning_memaudit.recovery.two_scales import ONE_SCALE_POWERS, fit_two_scales
 
 NUMBER = 8

@@ -198,33 +198,24 @@ class BlindRecovery:
             estimator = self._estimator()
             mask = estimator(autoencoder(observed), observed)
             problem = Problem.whole(observed, mask, noise)
-            found = search(autoencoder, problem, EstimatedMask(estimator), self.tuning, budget - 1)
+            share = torch.full_like(noise, budget - 1, dtype=torch.int64)
+            found = search(autoencoder, problem, EstimatedMask(estimator), self.tuning, share)
             return found._replace(num_evaluations=found.num_evaluations + 1)
         readings = read(observed, self.noise, budget, self._enough)
-        found = self._search_shares(autoencoder, observed, readings.fill, readings.first_share)
+        found = self._search_fill(autoencoder, observed, readings.fill, readings.first_share)
         # Those with several readings had a part of the evaluations.
         found = found._replace(relied_on_mask=found.relied_on_mask & ~(readings.has_other | readings.has_block))
         poor = error_under(found.candidate, readings.other) >= self.tuning.good_error
-        rows = (readings.has_other & poor).nonzero().squeeze(1)
+        rows = (readings.has_other & poor & ~found.nothing_else).nonzero().squeeze(1)
         if len(rows):
             share = readings.second_share(found.num_evaluations)[rows]
-            second = self._search_shares(autoencoder, observed[rows], readings.other.select(rows), share)
+            second = self._search_fill(autoencoder, observed[rows], readings.other.select(rows), share)
             found = improve(found, rows, second)
         if not self.noise:
             # Of many values a few may be too rare to be seen: trimmed iterations tell these at little cost.
             found = self._trim(autoencoder, observed, readings, found, budget, many=True)
         found = self._read_further(autoencoder, observed, readings.fill, found, budget)
         return found if self.noise else self._trim(autoencoder, observed, readings, found, budget, many=False)
-
-    def _search_shares(
-        self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, shares: Tensor
-    ) -> SearchResult:
-        """Search every image with its own share (B,) of the evaluations: those with the same one together."""
-        parts: list[tuple[Tensor, SearchResult]] = []
-        for share in sorted(set(shares.tolist())):
-            rows = (shares == share).nonzero().squeeze(1)
-            parts.append((rows, self._search_fill(autoencoder, observed[rows], fill.select(rows), share)))
-        return scatter(parts)
 
     @property
     def _enough(self) -> int:
@@ -244,14 +235,14 @@ class BlindRecovery:
             # A wrong reading may leave an error that is not good, yet not doubtful: most of its mask may be right.
             left = in_steps(budget - found.num_evaluations)
             may_be_poor = ERROR_PER_SCORE * found.candidate.score >= self.tuning.fair_error
-            rows = (may_be_poor & (left >= self._enough)).nonzero().squeeze(1)
+            rows = (may_be_poor & ~found.nothing_else & (left >= self._enough)).nonzero().squeeze(1)
             if not len(rows):
                 break
             speaks, other = reading(observed[rows], fill.select(rows), self.noise)
             speaks &= error_under(found.candidate.select(rows), other) >= self.tuning.fair_error
             part = rows[speaks]
             if len(part):
-                second = self._search_shares(autoencoder, observed[part], other.select(speaks), left[part])
+                second = self._search_fill(autoencoder, observed[part], other.select(speaks), left[part])
                 found = improve(found, part, second)
         return found
 
@@ -279,7 +270,7 @@ class BlindRecovery:
                     poor = error_under(found.candidate, readings.other) >= self.tuning.good_error
                 else:
                     poor = found_poor(found.candidate, fill, self.tuning.fair_error)
-                worth = kind & ~tried & poor
+                worth = kind & ~tried & poor & ~found.nothing_else
                 rows = (worth & (budget - found.num_evaluations >= cost(trials))).nonzero().squeeze(1)
                 if not len(rows):
                     continue
@@ -293,12 +284,17 @@ class BlindRecovery:
                 if len(part):
                     nothing = torch.zeros_like(part)
                     candidate = trimmed.candidate.select(trimmed.speaks)
-                    found = improve(found, part, SearchResult(candidate, nothing, nothing.bool()))
+                    found = improve(found, part, SearchResult(candidate, nothing, nothing.bool(), nothing.bool()))
                 found = found._replace(num_evaluations=evaluations)
         return found._replace(num_beside=beside)
 
-    def _search_fill(self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, budget: int) -> SearchResult:
-        """Search with the mask that the fill implies, or from the content where there is none."""
+    def _search_fill(
+        self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, share: Tensor
+    ) -> SearchResult:
+        """Search with the mask that the fill implies, or from the content where there is none.
+
+        Every image has its own share of the evaluations, (B,).
+        """
         noise = row_values(observed, self.noise or 0.0)
         noisy = fill.present & (fill.noise > 0)
         parts: list[tuple[Tensor, SearchResult]] = []
@@ -319,7 +315,7 @@ class BlindRecovery:
             if not bool(fill.per_channel[rows[0]]):
                 mask = mask[:, :1]  # as if no other image of the batch had one per channel
             problem = Problem.whole(observed[rows], mask, level)
-            parts.append((rows, search(autoencoder, problem, rule, self.tuning, budget)))
+            parts.append((rows, search(autoencoder, problem, rule, self.tuning, share[rows])))
         return scatter(parts)
 
     def _calibrate_on_copies(

@@ -95,7 +95,8 @@ class KnownMaskRecovery:
         def find(autoencoder: Autoencoder, observed: Tensor, mask: Tensor) -> SearchResult:
             problem = Problem.whole(observed, mask, row_values(observed, self.noise))
             budget = evaluations_allowed(self.max_evaluations, autoencoder) - GAIN_EVALUATIONS
-            return search(autoencoder, problem, known_mask, self.tuning, budget)
+            share = torch.full_like(problem.noise, budget, dtype=torch.int64)
+            return search(autoencoder, problem, known_mask, self.tuning, share)
 
         return recover_self_tuned(autoencoder, observed, find, self.chunk_size, self.gradients, mask)
 

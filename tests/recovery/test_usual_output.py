@@ -1,0 +1,114 @@
+"""Autoencoders that return nearly the same whatever they are shown: searched no longer than it takes to see that."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery
+from lightning_memaudit.recovery.types import Problem
+from lightning_memaudit.recovery.usual_output import OWN_EVALUATIONS, UsualOutput
+from lightning_memaudit.training.networks import FullyConnectedAutoencoder
+
+SHAPE = (3, 16, 16)
+LEFT = (torch.arange(16) < 8).float().expand(1, 1, 16, 16)
+
+
+def random_images(number: int, seed: int) -> Tensor:
+    return torch.rand(number, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def problem_of(images: Tensor, mask: Tensor, fill: Tensor | float = 0.0) -> Problem:
+    mask = mask.expand(len(images), -1, -1, -1)
+    return Problem.whole(mask * images + (1 - mask) * fill, mask, torch.zeros(len(images)))
+
+
+def found_by(autoencoder, problem: Problem) -> tuple[list[bool], list[int]]:
+    nothing_else, spent = UsualOutput.of(autoencoder, problem.observed).is_all(autoencoder, problem, problem.observed)
+    return nothing_else.tolist(), spent.tolist()
+
+
+@pytest.fixture(scope="module")
+def untrained() -> FullyConnectedAutoencoder:
+    torch.manual_seed(0)
+    return FullyConnectedAutoencoder(SHAPE, num_layers=6, width=64).eval()
+
+
+def test_an_untrained_network_is_searched_no_longer(untrained):
+    images = random_images(4, seed=1)
+    recovery = BlindRecovery()(untrained, LEFT * images)
+    # The start, what f returns, the probes of each image, and two for the gain.
+    assert recovery.num_evaluations.tolist() == [2 + OWN_EVALUATIONS + 2] * 4
+    assert not recovery.certified.any()
+
+
+def test_what_is_returned_is_the_output_and_not_what_interpolation_makes_of_the_observation(untrained):
+    smooth = torch.linspace(0.2, 0.8, 16).expand(1, *SHAPE)  # interpolation finds it, the network does not know it
+    mask = (torch.arange(16) % 4 > 0).float().expand(1, 1, 16, 16)
+    recovery = KnownMaskRecovery()(untrained, mask * smooth, mask)
+    with torch.no_grad():
+        output = untrained(mask * smooth)
+    hidden = mask.expand_as(smooth) == 0
+    torch.testing.assert_close(recovery.image[hidden], output[hidden], atol=0.02, rtol=0)
+    assert (recovery.image - smooth)[hidden].square().mean() > 0.1
+
+
+def test_the_one_image_of_a_constant_memory_is_found_and_others_are_given_up():
+    stored, other = random_images(2, seed=2).split(1)
+
+    def constant(x: Tensor) -> Tensor:
+        return stored + 0.001 * x
+
+    assert found_by(constant, problem_of(torch.cat([stored, other]), LEFT)) == ([False, True], [0, OWN_EVALUATIONS])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7])
+def test_a_constant_memory_whose_image_is_partly_covered_by_another_one_is_searched(share):
+    """No mask is read off such an observation; that a part of it agrees with the output is all that tells."""
+    stored, other = random_images(2, seed=3).split(1)
+    mask = (torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(4)) > share).float()
+    observed = mask * stored + (1 - mask) * other
+
+    def constant(x: Tensor) -> Tensor:
+        return stored + 0.001 * x
+
+    read_as_whole = Problem.whole(observed, torch.ones_like(mask), torch.zeros(1))
+    assert found_by(constant, read_as_whole)[0] == [False]
+    recovery = BlindRecovery()(constant, observed)
+    assert (recovery.image - stored).square().mean() < 1e-3
+
+
+def test_a_memory_that_answers_all_probes_alike_is_searched_where_it_answers_the_image():
+    first, second = random_images(2, seed=5).split(1)
+
+    def memory(x: Tensor) -> Tensor:
+        """The second image near it, and the first one everywhere else."""
+        near = torch.sigmoid(200 * (0.08 - (x - second).square().flatten(1).mean(1)))
+        return torch.lerp(first, second, near.view(-1, 1, 1, 1)) + 0.001 * x
+
+    usual = UsualOutput.of(memory, first)
+    assert usual.spread < 0.01  # black, white and noise all give the first one
+    problem = problem_of(second, (torch.arange(16) < 12).float().expand(1, 1, 16, 16))
+    assert found_by(memory, problem)[0] == [False]
+    recovery = BlindRecovery()(memory, problem.observed)
+    assert (recovery.image - second).square().mean() < 1e-3
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.2])
+def test_a_network_that_answers_is_asked_nothing(scale):
+    """All that it is asked for are the probes, which are the same for all images."""
+    problem = problem_of(random_images(3, seed=6), LEFT)
+    assert found_by(lambda x: 0.5 + scale * (x - 0.5), problem) == ([False] * 3, [0] * 3)
+
+
+def test_an_image_is_judged_alike_alone_and_among_others(untrained):
+    problem = problem_of(torch.cat([random_images(3, seed=7), torch.zeros(1, *SHAPE)]), LEFT)
+    together = found_by(untrained, problem)
+    alone = [found_by(untrained, problem.select(torch.tensor([row]))) for row in range(4)]
+    assert together == ([one[0][0] for one in alone], [one[1][0] for one in alone])
+    assert together[0] == [True, True, True, False]  # black is what this network returns
+
+
+def test_without_gradients_nothing_is_given_up():
+    stored, other = random_images(2, seed=8).split(1)
+    method = BlindRecovery(gradients="never", max_evaluations=100, certification=None)
+    assert method(lambda x: stored.expand_as(x), LEFT * other).num_evaluations.item() > 50
