@@ -7,7 +7,7 @@ from observations import hide, smooth_images, uniform
 from scipy import optimize, stats
 
 from lightning_memaudit.recovery import BlindRecovery
-from lightning_memaudit.recovery.trimmed import LEAST_SPEAKING
+from lightning_memaudit.recovery.trimmed import LEAST_SPEAKING, iterate_trimmed, trials_for
 from lightning_memaudit.recovery.two_scales import ONE_SCALE_POWERS, fit_two_scales
 
 NUMBER = 8
@@ -70,6 +70,17 @@ def test_wrong_images_explain_nothing_by_the_pixels_that_happen_to_agree():
         assert (wrong.evidence < LEAST_SPEAKING).all()
         half = torch.where(uniform(possible.shape) < 0.5, images, images.roll(1, 0))
         assert (fit_two_scales(half - images, possible, shared).evidence > LEAST_SPEAKING).all()
+
+
+def test_scores_are_divided_by_the_evidence_beyond_what_wrong_images_have():
+    """Of what returns one image always, how far the data are off it, as all hidden pixels come back as they are."""
+    stored, other = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    observed = torch.where(torch.arange(256).view(1, 1, 16, 16) % 3 > 0, stored + 0.02, other)
+    found = iterate_trimmed(lambda x: stored.expand_as(x), observed, torch.ones_like(observed), trials_for(1, None)[0])
+    evidence = fit_two_scales(observed - stored, torch.ones_like(observed), shared=True).evidence
+    error = (observed - stored)[found.candidate.mask > 0].square().mean()
+    assert found.speaks.item()
+    assert found.candidate.score.item() == pytest.approx(float(error / (evidence - LEAST_SPEAKING)), rel=0.01)
 
 
 @pytest.mark.parametrize(("degrade", "least"), [(gaps_and_noise, NUMBER), (noise_by_channel, 5)])
