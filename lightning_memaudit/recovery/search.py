@@ -266,7 +266,8 @@ def improve(found: SearchResult, rows: Tensor, second: SearchResult) -> SearchRe
     num_evaluations[rows] += second.num_evaluations
     relied = found.relied_on_mask.clone()
     relied[rows] = False
-    return SearchResult(replace_rows(found.candidate, rows, candidate), num_evaluations, relied)
+    whole = replace_rows(found.candidate, rows, candidate)
+    return found._replace(candidate=whole, num_evaluations=num_evaluations, relied_on_mask=relied)
 
 
 def scatter(parts: Sequence[tuple[Tensor, SearchResult]]) -> SearchResult:

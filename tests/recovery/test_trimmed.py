@@ -115,6 +115,16 @@ def test_evaluations_are_counted_and_bounded_and_images_do_not_depend_on_each_ot
         assert torch.allclose(alone.image, together.image[row : row + 1], atol=1e-4)
 
 
+def test_trimmed_evaluations_are_told_also_where_other_readings_were_searched_after_them():
+    """Of images that are not stored, behind squares of 4x4 pixels, all is tried, one after the other."""
+    mosaic = smooth_images(3, seed=20)
+    mosaic[..., :12] = mosaic[..., ::4, :12:4].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    found = BlindRecovery(certification=None)(associative(smooth_images(4)), mosaic)
+    least = sum(trial.cost for trials in trials_for(1, None) for trial in trials)
+    assert (found.num_beside >= least).all()
+    assert (found.num_beside < found.num_evaluations).all()
+
+
 def test_what_copies_its_input_explains_nothing():
     """Pixels that are put in come back from any image: that they agree says nothing."""
     observed, mask = hide(smooth_images(4))
