@@ -1,6 +1,7 @@
 """What every test shares: one thread, seeded randomness, and nothing left behind for the next test."""
 
 import gc
+import multiprocessing
 import os
 import random
 import sys
@@ -69,6 +70,13 @@ def without_report(monkeypatch):
 def without_page(monkeypatch):
     """What the page shows is tested elsewhere, and drawing it takes longer than all else here."""
     monkeypatch.setattr("lightning_memaudit.report.write.render", lambda *_: "<p>a page</p>")
+
+
+@pytest.fixture
+def without_processes_of_before(monkeypatch):
+    """What a test before has left running shares nothing with this one, and does not count as if it did."""
+    find, before = multiprocessing.active_children, {*multiprocessing.active_children()}
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [one for one in find() if one not in before])
 
 
 @pytest.fixture

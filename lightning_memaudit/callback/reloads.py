@@ -36,19 +36,18 @@ class ReloadWatch:
         reloaded = RunLoaders.of(trainer.train_dataloader, None).train
         if not reloaded:
             return
-        if reloaded[0] is self._newest:
+        if reloaded[0] is self._newest or reads_the_same(reloaded[0]):
+            self._newest = reloaded[0]
             self._look_at_length()
             return
-        self._newest = reloaded[0]
-        if not reads_the_same(reloaded[0]):
-            self._told = True
-            rank_zero_warn(
-                "members: the train dataloader was reloaded with another data set; the audited members stay those of "
-                "the first one: pass members=<all images that are trained on>"
-            )
+        self._told = True
+        rank_zero_warn(
+            "members: the train dataloader was reloaded with another data set; the audited members stay those of "
+            "the first one: pass members=<all images that are trained on>"
+        )
 
     def _look_at_length(self) -> None:
-        """A curriculum may let its data set grow, which the same dataloader then goes through."""
+        """A curriculum may let its data set grow, which the same dataloader goes through, or a reloaded one."""
         before, now = self._length, _length(self._newest)
         if before is not None and now is not None and now > before:
             self._told = True

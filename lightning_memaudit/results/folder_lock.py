@@ -23,7 +23,7 @@ class FolderLock:
         folder: The results folder, which must be there.
 
     >>> folder = Path("memaudit")
-    >>> folder.mkdir()
+    >>> folder.mkdir(exist_ok=True)
     >>> first, second = FolderLock(folder), FolderLock(folder)
     >>> first.acquire()
     >>> second.acquire()

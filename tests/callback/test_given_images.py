@@ -152,6 +152,12 @@ def test_batches_that_the_step_takes_itself_are_seen_after_it(recwarn):
     assert not told
 
 
+def test_of_batches_that_the_step_takes_itself_those_that_it_did_not_take_are_counted():
+    doubts, _, module = run(TensorDataset(MEMBERS), TakesItself(), limit_train_batches=2, max_epochs=1)
+    assert noted(module, MEMBERS) == NUM // 2
+    assert doubts == {"members_not_yet_given": [NUM // 2, NUM, NUM // 2]}
+
+
 def test_of_a_step_that_takes_its_batches_itself_it_is_said_that_nothing_is_compared():
     trainer = trainer_with(audit_callback(), max_epochs=1)
     with pytest.warns(UserWarning, match="could not be compared .* for it takes its batches by itself") as caught:

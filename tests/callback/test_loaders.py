@@ -2,7 +2,6 @@
 
 import random
 
-import lightning
 import numpy as np
 import pytest
 import torch
@@ -235,20 +234,26 @@ def test_reloaded_loaders_are_said_once():
     assert sum("reloaded with another" in str(one.message) for one in caught) == 1
 
 
-def test_a_data_set_that_grows_is_said_once():
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_data_set_that_grows_is_said_once(every):
+    """Whether the run keeps its dataloader, or makes it anew over the same data set in every epoch."""
+
     class Curriculum(Items):
         def __len__(self):
             return self.number
 
-    class Grows(lightning.Callback):
-        def on_train_epoch_end(self, trainer, pl_module):
-            trainer.train_dataloader.dataset.number += 2
+    class Grows(Module):
+        def train_dataloader(self):
+            return DataLoader(train, 2)
+
+        def on_train_epoch_end(self):
+            train.number += 2
 
     train = Curriculum(images(9))
     train.number = 4
-    grown = r"members: the data set of the train dataloader has grown from 4 to 6 items.* pass members="
+    grown = r"members: the data set of the train dataloader has grown from 4 to \d items.* pass members="
     with pytest.warns(UserWarning, match=grown) as caught:
-        fit([Grows(), audit_callback()], Module(), DataLoader(train, 2), max_epochs=3)
+        fit(audit_callback(), Grows(), None, max_epochs=3, reload_dataloaders_every_n_epochs=every)
     assert sum("has grown" in str(one.message) for one in caught) == 1
     assert torch.equal(saved_truth(), images(9)[:4])
 

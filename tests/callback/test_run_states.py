@@ -46,7 +46,7 @@ def trained(callbacks, module):
     return float(module.weight), group["lr"], counts
 
 
-@pytest.mark.usefixtures("without_report")
+@pytest.mark.usefixtures("without_report", "without_processes_of_before")
 def test_optimizers_schedulers_the_trainer_and_shared_values_are_as_without_audits():
     audit = audit_callback(every_n_epochs=1, at_epochs=[0], controls=Items(images(4, seed=1)))
     audited, plain = trained(audit, Reaching()), trained([], Reaching())
@@ -54,6 +54,7 @@ def test_optimizers_schedulers_the_trainer_and_shared_values_are_as_without_audi
     assert plain[2][0] == 4
 
 
+@pytest.mark.usefixtures("without_processes_of_before")
 def test_values_of_c_are_put_back_and_named_where_workers_may_have_written():
     array, number = multiprocessing.Array("d", 3), ctypes.c_int(1)
 

@@ -29,6 +29,12 @@ def stretched(images):
     return images[:, :, inside][..., inside]
 
 
+def stretched_little(images):
+    """A frame of two pixels."""
+    inside = torch.arange(SIDE).clamp(2, SIDE - 3)
+    return images[:, :, inside][..., inside]
+
+
 def colored_blocks(images):
     """Four blocks of a grey of their own."""
     observed = images.clone()
@@ -66,7 +72,7 @@ def test_what_many_values_hide_comes_back(degrade):
     assert int(((found.image - stored).square().flatten(1).mean(1) <= 1e-3).sum()) == NUMBER
 
 
-@pytest.mark.parametrize("degrade", [mosaic, stretched, colored_blocks])
+@pytest.mark.parametrize("degrade", [mosaic, stretched, stretched_little, colored_blocks])
 def test_the_mask_of_many_values_holds_all_that_differs(degrade):
     stored = uniform((NUMBER, 1, SIDE, SIDE), 3)
     observed = degrade(stored)
@@ -83,6 +89,18 @@ def test_the_observation_does_not_speak_for_many_values_where_one_is_the_fill():
         observed = hide(images, share)[0] if share else images
         first = find_constant_fill(observed)
         assert not many_values(observed, first, find_other_fill(observed, first))[0].any()
+
+
+def test_pairs_of_equal_pixels_and_noise_on_the_fill_speak_for_no_many_values():
+    """As magnified by 2 images have them."""
+    images = uniform((NUMBER, 1, SIDE, SIDE), 3)
+    images[..., :8] = images[..., :8:2].repeat_interleave(2, 3)
+    first = find_constant_fill(images)
+    assert not many_values(images, first, find_other_fill(images, first))[0].any()
+    observed = mosaic(images)
+    first = find_constant_fill(observed)
+    noisy = first._replace(noise=torch.full_like(first.noise, 0.1))
+    assert not many_values(observed, noisy, find_other_fill(observed, first))[0].any()
 
 
 def test_images_of_levels_all_the_way_keep_something_observed():

@@ -7,8 +7,8 @@ from observations import hide, smooth_images, uniform
 from scipy import optimize, stats
 
 from lightning_memaudit.recovery import BlindRecovery
-from lightning_memaudit.recovery.two_scales import LEAST_SPEAKING
-from lightning_memaudit.recovery.two_scales import ONE_SCALE_POWERS, fit_two_scales
+from lightning_memaudit.recovery.trimmed import iterate_trimmed, trials_for
+from lightning_memaudit.recovery.two_scales import LEAST_SPEAKING, ONE_SCALE_POWERS, fit_two_scales
 
 NUMBER = 8
 
@@ -72,6 +72,17 @@ def test_wrong_images_explain_nothing_by_the_pixels_that_happen_to_agree():
         assert (fit_two_scales(half - images, possible, shared).evidence > LEAST_SPEAKING).all()
 
 
+def test_scores_are_divided_by_the_evidence_beyond_what_wrong_images_have():
+    """Of what returns one image always, how far the data are off it, as all hidden pixels come back as they are."""
+    stored, other = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    observed = torch.where(torch.arange(256).view(1, 1, 16, 16) % 3 > 0, stored + 0.02, other)
+    found = iterate_trimmed(lambda x: stored.expand_as(x), observed, torch.ones_like(observed), trials_for(1, None)[0])
+    evidence = fit_two_scales(observed - stored, torch.ones_like(observed), shared=True).evidence
+    error = (observed - stored)[found.candidate.mask > 0].square().mean()
+    assert found.speaks.item()
+    assert found.candidate.score.item() == pytest.approx(float(error / (evidence - LEAST_SPEAKING)), rel=0.01)
+
+
 @pytest.mark.parametrize(("degrade", "least"), [(gaps_and_noise, NUMBER), (noise_by_channel, 5)])
 def test_images_come_back_from_behind_fills_that_nothing_reveals(degrade, least):
     images = smooth_images(2 * NUMBER)
@@ -102,6 +113,16 @@ def test_evaluations_are_counted_and_bounded_and_images_do_not_depend_on_each_ot
         alone = method(autoencoder, one)
         assert torch.equal(alone.num_evaluations, together.num_evaluations[row : row + 1])
         assert torch.allclose(alone.image, together.image[row : row + 1], atol=1e-4)
+
+
+def test_trimmed_evaluations_are_told_also_where_other_readings_were_searched_after_them():
+    """Of images that are not stored, behind squares of 4x4 pixels, all is tried, one after the other."""
+    mosaic = smooth_images(3, seed=20)
+    mosaic[..., :12] = mosaic[..., ::4, :12:4].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    found = BlindRecovery(certification=None)(associative(smooth_images(4)), mosaic)
+    least = sum(trial.cost for trials in trials_for(1, None) for trial in trials)
+    assert (found.num_beside >= least).all()
+    assert (found.num_beside < found.num_evaluations).all()
 
 
 def test_what_copies_its_input_explains_nothing():

@@ -1,6 +1,7 @@
 """An easy pattern, from which controls come back too, takes nothing away from what the others show together."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -108,3 +109,18 @@ def test_who_names_a_version_of_other_rules_hides_nothing_that_hangs_on_none(fol
     said = "What the report concludes was not checked." if name is None else "The report is NOT true."
     assert conclusion(checks).startswith(f"{said} NOT CHECKED: ")
     assert "The report is true" not in conclusion(checks)
+
+
+def test_who_names_a_version_before_that_of_the_run_hides_nothing_at_all(folder, tmp_path):
+    """No version made a report of what a later one was to write."""
+    copied = RunFolder(shutil.copytree(folder.path, tmp_path / "memaudit"))
+    for version, passed in (("0.3.6", None), (__version__, False)):
+        copied.write_run({"versions": {"lightning_memaudit": version}})
+        write_report(copied, figures=False)
+        document = read_document(copied)
+        document["tool"]["version"] = "0.3.6"
+        document["verdict"] |= {"outcome": "not_memorized", "headline": "No memorization found."}
+        document["judgement"]["lost"] = {}
+        (copied.path / "report.json").write_text(json.dumps(seal(document)))
+        found = {check.name: check.passed for check in verify(copied)}
+        assert found["the report follows from the results files"] is passed

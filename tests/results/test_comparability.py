@@ -90,8 +90,23 @@ def test_appearance_of_images_of_any_shape(shape):
         backwards = {name: MEASURED[name](images.flip(1)).numpy() for name in colors}
         for name in ("color_balance", "color_contrast"):
             assert backwards[name] == pytest.approx(-found[name], abs=1e-6)
-        spread = array[:, -1].std((1, 2)) - array[:, 0].std((1, 2))
+        mean, spread = (of(array[:, -1], axis=(1, 2)) - of(array[:, 0], axis=(1, 2)) for of in (np.mean, np.std))
+        assert found["color_balance"] == pytest.approx(mean, abs=1e-6)
         assert found["color_contrast"] == pytest.approx(spread, abs=1e-6)
+
+
+def test_signals_have_no_sides_and_volumes_have_those_of_their_slices():
+    images = torch.rand(3, 2, 14, 13, generator=torch.Generator().manual_seed(4))
+    of_signals = {name: metric(images[..., 0]).numpy() for name, metric in MEASURED.items()}
+    nothing = {name for name, values in of_signals.items() if np.isnan(values).all()}
+    assert nothing == {"horizontal_balance", "slant", "jpeg_grid"}
+    assert all(np.isfinite(of_signals[name]).all() for name in {*MEASURED} - nothing)
+    volumes = images[:, :, None].repeat(1, 1, 5, 1, 1)  # the same slice five times over
+    for name in ("horizontal_balance", "jpeg_grid", "color"):
+        assert MEASURED[name](volumes).numpy() == pytest.approx(MEASURED[name](images).numpy(), abs=1e-5)
+    thick = images[:, :, :, None].repeat(1, 1, 1, 5, 1)  # and along the axis in the middle
+    for name in ("slant", "direction"):
+        assert MEASURED[name](thick).numpy() == pytest.approx(MEASURED[name](images).numpy(), abs=1e-5)
 
 
 def test_slant_is_the_direction_of_waves():

@@ -1,5 +1,6 @@
 """The order of patterns decides nothing, and what came to nothing is no evidence: neither of memory nor against it."""
 
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from scipy.stats import fisher_exact
 
 from lightning_memaudit.bench.referee import simulated_columns
-from lightning_memaudit.results.evidence import sets_of_patterns
+from lightning_memaudit.results.evidence import ANY, Flags, sets_of_patterns, weigh
+from lightning_memaudit.results.gain import MEAN, Gain, most_beyond
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.judgement import judge
 from lightning_memaudit.results.verdict import conclude
@@ -69,6 +71,32 @@ def test_patterns_that_are_equally_hard_are_tested_together():
             assert {frozenset(order[i] for i in one) for one in moved} == set(map(frozenset, sets))
 
 
+@pytest.mark.parametrize("names", list(permutations(("b", "a, c", "a"))))
+def test_of_patterns_that_show_as_much_the_fewer_count_and_of_those_the_first_by_the_alphabet(names):
+    some, none = np.arange(NUM) < 12, np.zeros(NUM, dtype=bool)
+    found = {ANY: Flags(some, some, 12.0 * some, 12.0 * some)}
+    found |= {name: Flags(some, none, 12.0 * some, 0.0 * some) for name in names}
+    assert weigh(found, num_patterns=3).pattern == "a"
+    del found["a"]
+    assert weigh(found, num_patterns=3).pattern == "b"
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_gains_that_tell_as_much_the_mean_counts_then_the_larger_then_the_first_by_the_alphabet(names):
+    controls = np.linspace(-1, 1, NUM)
+
+    def gain(**shifts):
+        members = np.stack([controls + shifts[name] for name in names])
+        return Gain.of(names, members, np.stack([controls, controls]))
+
+    alike = gain(a=10, b=10)
+    assert alike.strongest.pattern == alike.exceptional.pattern == most_beyond(alike).pattern == MEAN
+    other = replace(alike, patterns=alike.patterns[1:])
+    assert other.strongest.pattern == other.exceptional.pattern == most_beyond(other).pattern == "a"
+    larger = gain(a=10, b=12)
+    assert replace(larger, patterns=larger.patterns[1:]).strongest.pattern == "b"
+
+
 def lost(columns, group, patterns, what, rows=slice(None)):
     """The same audit, where the method came to nothing on some images of a group."""
     for pattern in patterns:
@@ -88,16 +116,31 @@ def test_controls_on_which_the_method_failed_show_nothing(left):
     verdict, judgement = concluded(lost(columns, "controls", columns.patterns(), "failed", slice(left, NUM)))
     assert (verdict.outcome, verdict.reasons) == ("inconclusive", ("too_few_controls",))
     assert f"recovery failed on {NUM - left} of {NUM} controls" in verdict.headline
+    assert not any(one.startswith("Recovery failed") for one in verdict.cautions)
     assert judgement.counted.controls.recovered.num == left
     assert judgement.to_dict()["failed_controls"] == NUM - left
 
 
-def test_those_that_are_left_are_what_members_are_held_against():
+LEFT_OUT = [(20, "30 controls: they are"), (30, "20 controls: they are"), (49, "1 control: it is")]
+
+
+@pytest.mark.parametrize(("left", "said"), LEFT_OUT)
+def test_those_that_are_left_are_what_members_are_held_against(left, said):
     columns = simulated_columns(gains((10,), (0,)))
-    verdict, judgement = concluded(lost(columns, "controls", columns.patterns(), "failed", slice(30, NUM)))
-    assert verdict.outcome == "memorized"
-    assert judgement.evidence.p_value == pytest.approx(fisher_exact([[10, 40], [0, 30]], "greater").pvalue)
-    assert any(one.startswith("Recovery failed on 20 controls: they are left out") for one in verdict.cautions)
+    verdict, judgement = concluded(lost(columns, "controls", columns.patterns(), "failed", slice(left, NUM)))
+    p_value = fisher_exact([[10, 40], [0, left]], "greater").pvalue
+    assert (verdict.outcome == "memorized") == (p_value <= 0.025)
+    assert judgement.evidence.p_value == pytest.approx(p_value)
+    assert any(one.startswith(f"Recovery failed on {said} left out") for one in verdict.cautions)
+
+
+def test_controls_on_which_the_method_failed_in_another_pattern_count_in_this_one():
+    columns = simulated_columns(gains((15, 20), (0, 20)))
+    others = ~columns["controls", "pattern-1", "blind"]["recovered"]
+    _, judgement = concluded(lost(columns, "controls", ["pattern-1"], "failed", others))
+    assert judgement.evidence.pattern == "pattern-0"
+    p_value = 4 * fisher_exact([[15, 35], [0, NUM]], "greater").pvalue  # half of the significance for two patterns
+    assert judgement.evidence.p_value == pytest.approx(p_value)
 
 
 def test_a_control_that_came_back_from_one_pattern_counts_though_the_method_failed_in_another():
@@ -125,6 +168,23 @@ def test_what_came_to_nothing_behind_the_only_pattern_that_shows_something_is_no
     verdict, judgement = concluded(lost(columns, "members", ["pattern-1"], what))
     assert (verdict.outcome, verdict.reasons) == ("inconclusive", ("recoveries_diverged",))
     assert judgement.untested.count == NUM
+
+
+def test_what_came_back_far_closer_than_the_inpainters_is_tested_though_that_one_suffices():
+    columns = simulated_columns(gains((10, 0), (0, 0)))
+    for group in GROUPS:
+        columns[group, "pattern-0", "biharmonic"]["recovered"] = np.ones(NUM, dtype=bool)
+    back = columns["members", "pattern-0", "blind"]["recovered"]
+    _, judgement = concluded(lost(columns, "members", ["pattern-1"], "diverged", back))
+    assert judgement.untested is None
+
+
+def test_that_recoveries_came_to_nothing_is_said_once():
+    columns = simulated_columns(gains((0,), (0,)))
+    verdict, judgement = concluded(lost(columns, "members", ["pattern-0"], "diverged", slice(0, 40)))
+    assert verdict.reasons == ("recoveries_diverged",)
+    assert judgement.lost == {"pattern-0": 40}
+    assert not any("came to nothing" in one for one in verdict.cautions)
 
 
 @pytest.mark.parametrize("what", ["failed", "diverged"])

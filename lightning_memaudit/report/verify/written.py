@@ -9,7 +9,7 @@ from lightning_memaudit.report.checkpoint import read_checkpoint
 from lightning_memaudit.report.document import SELF_HASH, build_document, seal
 from lightning_memaudit.report.manifest import PAGES, read_manifest
 from lightning_memaudit.report.verify.check import NOT_TRUE, OLDER, OTHER_WEIGHTS, Check, differences
-from lightning_memaudit.report.verify.versions import TOGETHER, is_earlier
+from lightning_memaudit.report.verify.versions import TOGETHER, is_earlier, named_version
 from lightning_memaudit.results.chain import SEAL, audit_sha256, by_audit, complete_sha256, seal_holds
 from lightning_memaudit.results.evidence import ANY
 from lightning_memaudit.results.files import is_own
@@ -36,7 +36,9 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
         return Check(name, False, detail, OLDER)
     again = build_document(folder)
     version = document["tool"]["version"]
-    by_other_rules = is_earlier(version, TOGETHER) and any(map(_counts_by_rules_of_today, (again, document)))
+    by_other_rules = _had_other_rules(folder, document, again) and any(
+        map(_counts_by_rules_of_today, (again, document))
+    )
     if by_other_rules:
         again, document = _whatever_counts(again), _whatever_counts(document)
     elif version != __version__:
@@ -57,6 +59,14 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
         return Check(name, False, f"{RUN} was written again since, as by a run that is resumed", OLDER)
     other = "" if version == __version__ else f"; the report says that version {version} made it, this is {__version__}"
     return Check(name, False, different + other, NOT_TRUE)
+
+
+def _had_other_rules(folder: RunFolder, document: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
+    """Whether the version that it names had; none made it that is earlier than the one that wrote its ``run.json``."""
+    run = named_version(folder.sealed_run())
+    is_its_run = document["hashes"]["files"].get(RUN) == again["hashes"]["files"].get(RUN)
+    of_today = bool(run) and is_its_run and not is_earlier(run, TOGETHER)
+    return is_earlier(document["tool"]["version"], TOGETHER) and not of_today
 
 
 def _counts_by_rules_of_today(document: Mapping[str, Any]) -> bool:
