@@ -53,7 +53,8 @@ class UsualOutput(NamedTuple):
         smooth = resized(patch_means(noise, min(PROBE_PATCHES, *spatial(like))), spatial(like))
         # Means of noise are grey: their contrast is that of the noise again.
         smooth = 0.5 + (smooth - smooth.mean()) * noise.std() / smooth.std().clamp_min(1e-6)
-        outputs = autoencoder(torch.cat([torch.zeros_like(noise), torch.ones_like(noise), noise, smooth]))
+        # One by one: so many at once may not fit the memory.
+        outputs = torch.cat([autoencoder(probe) for probe in (noise * 0, noise * 0 + 1, noise, smooth)])
         usual = outputs.mean(0, keepdim=True)
         return cls(usual, _distance(outputs, usual).amax())
 
