@@ -61,6 +61,9 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
         yield Check("recorded iterations", None, "only their ends are recoveries")
     if not with_weights:
         yield Check("weights", None, "give the checkpoint as --ckpt_path to compare their hash")
+    else:
+        detail = "code, hyperparameters and whatever else is no tensor of its state_dict: audit the checkpoint again"
+        yield Check("what else makes these weights the audited autoencoder", None, detail)
     yield Check("what the figures show", None, "`report` draws them again")
     for page in PAGES:
         if page.endswith(".pdf") and is_own(folder.path / page):

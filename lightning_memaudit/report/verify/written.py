@@ -158,12 +158,20 @@ def _present(folder: RunFolder) -> Iterator[str]:
 
 
 def same_weights(name: str, document: Mapping[str, Any], checkpoint: Path, allow_types: Sequence[str]) -> Check:
-    """A checkpoint holds the weights that were audited."""
+    """The tensors of a checkpoint are those of the audited module, by their names, types, shapes and bytes.
+
+    A file without any has the hash of nothing, as a module without any: it shows nothing.
+    """
     expected = document["hashes"]["weights"]
     if expected is None:
         return Check(name, None, "the report has no hash of the weights")
     content = read_checkpoint(checkpoint, allow_types, "--ckpt_path")
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    found = tensors_sha256(state)
-    same = found == expected
-    return Check(name, same, found if same else f"they have the hash {found}, not {expected}", OTHER_WEIGHTS)
+    state = state if isinstance(state, Mapping) else {}
+    tensors = {key: value for key, value in state.items() if hasattr(value, "detach")}
+    if not tensors:
+        return Check(name, False, "it holds no tensors, neither in state_dict nor by themselves", OTHER_WEIGHTS)
+    found = tensors_sha256(tensors)
+    if found != expected:
+        return Check(name, False, f"they have the hash {found}, not {expected}", OTHER_WEIGHTS)
+    return Check(name, True, f"{found}, of {len(tensors)} tensors")
