@@ -153,7 +153,9 @@ def _judged(folder: RunFolder, audit: int, counting: Flags) -> tuple[Judgement, 
     judgements = []
     for number in dict.fromkeys((rows[0]["audit"], audit)):
         images = (_counting(row, counting) if number == audit else row for row in folder.iterate_images(number))
-        judgements.append(judge([row for row in rows if row["audit"] == number], ImageColumns(images), primary))
+        columns = ImageColumns(images)
+        known = primary if number == audit or primary in columns.methods() else None  # as the report has it
+        judgements.append(judge([row for row in rows if row["audit"] == number], columns, known))
     untrained = judgements[0] if judgements[0].epoch == 0 and len(judgements) > 1 else None
     return judgements[-1], conclude(judgements[-1], untrained, run.get("near_duplicates"))
 

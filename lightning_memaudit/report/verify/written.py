@@ -114,6 +114,8 @@ def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
     facts["verdict"] = {key: value for key, value in document["verdict"].items() if key not in _WORDS}
     # Earlier versions did not count them; what they come to is in the verdict, and in the rows.
     facts["judgement"] = {key: value for key, value in document["judgement"].items() if key != "untested"}
+    if document["negative_control"]:  # whether it is one of the same was not asked before; what it found is the same
+        facts["negative_control"] = {**document["negative_control"], "passed": None}
     if document["extraction"]:
         facts["extraction"] = {key: value for key, value in document["extraction"].items() if key != "sentence"}
     return facts
