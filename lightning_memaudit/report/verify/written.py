@@ -36,7 +36,7 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
         return Check(name, False, detail, OLDER)
     again = build_document(folder)
     version = document["tool"]["version"]
-    by_other_rules = is_earlier(version, TOGETHER) and any(map(_counts_by_rules_of_today, (again, document)))
+    by_other_rules = is_earlier(version, TOGETHER) and _counts_by_rules_of_today(again, document)
     if by_other_rules:
         again, document = _whatever_counts(again), _whatever_counts(document)
     elif version != __version__:
@@ -59,10 +59,14 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
     return Check(name, False, different + other, NOT_TRUE)
 
 
-def _counts_by_rules_of_today(document: Mapping[str, Any]) -> bool:
-    """Whether some of at least three patterns count, or recoveries were lost: all else counts by any rules."""
-    judgement = document["judgement"]
-    some = len(judgement["patterns"]) > 2 and judgement["counted"]["pattern"] != ANY
+def _counts_by_rules_of_today(again: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
+    """Whether some of at least three patterns count, or recoveries were lost: all else counts by any rules.
+
+    How many patterns there are, and whether any recovery was lost, the results say, and no report that may be forged.
+    """
+    judgement = again["judgement"]
+    counted = {one["judgement"]["counted"]["pattern"] for one in (again, document)}
+    some = len(judgement["patterns"]) > 2 and counted != {ANY}
     return some or "lost" in judgement or "failed_controls" in judgement
 
 
@@ -114,6 +118,8 @@ def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
     facts["verdict"] = {key: value for key, value in document["verdict"].items() if key not in _WORDS}
     # Earlier versions did not count them; what they come to is in the verdict, and in the rows.
     facts["judgement"] = {key: value for key, value in document["judgement"].items() if key != "untested"}
+    told = document["judgement"].get("memberships") or {}
+    facts["judgement"]["memberships"] = {name: {**one, "caution": None} for name, one in told.items()}
     if document["negative_control"]:  # whether it is one of the same was not asked before; what it found is the same
         facts["negative_control"] = {**document["negative_control"], "passed": None}
     if document["extraction"]:
