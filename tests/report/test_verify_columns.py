@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from forgery import change_rows, change_run, recount, resign
+from forgery import change_rows, change_run, read_rows, recount, resign, write_rows
 
 from lightning_memaudit import audit
 from lightning_memaudit.report.verify import conclusion, verify
@@ -97,3 +97,20 @@ def test_an_inconclusive_report_hangs_on_no_column(moved, tmp_path):
     verdict, checks = without(moved, tmp_path / "memaudit", LATER[:-1])
     assert verdict["outcome"] == "inconclusive"
     assert {one.name: one.passed for one in checks}[ALIKE] in (True, None)
+
+
+def test_what_the_saved_images_alone_say_is_said(alike, tmp_path):
+    """Controls can be invented where none need be saved: the others alone then say less."""
+    shutil.copytree(alike.path, tmp_path / "memaudit")
+    folder = RunFolder(tmp_path / "memaudit")
+    path = folder.path / "images.jsonl"
+    rows = read_rows(path)
+    invented = [row | {"position": row["position"] + 40} for row in rows if row["group"] == "controls"]
+    write_rows(path, [*rows, *invented])
+    recount(folder)
+    resign(folder)
+    write_report(RunFolder(folder.path), figures=False)
+    detail = next(one.detail for one in verify(RunFolder(folder.path)) if one.name == "recoveries without saved arrays")
+    honest = write_report(alike, figures=False).document["verdict"]["headline"]
+    assert detail.endswith(f"The saved ones alone say: {honest}")
+    assert not [one for one in verify(alike) if "alone say" in one.detail]

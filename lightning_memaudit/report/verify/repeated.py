@@ -160,6 +160,22 @@ def _judged(folder: RunFolder, audit: int, counting: Flags) -> tuple[Judgement, 
     return judgements[-1], conclude(judgements[-1], untrained, run.get("near_duplicates"))
 
 
+def of_saved(folder: RunFolder, saved: SavedRecoveries) -> str | None:
+    """What the report would conclude of the saved images alone, of which more than their counts was checked.
+
+    None where the newest audit saved no members, or all of its images.
+    """
+    rows = [row for row in folder.audits() if row["audit"] == saved.audit]
+    if saved.audit != folder.audits()[-1]["audit"] or "members/indices" not in saved.arrays:
+        return None
+    numbers = {group: len(saved.arrays.get(f"{group}/indices", ())) for group in GROUPS}
+    if all(row["num_images"] <= numbers[row["group"]] for row in rows):
+        return None
+    images = (row for row in folder.iterate_images(saved.audit) if row["position"] < numbers[row["group"]])
+    primary = (folder.run().get("settings") or {}).get("primary_method")
+    return conclude(judge(rows, ImageColumns(images), primary)).headline
+
+
 def _counting(row: Mapping[str, Any], counting: Flags) -> Mapping[str, Any]:
     flags = counting.get(row["group"], ())
     return {**row, "repeated": False} if row["position"] < len(flags) and flags[row["position"]] else row
