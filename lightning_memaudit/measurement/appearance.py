@@ -26,10 +26,9 @@ def vertical_balance(images: Tensor) -> Tensor:
 
     Along the first spatial axis. Mirrored upside down it changes its sign: faces, scans and skies have one.
     """
-    half = images.shape[2] // 2
-    if not half:
+    if images.shape[2] < 2:
         return torch.zeros_like(images.flatten(1)[:, 0])
-    return images[:, :, -half:].flatten(1).mean(1) - images[:, :, :half].flatten(1).mean(1)
+    return _balance(images, 2)
 
 
 def direction(images: Tensor) -> Tensor:
@@ -50,10 +49,7 @@ def horizontal_balance(images: Tensor) -> Tensor:
     Along the last spatial axis; NaN where that is the only one. Mirrored left to right it changes its sign: light from
     a side has one, and organs.
     """
-    half = images.shape[-1] // 2
-    if not half or images.ndim < 4:
-        return _nothing(images)
-    return images[..., -half:].flatten(1).mean(1) - images[..., :half].flatten(1).mean(1)
+    return _nothing(images) if images.ndim < 4 or images.shape[-1] < 2 else _balance(images, -1)
 
 
 def slant(images: Tensor) -> Tensor:
@@ -130,10 +126,8 @@ def detail_balance(images: Tensor) -> Tensor:
     """
     total = torch.zeros_like(images.flatten(1)[:, 0])
     for axis in axes(images):
-        half = images.shape[axis] // 2
-        if half > 1:
-            first, second = images.narrow(axis, 0, half), images.narrow(axis, images.shape[axis] - half, half)
-            total += _powers(*(roughness(one).square() for one in (second, first)))
+        if images.shape[axis] > 3:
+            total += _powers(*(roughness(one).square() for one in _halves(images, axis)))
     return total
 
 
@@ -149,6 +143,18 @@ def parity(images: Tensor) -> Tensor:
             steps = images.diff(dim=axis).square().movedim(axis, -1)
             total += _powers(*(steps[..., first::2].flatten(1).mean(1) for first in (0, 1)))
     return total
+
+
+def _halves(images: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """The second half along an axis, and the first; what is in the middle of an odd number is in neither."""
+    half = images.shape[axis] // 2
+    return images.narrow(axis, images.shape[axis] - half, half), images.narrow(axis, 0, half)
+
+
+def _balance(images: Tensor, axis: int) -> Tensor:
+    """Mean of the second half less that of the first, (B,)."""
+    second, first = (one.flatten(1).mean(1) for one in _halves(images, axis))
+    return second - first
 
 
 def _squares(images: Tensor, axis: int, times: int) -> Tensor:
