@@ -1,6 +1,7 @@
 """What a codec left in an image: JPEG rounds the frequencies of blocks of 8 pixels to multiples of steps."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,14 +54,15 @@ def jpeg_quality(images: Tensor) -> Tensor:
     """
     if _has_no_grid(images):
         return _nothing(images)
-    values = 255 * images.cpu().double()  # as many digits as it takes to come out the same everywhere
+    every = images.unfold(-2, BLOCK, BLOCK).unfold(-2, BLOCK, BLOCK)
+    number = math.prod(every.shape[2:-2])
+    places = torch.linspace(0, number - 1, min(number, _MOST_BLOCKS), dtype=torch.float64).round().long()
+    some: tuple[Any, ...] = (slice(None), slice(None), *torch.unravel_index(places, every.shape[2:-2]))
+    values = 255 * every[some].cpu().double()  # as many digits as it takes to come out the same everywhere
     if images.shape[1] == len(_RED_GREEN_BLUE):
-        gray = torch.einsum("bc...,c->b...", values, torch.tensor(_RED_GREEN_BLUE, dtype=torch.float64))
+        blocks = torch.einsum("bcnij,c->bnij", values, torch.tensor(_RED_GREEN_BLUE, dtype=torch.float64))
     else:
-        gray = values.mean(1)
-    blocks = gray.unfold(-2, BLOCK, BLOCK).unfold(-2, BLOCK, BLOCK).flatten(1, -3)
-    if blocks.shape[1] > _MOST_BLOCKS:
-        blocks = blocks[:, torch.linspace(0, blocks.shape[1] - 1, _MOST_BLOCKS).long()]
+        blocks = values.mean(1)
     waves, place = _waves(blocks), torch.arange(BLOCK)
     is_low = (place[:, None] + place >= 1) & (place[:, None] + place <= 5)
     found = (waves @ blocks @ waves.T)[..., is_low]
