@@ -1,11 +1,11 @@
 """What an image looks like, which owes nothing to any autoencoder: whether members and controls are of one kind."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from lightning_memaudit.measurement.compression import jpeg_grid, jpeg_quality
 from lightning_memaudit.recovery.spatial import axes
 
 
@@ -26,10 +26,9 @@ def vertical_balance(images: Tensor) -> Tensor:
 
     Along the first spatial axis. Mirrored upside down it changes its sign: faces, scans and skies have one.
     """
-    half = images.shape[2] // 2
-    if not half:
+    if images.shape[2] < 2:
         return torch.zeros_like(images.flatten(1)[:, 0])
-    return images[:, :, -half:].flatten(1).mean(1) - images[:, :, :half].flatten(1).mean(1)
+    return _balance(images, 2)
 
 
 def direction(images: Tensor) -> Tensor:
@@ -50,10 +49,7 @@ def horizontal_balance(images: Tensor) -> Tensor:
     Along the last spatial axis; NaN where that is the only one. Mirrored left to right it changes its sign: light from
     a side has one, and organs.
     """
-    half = images.shape[-1] // 2
-    if not half or images.ndim < 4:
-        return _nothing(images)
-    return images[..., -half:].flatten(1).mean(1) - images[..., :half].flatten(1).mean(1)
+    return _nothing(images) if images.ndim < 4 or images.shape[-1] < 2 else _balance(images, -1)
 
 
 def slant(images: Tensor) -> Tensor:
@@ -94,32 +90,93 @@ def color_contrast(images: Tensor) -> Tensor:
     return contrast(images[:, -1]) - contrast(images[:, 0])
 
 
-def jpeg_grid(images: Tensor) -> Tensor:
-    """How much fine detail is in blocks of 8 pixels, beside blocks off that grid, in powers of 2: (B,).
+def sharpness(images: Tensor) -> Tensor:
+    """Third differences beside first ones along all axes of images (B, C, *spatial), in powers of 2: (B,).
 
-    JPEG rounds away fine detail within its blocks, and leaves edges between them, so that images which were compressed
-    strongly are below others, whatever they show. Mean absolute coefficients of the cosine transform above the
-    diagonal, of the mean over the channels of images (B, C, *spatial), along the last two axes; NaN where these are
-    shorter than 12 pixels.
+    Taking pixels between pixels, as resizing does, and blur leave less of it, noise and sharpening more, on whatever an
+    image shows. NaN where no axis has four pixels.
     """
-    if images.ndim < 4 or min(images.shape[-2:]) < _BLOCK + _BLOCK // 2:
+    sides = [axis for axis in axes(images) if images.shape[axis] > 3]
+    if not sides:
         return _nothing(images)
-    gray, middle = images.mean(1), _BLOCK // 2
-    on, off = (_fine_detail(one) for one in (gray, gray[..., middle:, middle:]))
-    return ((on + 1e-3) / (off + 1e-3)).log2()
+    fine, all_ = (torch.cat([_squares(images, axis, times) for axis in sides], 1).mean(1) for times in (3, 1))
+    return _powers(fine, all_)
 
 
-_BLOCK = 8
+def skewness(images: Tensor) -> Tensor:
+    """Third moment of all values of each image (B, C, *spatial), by the standard deviation: (B,); 0 for flat images.
+
+    In a negative it changes its sign.
+    """
+    return _skewness(images.flatten(1))
 
 
-def _fine_detail(images: Tensor) -> Tensor:
-    """Mean absolute coefficients of blocks from the first pixel on, of images (B, *, H, W): (B,)."""
-    place = torch.arange(_BLOCK, device=images.device)
-    waves = torch.cos(math.pi / _BLOCK * (place + 0.5) * place[:, None]).to(images) * math.sqrt(2 / _BLOCK)
-    waves[0] /= math.sqrt(2)
-    blocks = images.unfold(-2, _BLOCK, _BLOCK).unfold(-2, _BLOCK, _BLOCK)
-    is_fine = place[:, None] + place >= _BLOCK - 1
-    return (waves @ blocks @ waves.T)[..., is_fine].flatten(1).abs().mean(1)
+def edge_skewness(images: Tensor) -> Tensor:
+    """The same of the differences of neighbours, summed over all axes of images (B, C, *spatial): (B,).
+
+    Slow rises before steep falls have a negative one; mirrored along an axis, its part of the sum changes the sign.
+    """
+    return torch.stack([_skewness(images.diff(dim=axis).flatten(1)) for axis in axes(images)]).sum(0)
+
+
+def detail_balance(images: Tensor) -> Tensor:
+    """How much more neighbours differ in the second half of an image than in the first, in powers of 2: (B,).
+
+    Summed over all axes of images (B, C, *spatial). Mirrored along an axis, its part of the sum changes the sign.
+    """
+    total = torch.zeros_like(images.flatten(1)[:, 0])
+    for axis in axes(images):
+        if images.shape[axis] > 3:
+            total += _powers(*(roughness(one).square() for one in _halves(images, axis)))
+    return total
+
+
+def parity(images: Tensor) -> Tensor:
+    """How much more neighbours differ within pairs of pixels than between these, in powers of 2: (B,).
+
+    Pairs from the first pixel on, summed over all axes of images (B, C, *spatial). Images made larger, and from the
+    sensors of cameras, have one; moved by a pixel along an axis, its part of the sum changes the sign.
+    """
+    total = torch.zeros_like(images.flatten(1)[:, 0])
+    for axis in axes(images):
+        if images.shape[axis] > 2:
+            steps = images.diff(dim=axis).square().movedim(axis, -1)
+            total += _powers(*(steps[..., first::2].flatten(1).mean(1) for first in (0, 1)))
+    return total
+
+
+def _halves(images: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """The second half along an axis, and the first; what is in the middle of an odd number is in neither."""
+    half = images.shape[axis] // 2
+    return images.narrow(axis, images.shape[axis] - half, half), images.narrow(axis, 0, half)
+
+
+def _balance(images: Tensor, axis: int) -> Tensor:
+    """Mean of the second half less that of the first, (B,)."""
+    second, first = (one.flatten(1).mean(1) for one in _halves(images, axis))
+    return second - first
+
+
+def _squares(images: Tensor, axis: int, times: int) -> Tensor:
+    """Squared differences of an order along an axis, (B, N)."""
+    return images.diff(n=times, dim=axis).square().flatten(1)
+
+
+def _powers(one: Tensor, other: Tensor) -> Tensor:
+    """The ratio of mean squares in powers of 2; what 8 bits round away makes none."""
+    return ((one + _ROUNDED) / (other + _ROUNDED)).log2()
+
+
+def _skewness(values: Tensor) -> Tensor:
+    """Of values (B, N): (B,)."""
+    if not values.shape[1]:
+        return torch.zeros_like(values.sum(1))
+    centered = values - values.mean(1, keepdim=True)
+    return centered.pow(3).mean(1) / (centered.square().mean(1) + _ROUNDED) ** 1.5
+
+
+_ROUNDED = 1e-6
+"""Mean square of what rounding to 8 bits changes."""
 
 
 def _nothing(images: Tensor) -> Tensor:
@@ -139,5 +196,11 @@ APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {
     "color_balance": color_balance,
     "color_contrast": color_contrast,
     "jpeg_grid": jpeg_grid,
+    "jpeg_quality": jpeg_quality,
+    "sharpness": sharpness,
+    "skewness": skewness,
+    "edge_skewness": edge_skewness,
+    "detail_balance": detail_balance,
+    "parity": parity,
 }
 """From (B, C, *spatial) to (B,) numbers each; NaN where such images have none."""

@@ -21,6 +21,7 @@ from lightning_memaudit.results.hashes import array_sha256, file_sha256, json_sh
 from lightning_memaudit.results.image_table import image_table
 from lightning_memaudit.results.judgement import ImageColumns, Judgement, judge
 from lightning_memaudit.results.names import DEFAULT_NAME
+from lightning_memaudit.results.negative_control import is_passed
 from lightning_memaudit.results.run_folder import AUDITS, IMAGES, RUN, RunFolder
 from lightning_memaudit.results.verdict import conclude
 
@@ -55,7 +56,10 @@ def build_document(folder: RunFolder) -> Document:
         columns = ImageColumns(_noting_names(_with_all(images, _IN_IMAGES, folder.path / IMAGES), names))
         of_audit = list(_with_all([row for row in rows if row["audit"] == number], _IN_AUDITS, folder.path / AUDITS))
         _check_whole(folder, of_audit, columns)
-        judgements.append(judge(of_audit, columns, primary))
+        ran = columns.methods()
+        # A run that is resumed with other methods has audits by others: those are judged by what they had.
+        known = primary if primary in ran or number == rows[-1]["audit"] else None
+        judgements.append(judge(of_audit, columns, known))
     lacking = {row["audit"] for row in rows} - {one.audit for one in judgements}
     if lacking:
         raise ValueError(
@@ -73,7 +77,7 @@ def build_document(folder: RunFolder) -> Document:
         "verdict": conclude(final, untrained, duplicates).to_dict(),
         "judgement": final.to_dict(),
         **numbers(final),
-        "negative_control": None if untrained is None else _negative_control(untrained),
+        "negative_control": None if untrained is None else _negative_control(final, untrained),
         "history": [_moment(one, untrained, duplicates) for one in judgements],
         "rates": [dict(row) for row in rows if row["audit"] == final.audit],
         "images": _named(image_table(columns, final), names),
@@ -249,14 +253,14 @@ def run_name(folder: RunFolder) -> str:
     return f"{path.parent.name}/{path.name}" if folder.config() is not None else path.name
 
 
-def _negative_control(untrained: Judgement) -> dict[str, Any]:
+def _negative_control(final: Judgement, untrained: Judgement) -> dict[str, Any]:
     memorized = untrained.counted.members.memorized
     return {
         "audit": untrained.audit,
         "train_loss": untrained.train_loss,
         "num_memorized": None if memorized is None else memorized.count,
         "num_images": untrained.counted.members.recovered.num,
-        "passed": None if memorized is None else memorized.count == 0,
+        "passed": is_passed(final, untrained),
     }
 
 

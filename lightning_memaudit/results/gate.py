@@ -284,11 +284,32 @@ def _not_shown(document: Mapping[str, Any], condition: Condition, strict: bool) 
         untested = document["judgement"]["untested"]
         of_all = f"{untested['count']} of {untested['num']}"
         return f"recoveries of {of_all} members diverged, which counts as if nothing had come back"
+    if name == "reference_auroc" and (caution := _caution(document)):
+        return caution[0].lower() + caution[1:].rstrip(".")
+    if name == "gain_auroc" and (told := _told_by_one(document, condition)):
+        return told
     if words := _cut(document, name):
         return f"the audit was cut to keep within max_seconds: {words}"
     codes = document["verdict"].get("absence_not_shown")
     if strict and codes and name in _WHAT_CAME_BACK:
         return f"there are traces, and whole images may not have come back for other reasons: {', '.join(codes)}"
+    return None
+
+
+def _caution(document: Mapping[str, Any]) -> str | None:
+    """What speaks against the reference models."""
+    told = (document["judgement"].get("memberships") or {}).get("reference") or {}
+    caution: str | None = told.get("caution")
+    return caution
+
+
+def _told_by_one(document: Mapping[str, Any], condition: Condition) -> str | None:
+    """That one pattern tells it, by the whole of an interval that allows for all patterns, and their mean does not."""
+    for one in (document["judgement"]["gain"] or {}).get("patterns") or ():
+        area = one["auroc"]
+        if area is not None and condition.holds(area["low"]) and condition.holds(area["high"]):
+            interval = f"{area['low']:.2f} to {area['high']:.2f}"
+            return f"{condition.name} is of the mean over all patterns; from {one['pattern']} it is {interval}"
     return None
 
 

@@ -37,6 +37,7 @@ Row = Mapping[str, Any]
 GROUPS = ("members", "controls")
 CLEARLY_BETTER_DB = 6.0
 """Images reproduced better than others by more than this, a quarter of the squared error, are worth a word."""
+_LOOKS = ("brightness", "contrast")
 NAMED = ("plain_loss", "blind_score", "reference")
 """Of :data:`~lightning_memaudit.results.membership.MEASURES`, those that a report names beside the recovery gain."""
 
@@ -81,6 +82,7 @@ class Judgement:
         num_repeated: Images by group that show what another shows that counts: they are left out of all else.
         doubts: Why what the autoencoder makes of the intact members is no reconstruction, or not what was trained on.
         cuts: What was left out, before anything was known, to keep the audit within bounds: sentences.
+        looks: Brightness and contrast of all images by group, (n, 2): by these another audit is one of the same images.
 
     >>> row = {"group": "members", "pattern": "half", "method": "blind", "position": 0, "recovered": True}
     >>> images = ImageColumns([row, row | {"method": "biharmonic", "recovered": False}])
@@ -121,6 +123,7 @@ class Judgement:
     doubts: tuple[Doubt, ...] = ()
     memberships: dict[str, Membership] = field(default_factory=dict)
     cuts: tuple[str, ...] = ()
+    looks: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False)
 
     @property
     def num_memorized(self) -> int | None:
@@ -145,7 +148,8 @@ class Judgement:
     def to_dict(self) -> dict[str, Any]:
         """Plain Python, for JSON."""
         plain: dict[str, Any] = _plain(asdict(self))
-        del plain["doubts"], plain["cuts"], plain["untested"], plain["range_used"]
+        for name in ("doubts", "cuts", "untested", "range_used", "looks"):
+            del plain[name]
         plain["gain"] = None if self.gain is None else self.gain.to_dict()
         # Only where there are any: a report without them is what it was before they were known of.
         plain |= {"doubts": [doubt._asdict() for doubt in self.doubts]} if self.doubts else {}
@@ -251,6 +255,7 @@ def judge(rows: Sequence[Row], images: ImageColumns, primary: str | None = None)
         doubts=tuple(Doubt(doubt["code"], doubt["text"]) for doubt in first.get("doubts") or ()),
         memberships=memberships,
         cuts=tuple(cost_sentences(rows)),
+        looks={group: np.stack([every[group, patterns[0], method][name] for name in _LOOKS], 1) for group in groups},
     )
 
 

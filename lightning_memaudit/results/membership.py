@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_memaudit.results.image_columns import ImageColumns
 from lightning_memaudit.results.intervals import Estimate, auroc, clopper_pearson
+from lightning_memaudit.results.own_output import UNTRAINED_PSNR
 
 FALSE_POSITIVE_RATES = (0.05, 0.01, 0.001)
 MEASURES = {
@@ -164,7 +165,7 @@ def membership_scores(
 
 
 def reference_caution(members: ArrayLike, controls: ArrayLike, confidence: float = 0.95) -> str | None:
-    """What speaks against a reference: that it was trained on images of one group, as its own error of them shows.
+    """What speaks against a reference: its own error shows that it was trained on one group's images, or hardly at all.
 
     Args:
         members: The reference's own PSNR (n,) of the members, NaN where there is none.
@@ -174,6 +175,12 @@ def reference_caution(members: ArrayLike, controls: ArrayLike, confidence: float
     one, other = (-drop_missing(group) for group in (members, controls))
     if min(len(one), len(other)) < MIN_FOR_AUROC:
         return None
+    median = -float(np.median(np.concatenate([one, other])))
+    if median < UNTRAINED_PSNR:
+        return (
+            f"The reference reproduces no image (median PSNR {median:.1f} dB), as if it was not trained: its error "
+            "says little of how hard an image is, and what is left beyond it little of membership."
+        )
     area = auroc(one, other, confidence)
     if area.high < 0.5:
         return (

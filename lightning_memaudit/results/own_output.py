@@ -25,6 +25,9 @@ that. So beyond :data:`MAX_DIFFERENCE` and up to this, batches of one size are c
 SMALL_ERROR = 0.01
 """Below this mean squared error (20 dB) the outputs resemble the images as they are."""
 
+UNTRAINED_PSNR = 15.0
+"""Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
+
 CLOSER = 10.0
 """So many times the mean squared error must shrink for another reading of the outputs to be what was meant."""
 

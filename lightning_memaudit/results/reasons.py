@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from lightning_memaudit.results.evidence import controls_needed
 from lightning_memaudit.results.judgement import Judgement
-from lightning_memaudit.results.own_output import REMEDIES
+from lightning_memaudit.results.own_output import REMEDIES, UNTRAINED_PSNR
 from lightning_memaudit.results.pass_through import identity_like, passes_images_through
 from lightning_memaudit.results.reason_words import Reason, decibels, listed, loss, of, untried
 from lightning_memaudit.results.training_doubts import TRAINING_REMEDIES
@@ -15,9 +15,6 @@ MIN_CONTROLS = 20
 
 MAX_UNDETECTED = 0.25
 """*No memorization found* is said when at most this share of members could be memorized and missed by chance (95%)."""
-
-UNTRAINED_PSNR = 15.0
-"""Below this the autoencoder's own output does not resemble its training images (mean squared error above 0.03)."""
 
 LEAST_RANGE = 0.3
 """Images that use less of the range that they are given in are closer to any other by more than 10 dB."""

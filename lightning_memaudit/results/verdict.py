@@ -9,6 +9,7 @@ from lightning_memaudit.results.gain import MARGIN_DB, MEAN, PatternGain
 from lightning_memaudit.results.judgement import Judgement
 from lightning_memaudit.results.membership import membership_sentences, telling
 from lightning_memaudit.results.names import TOLD_NOTHING, TOLD_THE_MASK
+from lightning_memaudit.results.negative_control import told_apart
 from lightning_memaudit.results.pass_through import identity_like, passes_images_through
 from lightning_memaudit.results.proportions import Proportion
 from lightning_memaudit.results.reason_words import Reason, decibels, of, words
@@ -360,6 +361,8 @@ def _cautions(
         )
     if untrained is None and judgement.epoch != 0:
         cautions.append("No negative control: audit the untrained weights too; in a training run, at_epochs=[0] does.")
+    elif untrained is not None and (apart := told_apart(judgement, untrained)):
+        cautions.append(f"No negative control: the untrained weights were audited otherwise, {', '.join(apart)}.")
     return tuple(cautions)
 
 

@@ -205,7 +205,7 @@ def test_all_other_types_at_once_by_audit_and_by_verify(theirs, capsys):
     assert allow in error
     assert len(error.splitlines()) == 1
     assert run("verify", "found", "--ckpt_path=odd.ckpt", allow) == 0
-    assert "✓ the checkpoint holds the audited weights" in capsys.readouterr().out
+    assert "✓ the checkpoint's tensors have the hash that the report names" in capsys.readouterr().out
     assert run("verify", "found", "--ckpt_path=odd.ckpt", "--allow_types", "no.such.Type") == 2
 
 

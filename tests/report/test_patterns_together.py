@@ -82,6 +82,19 @@ def test_controls_that_do_not_count_by_todays_rules_did_by_those_of_before(folde
     assert written.same_document("report", folder, document).passed is passed
 
 
+@pytest.mark.parametrize("key", ["lost", "failed_controls"])
+def test_a_report_does_not_choose_the_rules_that_it_is_compared_by(folder, monkeypatch, key):
+    document = read_document(folder)
+    document["judgement"]["patterns"] = document["judgement"]["patterns"][:2]
+    document["judgement"]["counted"]["pattern"] = ANY
+    again = json.loads(json.dumps(document))
+    document["tool"]["version"] = "0.3.6"
+    document["verdict"]["outcome"] = "not_memorized"
+    document["judgement"][key] = {}
+    monkeypatch.setattr(written, "build_document", lambda folder: again)
+    assert written.same_document("report", folder, document).passed is False
+
+
 FORGED = {
     "a rate": lambda document: document["rates"][0].update(num_recovered=0, recovery_rate=0.0),
     "the images": lambda document: document["images"][0].update(memorized=False),

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 from forgery import change_rows, change_run, recount, resign
 
@@ -141,8 +142,20 @@ def test_verify_compares_the_weights_of_a_checkpoint(run, tmp_path, capsys):
     rewrite_lines(run.path / "audits.jsonl", lambda row: row.update(weights_sha256=digest))
     write_report(run, figures=False)
     assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "right.ckpt")]) == 0
-    assert "weights" not in capsys.readouterr().out.splitlines()[-1].partition("NOT CHECKED")[2]
+    not_checked = capsys.readouterr().out.splitlines()[-1].partition("NOT CHECKED: ")[2].split("; ")
+    assert "weights" not in not_checked
+    assert "what else makes these weights the audited autoencoder" in not_checked
     assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "wrong.ckpt")]) == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("The checkpoint holds other weights than those that the report is about.")
     assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "none.ckpt")]) == 2
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"state_dict": {"extra": (1, 2)}}, {"epoch": 3}])
+def test_a_checkpoint_without_tensors_holds_no_audited_weights(run, tmp_path, capsys, content):
+    """Its hash is that of nothing, which is easily written into a report."""
+    torch.save(content, tmp_path / "empty.ckpt")
+    rewrite_lines(run.path / "audits.jsonl", lambda row: row.update(weights_sha256=tensors_sha256({})))
+    write_report(run, figures=False)
+    assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "empty.ckpt")]) == 1
+    assert "it holds no tensors" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from lightning_memaudit.report.document import REPORT, seal
 from lightning_memaudit.report.verify import conclusion, verify
 from lightning_memaudit.report.verify.check import NOT_TRUE, OLDER
 from lightning_memaudit.report.write import write_report
+from lightning_memaudit.results.rows import image_rows
 from lightning_memaudit.results.run_folder import RunFolder
 
 TORN = {"audit": 1, "group": "members", "image": 0, "position": 0, "pattern": "half", "method": "biharmonic"}
@@ -129,3 +130,19 @@ def test_arrays_that_cannot_be_read_end_no_check(folder):
     checks = verify(folder)
     assert next(check for check in checks if check.name == "the saved recoveries can be read").passed is False
     assert next(check for check in checks if check.name == "report.json is as it was written").passed is True
+
+
+def test_a_run_that_is_resumed_with_another_method_has_a_report(tmp_path):
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    folder = RunFolder(tmp_path / "memaudit")
+    for number, method in enumerate(("autoencoder_iterations", "blind_black_box")):
+        methods = [method, "biharmonic"]
+        folder.write_run({"settings": {"primary_method": method, "methods": methods, "patterns": ["half"]}})
+        one = audit(memory(images[:3]), images[:3], images[3:], patterns=["half"], methods=methods)
+        rows, told = one.rows, list(image_rows(one.cells, one.occasion, one.threshold_db))
+        numbered = [[row | {"audit": number} for row in some] for some in (rows, told)]
+        folder.append_audit(*numbered, one.recoveries)
+    document = write_report(folder, figures=False).document
+    assert [one["audit"] for one in document["history"]] == [0, 1]
+    assert document["judgement"]["method"] == "blind_black_box"
+    assert said(folder) == "The report is true."

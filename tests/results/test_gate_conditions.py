@@ -1,5 +1,6 @@
 """The gate: conditions are read as they are written or refused, and what was not measured never passes."""
 
+import copy
 import math
 
 import pytest
@@ -186,3 +187,36 @@ def twelve(tmp_path_factory):
     members, controls = (torch.rand(12, 1, 12, 12, generator=generator) for _ in range(2))
     settings = {"methods": ["known_mask", "biharmonic"], "extraction": 8}
     return document_of(tmp_path_factory.mktemp("twelve"), members, controls, **settings)[1]
+
+
+def test_easy_patterns_that_thin_the_mean_do_not_pass_the_gate(twelve):
+    areas = {"mean of all patterns": (0.6, 0.4, 0.8), "half": (0.5, 0.3, 0.7), "random-0.9": (0.9, 0.75, 0.97)}
+    document = copy.deepcopy(twelve)
+    document["judgement"]["gain"] = {
+        "overall": {"members": 1.0, "auroc": dict(zip(("value", "low", "high"), (0.6, 0.5, 0.7), strict=True))},
+        "patterns": [
+            {"pattern": name, "auroc": dict(zip(("value", "low", "high"), area, strict=True))}
+            for name, area in areas.items()
+        ]
+        + [{"pattern": "blur-1", "auroc": None}],
+    }
+    document["membership"] = {**document["membership"], "recovery_gain": {"value": 0.6, "low": 0.5, "high": 0.7}}
+    for text, held in (("gain_auroc>0.7", None), ("gain_auroc>0.5", True), ("gain_auroc>0.76", False)):
+        examined = Examined.of(document, [Condition.of(text)], strict=False)
+        assert list(examined.held.values()) == [held], text
+    assert "random-0.9 it is 0.75 to 0.97" in Examined.of(document, [Condition.of("gain_auroc>0.7")], False).reason(
+        Condition.of("gain_auroc>0.7")
+    )
+
+
+@pytest.mark.parametrize(("reference", "held"), [("untrained", None), ("trained", False)])
+def test_a_reference_that_was_not_trained_passes_nothing(tmp_path, reference, held):
+    members, others = torch.rand(2, 12, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+    models = {"untrained": lambda x: 1 - x, "trained": lambda x: x + 0.1 * (x - x.mean((1, 2, 3), keepdim=True))}
+    options = {"methods": ["autoencoder_iterations", "biharmonic"], "reference": models[reference]}
+    _, document = document_of(tmp_path, members, others, **options)
+    assert named_numbers(document)["reference_auroc"] == 1
+    examined = Examined.of(document, [Condition.of("reference_auroc<0.5")], strict=False)
+    assert list(examined.held.values()) == [held]
+    if held is None:
+        assert "reproduces no image" in examined.reason(Condition.of("reference_auroc<0.5"))

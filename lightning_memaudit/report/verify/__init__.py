@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lightning_memaudit.report.document import check_schema, read_document
 from lightning_memaudit.report.verify import (
+    alike,
     arrays,
     baselines,
     described,
@@ -74,12 +75,13 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
         guarded("patterns and seed make these masks and observations", arrays.same_observations, folder, saved),
         guarded("the saved images are those that were audited", arrays.same_images, folder, saved),
         guarded("what is left out shows what counts", repeated.same_repeats, folder, saved),
+        guarded("members and controls are alike by all that is measured", alike.same_kind, folder, saved, document),
         guarded("near-duplicates are those that run.json names", arrays.same_duplicates, folder, saved),
     ]
     if any("extraction" in row for row in folder.audits()) or {*extraction.ARRAYS} & {*(saved.arrays if saved else ())}:
         checks.append(guarded("what came out by itself is what was saved", extraction.same_extraction, folder, saved))
     if checkpoint is not None:
-        weights = "the checkpoint holds the audited weights"
+        weights = "the checkpoint's tensors have the hash that the report names"
         checks.append(written.same_weights(weights, document, checkpoint, allow_types))
     checks += [
         guarded("the train loss follows from the members' own reconstructions", rows.same_losses, folder),

@@ -153,9 +153,27 @@ def _judged(folder: RunFolder, audit: int, counting: Flags) -> tuple[Judgement, 
     judgements = []
     for number in dict.fromkeys((rows[0]["audit"], audit)):
         images = (_counting(row, counting) if number == audit else row for row in folder.iterate_images(number))
-        judgements.append(judge([row for row in rows if row["audit"] == number], ImageColumns(images), primary))
+        columns = ImageColumns(images)
+        known = primary if number == audit or primary in columns.methods() else None  # as the report has it
+        judgements.append(judge([row for row in rows if row["audit"] == number], columns, known))
     untrained = judgements[0] if judgements[0].epoch == 0 and len(judgements) > 1 else None
     return judgements[-1], conclude(judgements[-1], untrained, run.get("near_duplicates"))
+
+
+def of_saved(folder: RunFolder, saved: SavedRecoveries) -> str | None:
+    """What the report would conclude of the saved images alone, of which more than their counts was checked.
+
+    None where the newest audit saved no members, or all of its images.
+    """
+    rows = [row for row in folder.audits() if row["audit"] == saved.audit]
+    if saved.audit != folder.audits()[-1]["audit"] or "members/indices" not in saved.arrays:
+        return None
+    numbers = {group: len(saved.arrays.get(f"{group}/indices", ())) for group in GROUPS}
+    if all(row["num_images"] <= numbers[row["group"]] for row in rows):
+        return None
+    images = (row for row in folder.iterate_images(saved.audit) if row["position"] < numbers[row["group"]])
+    primary = (folder.run().get("settings") or {}).get("primary_method")
+    return conclude(judge(rows, ImageColumns(images), primary)).headline
 
 
 def _counting(row: Mapping[str, Any], counting: Flags) -> Mapping[str, Any]:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from lightning_memaudit.report.verify.check import Check, differences, first
+from lightning_memaudit.report.verify.versions import HASHES, is_before
 from lightning_memaudit.results.cells import Cell, is_recovered
 from lightning_memaudit.results.chain import by_audit
+from lightning_memaudit.results.comparability import APPEARANCE
 from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.quantities import COUNTS, FLAGS, MAX_PSNR, NUMBERS, QUANTITIES
 from lightning_memaudit.results.rows import Occasion, audit_rows
@@ -25,6 +27,8 @@ _MEASURED = ("psnr", "hidden_psnr", "ssim", "mask_accuracy", "score")
 _NOT_COUNTED = {*_OCCASION, "certification", "gradients_used", "extraction", "cost"}
 """Of no image: they are compared elsewhere, or named among what is not checked."""
 _RECORDED = {one.name for one in QUANTITIES if one.saved}
+_SINCE = {*APPEARANCE} - {"brightness", "contrast", "roughness", "value_range"}
+"""Columns that versions with hashes may lack."""
 _TOLERANCE_DB = 1e-3
 _LOST_PSNR = -60.0
 _LEAST_ERROR = 1e-11
@@ -147,7 +151,10 @@ def same_counts(name: str, folder: RunFolder) -> Check:
 
 
 def not_recorded(name: str, folder: RunFolder) -> Check:
-    """Columns that the package measures today and that none of the newest audit's rows have, or the reverse."""
+    """Columns that the package measures today and that none of the newest audit's rows have, or the reverse.
+
+    What every version with hashes has measured cannot lack: a verdict may hang on it.
+    """
     rows = by_audit(folder.audits())[-1]
     columns = {column for image in folder.iterate_images(rows[0]["audit"]) for column in image}
     row = next(iter(_again(rows[:1], {}).values()))
@@ -156,6 +163,9 @@ def not_recorded(name: str, folder: RunFolder) -> Check:
     unknown = [*sorted(columns - known), *sorted({field for one in rows for field in one} - set(row) - _NOT_COUNTED)]
     if not lacking and not unknown:
         return Check(name, True, "all are there")
+    taken_out = [column for column in lacking if column in _RECORDED and column not in _SINCE]
+    if taken_out and not is_before(folder.run(), HASHES):
+        return Check(name, False, f"{', '.join(taken_out)} is in no row of the newest audit, and every version has it")
     parts = {"not recorded": lacking, "not known": unknown}
     return Check(name, None, "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names))
 

@@ -6,6 +6,7 @@ from itertools import islice
 from lightning_memaudit.report.manifest import PAGES
 from lightning_memaudit.report.verify.arrays import computed_again, left_out_scores
 from lightning_memaudit.report.verify.check import Check
+from lightning_memaudit.report.verify.repeated import of_saved
 from lightning_memaudit.report.verify.versions import HASHES, RULES, is_before, named_version
 from lightning_memaudit.results.chain import audit_sha256, by_audit
 from lightning_memaudit.results.files import is_own
@@ -56,11 +57,16 @@ def unchecked(folder: RunFolder, saved: SavedRecoveries | None, with_weights: bo
             scored += row["position"] < len(saved.arrays.get(f"{row['group']}/indices", ()))
     if scored < total:
         detail = f"{total - scored} of {total}: of earlier audits, or beyond save_recoveries; only their counts follow"
-        yield Check("recoveries without saved arrays", None, detail)
+        alone = None if saved is None else of_saved(folder, saved)
+        told = "" if alone is None else f". The saved ones alone say: {alone}"
+        yield Check("recoveries without saved arrays", None, f"{detail}{told}")
     if saved is not None and any("/trace_" in key for key in saved.arrays):
         yield Check("recorded iterations", None, "only their ends are recoveries")
     if not with_weights:
         yield Check("weights", None, "give the checkpoint as --ckpt_path to compare their hash")
+    else:
+        detail = "code, hyperparameters and whatever else is no tensor of its state_dict: audit the checkpoint again"
+        yield Check("what else makes these weights the audited autoencoder", None, detail)
     yield Check("what the figures show", None, "`report` draws them again")
     for page in PAGES:
         if page.endswith(".pdf") and is_own(folder.path / page):

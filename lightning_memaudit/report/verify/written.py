@@ -36,9 +36,7 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
         return Check(name, False, detail, OLDER)
     again = build_document(folder)
     version = document["tool"]["version"]
-    by_other_rules = _had_other_rules(folder, document, again) and any(
-        map(_counts_by_rules_of_today, (again, document))
-    )
+    by_other_rules = _had_other_rules(folder, document, again) and _counts_by_rules_of_today(again, document)
     if by_other_rules:
         again, document = _whatever_counts(again), _whatever_counts(document)
     elif version != __version__:
@@ -69,10 +67,14 @@ def _had_other_rules(folder: RunFolder, document: Mapping[str, Any], again: Mapp
     return is_earlier(document["tool"]["version"], TOGETHER) and not of_today
 
 
-def _counts_by_rules_of_today(document: Mapping[str, Any]) -> bool:
-    """Whether some of at least three patterns count, or recoveries were lost: all else counts by any rules."""
-    judgement = document["judgement"]
-    some = len(judgement["patterns"]) > 2 and judgement["counted"]["pattern"] != ANY
+def _counts_by_rules_of_today(again: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
+    """Whether some of at least three patterns count, or recoveries were lost: all else counts by any rules.
+
+    How many patterns there are, and whether any recovery was lost, the results say, and no report that may be forged.
+    """
+    judgement = again["judgement"]
+    counted = {one["judgement"]["counted"]["pattern"] for one in (again, document)}
+    some = len(judgement["patterns"]) > 2 and counted != {ANY}
     return some or "lost" in judgement or "failed_controls" in judgement
 
 
@@ -124,6 +126,10 @@ def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
     facts["verdict"] = {key: value for key, value in document["verdict"].items() if key not in _WORDS}
     # Earlier versions did not count them; what they come to is in the verdict, and in the rows.
     facts["judgement"] = {key: value for key, value in document["judgement"].items() if key != "untested"}
+    told = document["judgement"].get("memberships") or {}
+    facts["judgement"]["memberships"] = {name: {**one, "caution": None} for name, one in told.items()}
+    if document["negative_control"]:  # whether it is one of the same was not asked before; what it found is the same
+        facts["negative_control"] = {**document["negative_control"], "passed": None}
     if document["extraction"]:
         facts["extraction"] = {key: value for key, value in document["extraction"].items() if key != "sentence"}
     return facts
@@ -168,12 +174,20 @@ def _present(folder: RunFolder) -> Iterator[str]:
 
 
 def same_weights(name: str, document: Mapping[str, Any], checkpoint: Path, allow_types: Sequence[str]) -> Check:
-    """A checkpoint holds the weights that were audited."""
+    """The tensors of a checkpoint are those of the audited module, by their names, types, shapes and bytes.
+
+    A file without any has the hash of nothing, as a module without any: it shows nothing.
+    """
     expected = document["hashes"]["weights"]
     if expected is None:
         return Check(name, None, "the report has no hash of the weights")
     content = read_checkpoint(checkpoint, allow_types, "--ckpt_path")
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    found = tensors_sha256(state)
-    same = found == expected
-    return Check(name, same, found if same else f"they have the hash {found}, not {expected}", OTHER_WEIGHTS)
+    state = state if isinstance(state, Mapping) else {}
+    tensors = {key: value for key, value in state.items() if hasattr(value, "detach")}
+    if not tensors:
+        return Check(name, False, "it holds no tensors, neither in state_dict nor by themselves", OTHER_WEIGHTS)
+    found = tensors_sha256(tensors)
+    if found != expected:
+        return Check(name, False, f"they have the hash {found}, not {expected}", OTHER_WEIGHTS)
+    return Check(name, True, f"{found}, of {len(tensors)} tensors")
