@@ -78,6 +78,7 @@ result>
         self.calls: FirstCalls | None = None
         self.beside: str | None = None
         self.altered: Altered | None = None
+        self.reconstructs: str | None = None
         self._to_come: tuple[str, int] | None = None  # a layer, and how many images it should get in the step
         self._watch = InputWatch(module, self.format.shape, in_audit)
         self._tensors: list[Tensor] = []
@@ -210,6 +211,10 @@ result>
     def end_step(self) -> None:
         """The whole step is over: all images of the batch should have come."""
         self.close()
+        if self._to_come is not None:
+            rows = {name: size for name, (count, size) in self._watch.outputs.items() if count == self._to_come[1]}
+            whole = (name for name in self.in_audit if rows.get(name) == self._watch.size)
+            self.reconstructs = next(whole, next((name for name in self.in_audit if name in rows), None))
         if self._is_part() and self._to_come is not None and not self.found.reads[0].source.given:
             name, count = self._to_come
             self.doubt(

@@ -63,6 +63,7 @@ class FirstSteps:
         self._kept = KeptConditions(caller.pl_module)
         self._kept_steps = STEPS if self._is_watching else 0
         self._kept_batch: Any = None
+        self.reconstructs: str | None = None  # the layer from which what becomes of a batch's images comes
 
     @property
     def is_over(self) -> bool:
@@ -227,6 +228,7 @@ class FirstSteps:
             self._is_watching = self._goes_on(first.end(stepped))
         if not stepped:
             first.end_step()
+            self.reconstructs = first.reconstructs
             self._keep_altered(first)
         if not stepped and first.calls is not None:
             calls, first.calls = first.calls, None

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.calls import Compared, FirstCalls
 from lightning_memaudit.callback.first_batch import FirstBatch
@@ -112,7 +114,6 @@ class WatchedSteps:
         found: What was read.
         seen: What the model sees of the images.
 
-    >>> from torch import nn
     >>> from lightning.pytorch import Trainer
     >>> from lightning_memaudit.callback.model import ModelCall
     >>> from lightning_memaudit.measurement.processes import Processes
@@ -176,6 +177,12 @@ class WatchedSteps:
             self._is_stopped = True
             when = f"after epoch {self.caller.trainer.current_epoch}"
             self.telling.later(when).nothing_compared("functions would be compiled anew each time")
+
+    def reconstructing(self) -> nn.Module | None:
+        """The layer from which what becomes of a batch's images comes; None where that is not known."""
+        name, module = self._first.reconstructs, self.caller.pl_module
+        # What is compiled would be compiled anew for what watches it.
+        return None if name is None or times_compiled() else module.get_submodule(name)
 
     def conclude(self) -> None:
         """Tell what was seen so far, before an audit."""

@@ -2,6 +2,7 @@
 
 MEMBERS_NOT_GIVEN, MEMBERS_LEFT_OUT, CONTROLS_GIVEN = "members_not_given", "members_left_out", "controls_given"
 MEMBERS_NOT_YET_GIVEN, CALLED_OTHERWISE = "members_not_yet_given", "called_otherwise"
+MEMBERS_WITHOUT_LOSS = "members_without_loss"
 
 NEARLY_ALL = 0.9
 """Of the audited members, at least, that the training must have been given."""
@@ -17,6 +18,11 @@ TRAINING_REMEDIES: dict[str, tuple[str, str, str]] = {
         "those can hardly come back.",
         "Audit images that the training gets as they are: pass members=<a data set of them>, without augmentation that "
         "is cached or depends on the epoch, and without images that the training leaves out.",
+    ),
+    MEMBERS_WITHOUT_LOSS: (
+        "the training's loss leaves out some of the audited members",
+        "nothing was learned from those.",
+        "Pass members=<a data set of the images that the loss is made of>.",
     ),
     MEMBERS_NOT_YET_GIVEN: (
         "not all audited members have been trained on yet",
