@@ -74,6 +74,7 @@ class GivenImages:
     _watched: list[str] = field(default_factory=list)
     _known: "_Known | None" = None
     _num_images: int = 0  # of the epoch so far
+    _shapes: set[tuple[int, ...]] = field(default_factory=set)  # of these
     _failure: str | None = None
     _told: set[str] = field(default_factory=set)
     _learned: LearnedRows | None = None
@@ -85,7 +86,7 @@ class GivenImages:
             found: The images.
             precision: To which the run rounds its batches.
         """
-        self._found, self._num_images = found, 0
+        self._found, self._num_images, self._shapes = found, 0, set()
         # Controls of another size are none of the batches' images.
         reads = [read for read in found.reads if read.format.shape == found.reads[0].format.shape]
         self._digests = {
@@ -108,6 +109,7 @@ class GivenImages:
             images = read.arranged_in(batch)
             if images is not None:
                 self._num_images += len(images)
+                self._shapes.add(tuple(images.shape[1:]))
                 self._known.count(images)
                 if self._learned is not None:
                     self._learned.begin(len(images))
@@ -146,8 +148,11 @@ class GivenImages:
         """Let the record know what the epoch so far has given, in all processes; these call it together."""
         which, repeats = (None, None) if self._known is None else self._known.take()
         learned = None if self._known is None else self._known.take_learned()
-        mine = (self._num_images, which, repeats, self._found.doubts, self._failure, self._found.prepared, learned)
-        self._num_images = 0
+        mine = (
+            *(self._num_images, which, repeats, self._found.doubts, self._failure, self._found.prepared, learned),
+            self._shapes,
+        )
+        self._num_images, self._shapes = 0, set()
         parts = [part for _, part in processes.gather(mine)]
         self._found.prepared = any(part[5] for part in parts)
         given = [part[1] for part in parts if part[1] is not None]
@@ -162,6 +167,7 @@ class GivenImages:
             again = [part[2] for part in parts if part[2] is not None]
             self.record.add(Epoch(sum(part[0] for part in parts), digests, all(again) if again else None))
             both = [np.logical_or.reduce(some) for some in zip(*(part[6] for part in parts if part[6]), strict=True)]
+            self.record.see_shapes(set().union(*(part[7] for part in parts)), self._found.reads[0].format.shape)
             self.record.learn(*({self._watched[place] for place in np.flatnonzero(some)} for some in both))
         if self._found.called:
             self.record.called = list(dict.fromkeys(chain(*(part[3] for part in parts))))
@@ -199,7 +205,7 @@ _MENDS = {
         "or depends on the epoch, or with parts of a stream: pass members=<a data set of images that are trained on>",
     ),
     MEMBERS_WITHOUT_LOSS: ("members", "pass members=<a data set of the images that the loss is made of>"),
-    MEMBERS_LEFT_OUT: ("members", "pass members=<all images that are trained on>"),
+    MEMBERS_LEFT_OUT: ("members", "pass members=<all images that are trained on, as they are at last>"),
     CONTROLS_GIVEN: ("controls", "pass controls=<images that are never trained on>"),
 }
 

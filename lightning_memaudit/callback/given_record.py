@@ -91,6 +91,7 @@ class GivenRecord:
         called: How the training calls the model otherwise than the audit does, as far as it was seen.
         excused: Digests of which nobody knows whether they were given when nothing was looked at.
         learned: Digests from which the training has learned.
+        other_shape: Of images of the newest epoch, none of which has that of the members; empty where some have.
         left_out: Of others those that were in its batches, where its loss left them out; and in how many epochs.
 
     >>> record = GivenRecord()
@@ -110,6 +111,7 @@ class GivenRecord:
     excused: set[str] = field(default_factory=set)
     learned: set[str] = field(default_factory=set)
     left_out: dict[str, int] = field(default_factory=dict)
+    other_shape: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, state: Mapping[str, Any] | None) -> "GivenRecord":
@@ -127,6 +129,7 @@ class GivenRecord:
             set(state["excused"]),
             set(state.get("learned") or ()),
             dict(state.get("left_out") or {}),
+            list(state.get("other_shape") or ()),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,6 +145,7 @@ class GivenRecord:
             "excused": sorted(self.excused),
             "learned": sorted(self.learned),
             "left_out": dict(sorted(self.left_out.items())),
+            "other_shape": list(self.other_shape),
         }
 
     def watch(self, digests: Collection[str]) -> None:
@@ -179,6 +183,11 @@ class GivenRecord:
         for digest in left_out:
             self.left_out[digest] = self.left_out.get(digest, 0) + 1
         self.left_out = {digest: count for digest, count in self.left_out.items() if digest not in self.learned}
+
+    def see_shapes(self, shapes: Collection[tuple[int, ...]], of_members: tuple[int, ...]) -> None:
+        """Note of which shapes the images of an epoch were, as by progressive resizing."""
+        if shapes:
+            self.other_shape = [] if of_members in shapes else list(min(shapes))
 
     def doubts(self, members: Members, controls: Sequence[str]) -> list[Doubt]:
         """What speaks against taking members for what is trained on as it is audited, and controls for what is not."""
@@ -247,6 +256,11 @@ class GivenRecord:
 
     def _about_left_out(self, members: Members) -> Doubt | None:
         """Members that came, and have stayed away for longer than they would if they still came as often."""
+        if self.other_shape and any(one in self.given for one in members.digests):
+            shape = tuple(self.other_shape)
+            return Doubt(
+                MEMBERS_LEFT_OUT, f"the training's images have come to be of shape {shape}, and members are not"
+            )
         left = sum(self._is_gone(*self.given[one], members.certain) for one in members.digests if one in self.given)
         if left < LEFT_OUT * len(members.digests):
             return None

@@ -15,7 +15,7 @@ from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.later_batches import WINDOW, LaterBatches
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Seen
-from lightning_memaudit.callback.telling import Refused, Telling
+from lightning_memaudit.callback.telling import MEND_CALL, Refused, Telling
 from lightning_memaudit.callback.watch_times import Watch, WatchTimes
 from lightning_memaudit.measurement.processes import AuditInterrupted, AuditStopped
 
@@ -48,7 +48,9 @@ class LaterSteps(FirstSteps):
     def __init__(self, caller: Caller, found: Inspection, seen: Seen | None, telling: Telling, why: Watch) -> None:
         super().__init__(caller, found, seen, telling)
         self.why, self._left = why, WINDOW
-        self._compared = Compared(None, True) if why is Watch.IN_PASSING else None
+        self._in_doubt = bool(found.doubts)
+        self._compared = Compared(None, True) if why is Watch.IN_PASSING and not self._in_doubt else None
+        self._waiting: FirstCalls | None = None
 
     def begin(self, batch: Any) -> None:
         """Look at a batch before ``training_step`` gets it."""
@@ -68,13 +70,14 @@ class LaterSteps(FirstSteps):
     def _is_enough(self) -> bool:
         shown = self._first.shown if isinstance(self._first, LaterBatches) else []
         is_passed = self.why is Watch.IN_PASSING and bool(shown) and shown[-1].kind == "same"
-        return is_passed or self._left <= 0 or bool(self.found.doubts)
+        return self._left <= 0 or (not self._in_doubt and (is_passed or bool(self.found.doubts)))
 
     def conclude(self) -> None:
         """Tell what the batches have shown so far, and stop watching."""
         if isinstance(self._first, LaterBatches):
             self._try(self._first.conclude)
         self._try(self.give_again)
+        self._try(self._compare_waiting)
         self._stop()
 
     def _step_after(self) -> None:
@@ -89,8 +92,19 @@ class LaterSteps(FirstSteps):
         return True  # until it is concluded
 
     def _compare_calls(self, calls: FirstCalls) -> Compared:
+        if self._in_doubt:
+            self._waiting = calls
+            return Compared(None, True)
         self._compared = self._compared or super()._compare_calls(calls)
         return self._compared
+
+    def _compare_waiting(self) -> None:
+        """Where a doubt of the images is no more, the calls have not been compared yet."""
+        if self._in_doubt and not self.found.doubts and self._first is not None and self._waiting is not None:
+            compared = super()._compare_calls(self._waiting)
+            words = None if compared.alike else self._first.beside or compared.words
+            if words is not None:
+                self.telling.doubt(words, MEND_CALL)
 
     def _try(self, look: Callable[[], None]) -> None:
         """Whatever goes wrong in looking stops it; only what concerns all processes stops the training too."""
@@ -147,7 +161,7 @@ class WatchedSteps:
         if not self._first.is_over:
             self._first.begin(batch)
             return
-        if self._later is None and why and not (self._is_stopped or self.found.doubts):
+        if self._later is None and why and not (self._is_stopped or self.telling.is_settled):
             self._compiled = times_compiled()
             telling = self.telling.later(f"in epoch {self.caller.trainer.current_epoch}")
             self._later = LaterSteps(self.caller, self.found, self.seen, telling, why)

@@ -32,7 +32,7 @@ TRAINING_REMEDIES: dict[str, tuple[str, str, str]] = {
     MEMBERS_LEFT_OUT: (
         "the training has gone on with other images than the audited members",
         "what it has forgotten of them says nothing of those that it gets now.",
-        "Pass members=<all images that are trained on> from the beginning of the run.",
+        "Pass members=<all images that are trained on, as they are at last> from the beginning of the run.",
     ),
     CONTROLS_GIVEN: (
         "some of the controls were trained on",
