@@ -97,7 +97,7 @@ class FirstSteps:
             images = self.found.reads[0].images_in(batch)
             if images is None:
                 return in_audit
-            with self._audit_call(batch) as audit, InputWatch(self.caller.pl_module, images.shape[1:]) as watch:
+            with self.audit_call(batch) as audit, InputWatch(self.caller.pl_module, images.shape[1:]) as watch:
                 audit(images)
             values = {name: one[0].values for name, one in watch.arrivals.items() if name in in_audit and one}
             laid_out = {name: like_images(images, one) for name, one in values.items() if one is not None}
@@ -145,11 +145,11 @@ class FirstSteps:
         images = self.found.reads[0].images_in(batch)
         if images is None:
             return []
-        with self._audit_call(batch) as audit:
+        with self.audit_call(batch) as audit:
             return [one.name for one in kept if one.is_read(lambda: audit(images), self.caller.pl_module)]
 
     @contextmanager
-    def _audit_call(self, batch: Any) -> Iterator[Callable[[Tensor], Any]]:
+    def audit_call(self, batch: Any) -> Iterator[Callable[[Tensor], Any]]:
         """The audit's call on images; or, where it takes a whole batch, on this one whatever the images are."""
         caller, how = self.caller, self.caller.how
         with caller.calling() as (call, _), warnings.catch_warnings():
@@ -255,7 +255,7 @@ class FirstSteps:
         if self.found.doubts:
             return Compared(None, False)
         try:
-            with self._audit_call(self._batch) as audit:
+            with self.audit_call(self._batch) as audit:
                 return compare_calls(self.caller.trainer, self.caller.pl_module, calls, audit)
         except AuditStopped:
             raise

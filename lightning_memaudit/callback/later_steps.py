@@ -15,6 +15,7 @@ from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.later_batches import WINDOW, LaterBatches
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Seen
+from lightning_memaudit.callback.target_watch import TargetWatch
 from lightning_memaudit.callback.telling import MEND_CALL, Refused, Telling
 from lightning_memaudit.callback.watch_times import Watch, WatchTimes
 from lightning_memaudit.measurement.processes import AuditInterrupted, AuditStopped
@@ -141,6 +142,7 @@ class WatchedSteps:
         self.caller, self.found, self.seen = caller, found, seen
         self.telling = Telling(found)
         self._first = FirstSteps(caller, found, seen, self.telling)
+        self._target = TargetWatch(self._first)
         self._later: LaterSteps | None = None
         self._times = WatchTimes()
         self._compiled, self._is_stopped = 0, False
@@ -157,6 +159,7 @@ class WatchedSteps:
         Raises:
             ValueError: The first batch holds other images, or the same in another range, than are audited.
         """
+        self._target.begin(batch, self.reconstructing())
         why = self._times.due(self.caller.trainer, when, history, batch_idx)
         if not self._first.is_over:
             self._first.begin(batch)
@@ -177,6 +180,8 @@ class WatchedSteps:
         Raises:
             ValueError: That is something else on the first batch.
         """
+        if not stepped:
+            self._target.end()
         if self._later is not None:
             self._later.end(stepped)
             if self._later.is_over:
@@ -207,6 +212,7 @@ class WatchedSteps:
 
     def close(self) -> None:
         """Stop watching."""
+        self._target.close()
         self._first.close()
         if self._later is not None:
             self._later.close()

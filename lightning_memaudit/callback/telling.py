@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.results.own_output import Doubt
-from lightning_memaudit.results.training_doubts import CALLED_OTHERWISE
+from lightning_memaudit.results.training_doubts import CALLED_OTHERWISE, LEARNS_OTHERWISE
 
 MEND = (
     "pass reconstruct=<a function (module, images) that prepares a batch's images as training_step does, and undoes it "
@@ -103,6 +103,11 @@ class Telling:
         self.found.doubts.append(Doubt(CALLED_OTHERWISE, text))
         if mend in (MEND, MEND_CURVE):
             self.of_images.append(self.found.doubts[-1])
+
+    def learns_otherwise(self, text: str, mend: str) -> None:
+        """Warn that the training does not teach the model to return its images, and let the verdicts know."""
+        rank_zero_warn(f"members: {text}, and the audit takes it for the images: {mend}")
+        self.found.doubts.append(Doubt(LEARNS_OTHERWISE, text))
 
     @property
     def is_settled(self) -> bool:

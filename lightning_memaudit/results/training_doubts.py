@@ -2,7 +2,7 @@
 
 MEMBERS_NOT_GIVEN, MEMBERS_LEFT_OUT, CONTROLS_GIVEN = "members_not_given", "members_left_out", "controls_given"
 MEMBERS_NOT_YET_GIVEN, CALLED_OTHERWISE = "members_not_yet_given", "called_otherwise"
-MEMBERS_WITHOUT_LOSS = "members_without_loss"
+MEMBERS_WITHOUT_LOSS, LEARNS_OTHERWISE = "members_without_loss", "learns_otherwise"
 
 NEARLY_ALL = 0.9
 """Of the audited members, at least, that the training must have been given."""
@@ -12,6 +12,12 @@ TRAINING_REMEDIES: dict[str, tuple[str, str, str]] = {
         "the training calls the model in another way than the audit",
         "what is stored for that way need not come back by this one.",
         "Pass reconstruct=<a function (module, images) or (module, batch)> that calls the model as training_step does.",
+    ),
+    LEARNS_OTHERWISE: (
+        "the model learns to return something else than its images",
+        "taken as it is, that is no reconstruction.",
+        "Pass output= or reconstruct=<a function (module, images)> that makes images of what is returned, such as "
+        'output="torch.sigmoid" of logits, or image_key= of the images that it learns to return.',
     ),
     MEMBERS_NOT_GIVEN: (
         "not all audited members were trained on as they were audited",
