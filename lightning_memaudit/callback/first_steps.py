@@ -57,11 +57,9 @@ class FirstSteps:
         if self._is_watching and not can_be_watched(caller.pl_module):
             self._is_watching = False
             self.telling.nothing_compared("it is compiled")
-        if self._is_watching and takes_iterator(caller.pl_module):
-            self._is_watching = False
-            self.telling.nothing_compared("it takes its batches by itself")
+        self._takes_iterator = takes_iterator(caller.pl_module)  # then no batch is known before its step is over
         self._kept = KeptConditions(caller.pl_module)
-        self._kept_steps = STEPS if self._is_watching else 0
+        self._kept_steps = STEPS if self._is_watching and not self._takes_iterator else 0
         self._kept_batch: Any = None
         self.reconstructs: str | None = None  # the layer from which what becomes of a batch's images comes
 
@@ -81,15 +79,21 @@ class FirstSteps:
             return
         if self._first is None:
             self._first = self._prepared()
-        if self._first.calls is None and self.caller.how.takes_batch(self.caller.pl_module):
+        if self._takes_iterator:
+            self._first.watch()
+        else:
+            self._look(self._first, batch)
+
+    def _look(self, first: FirstBatch, batch: Any, is_over: bool = False) -> None:
+        if first.calls is None and self.caller.how.takes_batch(self.caller.pl_module):
             with suppress(Exception):  # of what cannot be copied, nothing more is compared
                 self._batch = copy.deepcopy(batch)
-        if self._again is None:
+        if self._again is None and not is_over:
             with suppress(Exception):  # likewise
                 self._copy = copy.deepcopy(batch)
-        if all(one.affine is None and one.curve is None for one in self._first.in_audit.values()):
-            self._first.in_audit = self._audited(batch, self._first.in_audit)
-        self._first.begin(batch)
+        if all(one.affine is None and one.curve is None for one in first.in_audit.values()):
+            first.in_audit = self._audited(batch, first.in_audit)
+        first.begin(batch, is_over)
 
     def _audited(self, batch: Any, in_audit: Mapping[str, Reached]) -> Mapping[str, Reached]:
         """What reaches the layers, also when the audit is called on a batch: where reconstruct prepares the images."""
@@ -182,15 +186,21 @@ class FirstSteps:
         normalization = Normalization() if self.seen is None else self.seen.normalization
         return self._watch_of(module, self.found, in_audit, Affine.of_normalization(normalization), self.telling)
 
-    def end(self, stepped: bool) -> None:
+    def end(self, stepped: bool, batch: Any = None) -> None:
         """Compare what reached the model with what the audit gives it.
 
         Args:
             stepped: Whether a loss came of the batch; otherwise the step is over.
+            batch: Once it is over.
 
         Raises:
             ValueError: That is something else.
         """
+        if self._takes_iterator:
+            if stepped:
+                return
+            if self._first is not None and self._is_watching:
+                self._look(self._first, batch, is_over=True)
         self._end_first(stepped)
         if not stepped:
             self._end_kept()

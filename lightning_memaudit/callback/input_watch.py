@@ -166,6 +166,12 @@ class InputWatch:
         beside = len(shape) == len(self.shape) and shape[1:] == self.shape[1:] and shape[0] > self.shape[0]
         return self.size if beside else 0
 
+    def reconstructing(self, names: Collection[str], count: int) -> str | None:
+        """The layer, the first of these, from which what becomes of so many images comes; rather one of their size."""
+        rows = {name: size for name, (number, size) in self.outputs.items() if number == count}
+        whole = (name for name in names if rows.get(name) == self.size)
+        return next(whole, next((name for name in names if name in rows), None))
+
     def __exit__(self, *exception: object) -> None:
         for handle in reversed(self._handles):
             handle.remove()

@@ -15,7 +15,7 @@ from lightning_memaudit.callback.changes import Change
 from lightning_memaudit.callback.curves import WORDS, Curve, curve_between
 from lightning_memaudit.callback.first_batch import LEAST_DRAWN, MOST_DRAWN, MOST_LOOKED_AT, SAME_AGAIN, FirstBatch
 from lightning_memaudit.callback.reading.affine import Affine, as_many, input_behind
-from lightning_memaudit.callback.telling import MEND, MEND_CURVE
+from lightning_memaudit.callback.telling import MEND, MEND_CURVE, MEND_SIZE
 
 WINDOW = 3
 """Batches in a row that are looked at."""
@@ -143,7 +143,7 @@ audit would give it image')
             self._note("doubt", text=text, mend=mend)
             return
         self.shown.append(Shown("doubt", text=text, mend=mend))
-        if mend != MEND:
+        if mend not in (MEND, MEND_SIZE):
             super().doubt(text, mend)
 
     def _may_be_drawn(self, found: Affine, expected: Affine) -> bool:

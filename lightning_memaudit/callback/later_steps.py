@@ -15,6 +15,7 @@ from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.later_batches import WINDOW, LaterBatches
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Seen
+from lightning_memaudit.callback.step_code import takes_iterator
 from lightning_memaudit.callback.target_watch import TargetWatch
 from lightning_memaudit.callback.telling import MEND_CALL, Refused, Telling
 from lightning_memaudit.callback.watch_times import Watch, WatchTimes
@@ -58,13 +59,14 @@ class LaterSteps(FirstSteps):
         self._left -= 1
         self._try(lambda: super(LaterSteps, self).begin(batch))
 
-    def end(self, stepped: bool) -> None:
+    def end(self, stepped: bool, batch: Any = None) -> None:
         """Compare what reached the model with what the audit gives it.
 
         Args:
             stepped: Whether a loss came of the batch; otherwise the step is over.
+            batch: Once it is over.
         """
-        self._try(lambda: super(LaterSteps, self).end(stepped))
+        self._try(lambda: super(LaterSteps, self).end(stepped, batch))
         if not stepped and not self.is_over and self._is_enough():
             self.conclude()
 
@@ -159,7 +161,7 @@ class WatchedSteps:
         Raises:
             ValueError: The first batch holds other images, or the same in another range, than are audited.
         """
-        self._target.begin(batch, self.reconstructing())
+        self._target.begin(batch, None if takes_iterator(self.caller.pl_module) else self.reconstructing())
         why = self._times.due(self.caller.trainer, when, history, batch_idx)
         if not self._first.is_over:
             self._first.begin(batch)
@@ -171,11 +173,12 @@ class WatchedSteps:
         if self._later is not None:
             self._later.begin(batch)
 
-    def end(self, stepped: bool) -> None:
+    def end(self, stepped: bool, batch: Any = None) -> None:
         """Compare what reached the model with what the audit gives it.
 
         Args:
             stepped: Whether a loss came of the batch; otherwise the step is over.
+            batch: Once it is over.
 
         Raises:
             ValueError: That is something else on the first batch.
@@ -183,12 +186,12 @@ class WatchedSteps:
         if not stepped:
             self._target.end()
         if self._later is not None:
-            self._later.end(stepped)
+            self._later.end(stepped, batch)
             if self._later.is_over:
                 self._later = None
                 self._look_at_compilation()
         else:
-            self._first.end(stepped)
+            self._first.end(stepped, batch)
 
     def _look_at_compilation(self) -> None:
         """Stop where to watch makes functions be compiled anew, which takes time, and is done a few times at most."""

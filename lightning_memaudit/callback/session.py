@@ -273,7 +273,7 @@ class Session:
         if batch is not None and takes_iterator(self.pl_module):
             self.given.look(batch)  # it was not known before
         if self._steps is not None:
-            self._steps.end(stepped)
+            self._steps.end(stepped, batch)
             self.given.end_step(self._steps.reconstructing(), stepped)
 
     def look_at_loaders(self) -> None:

@@ -14,6 +14,7 @@ MEND = (
     "on the result>"
 )
 MEND_CURVE = f"{MEND}, or, where that cannot be undone, members= and controls= whose images are prepared so"
+MEND_SIZE = f"{MEND}; or, where it is given tiles or other sizes of them, members= and controls= of such images"
 MEND_CALL = (
     "pass reconstruct=<a function> that calls the model as it is to be audited: (module, images), or (module, batch), "
     "which gets the run's own batch, with its labels"
@@ -101,7 +102,7 @@ class Telling:
             text = f"{self.when}, unlike in the first batch, {text}"
         rank_zero_warn(f"members: {text}: {mend}")
         self.found.doubts.append(Doubt(CALLED_OTHERWISE, text))
-        if mend in (MEND, MEND_CURVE):
+        if mend in (MEND, MEND_CURVE, MEND_SIZE):
             self.of_images.append(self.found.doubts[-1])
 
     def learns_otherwise(self, text: str, mend: str) -> None:
