@@ -16,6 +16,9 @@ from lightning_memaudit.callback.reading.affine import Affine
 LEFT, LEFT_IN_HALF = 1e-5, 3e-3
 """Of the variance of a gradient, what may be left of it beside such a difference; in half precision."""
 
+CLEARLY = 0.1
+"""As a share of what another explanation leaves, below which one is better."""
+
 LEAST_VARIANCE = 1e-8
 """Of a channel's images, below which they are the same everywhere."""
 
@@ -68,43 +71,45 @@ def find_target(
     """
     left = LEFT if gradient.dtype in (torch.float32, torch.float64) else LEFT_IN_HALF
     output, gradient = output.double(), gradient.double()
-    fitting = {}
+    fitting, least = {}, left
     for path, one in {None: given, **images}.items():
         if one is not None and one.shape == output.shape:
-            found = _affine(output, gradient, one.to(output), left)
-            if found is not None:
-                fitting[path] = found
+            found, rest = _affine(output, gradient, one.to(output))
+            if found is not None and rest <= left:
+                fitting[path], least = found, min(least, rest)
     for path, one in images.items():
-        is_plain = path in fitting and fitting[path].is_identity
-        if (
-            one.shape == output.shape
-            and not is_plain
-            and _is_along(gradient, torch.sigmoid(output) - one.to(output), left)
-        ):
+        rest = 1.0 if one.shape != output.shape else _beside(gradient, torch.sigmoid(output) - one.to(output))
+        # Near zero the sigmoid is nearly a line: the much better one of both is meant.
+        if rest <= left and rest < CLEARLY * least:
             return Target(path, is_logits=True)
+        if rest <= left and least > CLEARLY * rest:
+            return None
     path = next(iter(fitting), None)
     return None if path is None and None not in fitting else Target(path, fitting[path])
 
 
-def _affine(output: Tensor, gradient: Tensor, images: Tensor, left: float) -> Affine | None:
-    """The map of the images to what the gradient says should be returned; None where there is none."""
-    slopes, offsets = [], []
+def _affine(output: Tensor, gradient: Tensor, images: Tensor) -> tuple[Affine | None, float]:
+    """The map of the images to what the gradient says should be returned, and what of its variance that leaves."""
+    slopes, offsets, most = [], [], 0.0
     for channel in range(images.shape[1]):
         y, g, x = (one[:, channel].flatten() for one in (output, gradient, images))
+        if float(x.var()) < LEAST_VARIANCE or float(y.var()) == 0 or float(g.var()) == 0:
+            return None, 1.0
         terms = torch.stack([y, x, torch.ones_like(x)], 1)
-        if float(x.var()) < LEAST_VARIANCE or float(y.var()) < LEAST_VARIANCE or float(g.var()) == 0:
-            return None
-        factor, slope, offset = torch.linalg.lstsq(terms, g[:, None]).solution[:, 0].tolist()
-        rest = g - terms @ torch.tensor([factor, slope, offset], dtype=terms.dtype, device=terms.device)
-        if factor <= 0 or float(rest.square().mean()) > left * float(g.var()):
-            return None
+        scales = terms.square().mean(0).sqrt()
+        factors = torch.linalg.lstsq(terms / scales, g[:, None]).solution[:, 0] / scales
+        most = max(most, float((g - terms @ factors).square().mean() / g.var()))
+        factor, slope, offset = factors.tolist()
+        if factor <= 0:
+            return None, 1.0
         slopes.append(-slope / factor)
         offsets.append(-offset / factor)
     found = Affine(tuple(slopes), tuple(offsets))
     of_all = Affine(found.slope[:1], found.offset[:1])
-    return of_all if of_all.close_to(found, 1e-3) else found
+    return (of_all if of_all.close_to(found, 1e-3) else found), most
 
 
-def _is_along(one: Tensor, other: Tensor, left: float) -> bool:
-    product, sizes = float((one * other).sum()), float(one.norm() * other.norm())
-    return sizes > 0 and product > 0 and 1 - (product / sizes) ** 2 <= left
+def _beside(one: Tensor, other: Tensor) -> float:
+    """What is left of a tensor beside its part along another, of its variance; 1 where that points the other way."""
+    along = float((one * other).sum() / other.square().sum().clamp(min=1e-30))
+    return 1.0 if along <= 0 else float((one - along * other).square().mean() / one.var())
