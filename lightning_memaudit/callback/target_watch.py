@@ -144,7 +144,10 @@ class TargetWatch:
         """What is wrong, and what to do."""
         begin = "the training's loss makes the model return"
         if found.is_logits and found.path == place:
-            return "the training's loss takes what the model returns for logits", 'pass output="torch.sigmoid"'
+            key = self.first.caller.how.output
+            keys = [] if key is None else key if isinstance(key, list) else [key]
+            output = '"torch.sigmoid"' if not keys else [*keys, "torch.sigmoid"]
+            return "the training's loss takes what the model returns for logits", f"pass output={output}"
         if found.ignores_images:
             return f"{begin} the same of all images, as of what is added to them", MEND
         if found.path is not None and found.path != place:
