@@ -147,9 +147,9 @@ class GivenImages:
     def end_epoch(self, processes: Processes) -> None:
         """Let the record know what the epoch so far has given, in all processes; these call it together."""
         which, repeats = (None, None) if self._known is None else self._known.take()
-        learned = None if self._known is None else self._known.take_learned()
+        mine_learned = None if self._known is None else self._known.take_learned()
         mine = (
-            *(self._num_images, which, repeats, self._found.doubts, self._failure, self._found.prepared, learned),
+            *(self._num_images, which, repeats, self._found.doubts, self._failure, self._found.prepared, mine_learned),
             self._shapes,
         )
         self._num_images, self._shapes = 0, set()
@@ -166,9 +166,9 @@ class GivenImages:
             digests = frozenset(digest for digest, one in both if one)
             again = [part[2] for part in parts if part[2] is not None]
             self.record.add(Epoch(sum(part[0] for part in parts), digests, all(again) if again else None))
-            both = [np.logical_or.reduce(some) for some in zip(*(part[6] for part in parts if part[6]), strict=True)]
+            learned = [np.logical_or.reduce(some) for some in zip(*(part[6] for part in parts if part[6]), strict=True)]
             self.record.see_shapes(set().union(*(part[7] for part in parts)), self._found.reads[0].format.shape)
-            self.record.learn(*({self._watched[place] for place in np.flatnonzero(some)} for some in both))
+            self.record.learn(*({self._watched[place] for place in np.flatnonzero(some)} for some in learned))
         if self._found.called:
             self.record.called = list(dict.fromkeys(chain(*(part[3] for part in parts))))
 

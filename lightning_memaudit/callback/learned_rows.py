@@ -65,7 +65,7 @@ class LearnedRows:
             return None
         return torch.zeros(self._count, dtype=torch.bool) if self._rows is None else self._rows
 
-    def _note(self, _: nn.Module, arguments: Any, output: Any) -> None:
+    def _note(self, layer: nn.Module, arguments: Any, output: Any) -> None:
         if not torch.is_grad_enabled():
             return
         with suppress(Exception):  # outputs may be anything: what cannot be looked at must not end the training
@@ -73,7 +73,7 @@ class LearnedRows:
                 if tensor.requires_grad:
                     is_by_image = tensor.ndim > 1 and len(tensor) == self._count
                     self._is_called = self._is_called or is_by_image
-                    tensor.register_hook(partial(self._reach, is_by_image))
+                    tensor.register_hook(partial(self._reach, is_by_image))  # type: ignore[no-untyped-call]
 
     def _reach(self, is_by_image: bool, gradient: Tensor) -> None:
         with suppress(Exception):

@@ -99,7 +99,7 @@ class TargetWatch:
             self._given = None if given is None else like_images(images, plain(given.detach()).clone())
             shaped = (one for _, one in tensors_in(output) if one.requires_grad and one.shape == images.shape)
             tensor = next(shaped)
-            tensor.register_hook(self._keeps(tensor.detach().clone()))
+            tensor.register_hook(self._keeps(tensor.detach().clone()))  # type: ignore[no-untyped-call]
 
     def _keeps(self, returned: Tensor) -> Callable[[Tensor], None]:
         def keep(gradient: Tensor) -> None:

@@ -155,7 +155,8 @@ class Reachable:
         if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
             return _drawn(batch_sampler, size, limit, indices_of)
         # Beside a batch sampler that was passed, the loader has a sampler that it does not use.
-        sampler, batch_size, copies = getattr(loader, "sampler", None), 1, 1
+        sampler: Any = getattr(loader, "sampler", None)
+        batch_size, copies = 1, 1
         if batch_sampler is not None:
             sampler, batch_size = batch_sampler.sampler, batch_sampler.batch_size
         if is_of_more_processes(sampler):
@@ -243,7 +244,7 @@ def warn_if_uncertain(reachable: Reachable, loader: Any, num_batches: float) -> 
     if reachable.certain:
         return
     limited = num_batches < _length(loader, float("inf"))
-    sampler = getattr(loader, "sampler", None)
+    sampler: Any = getattr(loader, "sampler", None)
     of_more = "the sampler is made for {0} processes, so that each epoch gives a part of the images"
     why = (
         of_more.format(sampler.num_replicas)
