@@ -22,7 +22,7 @@ from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.reading.affine import Affine, as_many, fit_exact, fit_nearly, input_behind, likely_line
 from lightning_memaudit.callback.reading.items import tensors_in
 from lightning_memaudit.callback.several_loaders import follow_members, other_images, really_given
-from lightning_memaudit.callback.telling import MEND, MEND_CALL, MEND_CURVE, Telling
+from lightning_memaudit.callback.telling import MEND, MEND_CALL, MEND_CURVE, MEND_SIZE, Telling
 
 LEAST_DRAWN, MOST_DRAWN = 0.51, 1.49
 """Factors that augmentation draws for brightness and contrast lie between these, as a rule."""
@@ -78,6 +78,7 @@ result>
         self.calls: FirstCalls | None = None
         self.beside: str | None = None
         self.altered: Altered | None = None
+        self.reconstructs: str | None = None
         self._to_come: tuple[str, int] | None = None  # a layer, and how many images it should get in the step
         self._watch = InputWatch(module, self.format.shape, in_audit)
         self._tensors: list[Tensor] = []
@@ -89,8 +90,12 @@ result>
         self._curve: Curve | None = None
         self._once_more = False
 
-    def begin(self, batch: Any) -> None:
-        """Look at the batch that ``training_step`` is about to get.
+    def watch(self) -> None:
+        """Watch a step whose batch will be known only after it; :meth:`begin` is then called between step and end."""
+        self._watch.__enter__()
+
+    def begin(self, batch: Any, is_over: bool = False) -> None:
+        """Look at the batch that ``training_step`` is about to get, or has got if the step is over.
 
         Raises:
             ValueError: Its images are not in the range of those that are audited.
@@ -100,14 +105,15 @@ result>
         if images is None:
             self._tell_no_images()
         elif self._are_looked_at(images, batch):
-            self._watch_step(images, batch)
+            self._images = images.clone()  # training_step may work in place
+            self._keep_beside(images, batch)
+            if not is_over:
+                self.watch()
 
-    def _watch_step(self, images: Tensor, batch: Any) -> None:
-        self._images = images.clone()  # training_step may work in place
+    def _keep_beside(self, images: Tensor, batch: Any) -> None:
         self._tensors = [tensor for _, tensor in tensors_in(batch)]
         self._beside = [one.clone() for one in self._tensors if not holds([one], images)]
         self._others = other_images(batch, self.found.reads[0])
-        self._watch.__enter__()
 
     def _tell_no_images(self) -> None:
         if self.found.reads[0].source.given:
@@ -166,7 +172,8 @@ result>
         if in_audit != in_training and torch.Size(in_audit).numel() != torch.Size(in_training).numel():
             self.doubt(
                 f"the training gives the model images of shape {in_training}, and the audit gives it those of shape "
-                f"{in_audit} that its batches hold"
+                f"{in_audit} that its batches hold",
+                MEND_SIZE,
             )
             return True
         if in_audit != in_training and len(in_audit) == len(in_training):
@@ -210,6 +217,8 @@ result>
     def end_step(self) -> None:
         """The whole step is over: all images of the batch should have come."""
         self.close()
+        if self._to_come is not None:
+            self.reconstructs = self._watch.reconstructing(self.in_audit, self._to_come[1])
         if self._is_part() and self._to_come is not None and not self.found.reads[0].source.given:
             name, count = self._to_come
             self.doubt(

@@ -57,12 +57,11 @@ class FirstSteps:
         if self._is_watching and not can_be_watched(caller.pl_module):
             self._is_watching = False
             self.telling.nothing_compared("it is compiled")
-        if self._is_watching and takes_iterator(caller.pl_module):
-            self._is_watching = False
-            self.telling.nothing_compared("it takes its batches by itself")
+        self._takes_iterator = takes_iterator(caller.pl_module)  # then no batch is known before its step is over
         self._kept = KeptConditions(caller.pl_module)
-        self._kept_steps = STEPS if self._is_watching else 0
+        self._kept_steps = STEPS if self._is_watching and not self._takes_iterator else 0
         self._kept_batch: Any = None
+        self.reconstructs: str | None = None  # the layer from which what becomes of a batch's images comes
 
     @property
     def is_over(self) -> bool:
@@ -80,15 +79,21 @@ class FirstSteps:
             return
         if self._first is None:
             self._first = self._prepared()
-        if self._first.calls is None and self.caller.how.takes_batch(self.caller.pl_module):
+        if self._takes_iterator:
+            self._first.watch()
+        else:
+            self._look(self._first, batch)
+
+    def _look(self, first: FirstBatch, batch: Any, is_over: bool = False) -> None:
+        if first.calls is None and self.caller.how.takes_batch(self.caller.pl_module):
             with suppress(Exception):  # of what cannot be copied, nothing more is compared
                 self._batch = copy.deepcopy(batch)
-        if self._again is None:
+        if self._again is None and not is_over:
             with suppress(Exception):  # likewise
                 self._copy = copy.deepcopy(batch)
-        if all(one.affine is None and one.curve is None for one in self._first.in_audit.values()):
-            self._first.in_audit = self._audited(batch, self._first.in_audit)
-        self._first.begin(batch)
+        if all(one.affine is None and one.curve is None for one in first.in_audit.values()):
+            first.in_audit = self._audited(batch, first.in_audit)
+        first.begin(batch, is_over)
 
     def _audited(self, batch: Any, in_audit: Mapping[str, Reached]) -> Mapping[str, Reached]:
         """What reaches the layers, also when the audit is called on a batch: where reconstruct prepares the images."""
@@ -96,7 +101,7 @@ class FirstSteps:
             images = self.found.reads[0].images_in(batch)
             if images is None:
                 return in_audit
-            with self._audit_call(batch) as audit, InputWatch(self.caller.pl_module, images.shape[1:]) as watch:
+            with self.audit_call(batch) as audit, InputWatch(self.caller.pl_module, images.shape[1:]) as watch:
                 audit(images)
             values = {name: one[0].values for name, one in watch.arrivals.items() if name in in_audit and one}
             laid_out = {name: like_images(images, one) for name, one in values.items() if one is not None}
@@ -144,11 +149,11 @@ class FirstSteps:
         images = self.found.reads[0].images_in(batch)
         if images is None:
             return []
-        with self._audit_call(batch) as audit:
+        with self.audit_call(batch) as audit:
             return [one.name for one in kept if one.is_read(lambda: audit(images), self.caller.pl_module)]
 
     @contextmanager
-    def _audit_call(self, batch: Any) -> Iterator[Callable[[Tensor], Any]]:
+    def audit_call(self, batch: Any) -> Iterator[Callable[[Tensor], Any]]:
         """The audit's call on images; or, where it takes a whole batch, on this one whatever the images are."""
         caller, how = self.caller, self.caller.how
         with caller.calling() as (call, _), warnings.catch_warnings():
@@ -181,15 +186,21 @@ class FirstSteps:
         normalization = Normalization() if self.seen is None else self.seen.normalization
         return self._watch_of(module, self.found, in_audit, Affine.of_normalization(normalization), self.telling)
 
-    def end(self, stepped: bool) -> None:
+    def end(self, stepped: bool, batch: Any = None) -> None:
         """Compare what reached the model with what the audit gives it.
 
         Args:
             stepped: Whether a loss came of the batch; otherwise the step is over.
+            batch: Once it is over.
 
         Raises:
             ValueError: That is something else.
         """
+        if self._takes_iterator:
+            if stepped:
+                return
+            if self._first is not None and self._is_watching:
+                self._look(self._first, batch, is_over=True)
         self._end_first(stepped)
         if not stepped:
             self._end_kept()
@@ -227,6 +238,7 @@ class FirstSteps:
             self._is_watching = self._goes_on(first.end(stepped))
         if not stepped:
             first.end_step()
+            self.reconstructs = first.reconstructs
             self._keep_altered(first)
         if not stepped and first.calls is not None:
             calls, first.calls = first.calls, None
@@ -253,7 +265,7 @@ class FirstSteps:
         if self.found.doubts:
             return Compared(None, False)
         try:
-            with self._audit_call(self._batch) as audit:
+            with self.audit_call(self._batch) as audit:
                 return compare_calls(self.caller.trainer, self.caller.pl_module, calls, audit)
         except AuditStopped:
             raise

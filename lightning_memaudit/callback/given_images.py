@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_memaudit.callback.given_record import DIGITS, Epoch, GivenRecord, Members
 from lightning_memaudit.callback.inspection import Inspection
+from lightning_memaudit.callback.learned_rows import LearnedRows
 from lightning_memaudit.callback.reading.group_reading import ReadGroup
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.results.own_output import Doubt
@@ -26,6 +27,7 @@ from lightning_memaudit.results.training_doubts import (
     CONTROLS_GIVEN,
     MEMBERS_LEFT_OUT,
     MEMBERS_NOT_GIVEN,
+    MEMBERS_WITHOUT_LOSS,
     NEARLY_ALL,
 )
 
@@ -72,8 +74,10 @@ class GivenImages:
     _watched: list[str] = field(default_factory=list)
     _known: "_Known | None" = None
     _num_images: int = 0  # of the epoch so far
+    _shapes: set[tuple[int, ...]] = field(default_factory=set)  # of these
     _failure: str | None = None
     _told: set[str] = field(default_factory=set)
+    _learned: LearnedRows | None = None
 
     def watch(self, found: Inspection, precision: torch.dtype = torch.float32) -> None:
         """Look for the images of an inspection from now on.
@@ -82,7 +86,7 @@ class GivenImages:
             found: The images.
             precision: To which the run rounds its batches.
         """
-        self._found, self._num_images = found, 0
+        self._found, self._num_images, self._shapes = found, 0, set()
         # Controls of another size are none of the batches' images.
         reads = [read for read in found.reads if read.format.shape == found.reads[0].format.shape]
         self._digests = {
@@ -105,7 +109,10 @@ class GivenImages:
             images = read.arranged_in(batch)
             if images is not None:
                 self._num_images += len(images)
+                self._shapes.add(tuple(images.shape[1:]))
                 self._known.count(images)
+                if self._learned is not None:
+                    self._learned.begin(len(images))
             for path in read.source.others:  # of other train dataloaders
                 images = read.arranged_at(batch, path)
                 if images is not None:
@@ -114,11 +121,38 @@ class GivenImages:
         except Exception as error:
             self._known, self._failure = None, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
+    @torch.no_grad()
+    def end_step(self, layer: nn.Module | None, stepped: bool = False) -> None:
+        """Note which of the known images the step has learned from.
+
+        Args:
+            layer: From which what becomes of the images comes; None where that is not known.
+            stepped: Whether only a loss has come of it so far.
+        """
+        learned = self._learned
+        if stepped:
+            return
+        if learned is not None:
+            learned.end()
+            if self._known is not None:
+                self._known.learn(learned.rows())
+        if learned is None or learned.layer is not layer:
+            self._learned = None if layer is None else LearnedRows(layer)
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._learned is not None:
+            self._learned.end()
+
     def end_epoch(self, processes: Processes) -> None:
         """Let the record know what the epoch so far has given, in all processes; these call it together."""
         which, repeats = (None, None) if self._known is None else self._known.take()
-        mine = (self._num_images, which, repeats, self._found.doubts, self._failure, self._found.prepared)
-        self._num_images = 0
+        mine_learned = None if self._known is None else self._known.take_learned()
+        mine = (
+            *(self._num_images, which, repeats, self._found.doubts, self._failure, self._found.prepared, mine_learned),
+            self._shapes,
+        )
+        self._num_images, self._shapes = 0, set()
         parts = [part for _, part in processes.gather(mine)]
         self._found.prepared = any(part[5] for part in parts)
         given = [part[1] for part in parts if part[1] is not None]
@@ -132,6 +166,9 @@ class GivenImages:
             digests = frozenset(digest for digest, one in both if one)
             again = [part[2] for part in parts if part[2] is not None]
             self.record.add(Epoch(sum(part[0] for part in parts), digests, all(again) if again else None))
+            learned = [np.logical_or.reduce(some) for some in zip(*(part[6] for part in parts if part[6]), strict=True)]
+            self.record.see_shapes(set().union(*(part[7] for part in parts)), self._found.reads[0].format.shape)
+            self.record.learn(*({self._watched[place] for place in np.flatnonzero(some)} for some in learned))
         if self._found.called:
             self.record.called = list(dict.fromkeys(chain(*(part[3] for part in parts))))
 
@@ -167,7 +204,8 @@ _MENDS = {
         "the audit seems to have read other images than the training gets, as with random augmentation that is cached "
         "or depends on the epoch, or with parts of a stream: pass members=<a data set of images that are trained on>",
     ),
-    MEMBERS_LEFT_OUT: ("members", "pass members=<all images that are trained on>"),
+    MEMBERS_WITHOUT_LOSS: ("members", "pass members=<a data set of the images that the loss is made of>"),
+    MEMBERS_LEFT_OUT: ("members", "pass members=<all images that are trained on, as they are at last>"),
     CONTROLS_GIVEN: ("controls", "pass controls=<images that are never trained on>"),
 }
 
@@ -214,6 +252,8 @@ class _Known:
         tolerance = TOLERANCE if not is_half else torch.finfo(precision).eps if form.inferred else HALF_TOLERANCE
         self.sums, self.distances = torch.zeros(number, NUM_PROJECTIONS, **like), torch.zeros(number, **like)
         self.times = torch.zeros(number, dtype=torch.int64, device="cpu")
+        self.learned, self.not_learned = self.times.bool(), self.times.bool()  # of the times that it is known
+        self.newest: Tensor | None = None  # (B, number) which these are in the newest batch
         for read in reads:
             step, at_once = _step_over(read), read.group.at_once(512)
             for begin in range(0, len(rows[read.group.name]), at_once):
@@ -230,18 +270,28 @@ class _Known:
 
     def count(self, images: Tensor) -> None:
         """Note the known images among images (B, C, *spatial) as they stand in a batch."""
+        self.newest = None
         if tuple(images.shape[1:]) != self.shape:
             return
         if self.weights.device != images.device:
             self._move(images.device)
         with torch.autocast(images.device.type, enabled=False):
             sums = self._sums(images)
-            self.times += self._near(sums, self.sums, self.distances)
+            self.newest = self._near(sums, self.sums, self.distances)
+            self.times += self.newest.sum(0)
             if self.first is None:
                 self.first = sums[:MOST_OF_THE_FIRST]
                 self.first_distances = TOLERANCE * (self.first.abs().amax(1) + 1)
                 self.first_times = torch.zeros(len(self.first), dtype=torch.int64, device=images.device)
-            self.first_times += self._near(sums, self.first, self.first_distances)
+            self.first_times += self._near(sums, self.first, self.first_distances).sum(0)
+
+    def learn(self, rows: Tensor | None) -> None:
+        """Note of which images (B,) of the newest batch there were gradients; None where nobody knows."""
+        newest, self.newest = self.newest, None
+        if newest is not None and rows is not None and len(rows) == len(newest):
+            rows = rows.to(newest.device)[:, None]
+            self.learned |= (newest & rows).any(0)
+            self.not_learned |= (newest & ~rows).any(0)
 
     def _sums(self, stored: Tensor) -> Tensor:
         """(B, sums) of images as they stand in a batch."""
@@ -251,11 +301,11 @@ class _Known:
 
     @staticmethod
     def _near(sums: Tensor, known: Tensor, distances: Tensor) -> Tensor:
-        return (torch.cdist(sums, known, p=torch.inf) <= distances).sum(0)
+        return torch.cdist(sums, known, p=torch.inf) <= distances
 
     def _move(self, device: torch.device) -> None:
         """In double precision on a GPU, where single precision may be rounded to ten bits by the run's settings."""
-        for name in ("sums", "distances", "times", "weights", "mean", "std"):
+        for name in ("sums", "distances", "times", "learned", "not_learned", "weights", "mean", "std"):
             setattr(self, name, getattr(self, name).to(device))
         self.weights = self.weights.to(torch.float64) if device.type == "cuda" else self.weights
 
@@ -269,3 +319,10 @@ class _Known:
         self.times.zero_()
         self.first_times.zero_()
         return which, repeats
+
+    def take_learned(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(n,) which were learned from since this was asked for before; and which were in a batch but left out."""
+        found = self.learned.cpu().numpy().copy(), self.not_learned.cpu().numpy().copy()
+        self.learned.zero_()
+        self.not_learned.zero_()
+        return found

@@ -14,6 +14,7 @@ from lightning_memaudit.results.training_doubts import (
     MEMBERS_LEFT_OUT,
     MEMBERS_NOT_GIVEN,
     MEMBERS_NOT_YET_GIVEN,
+    MEMBERS_WITHOUT_LOSS,
     NEARLY_ALL,
 )
 
@@ -29,6 +30,9 @@ AWAY = 6
 SELDOM, MANY = 0.2, 10
 """Share of so many epochs or more: in fewer of them come images that are cropped or moved at random, but not those
 that are flipped half of the time."""
+
+OFTEN = 3
+"""Epochs in which a loss that chooses among the images of a batch, such as the hardest, comes to each of them."""
 
 LEFT_OUT = 0.25
 """Of the audited members, at least, that are gone where images were exchanged: some are by chance."""
@@ -86,6 +90,9 @@ class GivenRecord:
         repeats: Whether the newest epoch gave the first images of the training again just as they were.
         called: How the training calls the model otherwise than the audit does, as far as it was seen.
         excused: Digests of which nobody knows whether they were given when nothing was looked at.
+        learned: Digests from which the training has learned.
+        other_shape: Of images of the newest epoch, none of which has that of the members; empty where some have.
+        left_out: Of others those that were in its batches, where its loss left them out; and in how many epochs.
 
     >>> record = GivenRecord()
     >>> record.watch(["a", "b", "c"])
@@ -102,6 +109,9 @@ class GivenRecord:
     repeats: bool | None = None
     called: list[Doubt] = field(default_factory=list)
     excused: set[str] = field(default_factory=set)
+    learned: set[str] = field(default_factory=set)
+    left_out: dict[str, int] = field(default_factory=dict)
+    other_shape: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, state: Mapping[str, Any] | None) -> "GivenRecord":
@@ -117,6 +127,9 @@ class GivenRecord:
             state["repeats"],
             [Doubt(code, text) for code, text in state["called"]],
             set(state["excused"]),
+            set(state.get("learned") or ()),
+            dict(state.get("left_out") or {}),
+            list(state.get("other_shape") or ()),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,6 +143,9 @@ class GivenRecord:
             "repeats": self.repeats,
             "called": [list(one) for one in self.called],
             "excused": sorted(self.excused),
+            "learned": sorted(self.learned),
+            "left_out": dict(sorted(self.left_out.items())),
+            "other_shape": list(self.other_shape),
         }
 
     def watch(self, digests: Collection[str]) -> None:
@@ -155,6 +171,24 @@ class GivenRecord:
             self.given[digest] = self.given.get(digest, (0, 0))[0] + 1, self.num_epochs
         self.repeats = self.repeats if epoch.repeats is None else epoch.repeats
 
+    def learn(self, learned: Collection[str] = (), left_out: Collection[str] = ()) -> None:
+        """Note from which images the training has learned in an epoch, and which its loss has left out in some batch.
+
+        >>> record = GivenRecord()
+        >>> record.learn({"a"}, {"a", "b"})
+        >>> record.left_out
+        {'b': 1}
+        """
+        self.learned |= set(learned)
+        for digest in left_out:
+            self.left_out[digest] = self.left_out.get(digest, 0) + 1
+        self.left_out = {digest: count for digest, count in self.left_out.items() if digest not in self.learned}
+
+    def see_shapes(self, shapes: Collection[tuple[int, ...]], of_members: tuple[int, ...]) -> None:
+        """Note of which shapes the images of an epoch were, as by progressive resizing."""
+        if shapes:
+            self.other_shape = [] if of_members in shapes else list(min(shapes))
+
     def doubts(self, members: Members, controls: Sequence[str]) -> list[Doubt]:
         """What speaks against taking members for what is trained on as it is audited, and controls for what is not."""
         if not self.num_images:
@@ -163,7 +197,9 @@ class GivenRecord:
         text = f"{given} of {len(controls)} controls are among the images that were seen in the training's batches"
         left = self._about_left_out(members)
         found = [
-            self._about_missing(members) or (self._about_seldom(members) if left is None else None),
+            self._about_missing(members)
+            or self._about_loss(members)
+            or (self._about_seldom(members) if left is None else None),
             left,
             Doubt(CONTROLS_GIVEN, text) if given else None,
         ]
@@ -181,6 +217,17 @@ class GivenRecord:
         )
         is_late = given < self._expected(members, len(known))
         return Doubt(MEMBERS_NOT_GIVEN if is_late else MEMBERS_NOT_YET_GIVEN, text)
+
+    def _about_loss(self, members: Members) -> Doubt | None:
+        """Members that are in the batches, but never in the loss; one that chooses may have to come to them yet."""
+        counts = [self.left_out[one] for one in members.digests if one in self.left_out]
+        if len(counts) <= (1 - NEARLY_ALL) * len(members.digests):
+            return None
+        text = (
+            f"{len(counts)} of {len(members.digests)} audited members have had no part in the loss of the training, "
+            "whose batches hold them"
+        )
+        return Doubt(MEMBERS_WITHOUT_LOSS if max(counts) >= OFTEN else MEMBERS_NOT_YET_GIVEN, text)
 
     def _about_seldom(self, members: Members) -> Doubt | None:
         """Where every epoch gives all images, but hardly ever as they were audited: random augmentation."""
@@ -209,6 +256,11 @@ class GivenRecord:
 
     def _about_left_out(self, members: Members) -> Doubt | None:
         """Members that came, and have stayed away for longer than they would if they still came as often."""
+        if self.other_shape and any(one in self.given for one in members.digests):
+            shape = tuple(self.other_shape)
+            return Doubt(
+                MEMBERS_LEFT_OUT, f"the training's images have come to be of shape {shape}, and members are not"
+            )
         left = sum(self._is_gone(*self.given[one], members.certain) for one in members.digests if one in self.given)
         if left < LEFT_OUT * len(members.digests):
             return None

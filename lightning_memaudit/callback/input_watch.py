@@ -140,12 +140,13 @@ class InputWatch:
         self.whole, self.until = frozenset(whole), until
         self.arrivals: dict[str, list[Arrival]] = {}
         self.rows: Counter[str] = Counter()  # that are learned from, in all calls
+        self.outputs: dict[str, tuple[int, int]] = {}  # rows and their values, of which gradients can be taken
         self.within: list[str] = []
         self._handles: list[Any] = []
 
     def __enter__(self) -> "InputWatch":
         self.__exit__()  # a step that was skipped has not ended
-        self.arrivals, self.rows, self.within = {}, Counter(), []
+        self.arrivals, self.rows, self.outputs, self.within = {}, Counter(), {}, []
         compiled = [one for one in self.module.modules() if is_compiled(one)]
         # A hook within what is compiled would be compiled too: it is watched from outside.
         within = {id(inner) for one in compiled for inner in one.modules() if inner is not one}
@@ -164,6 +165,12 @@ class InputWatch:
         """Values of an image within an input (channels, *spatial) that has more channels; 0 for other inputs."""
         beside = len(shape) == len(self.shape) and shape[1:] == self.shape[1:] and shape[0] > self.shape[0]
         return self.size if beside else 0
+
+    def reconstructing(self, names: Collection[str], count: int) -> str | None:
+        """The layer, the first of these, from which what becomes of so many images comes; rather one of their size."""
+        rows = {name: size for name, (number, size) in self.outputs.items() if number == count}
+        whole = (name for name in names if rows.get(name) == self.size)
+        return next(whole, next((name for name in names if name in rows), None))
 
     def __exit__(self, *exception: object) -> None:
         for handle in reversed(self._handles):
@@ -219,10 +226,14 @@ class _Note:
         if self.watch.until == (self.name, len(arrivals) - 1):
             raise WentIn
 
-    def leave(self, *_: Any) -> None:
+    def leave(self, module: nn.Module | None = None, arguments: Any = (), output: Any = None) -> None:
         """The call has ended."""
         if self.watch.within:
             self.watch.within.pop()
+        if module is not None and self.name in self.watch.whole and self.name not in self.watch.outputs:
+            with suppress(Exception):
+                tensor = next(one for _, one in tensors_in(output) if one.requires_grad and one.ndim > 1)
+                self.watch.outputs[self.name] = len(tensor), tensor[:1].numel()
 
     def _arrival(self, module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Arrival | None:
         known = names_of_arguments(module)

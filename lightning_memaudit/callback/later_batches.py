@@ -15,7 +15,7 @@ from lightning_memaudit.callback.changes import Change
 from lightning_memaudit.callback.curves import WORDS, Curve, curve_between
 from lightning_memaudit.callback.first_batch import LEAST_DRAWN, MOST_DRAWN, MOST_LOOKED_AT, SAME_AGAIN, FirstBatch
 from lightning_memaudit.callback.reading.affine import Affine, as_many, input_behind
-from lightning_memaudit.callback.telling import MEND, MEND_CURVE
+from lightning_memaudit.callback.telling import MEND, MEND_CURVE, MEND_SIZE
 
 WINDOW = 3
 """Batches in a row that are looked at."""
@@ -41,6 +41,7 @@ class Shown(NamedTuple):
         affine: The map from the images to what the model got.
         curve: Likewise.
         change: Likewise.
+        is_exact: Whether the model got what the audit gives it, in each of its values.
 
     >>> Shown().kind
     'same'
@@ -53,6 +54,7 @@ class Shown(NamedTuple):
     affine: Affine | None = None
     curve: Curve | None = None
     change: Change | None = None
+    is_exact: bool = False
 
 
 class LaterBatches(FirstBatch):
@@ -109,11 +111,11 @@ audit would give it image')
             return True
         seen = super().end(stepped)
         if seen and len(self.shown) == before:
-            self.shown.append(Shown(size=len(images)))
+            self.shown.append(Shown(size=len(images), is_exact=True))
         return seen
 
     def _compare(self, images: Tensor, calls: Sequence[Tensor], expected: Affine) -> None:
-        self._now, self._expected = Shown(size=len(images)), expected
+        self._now, self._expected = Shown(size=len(images), is_exact=self.altered is None), expected
         try:
             super()._compare(images, calls, expected)
         except _Enough:
@@ -137,10 +139,12 @@ audit would give it image')
 
     def doubt(self, text: str, mend: str = MEND) -> None:
         """Let the verdicts know; of what is done to the images, only what all the batches in a row show."""
-        if self._now is None:
-            super().doubt(text, mend)
-        else:
+        if self._now is not None:
             self._note("doubt", text=text, mend=mend)
+            return
+        self.shown.append(Shown("doubt", text=text, mend=mend))
+        if mend not in (MEND, MEND_SIZE):
+            super().doubt(text, mend)
 
     def _may_be_drawn(self, found: Affine, expected: Affine) -> bool:
         if found.close_to(expected, NEAR):
@@ -170,6 +174,8 @@ audit would give it image')
     def conclude(self) -> None:
         """Tell what the batches have shown together."""
         shown, self.shown = self.shown, []
+        if len(shown) == WINDOW and all(one.kind == "same" and one.is_exact for one in shown):
+            self.telling.withdraw()
         if not shown or self.found.doubts:
             return
         last_same = max((place for place, one in enumerate(shown) if one.kind == "same"), default=-1)

@@ -222,17 +222,15 @@ class Session:
     def _read(self, loaders: RunLoaders | None) -> dict[str, list[str]]:
         self._loaders = loaders or RunLoaders.of_trainer(self.trainer)
         self._reloads = ReloadWatch(self._loaders) if self.which.members is None else None
-        self._found = read_images(
-            self.trainer, self.pl_module, self.which, self.how, self.what.seed, self._loaders, self.processes
-        )
+        about = (self.which, self.how, self.what.seed, self._loaders, self.processes)
+        self._found = read_images(self.trainer, self.pl_module, *about)
         return self._found.hashes
 
     def _decide_seen(self) -> Seen:
         with self._caller.calling() as (call, _):
-            conditional = self.how.takes_batch(self.pl_module)
             # A call that fails is no way to find out where the weights are spread over processes.
             trial = None if has_spread_weights(self.trainer) else call
-            return what_the_model_sees(self._found.reads[0], trial, self.how, conditional)
+            return what_the_model_sees(self._found.reads[0], trial, self.how, self.how.takes_batch(self.pl_module))
 
     def _check_model(self, autoencoder: Any) -> Pace | None:
         check_model(self._found, self.what, autoencoder)
@@ -275,18 +273,19 @@ class Session:
         if batch is not None and takes_iterator(self.pl_module):
             self.given.look(batch)  # it was not known before
         if self._steps is not None:
-            self._steps.end(stepped)
+            self._steps.end(stepped, batch)
+            self.given.end_step(self._steps.reconstructing(), stepped)
 
     def look_at_loaders(self) -> None:
         """Say so, once, when the train dataloader was reloaded with other images."""
         if self._reloads is None:
             return
 
-        def reads_the_same_as_before(loader: Any) -> bool:
+        def is_as_before(loader: Any) -> bool:
             with self._caller.undisturbed():
                 return reads_the_same(self._found.reads[0], loader, self.trainer, self.pl_module)
 
-        self._reloads.look(self.trainer, reads_the_same_as_before)
+        self._reloads.look(self.trainer, is_as_before)
 
     def weights_changed(self) -> bool:
         """Whether the weights are others than the newest audit saw, as after averaging at the end of fit."""
@@ -388,6 +387,7 @@ class Session:
 
     def unlock(self) -> None:
         """Stop watching, and let other runs write to the folder."""
+        self.given.close()
         if self._steps is not None:
             self._steps.close()
         if self.folder is not None:

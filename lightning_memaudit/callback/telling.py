@@ -7,13 +7,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.results.own_output import Doubt
-from lightning_memaudit.results.training_doubts import CALLED_OTHERWISE
+from lightning_memaudit.results.training_doubts import CALLED_OTHERWISE, LEARNS_OTHERWISE
 
 MEND = (
     "pass reconstruct=<a function (module, images) that prepares a batch's images as training_step does, and undoes it "
     "on the result>"
 )
 MEND_CURVE = f"{MEND}, or, where that cannot be undone, members= and controls= whose images are prepared so"
+MEND_SIZE = f"{MEND}; or, where it is given tiles or other sizes of them, members= and controls= of such images"
 MEND_CALL = (
     "pass reconstruct=<a function> that calls the model as it is to be audited: (module, images), or (module, batch), "
     "which gets the run's own batch, with its labels"
@@ -35,9 +36,10 @@ class Telling:
     Attributes:
         found: What was read; it learns of the doubts.
         when: Of a later batch, such as "in epoch 3"; empty for the first ones.
-        told: Kinds of what was said; this and the next two are shared by all batches of a run.
+        told: Kinds of what was said; this and the next three are shared by all batches of a run.
         gone: Kinds of what some batches had, and the next no more, as what is drawn for each.
         in_a_row: For how many rows of batches all have had something, up to the newest.
+        of_images: Doubts of what the images of batches become, which later batches may no longer show.
 
     >>> telling = Telling(Inspection())
     >>> telling.refuse("the images are dark", "pass std=[0.5]")
@@ -53,6 +55,7 @@ class Telling:
     told: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
     in_a_row: Counter[str] = field(default_factory=Counter)
+    of_images: list[Doubt] = field(default_factory=list)
 
     def later(self, when: str) -> "Telling":
         """The same for a later batch.
@@ -89,11 +92,35 @@ class Telling:
         raise Refused(text)
 
     def doubt(self, text: str, mend: str = MEND) -> None:
-        """Warn that the training calls the model otherwise than the audit, and let the verdicts know."""
+        """Warn that the training calls the model otherwise than the audit, and let the verdicts know.
+
+        Of a later batch only what is new: while one doubt stands, no other is added.
+        """
+        if self.is_later and self.found.doubts:
+            return
         if self.is_later:
             text = f"{self.when}, unlike in the first batch, {text}"
         rank_zero_warn(f"members: {text}: {mend}")
         self.found.doubts.append(Doubt(CALLED_OTHERWISE, text))
+        if mend in (MEND, MEND_CURVE, MEND_SIZE):
+            self.of_images.append(self.found.doubts[-1])
+
+    def learns_otherwise(self, text: str, mend: str) -> None:
+        """Warn that the training does not teach the model to return its images, and let the verdicts know."""
+        rank_zero_warn(f"members: {text}, and the audit takes it for the images: {mend}")
+        self.found.doubts.append(Doubt(LEARNS_OTHERWISE, text))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there are doubts that no later batch can remove."""
+        return any(one not in self.of_images for one in self.found.doubts)
+
+    def withdraw(self) -> None:
+        """Batches in a row have shown that the images now reach the model as they do in the audit."""
+        if self.found.doubts and not self.is_settled:
+            rank_zero_warn(f"members: {self.when}, unlike before, the training gives the model what the audit gives it")
+            self.found.doubts.clear()
+            self.of_images.clear()
 
     def warn(self, kind: str, text: str, mend: str = MEND, unless: str = "") -> None:
         """Warn of what may be random, where no batch before has shown something of its kind.

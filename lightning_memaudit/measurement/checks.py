@@ -56,7 +56,7 @@ class Mends:
     standardized: str = "; data_range=[<lowest>, <highest possible value>] if each image is normalized by itself"
     call: str = (
         "pass reconstruct=<a method, or a function (module, images), or (module, batch), the parameter called batch>, "
-        "or flatten=True if it takes flat images"
+        "or flatten=True if it takes flat images; members= and controls= where it takes tiles or other parts of them"
     )
     kind: str = "pass output=<index, key or attribute> that selects the reconstruction"
     real: str = "pass reconstruct=<a function (module, images) that returns real numbers>"

@@ -158,11 +158,31 @@ def test_of_batches_that_the_step_takes_itself_those_that_it_did_not_take_are_co
     assert doubts == {"members_not_yet_given": [NUM // 2, NUM, NUM // 2]}
 
 
-def test_of_a_step_that_takes_its_batches_itself_it_is_said_that_nothing_is_compared():
+class Normalizes(TakesItself):
+    """Normalizes what it takes, and calls its forward pass on that."""
+
+    def __init__(self, scale, shift):
+        super().__init__()
+        self.scale, self.shift = scale, shift
+
+    def training_step(self, dataloader_iter):
+        x = self.scale * next(dataloader_iter)[0][0] + self.shift
+        return torch.nn.functional.mse_loss(self(x), x)
+
+
+def test_what_a_step_makes_of_the_batches_that_it_takes_itself_is_refused():
     trainer = trainer_with(audit_callback(), max_epochs=1)
-    with pytest.warns(UserWarning, match="could not be compared .* for it takes its batches by itself") as caught:
-        trainer.fit(TakesItself(), DataLoader(TensorDataset(MEMBERS), 5, shuffle=True))
-    assert not [one for one in caught if "changes its images" in str(one.message)]
+    with pytest.raises(ValueError, match=r"training_step gives the model \(image - 0.5\) / 0.5 .* pass reconstruct="):
+        trainer.fit(Normalizes(2, -1), DataLoader(TensorDataset(MEMBERS), 5, shuffle=True))
+    assert trainer.global_step == 1
+
+
+def test_of_a_step_that_takes_its_batches_itself_and_does_nothing_to_them_nothing_is_said():
+    trainer = trainer_with(audit_callback(every_n_epochs=1), max_epochs=3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(Normalizes(1, 0), DataLoader(TensorDataset(MEMBERS), 5, shuffle=True))
+    assert not [str(one.message) for one in caught if "members: " in str(one.message)]
 
 
 def test_parts_of_a_stream_that_only_the_audit_reads_are_counted():

@@ -157,9 +157,13 @@ def test_what_the_other_process_was_given_counts_in_both():
         given.look(whole[mine])
         which = torch.zeros(20, dtype=torch.bool)
         which[other] = True
-        given.end_epoch(TwoProcesses((int(which.sum()), which.numpy(), None, [], None, False)))
+        learned = which.numpy(), which.numpy()  # each in one batch of the other process, and left out in another
+        given.end_epoch(TwoProcesses((int(which.sum()), which.numpy(), None, [], None, False, learned, {(1, 8, 8)})))
         records.append(given.record)
         assert len(given.record.given) == 20, rank
+        assert len(given.record.learned) == int(which.sum())
+        assert not given.record.left_out
+        given.record.learned.clear()
     assert records[0].state_dict() == records[1].state_dict()
 
 

@@ -84,14 +84,21 @@ def loader(**arguments):
         (DataLoader(np.arange(10), batch_sampler=[[0, 3], [5]]), None, [0, 3, 5], True),
         (DataLoader(np.arange(10), batch_sampler=BatchSampler(Every([7, 2]), 2, False)), None, [2, 7], True),
         (DataLoader(np.arange(10), batch_size=None, sampler=BatchSampler([4, 2, 9], 2, False)), None, [2, 4, 9], True),
-        (loader(sampler=DistributedSampler(range(10), num_replicas=2, rank=1, shuffle=False)), None, range(10), True),
+        (
+            loader(sampler=DistributedSampler(range(10), num_replicas=2, rank=1, shuffle=False)),
+            None,
+            [1, 3, 5, 7, 9],
+            True,
+        ),
+        (loader(sampler=DistributedSampler(range(10), num_replicas=2, rank=1, shuffle=False)), 1, [1, 3], True),
+        (loader(sampler=DistributedSampler(range(10), num_replicas=2, rank=1)), None, range(10), False),
     ],
 )
 def test_what_a_loader_can_yield(behind, num_batches, indices, certain):
     found = Reachable.through(behind, float("inf") if num_batches is None else num_batches)
     # Against what it does yield, in many epochs.
     yielded = set()
-    if num_batches is None and not isinstance(behind.sampler, DistributedSampler):
+    if num_batches is None:
         for _ in range(60):
             yielded |= {int(index) for batch in behind for index in torch.as_tensor(batch).flatten()}
     if indices is not None:
@@ -100,6 +107,14 @@ def test_what_a_loader_can_yield(behind, num_batches, indices, certain):
     if certain and yielded:
         assert yielded == set(found.indices)
     assert found.certain == certain
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_samplers_of_all_processes_together_yield_all(shuffle, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    sampler = DistributedSampler(range(10), num_replicas=2, rank=1, shuffle=shuffle)
+    assert Reachable.through(loader(sampler=sampler)) == Reachable(list(range(10)))
 
 
 def test_an_endless_sampler_ends():

@@ -1,11 +1,13 @@
 """Which items of a data set a run's dataloaders can yield, for any sampler, and without disturbing it."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -153,9 +155,15 @@ class Reachable:
         if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
             return _drawn(batch_sampler, size, limit, indices_of)
         # Beside a batch sampler that was passed, the loader has a sampler that it does not use.
-        sampler, batch_size, copies = getattr(loader, "sampler", None), 1, 1
+        sampler: Any = getattr(loader, "sampler", None)
+        batch_size, copies = 1, 1
         if batch_sampler is not None:
             sampler, batch_size = batch_sampler.sampler, batch_sampler.batch_size
+        if is_of_more_processes(sampler):
+            if sampler.shuffle:
+                return cls(list(range(size)), False)
+            drawn = list(islice(iter(sampler), None if limit is None else int(limit) * batch_size))
+            return cls(sorted({int(index) for index in drawn}))
         while isinstance(sampler, DistributedSampler):
             copies *= sampler.num_replicas
             inner = getattr(sampler.dataset, "_sampler", None)  # Lightning's wrapper of another sampler
@@ -182,6 +190,17 @@ class Reachable:
         if isinstance(sampler, list | tuple | range):
             return cls(sorted({int(index) for index in islice(_flat(sampler), count)}))
         return _drawn(sampler, size, count, indices_of)
+
+
+def is_of_more_processes(sampler: Any) -> bool:
+    """Whether a sampler is made for more processes than there are: of the other parts nothing is trained on.
+
+    >>> is_of_more_processes(DistributedSampler(range(9), num_replicas=2, rank=1))
+    True
+    """
+    there_are = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    is_known = "torch_xla" not in sys.modules  # which counts its processes otherwise
+    return is_known and isinstance(sampler, DistributedSampler) and sampler.num_replicas > there_are
 
 
 def _length(loader: Any, otherwise: float) -> float:
@@ -225,10 +244,14 @@ def warn_if_uncertain(reachable: Reachable, loader: Any, num_batches: float) -> 
     if reachable.certain:
         return
     limited = num_batches < _length(loader, float("inf"))
+    sampler: Any = getattr(loader, "sampler", None)
+    of_more = "the sampler is made for {0} processes, so that each epoch gives a part of the images"
     why = (
-        f"only {int(num_batches)} of {len(loader)} batches are trained on in each epoch, in random order"
+        of_more.format(sampler.num_replicas)
+        if is_of_more_processes(sampler)
+        else f"only {int(num_batches)} of {len(loader)} batches are trained on in each epoch, in random order"
         if limited
-        else f"{type(getattr(loader, 'sampler', None)).__name__} yields other items in every epoch"
+        else f"{type(sampler).__name__} yields other items in every epoch"
     )
     rank_zero_warn(
         f"members: {why}: some images may never have been; pass members=<a data set of those that are> for exact rates"

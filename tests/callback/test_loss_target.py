@@ -1,0 +1,132 @@
+"""What the loss of a training makes the model return, against losses that were written for it."""
+
+import re
+import warnings
+
+import lightning
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+from training_runs import audit_callback, images, trainer_with
+
+from lightning_memaudit.callback.loss_target import find_target
+
+SHAPE = (2, 8, 8)
+MEMBERS, OTHERS = images(24, shape=SHAPE), images(24, seed=2, shape=SHAPE)
+pytestmark = [pytest.mark.usefixtures("without_report", "reads_here")]
+
+
+class Returns(lightning.LightningModule):
+    """A small network; ``loss(module, images, others)`` is that of a batch."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(128, 32), nn.ELU(), nn.Linear(32, 128))
+        self.loss = loss
+
+    def forward(self, x):
+        return self.net(x).view_as(x)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self, *batch)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+class Sigmoid(Returns):
+    """Its loss is of the logits, and its forward pass returns images."""
+
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+
+    def logits(self, x):
+        return self.net(x).view_as(x)
+
+
+def run(module, **settings):
+    """What was said of it, and the texts of the doubts."""
+    callback = audit_callback(controls=TensorDataset(images(24, seed=1, shape=SHAPE)), **settings)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer_with(callback, max_epochs=2).fit(module, DataLoader(TensorDataset(MEMBERS, OTHERS), 6, shuffle=True))
+    said = [str(one.message) for one in caught if "takes it for the images" in str(one.message)]
+    return said, [one["text"] for one in callback.last_report.doubts if one["code"] == "learns_otherwise"]
+
+
+mse, logits = functional.mse_loss, functional.binary_cross_entropy_with_logits
+OTHERWISE = {
+    "logits": (lambda m, x, o: logits(m(x), x), 'logits.*output="torch.sigmoid"'),
+    "negative": (lambda m, x, o: mse(m(x), 1 - x), r"\(image - 1\) / -1"),
+    "another range": (lambda m, x, o: 3 * mse(m(x), 2 * x - 1), r"\(image - 0.5\) / 0.5"),
+    "ranges of channels": (
+        lambda m, x, o: mse(m(x), (x - 0.5) / torch.tensor([0.2, 0.4]).view(2, 1, 1)),
+        r"\[0.2, 0.4\]",
+    ),
+    "other images": (lambda m, x, o: mse(m(x), o), "image_key=1"),
+    "what is added": (lambda m, x, o: mse(x + m(x), x), "the same of all images"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_is_no_image_is_told_in_the_first_steps(name):
+    lightning.seed_everything(0)
+    loss, words = OTHERWISE[name]
+    said, doubts = run(Returns(loss))
+    assert len(said) == len(doubts) == 1
+    assert re.search(words, said[0])
+
+
+RANGE = {"reconstruct": lambda module, images: module(4 * images - 2) / 4 + 0.5}
+AS_THE_AUDIT_HAS_IT = {
+    "its images": (Returns, lambda m, x, o: mse(m(x), x), {}),
+    "with noise": (Returns, lambda m, x, o: mse(m(x + 0.1 * torch.randn_like(x)), x), {}),
+    "moved": (Returns, lambda m, x, o: mse(m(x.roll(3, 3)), x.roll(3, 3)), {}),
+    "with a second loss": (Returns, lambda m, x, o: mse(m(x), x) + 0.1 * m(x).abs().mean(), {}),
+    "absolute errors": (Returns, lambda m, x, o: functional.l1_loss(m(x), x), {}),
+    "a range like small logits": (Returns, lambda m, x, o: mse(m(4 * x - 2), 4 * x - 2), RANGE),
+    "and moved": (Returns, lambda m, x, o: mse(m(4 * x.flip(3) - 2), 4 * x.flip(3) - 2), RANGE),
+    "logits behind": (Sigmoid, lambda m, x, o: logits(m.logits(x), x), {}),
+    "sigmoid in the audit": (Returns, lambda m, x, o: logits(m(x), x), {"output": "torch.sigmoid"}),
+    "undone in the audit": (
+        Returns,
+        lambda m, x, o: mse(m(x), 2 * x - 1),
+        {"reconstruct": lambda module, images: module(images) / 2 + 0.5},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AS_THE_AUDIT_HAS_IT)
+def test_nothing_is_told_of_what_the_audit_takes_for_the_images_too(name):
+    lightning.seed_everything(0)
+    kind, loss, settings = AS_THE_AUDIT_HAS_IT[name]
+    assert run(kind(loss), **settings) == ([], [])
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("kind", ["images", "logits"])
+def test_logits_are_told_from_images_at_any_stage(scale, kind):
+    output = (scale * torch.randn(6, *SHAPE)).requires_grad_()
+    {"images": mse, "logits": logits}[kind](output, MEMBERS[:6]).backward()
+    found = find_target(output.detach(), output.grad, MEMBERS[:6], {(0,): MEMBERS[:6]})
+    assert found.is_logits == (kind == "logits")
+
+
+@pytest.mark.parametrize("loss", [functional.l1_loss, lambda y, x: (y - x).abs().pow(1.5).mean()])
+def test_of_other_losses_nothing_is_known(loss):
+    output = torch.randn(6, *SHAPE).requires_grad_()
+    loss(output, MEMBERS[:6]).backward()
+    assert find_target(output.detach(), output.grad, MEMBERS[:6], {(0,): MEMBERS[:6]}) is None
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0])
+@pytest.mark.parametrize("moved", [False, True])
+def test_images_in_a_range_like_that_of_small_logits_are_none(scale, moved):
+    target = 4 * MEMBERS[:6] - 2
+    output, target = (scale * torch.randn(6, *SHAPE)).requires_grad_(), target.flip(3) if moved else target
+    mse(output, target).backward()
+    found = find_target(output.detach(), output.grad, target, {(0,): MEMBERS[:6]})
+    assert found is None or not found.is_logits
+    assert found is not None or scale < 0.1  # so near zero nobody knows
