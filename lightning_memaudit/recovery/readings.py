@@ -52,6 +52,11 @@ class Readings(NamedTuple):
     reserve: int
     budget: int
 
+    @property
+    def has_exact_other(self) -> Tensor:
+        """(B,) bool, whether the second reading is of values without noise, of images of more than two values."""
+        return self.has_other & ~self.has_two_values & (self.other.noise == 0)
+
     def second_share(self, spent: Tensor) -> Tensor:
         """Evaluations (B,) for the second reading, after so many (B,) for the first."""
         left = in_steps(self.budget - spent - self.reserve) + self.reserve
@@ -93,7 +98,9 @@ def read(observed: Tensor, noise: float | None, budget: int, enough: int) -> Rea
     # Of what the last round of random starts would take, a part is kept for what comes after it.
     kept = sum(cost(trials) for trials in trials_for(observed.shape[1], None))
     kept = kept if budget >= KEPT_SHARE * kept else 0
-    kept = kept * (~fill.present | many).long() + cost(trials_from_candidate(observed.shape[1])) * (both & ~two).long()
+    kept = kept * (~fill.present | many).long()
+    exact = both & ~two & (other.noise == 0)
+    kept += cost(trials_from_candidate(observed.shape[1])) * exact.long()
     whole = budget - kept * (not noise)
     share = (whole - reserve * two.long()) // (1 + (both & ~two).long() + block.long())
     return Readings(fill, other, both, block, many, two, share, reserve, budget)

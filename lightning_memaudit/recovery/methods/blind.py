@@ -268,7 +268,7 @@ class BlindRecovery:
     ) -> SearchResult:
         """Fit the mask to the residuals of what was found, where it may be near although no reading was quite right."""
         trials = trials_from_candidate(observed.shape[1])
-        worth = readings.has_other & ~readings.has_two_values & found.candidate.score.isfinite()
+        worth = readings.has_exact_other & found.candidate.score.isfinite()
         worth &= error_under(found.candidate, readings.other) >= self.tuning.good_error
         rows = (worth & (budget - found.num_evaluations >= cost(trials))).nonzero().squeeze(1)
         if not len(rows):
