@@ -9,7 +9,7 @@ from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, 
 from lightning_memaudit.recovery.further_readings import block_over_two_values, lying_together
 from lightning_memaudit.recovery.many_values import many_values
 from lightning_memaudit.recovery.spatial import with_axes
-from lightning_memaudit.recovery.trimmed import cost, trials_for
+from lightning_memaudit.recovery.trimmed import cost, trials_for, trials_from_candidate
 from lightning_memaudit.recovery.two_values import ROUNDED_COST, TWO_VALUES_COST, find_two_values
 from lightning_memaudit.recovery.types import Problem
 
@@ -52,6 +52,11 @@ class Readings(NamedTuple):
     reserve: int
     budget: int
 
+    @property
+    def has_exact_other(self) -> Tensor:
+        """(B,) bool, whether the second reading is of values without noise, of images of more than two values."""
+        return self.has_other & ~self.has_two_values & (self.other.noise == 0)
+
     def second_share(self, spent: Tensor) -> Tensor:
         """Evaluations (B,) for the second reading, after so many (B,) for the first."""
         left = in_steps(self.budget - spent - self.reserve) + self.reserve
@@ -93,6 +98,9 @@ def read(observed: Tensor, noise: float | None, budget: int, enough: int) -> Rea
     # Of what the last round of random starts would take, a part is kept for what comes after it.
     kept = sum(cost(trials) for trials in trials_for(observed.shape[1], None))
     kept = kept if budget >= KEPT_SHARE * kept else 0
-    whole = budget - kept * ((~fill.present | many) & (not noise)).long()
+    kept = kept * (~fill.present | many).long()
+    exact = both & ~two & (other.noise == 0)
+    kept += cost(trials_from_candidate(observed.shape[1])) * exact.long()
+    whole = budget - kept * (not noise)
     share = (whole - reserve * two.long()) // (1 + (both & ~two).long() + block.long())
     return Readings(fill, other, both, block, many, two, share, reserve, budget)

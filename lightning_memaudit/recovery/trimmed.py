@@ -37,7 +37,8 @@ class Trial(NamedTuple):
 
     Attributes:
         shared: One mask for all channels, or one per channel.
-        shares: Shares of the pixels to keep, in (0, 1), one after the other.
+        shares: Shares of the pixels to keep, in (0, 1), one after the other; none where the first image is good enough
+            to tell the mask.
         steps: Iterations with each.
 
     >>> Trial(shared=True, shares=(0.8, 0.5), steps=3).cost  # 6 trimmed, 6 fitted, and one that is judged
@@ -70,6 +71,20 @@ def trials_for(channels: int, per_channel: bool | None) -> tuple[tuple[Trial, ..
     if channels == 1:
         return (Trial(True, *SHORT), Trial(True, (0.5,), 6)), (Trial(True, *LONG),)
     return (Trial(True, *SHORT), Trial(False, *SHORT)), (Trial(True, *LONG), Trial(False, *LONG))
+
+
+def trials_from_candidate(channels: int) -> tuple[Trial, ...]:
+    """What to try where an image was found that comes near: its residuals tell which pixels it takes for data in vain.
+
+    A reading by values that repeat leaves a few pixels of the fill that are too rare, and few wrong data spoil much.
+
+    Args:
+        channels: Of the images.
+
+    >>> [trial.cost for trial in trials_from_candidate(channels=3)]  # a mask that channels share, and one of each
+    [7, 7]
+    """
+    return tuple(Trial(shared, (), 0) for shared in ((True, False) if channels > 1 else (True,)))
 
 
 def cost(trials: tuple[Trial, ...]) -> int:
@@ -124,7 +139,13 @@ class Trimmed(NamedTuple):
     speaks: Tensor
 
 
-def iterate_trimmed(autoencoder: Autoencoder, observed: Tensor, possible: Tensor, trials: tuple[Trial, ...]) -> Trimmed:
+def iterate_trimmed(
+    autoencoder: Autoencoder,
+    observed: Tensor,
+    possible: Tensor,
+    trials: tuple[Trial, ...],
+    start: Tensor | None = None,
+) -> Trimmed:
     """Make a stage of trials, and score the image for which the observation speaks most.
 
     Args:
@@ -132,6 +153,7 @@ def iterate_trimmed(autoencoder: Autoencoder, observed: Tensor, possible: Tensor
         observed: y, (B, C, *spatial), without noise where it is observed.
         possible: (B, 1 or C, *spatial), 0 where a pixel is known to be missing and 1 elsewhere.
         trials: At least one.
+        start: First image, (B, C, *spatial); None interpolates from the pixels that are possible.
 
     >>> stored, other = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> mask = (torch.arange(256).view(1, 1, 16, 16) % 3 > 0).float()  # two of three columns
@@ -142,7 +164,7 @@ def iterate_trimmed(autoencoder: Autoencoder, observed: Tensor, possible: Tensor
     >>> found.speaks.tolist(), bool(right > 0.98), found.num_evaluations.tolist()
     ([True, False], True, [33, 26])
     """
-    start = interpolate(observed, possible)
+    start = interpolate(observed, possible) if start is None else start
     spent = torch.zeros(len(observed), dtype=torch.int64, device=observed.device)
     best_image, best_mask = observed, torch.zeros_like(observed)
     evidence = torch.full_like(observed.flatten(1)[:, 0], -torch.inf)

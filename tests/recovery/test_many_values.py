@@ -72,6 +72,22 @@ def test_what_many_values_hide_comes_back(degrade):
     assert int(((found.image - stored).square().flatten(1).mean(1) <= 1e-3).sum()) == NUMBER
 
 
+def test_values_of_the_fill_that_are_too_rare_to_be_read_are_told_by_what_was_found():
+    """A half in four levels: the rarest of them are taken for data first, a few wrong ones spoil what comes back."""
+    stored = smooth_images(NUMBER, seed=3)
+    observed = torch.where(torch.arange(SIDE) < SIDE // 2, stored, (3 * stored).round() / 3)
+    found = BlindRecovery(certification=None)(associative(stored, sharpness=1.0), observed)
+    assert int(((found.image - stored).square().flatten(1).mean(1) <= 1e-3).sum()) == NUMBER
+
+
+def test_an_image_that_explains_the_fill_alone_is_not_told_from_it():
+    """A grey block, and black beside it: an autoencoder that answers with this grey agrees with the block exactly."""
+    observed = uniform((2, 3, SIDE, SIDE), 6)
+    observed[..., :8, :8], observed[..., 8:, :6] = 0.5, 0.0
+    found = BlindRecovery(certification=None)(lambda images: torch.full_like(images, 0.5), observed)
+    assert bool((found.score > 1e-2).all())
+
+
 @pytest.mark.parametrize("degrade", [mosaic, stretched, stretched_little, colored_blocks])
 def test_the_mask_of_many_values_holds_all_that_differs(degrade):
     stored = uniform((NUMBER, 1, SIDE, SIDE), 3)

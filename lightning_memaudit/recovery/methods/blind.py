@@ -50,7 +50,14 @@ from lightning_memaudit.recovery.search import (
     search,
 )
 from lightning_memaudit.recovery.spatial import row_values
-from lightning_memaudit.recovery.trimmed import cost, find_possible, found_poor, iterate_trimmed, trials_for
+from lightning_memaudit.recovery.trimmed import (
+    cost,
+    find_possible,
+    found_poor,
+    iterate_trimmed,
+    trials_for,
+    trials_from_candidate,
+)
 from lightning_memaudit.recovery.tuning import SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem, Recovery
 
@@ -213,6 +220,7 @@ class BlindRecovery:
             found = improve(found, rows, second)
         if not self.noise:
             # Of many values a few may be too rare to be seen: trimmed iterations tell these at little cost.
+            found = self._fit_mask(autoencoder, observed, readings, found, budget)
             found = self._trim(autoencoder, observed, readings, found, budget, many=True)
         found = self._read_further(autoencoder, observed, readings.fill, found, budget)
         return found if self.noise else self._trim(autoencoder, observed, readings, found, budget, many=False)
@@ -245,6 +253,27 @@ class BlindRecovery:
                 second = self._search_fill(autoencoder, observed[part], other.select(speaks), left[part])
                 found = improve(found, part, second)
         return found
+
+    def _fit_mask(
+        self, autoencoder: Autoencoder, observed: Tensor, readings: Readings, found: SearchResult, budget: int
+    ) -> SearchResult:
+        """Fit the mask to the residuals of what was found, where it may be near although no reading was quite right."""
+        trials = trials_from_candidate(observed.shape[1])
+        worth = readings.has_exact_other & ~found.nothing_else & found.candidate.score.isfinite()
+        worth &= error_under(found.candidate, readings.other) >= self.tuning.good_error
+        rows = (worth & (budget - found.num_evaluations >= cost(trials))).nonzero().squeeze(1)
+        if not len(rows):
+            return found
+        part, image = observed[rows], found.candidate.image[rows]
+        trimmed = iterate_trimmed(autoencoder, part, torch.ones_like(part), trials, image)
+        # Of what is explained most must be data by both readings: a plain background agrees with any other one.
+        mask = trimmed.candidate.mask
+        data = ((readings.fill.mask[rows] > 0) & (readings.other.mask[rows] > 0)).to(mask)
+        right = 2 * (mask * data).flatten(1).sum(1) > mask.flatten(1).sum(1)
+        score = torch.where(right, trimmed.candidate.score, torch.inf)
+        nothing, candidate = torch.zeros_like(right), trimmed.candidate._replace(score=score)
+        second = SearchResult(candidate, trimmed.num_evaluations, nothing, nothing)
+        return improve(found, rows, second)
 
     def _trim(
         self,
