@@ -80,6 +80,12 @@ def without_processes_of_before(monkeypatch):
 
 
 @pytest.fixture
+def nothing_compiled(monkeypatch):
+    """What a test before has compiled in this process is none of this one's."""
+    monkeypatch.setattr("lightning_memaudit.callback.later_steps.times_compiled", lambda: 0)
+
+
+@pytest.fixture
 def reads_here(monkeypatch):
     """Reading in a process of its own has tests of its own, and starting one takes longer than these audits."""
     from lightning_memaudit.callback.reading.reader import Reader

@@ -72,8 +72,8 @@ def find_target(
     left = LEFT if gradient.dtype in (torch.float32, torch.float64) else LEFT_IN_HALF
     output, gradient = output.double(), gradient.double()
     fitting: dict[tuple[Any, ...] | None, Affine] = {}
-    least, tried = left, [(None, given), *images.items()]
-    for path, one in tried:
+    least, (audited, *others) = left, images.items()
+    for path, one in (audited, (None, given), *others):
         if one is not None and one.shape == output.shape:
             found, rest = _affine(output, gradient, one.to(output))
             if found is not None and rest <= left:

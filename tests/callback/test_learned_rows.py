@@ -15,7 +15,7 @@ from lightning_memaudit.callback.learned_rows import LearnedRows
 NUM = 24
 MEMBERS = images(NUM)
 WEIGHTS = (torch.arange(NUM) % 3 != 1).float()
-pytestmark = [pytest.mark.usefixtures("without_report", "reads_here")]
+pytestmark = [pytest.mark.usefixtures("without_report", "reads_here", "nothing_compiled")]
 
 
 class Weighted(lightning.LightningModule):

@@ -15,7 +15,7 @@ from lightning_memaudit.callback.loss_target import find_target
 
 SHAPE = (2, 8, 8)
 MEMBERS, OTHERS = images(24, shape=SHAPE), images(24, seed=2, shape=SHAPE)
-pytestmark = [pytest.mark.usefixtures("without_report", "reads_here")]
+pytestmark = [pytest.mark.usefixtures("without_report", "reads_here", "nothing_compiled")]
 
 
 class Returns(lightning.LightningModule):
@@ -82,6 +82,11 @@ def test_what_is_no_image_is_told_in_the_first_steps(name):
 RANGE = {"reconstruct": lambda module, images: module(4 * images - 2) / 4 + 0.5}
 AS_THE_AUDIT_HAS_IT = {
     "its images": (Returns, lambda m, x, o: mse(m(x), x), {}),
+    "of half as bright ones": (
+        Returns,
+        lambda m, x, o: mse(m(x / 2), x),
+        {"reconstruct": lambda module, images: module(images / 2)},
+    ),
     "with noise": (Returns, lambda m, x, o: mse(m(x + 0.1 * torch.randn_like(x)), x), {}),
     "moved": (Returns, lambda m, x, o: mse(m(x.roll(3, 3)), x.roll(3, 3)), {}),
     "with a second loss": (Returns, lambda m, x, o: mse(m(x), x) + 0.1 * m(x).abs().mean(), {}),
