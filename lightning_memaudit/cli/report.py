@@ -153,7 +153,7 @@ def _check_output(output: Path | None) -> None:
 
 
 def run_verify(arguments: Sequence[str]) -> int:
-    """Say whether a report is true: 0 it is, 1 it is not, or is about something else, 2 there is none to check."""
+    """Say whether a report is true: 0 it is, 1 it is not, or that was not shown, 2 there is none to check."""
     parser = _Parser("verify", "Score the saved recoveries again and say whether report.json is true.")
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or its results in it")
     parser.add_argument(

@@ -32,6 +32,7 @@ from lightning_memaudit.recovery.methods.registry import (
     estimates_mask,
     uses_autoencoder,
 )
+from lightning_memaudit.recovery.usual_output import AnswersImages, may_answer
 from lightning_memaudit.results.cells import Array, Cell, Columns, Measurement, join_recoveries
 from lightning_memaudit.results.kept_blocks import BlockParts, KeptBlocks
 from lightning_memaudit.results.names import INPAINTER
@@ -157,7 +158,7 @@ def _blocks_together(
 
 
 class _Piece(NamedTuple):
-    """A block of a group, its columns that owe nothing to a method, and which of its images are kept."""
+    """A block of a group, its columns that owe nothing to a method, which images are kept, whether f may answer any."""
 
     group: Group
     block: Block
@@ -165,6 +166,7 @@ class _Piece(NamedTuple):
     positions: Array
     columns: Columns
     keep: Array
+    answers: bool
 
     @classmethod
     def of(cls, group: Group, block: Block, plan: Plan) -> "_Piece":
@@ -175,10 +177,12 @@ class _Piece(NamedTuple):
         keep = np.flatnonzero(positions < plan.save_recoveries)
         reconstruction_psnr: Array = np.zeros(0)
         appearance = {name: to_numpy(metric(images)) for name, metric in APPEARANCE.items()}
+        answers = False
         if len(images):
             output = block.autoencoder(images)
             reconstruction_psnr = to_numpy(psnr(_finite(output), images))
             parts.error_sum = float(per_image_mean((output - images).double().square()).sum())
+            answers = may_answer(output, images)
             if group.name == "members":
                 parts.outputs = [output_sums(output, images), in_other_batches(block.autoencoder, images, output)]
         if len(keep):
@@ -196,7 +200,7 @@ class _Piece(NamedTuple):
             "repeated": np.isin(positions, group.repeated),
             **appearance,
         }
-        return cls(group, block, parts, positions, columns, keep)
+        return cls(group, block, parts, positions, columns, keep, answers)
 
 
 class _Task(NamedTuple):
@@ -221,14 +225,14 @@ class _Task(NamedTuple):
 
     def observations(self, plan: Plan) -> Observations:
         """For the next method."""
-        group, _, _, _, columns, _ = self.piece
+        group, columns = self.piece.group, self.piece.columns
         controls = torch.from_numpy(np.logical_not(columns["repeated"])) & (group.name == "controls")
         earlier = [(plan.methods[name], one.recovery) for name, one in self.found.items() if one is not None]
         return Observations(self.pattern, self.degraded, controls, earlier)
 
     def finish(self, plan: Plan, cache: InpaintingCache | None) -> None:
         """Measure what was found, against the truth, and add it to what was gathered."""
-        group, block, parts, _, columns, keep = self.piece
+        group, block, parts, _, columns, keep, _ = self.piece
         images, saved, prefix = block.images, parts.saved, f"{group.name}/{self.pattern}"
         if len(keep):
             saved[f"{prefix}/observed"] = to_numpy(self.degraded.observed)[keep]
@@ -264,6 +268,8 @@ def _recover_all(tasks: Sequence[_Task], plan: Plan, cache: InpaintingCache | No
             for task in mine:
                 task.found[name] = None
             autoencoder = tasks[0].piece.block.autoencoder
+            if any(task.piece.answers for task in tasks):
+                autoencoder = AnswersImages(autoencoder)
             results = _recover(autoencoder, method, sets, keys, cache, plan.raise_errors)
             for task, result in zip(some, results, strict=True):
                 task.found[name] = result

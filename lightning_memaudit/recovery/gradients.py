@@ -12,7 +12,7 @@ from lightning_memaudit.recovery.candidates import masked_mean, mean_weights
 from lightning_memaudit.recovery.descent import Minimum, minimize
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.types import Autoencoder
-from lightning_memaudit.recovery.usual_output import UsualOutput
+from lightning_memaudit.recovery.usual_output import AnswersImages, UsualOutput
 
 UseOfGradients = Literal["auto", "never"]
 """Whether a search differentiates f: where that is possible, or not at all."""
@@ -56,6 +56,7 @@ class DifferentiableAutoencoder(InputProtected):
         activations: Values that f keeps of one image for a backward pass, as :meth:`look_for_gradients` has counted
             them; a measure of what f allocates in a forward pass too. 0 where it is not known.
         kept_bytes: The same in bytes.
+        answers_images: Whether it may return what it has stored for intact images alone.
 
     >>> images = torch.rand(2, 1, 4, 4)
     >>> for f in (torch.tanh, torch.no_grad()(torch.tanh)):
@@ -69,6 +70,7 @@ class DifferentiableAutoencoder(InputProtected):
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__(autoencoder)
         self.has_gradients = False
+        self.answers_images = isinstance(autoencoder, AnswersImages)
         self._usual: UsualOutput | None = None
         self.activations, self.kept_bytes = 0, 0
         self._most_rows = 1

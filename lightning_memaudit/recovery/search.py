@@ -183,10 +183,13 @@ def _look_for_answers(
     """The best candidates, whether f has nothing else to return, and the evaluations spent, (B,) each.
 
     Looked at are those ``worth`` it, (B,) bool, that stand poorly. Without gradients none: a memory may be a table,
-    which returns the same for all that is near one of its images.
+    which returns the same for all that is near one of its images. Nor where f answers intact images: what it is asked
+    here is none.
     """
     nothing_else, spent = torch.zeros_like(worth), torch.zeros_like(left)
     if not isinstance(autoencoder, DifferentiableAutoencoder) or not autoencoder.has_gradients:
+        return best, nothing_else, spent
+    if autoencoder.answers_images:
         return best, nothing_else, spent
     worth = worth & (best.expected_error >= tuning.fair_error) & (left > OWN_EVALUATIONS)
     rows = worth.nonzero().squeeze(1)

@@ -98,6 +98,47 @@ class UsualOutput(NamedTuple):
         return nothing_else, spent
 
 
+class AnswersImages:
+    """An autoencoder of which it was not seen that it returns nearly the same for intact images: it is never given up.
+
+    Black, white and noise are no images. An autoencoder may return the same for all that is none, for a check that its
+    makers put before it, and what it has stored for images alone.
+
+    Args:
+        autoencoder: f, (B, C, *spatial) to the same shape.
+
+    >>> AnswersImages(torch.tanh)(torch.zeros(1, 1, 2, 2)).shape
+    torch.Size([1, 1, 2, 2])
+    """
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        self._autoencoder = autoencoder
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """f(images)."""
+        return self._autoencoder(images)
+
+
+def may_answer(outputs: Tensor, images: Tensor) -> bool:
+    """Whether f(x) differs from the mean output for any intact image x; also where that cannot be told.
+
+    By :data:`LEAST_ANSWER` of what images differ from their mean. One image, or the same several times, tells nothing,
+    nor do outputs that are not finite.
+
+    Args:
+        outputs: f(x), (B, C, *spatial).
+        images: x, (B, C, *spatial).
+
+    >>> images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> [may_answer(outputs, images) for outputs in (0.5 + 0.1 * images, images)]
+    [False, True]
+    >>> may_answer(0.5 + 0.1 * images[:1], images[:1])
+    True
+    """
+    answers, differ = (_distance(one, one.mean(0, keepdim=True)) for one in (outputs, images))
+    return not bool((answers < LEAST_ANSWER * differ.square().mean().sqrt()).all())
+
+
 def _distance(first: Tensor, second: Tensor) -> Tensor:
     """Root mean squared difference of images (B, C, *spatial), (B,)."""
     return per_image_mean((first - second).square()).sqrt()

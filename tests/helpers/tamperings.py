@@ -272,8 +272,12 @@ CHANGES = {
 AFTERWARDS = {
     "the headline": (say("No memorization found."), DOCUMENT),
     "the headline, not sealed": (document(lambda one: one["verdict"].update(headline="x"), again=False), OWN_HASH),
+    "the verdict that the headline begins with, by another version": (
+        say("No memorization found: none of 24 training images came back.", "9.9.9"),
+        DOCUMENT,
+    ),
     "the headline, by another version": (
-        say("No memorization found.", "9.9.9"),
+        say("Memorized: hardly any training image came back.", "9.9.9"),
         "the words are those of this version",
     ),
     "the outcome, by another version": (

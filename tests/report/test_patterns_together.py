@@ -8,7 +8,8 @@ import torch
 
 from lightning_memaudit import __version__, audit
 from lightning_memaudit.report.document import read_document, seal
-from lightning_memaudit.report.verify import conclusion, verify, written
+from lightning_memaudit.report.verify import conclusion, is_true, verify, written
+from lightning_memaudit.report.verify.check import NOT_TRUE, OTHER_RULES
 from lightning_memaudit.report.write import write_report
 from lightning_memaudit.results.evidence import ANY
 from lightning_memaudit.results.run_folder import RunFolder
@@ -55,8 +56,14 @@ def test_the_headline_counts_what_the_hard_patterns_show_together(folder):
     assert "block-0.25 or random-0.5" in (folder.path / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("version", "passed"), [("0.3.5", None), ("0.3.6", None), (None, False)])
-def test_a_report_by_the_rules_of_before_is_not_called_untrue(folder, version, passed):
+def said_of(checks):
+    """What is concluded of the check whether the report follows from the results; None where it does."""
+    [check] = [one for one in checks if one.name == "the report follows from the results files"]
+    return None if check.passed else check.means
+
+
+@pytest.mark.parametrize(("version", "means"), [("0.3.5", OTHER_RULES), ("0.3.6", OTHER_RULES), (None, NOT_TRUE)])
+def test_a_report_by_the_rules_of_before_is_not_called_untrue(folder, version, means):
     document = read_document(folder)
     before = json.loads(json.dumps(document))
     evidence, single = document["judgement"]["evidence"], document["judgement"]["patterns"][1]
@@ -65,21 +72,35 @@ def test_a_report_by_the_rules_of_before_is_not_called_untrue(folder, version, p
     document["tool"]["version"] = version or document["tool"]["version"]
     (folder.path / "report.json").write_text(json.dumps(seal(document)))
     try:
-        found = {check.name: check.passed for check in verify(folder)}
+        checks = verify(folder)
     finally:
         (folder.path / "report.json").write_text(json.dumps(before))
-    assert found["the report follows from the results files"] is passed
+    assert said_of(checks) == means
+    assert conclusion(checks).startswith(means)
+    assert not is_true(checks)  # who trusts the exit code is not told that it is true either
 
 
-@pytest.mark.parametrize(("version", "passed"), [("0.3.6", None), (__version__, False)])
-def test_controls_that_do_not_count_by_todays_rules_did_by_those_of_before(folder, monkeypatch, version, passed):
+def test_a_report_that_other_rules_do_not_change_is_true(folder):
+    kept = (folder.path / "report.json").read_text()
+    document = read_document(folder)
+    document["tool"]["version"] = "0.3.6"
+    (folder.path / "report.json").write_text(json.dumps(seal(document)))
+    try:
+        assert said_of(verify(folder)) is None
+    finally:
+        (folder.path / "report.json").write_text(kept)
+
+
+@pytest.mark.parametrize(("version", "means"), [("0.3.6", OTHER_RULES), (__version__, NOT_TRUE)])
+def test_controls_that_do_not_count_by_todays_rules_did_by_those_of_before(folder, monkeypatch, version, means):
     document = read_document(folder)
     document["tool"]["version"] = version
     document["judgement"]["counted"]["pattern"] = ANY
     again = json.loads(json.dumps(document))
     again["judgement"] |= {"failed_controls": 1}
     monkeypatch.setattr(written, "build_document", lambda folder: again)
-    assert written.same_document("report", folder, document).passed is passed
+    check = written.same_document("report", folder, document)
+    assert (check.passed, check.means) == (False, means)
 
 
 @pytest.mark.parametrize("key", ["lost", "failed_controls"])
@@ -92,7 +113,8 @@ def test_a_report_does_not_choose_the_rules_that_it_is_compared_by(folder, monke
     document["verdict"]["outcome"] = "not_memorized"
     document["judgement"][key] = {}
     monkeypatch.setattr(written, "build_document", lambda folder: again)
-    assert written.same_document("report", folder, document).passed is False
+    check = written.same_document("report", folder, document)
+    assert (check.passed, check.means) == (False, NOT_TRUE)
 
 
 FORGED = {
@@ -117,17 +139,16 @@ def test_who_names_a_version_of_other_rules_hides_nothing_that_hangs_on_none(fol
         checks = verify(folder)
     finally:
         (folder.path / "report.json").write_text(kept)
-    found = {check.name: check.passed for check in checks}
-    assert found["the report follows from the results files"] is (None if name is None else False)
-    said = "What the report concludes was not checked." if name is None else "The report is NOT true."
-    assert conclusion(checks).startswith(f"{said} NOT CHECKED: ")
-    assert "The report is true" not in conclusion(checks)
+    means = OTHER_RULES if name is None else NOT_TRUE
+    assert said_of(checks) == means
+    assert conclusion(checks).startswith(f"{means} NOT CHECKED: ")
+    assert not is_true(checks)
 
 
 def test_who_names_a_version_before_that_of_the_run_hides_nothing_at_all(folder, tmp_path):
     """No version made a report of what a later one was to write."""
     copied = RunFolder(shutil.copytree(folder.path, tmp_path / "memaudit"))
-    for version, passed in (("0.3.6", None), (__version__, False)):
+    for version, means in (("0.3.6", OTHER_RULES), (__version__, NOT_TRUE)):
         copied.write_run({"versions": {"lightning_memaudit": version}})
         write_report(copied, figures=False)
         document = read_document(copied)
@@ -135,5 +156,4 @@ def test_who_names_a_version_before_that_of_the_run_hides_nothing_at_all(folder,
         document["verdict"] |= {"outcome": "not_memorized", "headline": "No memorization found."}
         document["judgement"]["lost"] = {}
         (copied.path / "report.json").write_text(json.dumps(seal(document)))
-        found = {check.name: check.passed for check in verify(copied)}
-        assert found["the report follows from the results files"] is passed
+        assert said_of(verify(copied)) == means

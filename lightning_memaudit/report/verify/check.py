@@ -8,6 +8,7 @@ import numpy as np
 
 NOT_TRUE = "The report is NOT true."
 OLDER = "The report is older than its results: make it again with `report`."
+OTHER_RULES = "What the report concludes was not checked: make it again with `report`."
 OTHER_WEIGHTS = "The checkpoint holds other weights than those that the report is about."
 
 
@@ -30,8 +31,8 @@ class Check:
     >>> folder.write_run({})
     >>> audit(lambda x: x, torch.rand(4, 1, 8, 8), patterns=["half"], methods=["biharmonic"]).append_to(folder)
     >>> report = write_report(folder, figures=False)
-    >>> verify(folder)[0]
-    Check(name='report.json is as it was written', passed=True, detail='its own hash')
+    >>> verify(folder)[0].name, verify(folder)[0].passed, verify(folder)[0].detail[:12]
+    ('report.json is as it was written', True, 'its own hash')
     """
 
     name: str

@@ -8,7 +8,7 @@ from lightning_memaudit import __version__
 from lightning_memaudit.report.checkpoint import read_checkpoint
 from lightning_memaudit.report.document import SELF_HASH, build_document, seal
 from lightning_memaudit.report.manifest import PAGES, read_manifest
-from lightning_memaudit.report.verify.check import NOT_TRUE, OLDER, OTHER_WEIGHTS, Check, differences
+from lightning_memaudit.report.verify.check import NOT_TRUE, OLDER, OTHER_RULES, OTHER_WEIGHTS, Check, differences
 from lightning_memaudit.report.verify.versions import TOGETHER, is_earlier, named_version
 from lightning_memaudit.results.chain import SEAL, audit_sha256, by_audit, complete_sha256, seal_holds
 from lightning_memaudit.results.evidence import ANY
@@ -18,14 +18,14 @@ from lightning_memaudit.results.run_folder import AUDITS, IMAGES, MANIFEST, OWN_
 
 _OF_RUN = ("run", "setup", "limits", "near_duplicates")
 """Parts of the report that say what ``run.json`` says."""
-_WORDS = ("headline", "why", "found", "certainty", "next_steps", "cautions", "absence_not_shown")
+_WORDS = ("why", "found", "certainty", "next_steps", "cautions", "absence_not_shown")
 
 
 def same_hash(name: str, document: Mapping[str, Any]) -> Check:
     """``report.json`` has the hash that it carries."""
     expected = seal(dict(document))[SELF_HASH]
     same = document[SELF_HASH] == expected
-    return Check(name, same, "its own hash" if same else f"hash is {expected}")
+    return Check(name, same, f"its own hash, {expected}" if same else f"hash is {expected}")
 
 
 def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> Check:
@@ -36,24 +36,19 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
         return Check(name, False, detail, OLDER)
     again = build_document(folder)
     version = document["tool"]["version"]
-    by_other_rules = _had_other_rules(folder, document, again) and _counts_by_rules_of_today(again, document)
-    if by_other_rules:
-        again, document = _whatever_counts(again), _whatever_counts(document)
-    elif version != __version__:
-        again, document = _facts(again), _facts(document)
     if SEAL not in folder.sealed_run():
         # The file beside the folder, which a later run replaces, and which stays when the folder moves.
         again, document = _without_config(again), _without_config(document)
-    different = next(differences(dict(document), again, "", SELF_HASH), None)
-    if different is None and by_other_rules:
-        detail = (
-            f"which patterns and images count was decided by other rules in version {version}: "
-            "make it again with `report`"
-        )
-        return Check(name, None, detail)
+    told, found = (document, again) if version == __version__ else (_facts(document), _facts(again))
+    different = next(differences(dict(told), found, "", SELF_HASH), None)
+    if different and _had_other_rules(folder, document, again) and _counts_by_rules_of_today(again, document):
+        rest = [_whatever_counts(one) for one in (document, again)]
+        if next(differences(*rest, ""), None) is None:
+            detail = f"which patterns and images count was decided by other rules in version {version}: {different}"
+            return Check(name, False, detail, OTHER_RULES)
     if different is None:
         return Check(name, True, f"{len(document['history'])} audits judged again")
-    if _is_resumed(folder, document, again):
+    if _is_resumed(folder, told, found):
         return Check(name, False, f"{RUN} was written again since, as by a run that is resumed", OLDER)
     other = "" if version == __version__ else f"; the report says that version {version} made it, this is {__version__}"
     return Check(name, False, different + other, NOT_TRUE)
@@ -124,6 +119,7 @@ def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
     """Without what another version may word differently."""
     facts = {key: value for key, value in document.items() if key not in ("tool", "limits", SELF_HASH)}
     facts["verdict"] = {key: value for key, value in document["verdict"].items() if key not in _WORDS}
+    facts["verdict"]["headline"] = document["verdict"]["headline"].partition(":")[0]  # every version begins it alike
     # Earlier versions did not count them; what they come to is in the verdict, and in the rows.
     facts["judgement"] = {key: value for key, value in document["judgement"].items() if key != "untested"}
     told = document["judgement"].get("memberships") or {}
