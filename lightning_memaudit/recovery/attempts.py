@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_memaudit.recovery.admm import Workspace
 from lightning_memaudit.recovery.alternation import Alternation, alternate
-from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine, replace_rows
+from lightning_memaudit.recovery.batches import replace_rows
+from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule
 from lightning_memaudit.recovery.masks import LeastSquaresMask

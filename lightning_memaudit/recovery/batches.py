@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_memaudit.recovery.checks import check_counts
 
 Result = TypeVar("Result")
+OfImages = TypeVar("OfImages", bound=tuple[Tensor, ...])
 
 ELEMENTS_PER_CHUNK = {"cpu": 2**23, "cuda": 2**25}
 """Rows per chunk are chosen so that one variable of the solver has about this many elements.
@@ -115,3 +116,25 @@ def same_channels(masks: Sequence[Tensor]) -> list[Tensor]:
     """Masks (B, 1 or C, *spatial) with as many channels as the one that has most."""
     channels = max(mask.shape[1] for mask in masks)
     return [mask.expand(-1, channels, *mask.shape[2:]) for mask in masks]
+
+
+def replace_rows(whole: OfImages, rows: Tensor, part: OfImages) -> OfImages:
+    """With the rows of some images, given by their indices, replaced by ``part``, as of candidates or fills.
+
+    Args:
+        whole: A named tuple of tensors with a row for each image, (B,) or (B, 1 or C, *spatial).
+        rows: (n,) int64.
+        part: The same of n images.
+
+    >>> from lightning_memaudit.recovery.candidates import Candidate
+    >>> first, second = (Candidate(*torch.full((4, 2, 1, 1), value)) for value in (0.0, 1.0))
+    >>> replace_rows(first, torch.tensor([1]), second.select(torch.tensor([0]))).score.flatten().tolist()
+    [0.0, 1.0]
+    """
+    fields = []
+    for field, new in zip(whole, part, strict=True):
+        field, new = same_channels([field, new]) if field.ndim > 1 else (field, new)
+        field = field.clone()
+        field[rows] = new
+        fields.append(field)
+    return type(whole)(*fields)

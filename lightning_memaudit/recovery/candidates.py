@@ -156,14 +156,3 @@ def better(first: Candidate, second: Candidate) -> Candidate:
     take = second.score < first.score
     pairs = zip(first._replace(mask=first_mask), second._replace(mask=second_mask), strict=True)
     return Candidate(*(torch.where(with_axes(take, one), other, one) for one, other in pairs))
-
-
-def replace_rows(candidate: Candidate, rows: Tensor, part: Candidate) -> Candidate:
-    """With the candidates of some images, given by their indices, replaced by those of ``part``."""
-    whole_mask, part_mask = same_channels([candidate.mask, part.mask])
-    fields = []
-    for whole, new in zip(candidate._replace(mask=whole_mask), part._replace(mask=part_mask), strict=True):
-        whole = whole.clone()
-        whole[rows] = new
-        fields.append(whole)
-    return Candidate(*fields)

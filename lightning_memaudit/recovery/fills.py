@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_memaudit.recovery.batches import same_channels
+from lightning_memaudit.recovery.batches import replace_rows
 from lightning_memaudit.recovery.noisy_fills import estimate_noisy_value
 from lightning_memaudit.recovery.spatial import row_values, spatial, with_axes
 
@@ -246,17 +246,6 @@ def _noisy_fill(observed: Tensor, noise: Tensor, value: Tensor | None) -> Consta
     present = share >= LEAST_SHARE
     mask = torch.where(present[:, None], 1 - missing, 1.0).view(len(observed), 1, *observed.shape[2:])
     return ConstantFill(present, mask, noise, torch.zeros_like(present), with_axes(center, observed))
-
-
-def replace_rows(fill: ConstantFill, rows: Tensor, other: ConstantFill) -> ConstantFill:
-    """With the fills of some images, given by their indices, replaced by ``other``."""
-    fields = []
-    mask, other_mask = same_channels([fill.mask, other.mask])
-    for whole, part in zip(fill._replace(mask=mask), other._replace(mask=other_mask), strict=True):
-        whole = whole.clone()
-        whole[rows] = part
-        fields.append(whole)
-    return ConstantFill(*fields)
 
 
 def hidden_share(fill: ConstantFill) -> Tensor:

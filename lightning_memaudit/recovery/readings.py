@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill, replace_rows
+from lightning_memaudit.recovery.batches import replace_rows
+from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill
 from lightning_memaudit.recovery.further_readings import block_over_two_values, lying_together
 from lightning_memaudit.recovery.many_values import many_values
 from lightning_memaudit.recovery.spatial import with_axes
@@ -96,11 +97,9 @@ def read(observed: Tensor, noise: float | None, budget: int, enough: int) -> Rea
     two = find_two_values(Problem.whole(observed, fill.mask, fill.noise)).present
     two &= both & ~solid & (budget > 2 * reserve)
     # Of what the last round of random starts would take, a part is kept for what comes after it.
-    kept = sum(cost(trials) for trials in trials_for(observed.shape[1], None))
-    kept = kept if budget >= KEPT_SHARE * kept else 0
-    kept = kept * (~fill.present | many).long()
-    exact = both & ~two & (other.noise == 0)
-    kept += cost(trials_from_candidate(observed.shape[1])) * exact.long()
+    trimmed = sum(cost(trials) for trials in trials_for(observed.shape[1], None))
+    kept = (trimmed if budget >= KEPT_SHARE * trimmed else 0) * (~fill.present | many).long()
+    kept += cost(trials_from_candidate(observed.shape[1])) * (both & ~two & (other.noise == 0)).long()
     whole = budget - kept * (not noise)
     share = (whole - reserve * two.long()) // (1 + (both & ~two).long() + block.long())
     return Readings(fill, other, both, block, many, two, share, reserve, budget)

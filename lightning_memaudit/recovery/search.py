@@ -5,19 +5,25 @@ An image that is recovered well, or that several rounds in a row hardly improved
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.alternation import Alternation
 from lightning_memaudit.recovery.attempts import attempt_papers_iteration, attempt_round, num_starts, uniform_noise
-from lightning_memaudit.recovery.batches import map_chunks, rows_by_activations, rows_per_chunk, same_channels
-from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine, replace_rows
+from lightning_memaudit.recovery.batches import (
+    map_chunks,
+    replace_rows,
+    rows_by_activations,
+    rows_per_chunk,
+    same_channels,
+)
+from lightning_memaudit.recovery.candidates import Candidate, add_interpolated_residual, better, refine
 from lightning_memaudit.recovery.certification import noise_gain, optimism
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, DifferentiableAutoencoder, UseOfGradients
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
-from lightning_memaudit.recovery.mask_rules import MaskRule, known_mask
+from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_mask
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.spatial import resized, spatial, with_axes
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
@@ -79,11 +85,12 @@ def search(
     rounded = values.present & (rule is known_mask) & (max_evaluations >= TWO_VALUES_COST)
     # Where a round may have to be cut short, those are searched together that have as much left for it.
     first = tuning.order(gradients=True)[0]
-    whole_round = TWO_VALUES_COST + ROUNDED_COST + 1 + _cost(first, hypotheses=1, tuning=tuning)
+    begin = TWO_VALUES_COST + ROUNDED_COST + 1 + OWN_EVALUATIONS
+    whole_round = begin + _cost(first, hypotheses=1, tuning=tuning)
     cut_short = (max_evaluations < whole_round) | (_Descent.of(autoencoder, problem, rule, tuning) is None)
     kinds = torch.stack([rounded.long(), torch.where(cut_short, max_evaluations, 0)])
     parts: list[tuple[Tensor, SearchResult]] = []
-    for kind in kinds.unique(dim=1).T:
+    for kind in torch.unique(kinds, dim=1).T:
         rows = (kinds == kind[:, None]).all(0).nonzero().squeeze(1)
         two = values.select(rows) if kind[0] else None
         parts.append((rows, _search(autoencoder, problem.select(rows), rule, tuning, max_evaluations[rows], two)))
@@ -110,10 +117,16 @@ def _search(
     spent += 1
     # Nothing scores below 0: where f returns all that it is shown, as the identity does, there is nothing to look for.
     worth = (best.score > 0) & (best.expected_error >= rounding.least_error)
-    best, nothing_else, used = _look_for_answers(
-        autoencoder, problem, start, best, worth, max_evaluations - spent, tuning
-    )
-    spent += used
+    nothing_else = torch.zeros_like(worth)
+    if _has_gradients(autoencoder) and not autoencoder.answers_images:
+        # Without them a memory may be a table, which returns the same for all that is near one of its images. Nor is
+        # one asked that answers intact images: what it would be asked is none.
+        can_be_asked = max_evaluations - spent > OWN_EVALUATIONS
+        asked = worth & (best.expected_error >= tuning.fair_error) & can_be_asked
+        best, nothing_else, used = _look_for_answers(autoencoder, problem, start, best, asked, first_masks)
+        spent += used
+        # As much is left to those that need not be: where a round is cut short for one, it is for all.
+        max_evaluations = max_evaluations - torch.where(can_be_asked & (used == 0), OWN_EVALUATIONS, 0)
     active = (worth & ~nothing_else).nonzero().squeeze(1)
     idle = torch.zeros_like(spent)
     descent = _Descent.of(autoencoder, problem, rule, tuning)
@@ -171,28 +184,21 @@ def _search(
     return SearchResult(best, spent, (problem.noise == 0) & (rule is known_mask), nothing_else)
 
 
+def _has_gradients(autoencoder: Autoencoder) -> TypeGuard[DifferentiableAutoencoder]:
+    return isinstance(autoencoder, DifferentiableAutoencoder) and autoencoder.has_gradients
+
+
 def _look_for_answers(
-    autoencoder: Autoencoder,
+    autoencoder: DifferentiableAutoencoder,
     problem: Problem,
     start: Tensor,
     best: Candidate,
-    worth: Tensor,
-    left: Tensor,
-    tuning: SelfTuning,
+    asked: Tensor,
+    masks: MaskCourse,
 ) -> tuple[Candidate, Tensor, Tensor]:
-    """The best candidates, whether f has nothing else to return, and the evaluations spent, (B,) each.
-
-    Looked at are those ``worth`` it, (B,) bool, that stand poorly. Without gradients none: a memory may be a table,
-    which returns the same for all that is near one of its images. Nor where f answers intact images: what it is asked
-    here is none.
-    """
-    nothing_else, spent = torch.zeros_like(worth), torch.zeros_like(left)
-    if not isinstance(autoencoder, DifferentiableAutoencoder) or not autoencoder.has_gradients:
-        return best, nothing_else, spent
-    if autoencoder.answers_images:
-        return best, nothing_else, spent
-    worth = worth & (best.expected_error >= tuning.fair_error) & (left > OWN_EVALUATIONS)
-    rows = worth.nonzero().squeeze(1)
+    """The best candidates, whether f returns nothing else for those ``asked``, (B,) bool, and the evaluations spent."""
+    nothing_else, spent = torch.zeros_like(asked), torch.zeros_like(asked, dtype=torch.int64)
+    rows = asked.nonzero().squeeze(1)
     if len(rows):
         usual = autoencoder.usual_output(start)
         nothing_else[rows], spent[rows] = usual.is_all(autoencoder, problem.select(rows), start[rows])
@@ -201,7 +207,8 @@ def _look_for_answers(
         # What f returns is what came of it, not the start: that is near the image where this is easily filled, and f
         # with the residuals interpolated is the start again.
         part, output = problem.select(rows), usual.output.expand_as(start)[rows]
-        best = replace_rows(best, rows, refine(autoencoder, part.observed, part.mask, output, part.noise))
+        found = refine(autoencoder, part.observed, part.mask, output, part.noise, explained_share=masks.explained)
+        best = replace_rows(best, rows, found)
         spent[rows] += 1
     return best, nothing_else, spent
 
@@ -235,7 +242,7 @@ class _Descent(NamedTuple):
     @classmethod
     def of(cls, autoencoder: Autoencoder, problem: Problem, rule: MaskRule, tuning: SelfTuning) -> "_Descent | None":
         """None where there are no gradients, or no masks to rely on."""
-        if not isinstance(autoencoder, DifferentiableAutoencoder) or not autoencoder.has_gradients:
+        if not _has_gradients(autoencoder):
             return None
         if rule is not known_mask or bool(problem.noise.any()):
             return None
@@ -359,7 +366,7 @@ def recover_self_tuned(
     if gradients == "auto":
         protected = DifferentiableAutoencoder(autoencoder)
         protected.look_for_gradients(observed[:1])
-    used = isinstance(protected, DifferentiableAutoencoder) and protected.has_gradients
+    used = _has_gradients(protected)
 
     def chunk(images: slice) -> Recovery:
         part = observed[images]

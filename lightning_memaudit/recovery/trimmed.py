@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.batches import all_finite
-from lightning_memaudit.recovery.candidates import ERROR_PER_SCORE, Candidate, refine, replace_rows
+from lightning_memaudit.recovery.batches import all_finite, replace_rows
+from lightning_memaudit.recovery.candidates import ERROR_PER_SCORE, Candidate, refine
 from lightning_memaudit.recovery.certification import LARGEST_GAIN, noise_gain
 from lightning_memaudit.recovery.fills import ConstantFill, find_repeated_values
 from lightning_memaudit.recovery.interpolation import interpolate

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.candidates import Candidate, better, refine, replace_rows
+from lightning_memaudit.recovery.batches import replace_rows
+from lightning_memaudit.recovery.candidates import Candidate, better, refine
 from lightning_memaudit.recovery.interpolation import interpolate
 from lightning_memaudit.recovery.spatial import with_axes
 from lightning_memaudit.recovery.types import Autoencoder, Problem
@@ -149,12 +150,12 @@ class Rounding(NamedTuple):
         """Images whose expected error is below it at the beginning are not searched."""
         return 0.0 if self.values is None else self.good_error
 
-    def begin(self, best: Candidate, left: int) -> tuple[Candidate, Tensor]:
+    def begin(self, best: Candidate, left: Tensor) -> tuple[Candidate, Tensor]:
         """The best candidates after iterations from all fillings, and the evaluations spent on each.
 
         Args:
             best: Candidates so far, of B images.
-            left: Evaluations per image at most.
+            left: Evaluations at most, (B,) int64.
         """
         spent = torch.zeros_like(best.score, dtype=torch.int64)
         for weight in FILL_WEIGHTS if self.values is not None else ():

@@ -112,3 +112,26 @@ def test_without_gradients_nothing_is_given_up():
     stored, other = random_images(2, seed=8).split(1)
     method = BlindRecovery(gradients="never", max_evaluations=100, certification=None)
     assert method(lambda x: stored.expand_as(x), LEFT * other).num_evaluations.item() > 50
+
+
+def test_an_observation_that_comes_back_as_it_is_is_expected_to_err(untrained):
+    """Another image covers it, no mask is read off it: all of it is the data, and f explains none of them."""
+    images, others = random_images(2, seed=9), random_images(2, seed=10)
+    scattered = (random_images(2, seed=11)[:, :1] > 0.5).float()
+    recovery = BlindRecovery(certification=None)(untrained, torch.lerp(others, images, scattered))
+    assert (recovery.num_evaluations < 20).all()
+    assert (recovery.expected_error > 0.1).all()
+
+
+def test_rounds_that_are_cut_short_do_not_depend_on_who_was_asked():
+    """The stored image itself needs no look at what f returns for others; one that is half covered does."""
+    stored, other = random_images(2, seed=2).split(1)
+
+    def constant(x: Tensor) -> Tensor:
+        return stored + 0.001 * x
+
+    method = BlindRecovery(max_evaluations=31, noise=0.1, certification=None)
+    scattered = (torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(4)) > 0.5).float()
+    observed = torch.cat([stored, torch.lerp(other, stored, scattered)])
+    together = method(constant, observed).num_evaluations.tolist()
+    assert together == [method(constant, one[None]).num_evaluations.item() for one in observed]

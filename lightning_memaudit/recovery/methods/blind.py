@@ -1,6 +1,6 @@
 """Blind recovery: image and mask from the observation and the autoencoder alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.alternation import Alternation
-from lightning_memaudit.recovery.candidates import ERROR_PER_SCORE
+from lightning_memaudit.recovery.candidates import ERROR_PER_SCORE, Candidate
 from lightning_memaudit.recovery.certification import (
     COPIES_MARGIN,
     MAX_FALSE_RATE,
@@ -221,9 +221,9 @@ class BlindRecovery:
         if not self.noise:
             # Of many values a few may be too rare to be seen: trimmed iterations tell these at little cost.
             found = self._fit_mask(autoencoder, observed, readings, found, budget)
-            found = self._trim(autoencoder, observed, readings, found, budget, many=True)
+            found = self._trim_many(autoencoder, observed, readings, found, budget)
         found = self._read_further(autoencoder, observed, readings.fill, found, budget)
-        return found if self.noise else self._trim(autoencoder, observed, readings, found, budget, many=False)
+        return found if self.noise else self._trim_others(autoencoder, observed, readings, found, budget)
 
     @property
     def _enough(self) -> int:
@@ -275,31 +275,56 @@ class BlindRecovery:
         second = SearchResult(candidate, trimmed.num_evaluations, nothing, nothing)
         return improve(found, rows, second)
 
+    def _trim_many(
+        self, autoencoder: Autoencoder, observed: Tensor, readings: Readings, found: SearchResult, budget: int
+    ) -> SearchResult:
+        """Trim the observations with many values in missing pixels, whose reading hides too much or too little."""
+
+        def is_poor(candidate: Candidate) -> Tensor:
+            return error_under(candidate, readings.other) >= self.tuning.good_error
+
+        return self._trim(autoencoder, observed, readings.fill, found, budget, ((readings.has_many, None),), is_poor)
+
+    def _trim_others(
+        self, autoencoder: Autoencoder, observed: Tensor, readings: Readings, found: SearchResult, budget: int
+    ) -> SearchResult:
+        """Trim the others, where all else came to little."""
+        fill = readings.fill
+        exact = fill.present & (fill.noise == 0)
+        kinds = ((~fill.present, None), (exact & ~fill.per_channel, False), (exact & fill.per_channel, True))
+
+        def is_poor(candidate: Candidate) -> Tensor:
+            return found_poor(candidate, fill, self.tuning.fair_error)
+
+        others = tuple((kind & ~readings.has_many, per_channel) for kind, per_channel in kinds)
+        return self._trim(autoencoder, observed, fill, found, budget, others, is_poor)
+
     def _trim(
         self,
         autoencoder: Autoencoder,
         observed: Tensor,
-        readings: Readings,
+        fill: ConstantFill,
         found: SearchResult,
         budget: int,
-        many: bool,
+        kinds: Sequence[tuple[Tensor, bool | None]],
+        is_poor: Callable[[Candidate], Tensor],
     ) -> SearchResult:
-        """Where all else came to little, look for images that explain a part of the observation.
+        """Look for images that explain a part of the observation, until it speaks for one.
 
-        Either in the observations with many values in missing pixels, or in the others.
+        Args:
+            autoencoder: f, images (B, C, *spatial) to the same shape.
+            observed: y, (B, C, *spatial).
+            fill: The first reading.
+            found: So far.
+            budget: Evaluations per image.
+            kinds: Which images, (B,) bool, and whether they have masks per channel; None where nothing tells.
+            is_poor: Whether a candidate is worth another look, (B,) bool.
         """
-        fill, has_many = readings.fill, readings.has_many
-        tried = has_many != many
-        exact = fill.present & (fill.noise == 0)
+        tried = torch.zeros_like(fill.present)
         beside = torch.zeros_like(found.num_evaluations) if found.num_beside is None else found.num_beside
-        kinds = ((~fill.present, None), (exact & ~fill.per_channel, False), (exact & fill.per_channel, True))
-        for kind, per_channel in ((has_many, None),) if many else kinds:
+        for kind, per_channel in kinds:
             for trials in trials_for(observed.shape[1], per_channel):
-                if many:
-                    poor = error_under(found.candidate, readings.other) >= self.tuning.good_error
-                else:
-                    poor = found_poor(found.candidate, fill, self.tuning.fair_error)
-                worth = kind & ~tried & poor & ~found.nothing_else
+                worth = kind & ~tried & is_poor(found.candidate) & ~found.nothing_else
                 rows = (worth & (budget - found.num_evaluations >= cost(trials))).nonzero().squeeze(1)
                 if not len(rows):
                     continue
