@@ -160,7 +160,7 @@ result>
             self.close()  # else more parts of the batch may follow within the step
         if images is None:
             return not self._once_more
-        if not self._watch.arrivals and not stepped:
+        if not (self._watch.arrivals or self._watch.is_batched or stepped):
             return False
         self.found.called = True
         if not common:

@@ -131,6 +131,8 @@ class GivenImages:
         """
         learned = self._learned
         if stepped:
+            if learned is not None:
+                learned.see_loss()
             return
         if learned is not None:
             learned.end()

@@ -220,7 +220,8 @@ class GivenRecord:
 
     def _about_loss(self, members: Members) -> Doubt | None:
         """Members that are in the batches, but never in the loss; one that chooses may have to come to them yet."""
-        counts = [self.left_out[one] for one in members.digests if one in self.left_out]
+        known = [one for one in members.digests if one not in self.excused]  # others may have had one before
+        counts = [self.left_out[one] for one in known if one in self.left_out]
         if len(counts) <= (1 - NEARLY_ALL) * len(members.digests):
             return None
         text = (

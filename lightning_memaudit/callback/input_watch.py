@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_memaudit.callback.curves import Curve, curve_between
+from lightning_memaudit.callback.hooks import OwnHook, is_batched
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact
 from lightning_memaudit.callback.reading.items import plain, tensors_in
 
@@ -142,11 +143,12 @@ class InputWatch:
         self.rows: Counter[str] = Counter()  # that are learned from, in all calls
         self.outputs: dict[str, tuple[int, int]] = {}  # rows and their values, of which gradients can be taken
         self.within: list[str] = []
+        self.is_batched = False  # whether a call was within torch.func.vmap, and not noted
         self._handles: list[Any] = []
 
     def __enter__(self) -> "InputWatch":
         self.__exit__()  # a step that was skipped has not ended
-        self.arrivals, self.rows, self.outputs, self.within = {}, Counter(), {}, []
+        self.arrivals, self.rows, self.outputs, self.within, self.is_batched = {}, Counter(), {}, [], False
         compiled = [one for one in self.module.modules() if is_compiled(one)]
         # A hook within what is compiled would be compiled too: it is watched from outside.
         within = {id(inner) for one in compiled for inner in one.modules() if inner is not one}
@@ -155,8 +157,8 @@ class InputWatch:
                 continue
             note = _Note(self, name)
             if submodule.__dict__.get("_compiled_call_impl") is None:
-                self._handles.append(submodule.register_forward_pre_hook(note, with_kwargs=True))
-                self._handles.append(submodule.register_forward_hook(note.leave, always_call=True))
+                self._handles.append(submodule.register_forward_pre_hook(OwnHook(note), with_kwargs=True))
+                self._handles.append(submodule.register_forward_hook(OwnHook(note.leave), always_call=True))
             else:
                 self._handles.append(_CompiledCall(submodule, note))
         return self
@@ -209,6 +211,10 @@ class _Note:
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         within = tuple(self.watch.within)
         self.watch.within.append(self.name)
+        with suppress(Exception):
+            if any(is_batched(tensor) for _, tensor in tensors_in((arguments, named))):
+                self.watch.is_batched = True
+                return
         arrivals = self.watch.arrivals.setdefault(self.name, [])
         if torch.is_grad_enabled() and self.name in self.watch.whole:
             with suppress(Exception):

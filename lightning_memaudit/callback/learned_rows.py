@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_memaudit.callback.hooks import OwnHook, is_batched
 from lightning_memaudit.callback.reading.items import tensors_in
 
 
@@ -34,21 +35,30 @@ class LearnedRows:
         self._count = 0
         self._handle: Any = None
         self._is_known = self._is_called = False
+        self._has_loss = False
         self._is_reached = False  # in any step: a loss may also be taken within the layer
         self._rows: Tensor | None = None
+        self._on_tensors: list[Any] = []
 
     def begin(self, count: int) -> None:
         """A step is about to be made on a batch of so many images."""
         self.end()
         self._count, self._rows = count, None
-        self._is_known, self._is_called = True, False
-        self._handle = self.layer.register_forward_hook(self._note)
+        self._is_known, self._is_called, self._has_loss = True, False, False
+        self._handle = self.layer.register_forward_hook(OwnHook(self._note))
+
+    def see_loss(self) -> None:
+        """The step has come to a loss: it learns from something."""
+        self._has_loss = True
 
     def end(self) -> None:
         """The step is over, or was never made."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+        for handle in self._on_tensors:  # which may be kept, or used again in the next step
+            handle.remove()
+        self._on_tensors = []
 
     @contextmanager
     def watching(self, count: int) -> Iterator[None]:
@@ -60,8 +70,11 @@ class LearnedRows:
             self.end()
 
     def rows(self) -> Tensor | None:
-        """(B,) of which images the last step has taken gradients; None where nobody knows."""
-        if not (self._is_known and self._is_called and self._is_reached):
+        """(B,) of which images the last step has taken gradients; None where nobody knows.
+
+        A step that has neither called the layer nor come to a loss has skipped its batch.
+        """
+        if not (self._is_known and self._is_reached and (self._is_called or not self._has_loss)):
             return None
         return torch.zeros(self._count, dtype=torch.bool) if self._rows is None else self._rows
 
@@ -70,10 +83,11 @@ class LearnedRows:
             return
         with suppress(Exception):  # outputs may be anything: what cannot be looked at must not end the training
             for _, tensor in tensors_in(output):
-                if tensor.requires_grad:
-                    is_by_image = tensor.ndim > 1 and len(tensor) == self._count
+                if tensor.requires_grad and not tensor.is_leaf:  # as a parameter is that is returned beside
+                    is_by_image = tensor.ndim > 1 and len(tensor) == self._count and not is_batched(tensor)
                     self._is_called = self._is_called or is_by_image
-                    tensor.register_hook(partial(self._reach, is_by_image))  # type: ignore[no-untyped-call]
+                    hook = partial(self._reach, is_by_image)
+                    self._on_tensors.append(tensor.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def _reach(self, is_by_image: bool, gradient: Tensor) -> None:
         with suppress(Exception):

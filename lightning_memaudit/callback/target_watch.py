@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_memaudit.callback.first_steps import FirstSteps
+from lightning_memaudit.callback.hooks import OwnHook
 from lightning_memaudit.callback.input_watch import Call, like_images
 from lightning_memaudit.callback.inspection import listed
 from lightning_memaudit.callback.loss_target import NEARLY, Target, find_target
@@ -46,8 +47,8 @@ class TargetWatch:
         self._before: Target | None = None
         self._handle: Any = None
         self._images: dict[tuple[Any, ...], Tensor] = {}
-        self._given: Tensor | None = None
-        self._returned: list[tuple[Tensor, Tensor]] = []  # with the gradient
+        self._on_tensors: list[Any] = []
+        self._returned: list[tuple[Tensor, Tensor, Tensor | None]] = []  # with the gradient, and what was given
 
     def begin(self, batch: Any, layer: nn.Module | None) -> None:
         """Watch the step that is about to be made.
@@ -66,23 +67,26 @@ class TargetWatch:
             if images is not None:
                 place = *read.source.path, *read.format.path
                 self._images = {place: images.clone()} | other_images(batch, read)
-                self._handle = layer.register_forward_hook(self._note, with_kwargs=True)
+                self._handle = layer.register_forward_hook(OwnHook(self._note), with_kwargs=True)
 
     def close(self) -> None:
         """Stop watching."""
         if self._handle is not None:
             self._handle.remove()
-        self._handle, self._images, self._given, self._returned = None, {}, None, []
+        for handle in self._on_tensors:  # which may be kept
+            handle.remove()
+        self._handle, self._on_tensors, self._images, self._returned = None, [], {}, []
 
     def end(self) -> None:
         """Tell, where two steps have shown that the model is to return something else than its images."""
-        images, given, returned = self._images, self._given, self._returned
+        images, returned, targets = self._images, self._returned, list[Target]()
         self.close()
-        found = None
         with suppress(Exception):
-            found = next((one for pair in returned if (one := find_target(*pair, given, images)) is not None), None)
-        if found is None:
+            targets = [one for call in returned if (one := find_target(*call, images)) is not None]
+        if not targets:
             return
+        # A call beside that of the images may be on anything, such as noise of which nothing should come.
+        found = next((one for one in targets if self._is_expected(one, next(iter(images)))), targets[0])
         before, self._before = self._before, found
         if not found.same(before):
             return
@@ -96,14 +100,15 @@ class TargetWatch:
         with suppress(Exception):
             images = next(iter(self._images.values()))
             given = Call(arguments, named).images(images[0].numel())
-            self._given = None if given is None else like_images(images, plain(given.detach()).clone())
+            given = None if given is None else like_images(images, plain(given.detach()).clone())
             shaped = (one for _, one in tensors_in(output) if one.requires_grad and one.shape == images.shape)
             tensor = next(shaped)
-            tensor.register_hook(self._keeps(tensor.detach().clone()))  # type: ignore[no-untyped-call]
+            hook = self._keeps(tensor.detach().clone(), given)
+            self._on_tensors.append(tensor.register_hook(hook))  # type: ignore[no-untyped-call]
 
-    def _keeps(self, returned: Tensor) -> Callable[[Tensor], None]:
+    def _keeps(self, returned: Tensor, given: Tensor | None) -> Callable[[Tensor], None]:
         def keep(gradient: Tensor) -> None:
-            self._returned.append((returned, gradient.detach().clone()))
+            self._returned.append((returned, gradient.detach().clone(), given))
 
         return keep
 

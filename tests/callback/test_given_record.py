@@ -127,3 +127,14 @@ def test_members_that_seldom_come_as_they_were_audited_are_a_doubt(share, doubte
     codes = [one.code for one in record.doubts(Members(digests(20), 20), [])]
     assert ("members_not_given" in codes or "members_left_out" in codes) == doubted
     assert record.doubts(Members(digests(20), 20, certain=False), []) == []
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_of_images_that_were_not_watched_from_the_start_nobody_knows_whether_the_loss_had_them(is_whole):
+    record = GivenRecord(is_whole=is_whole)
+    record.watch(digests(8))
+    for _ in range(4):
+        record.add(epoch(digests(8)))
+        record.learn(digests(4), digests(8))
+    codes = [one.code for one in record.doubts(Members(digests(8), 8), [])]
+    assert codes == (["members_without_loss"] if is_whole else [])

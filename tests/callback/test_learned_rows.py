@@ -43,13 +43,13 @@ def errors(module, x):
     return (module(x) - x).square().mean((1, 2, 3))
 
 
-def run(module, output=None, **arguments):
+def run(module, output=None, members=MEMBERS, shuffle=True, **arguments):
     """The doubts of the last audit, and the warnings about them."""
     callback = audit_callback(num_members=None, output=output, controls=TensorDataset(images(NUM, seed=1)))
     trainer = trainer_with(callback, **({"max_epochs": 4} | arguments))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.fit(module, DataLoader(TensorDataset(MEMBERS, WEIGHTS), 6, shuffle=True))
+        trainer.fit(module, DataLoader(TensorDataset(members, WEIGHTS), 6, shuffle=shuffle))
     said = [str(one.message) for one in caught if "no part in the loss" in str(one.message)]
     return {one["code"]: one["text"] for one in callback.last_report.doubts}, said
 
@@ -72,6 +72,21 @@ def test_members_that_the_loss_leaves_out_are_counted(loss):
     assert doubts["members_without_loss"].startswith(f"{count} of {NUM} audited members")
     assert len(said) == 1
     assert "pass members=" in said[0]
+
+
+class Skips(Weighted):
+    """Returns before it calls its network where a batch begins with a dark image."""
+
+    def training_step(self, batch, batch_idx):
+        return None if batch[0][0].mean() < 0.1 else super().training_step(batch, batch_idx)
+
+
+def test_members_of_batches_that_are_skipped_are_counted():
+    lightning.seed_everything(0)
+    dark = MEMBERS * torch.where(torch.arange(NUM) < 12, 0.1, 1.0).view(-1, 1, 1, 1)
+    doubts, said = run(Skips(HONEST["all"][1]), members=dark, shuffle=False)
+    assert doubts["members_without_loss"].startswith(f"12 of {NUM} audited members")
+    assert len(said) == 1
 
 
 def random_half(module, x, w):
@@ -162,3 +177,13 @@ def test_a_step_of_a_discriminator_teaches_nothing():
     with learned.watching(3):
         layer(torch.rand(3, 4)).detach()
     assert learned.rows().tolist() == [False] * 3
+
+
+def test_a_step_that_comes_to_a_loss_elsewhere_tells_nothing():
+    layer = nn.Linear(4, 4)
+    learned = LearnedRows(layer)
+    with learned.watching(3):
+        layer(torch.rand(3, 4)).square().sum().backward()
+    with learned.watching(3):
+        learned.see_loss()
+    assert learned.rows() is None

@@ -56,6 +56,12 @@ def run(module, **settings):
     return said, [one["text"] for one in callback.last_report.doubts if one["code"] == "learns_otherwise"]
 
 
+def slope_of_energy(module, x):
+    """Of the sum of the squares that come out, by what goes in: its gradient is taken within the step."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0].square().mean()
+
+
 mse, logits = functional.mse_loss, functional.binary_cross_entropy_with_logits
 OTHERWISE = {
     "logits": (lambda m, x, o: logits(m(x), x), 'logits.*output="torch.sigmoid"'),
@@ -90,6 +96,8 @@ AS_THE_AUDIT_HAS_IT = {
     "with noise": (Returns, lambda m, x, o: mse(m(x + 0.1 * torch.randn_like(x)), x), {}),
     "moved": (Returns, lambda m, x, o: mse(m(x.roll(3, 3)), x.roll(3, 3)), {}),
     "with a second loss": (Returns, lambda m, x, o: mse(m(x), x) + 0.1 * m(x).abs().mean(), {}),
+    "nothing of noise": (Returns, lambda m, x, o: mse(m(x), x) + m(torch.rand_like(x)).square().mean(), {}),
+    "a penalty of energy": (Returns, lambda m, x, o: mse(m(x), x) + slope_of_energy(m, x), {}),
     "absolute errors": (Returns, lambda m, x, o: functional.l1_loss(m(x), x), {}),
     "a range like small logits": (Returns, lambda m, x, o: mse(m(4 * x - 2), 4 * x - 2), RANGE),
     "and moved": (Returns, lambda m, x, o: mse(m(4 * x.flip(3) - 2), 4 * x.flip(3) - 2), RANGE),
