@@ -44,6 +44,7 @@ class TargetWatch:
     def __init__(self, first: FirstSteps) -> None:
         self.first = first
         self._left = STEPS
+        self._epoch: int | None = None
         self._before: Target | None = None
         self._handle: Any = None
         self._images: dict[tuple[Any, ...], Tensor] = {}
@@ -58,7 +59,10 @@ class TargetWatch:
             layer: From which what becomes of the images comes; None where that is not known.
         """
         self.close()
-        if layer is None or self._left <= 0:
+        epoch = self.first.caller.trainer.current_epoch
+        self._epoch = epoch if self._epoch is None else self._epoch
+        # In later epochs images may be prepared otherwise, which is told as such.
+        if layer is None or self._left <= (0 if epoch == self._epoch else STEPS - 2):
             return
         self._left -= 1
         with suppress(Exception):  # batches may be anything: what cannot be looked at must not end the training
