@@ -41,10 +41,11 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
         again, document = _without_config(again), _without_config(document)
     told, found = (document, again) if version == __version__ else (_facts(document), _facts(again))
     different = next(differences(dict(told), found, "", SELF_HASH), None)
-    if different and _had_other_rules(folder, document, again) and _counts_by_rules_of_today(again, document):
-        if next(differences(_whatever_counts(document), _whatever_counts(again), ""), None) is None:
-            detail = f"which patterns and images count was decided by other rules in version {version}: {different}"
-            return Check(name, False, detail, OTHER_RULES)
+    by_other_rules = _had_other_rules(folder, document, again) and _counts_by_rules_of_today(again, document)
+    rest = differences(_whatever_counts(document), _whatever_counts(again), "")
+    if different and by_other_rules and next(rest, None) is None:
+        detail = f"which patterns and images count was decided by other rules in version {version}: {different}"
+        return Check(name, False, detail, OTHER_RULES)
     if different is None:
         return Check(name, True, f"{len(document['history'])} audits judged again")
     if _is_resumed(folder, told, found):
