@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_memaudit.recovery.attempts import uniform_noise
 from lightning_memaudit.recovery.batches import per_image_mean
 from lightning_memaudit.recovery.candidates import masked_mean
 from lightning_memaudit.recovery.fills import find_repeated_values
@@ -48,8 +49,7 @@ class UsualOutput(NamedTuple):
 
         The same images each time: what is found for one must not depend on the others in its batch.
         """
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(like.shape[1:], generator=generator, dtype=like.dtype)[None].to(like.device)
+        noise = uniform_noise(like.shape[1:], like, seed=0)[None]
         smooth = resized(patch_means(noise, min(PROBE_PATCHES, *spatial(like))), spatial(like))
         # Means of noise are grey: their contrast is that of the noise again.
         smooth = 0.5 + (smooth - smooth.mean()) * noise.std() / smooth.std().clamp_min(1e-6)
