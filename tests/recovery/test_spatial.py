@@ -107,10 +107,10 @@ def test_every_method_gets_back_what_is_stored_and_nothing_else(size, pattern):
         papers = [] if "channels" in pattern else [BlindRecovery("least_squares", [0.1])]
         for method in (BlindRecovery(), *papers):
             recovery = method(f, observed)
-            assert bool(((recovery.image - images).abs().flatten(1).amax(1) < 1e-3).all()) is back
+            assert bool(((recovery.image - images).abs().flatten(1).amax(1) < 5e-3).all()) is back
             assert recovery.mask.shape[2:] == images.shape[2:]
         found = KnownMaskRecovery()(f, observed, mask)
-        assert bool(((found.image - images).abs().flatten(1).amax(1) < 1e-3).all()) is back
+        assert bool(((found.image - images).abs().flatten(1).amax(1) < 5e-3).all()) is back
         assert AutoencoderIterations()(f, observed).image.shape == images.shape
 
 
