@@ -27,6 +27,9 @@ LEAST_PAIRS = 20
 MOST_CLIPPED = 0.6
 """Of noise around a fill of 0 or 1 a half is clipped. Where clearly more is, the fill is exact."""
 
+LOOKED_AT = 4096
+"""Pixels from which value, level and share are estimated before the last step, which takes all of them."""
+
 BINS = 64
 """Intervals of [0, 1] in which values are counted."""
 
@@ -105,11 +108,14 @@ def _fit(pixels: Tensor, value: Tensor, noise: Tensor, steps: int) -> tuple[Tens
     spread = (pixels.amax((1, 2)) - pixels.amin((1, 2))).clamp_min(1e-3)
     flat = torch.where(low | high, math.log(EXTREME_DENSITY), -spread.log()[:, None, None]).sum(1)
     share = torch.full_like(noise, 0.5)
-    for _ in range(steps):
-        spike = _log_density(pixels, value, noise).sum(1) + share.log()[:, None]
-        rest = flat + torch.log1p(-share)[:, None]
+    # Shuffled, as every so many pixels of a regular mask may all be missing; the same ones on every device.
+    some = torch.randperm(pixels.shape[2], generator=torch.Generator().manual_seed(0))[:LOOKED_AT].to(pixels.device)
+    for step in range(steps):
+        looked_at, flat_part = (pixels, flat) if step == steps - 1 else (pixels[..., some], flat[..., some])
+        spike = _log_density(looked_at, value, noise).sum(1) + share.log()[:, None]
+        rest = flat_part + torch.log1p(-share)[:, None]
         missing = torch.sigmoid(spike - rest)
-        mean, square = _moments(pixels, value, noise)
+        mean, square = _moments(looked_at, value, noise)
         total = missing.sum(1).clamp_min(1e-6)
         noise = ((missing[:, None] * square).sum((1, 2)) / (channels * total)).clamp_min(1e-6).sqrt()
         value = ((missing[:, None] * mean).sum(2, keepdim=True) / total[:, None, None]).clamp(0, 1)

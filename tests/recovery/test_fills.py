@@ -17,6 +17,7 @@ from lightning_memaudit.recovery.fills import (
     find_repeated_values,
     local_agreement,
 )
+from lightning_memaudit.recovery.noisy_fills import estimate_noisy_value
 
 
 @pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
@@ -123,3 +124,23 @@ def test_the_most_frequent_value_is_that_of_a_count(kind, missing):
         smallest = min((value for value, count in counted.items() if count == most), default=None)
         assert part == most / 23
         assert found == [value == smallest for value in row]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_a_large_image_noise_is_told_as_well_from_a_part_of_its_pixels(channels, monkeypatch):
+    """A regular mask, every second column, that evenly spread pixels would see as all missing, or all observed."""
+    generator = torch.Generator().manual_seed(0)
+    across = torch.linspace(0, 1, 128)
+    image = (across[:, None] * across).expand(2, channels, 128, 128)
+    hidden = (torch.arange(128) % 2 == 0).expand(2, 1, 128, 128)
+    level = torch.tensor([0.03, 0.08]).view(2, 1, 1, 1)
+    filled = 0.5 + level * torch.randn(image.shape, generator=generator)
+    observed = torch.where(hidden, filled, image).clamp(0, 1)
+    found = estimate_noisy_value(observed)
+    assert found.plausible.all()
+    torch.testing.assert_close(found.noise, level.flatten(), rtol=0.15, atol=0)
+    monkeypatch.setattr("lightning_memaudit.recovery.noisy_fills.LOOKED_AT", 128 * 128)
+    torch.testing.assert_close(found.noise, estimate_noisy_value(observed).noise, rtol=0.03, atol=0)
+    assert found.missing.shape == (2, 128 * 128)
+    right = ((found.missing > 0.5).view(2, 1, 128, 128) == hidden).float().mean((1, 2, 3))
+    assert bool((right > 0.9).all())
