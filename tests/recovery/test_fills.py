@@ -143,4 +143,4 @@ def test_of_a_large_image_noise_is_told_as_well_from_a_part_of_its_pixels(channe
     torch.testing.assert_close(found.noise, estimate_noisy_value(observed).noise, rtol=0.03, atol=0)
     assert found.missing.shape == (2, 128 * 128)
     right = ((found.missing > 0.5).view(2, 1, 128, 128) == hidden).float().mean((1, 2, 3))
-    assert bool((right > 0.9).all())
+    assert bool((right > 0.85).all())
