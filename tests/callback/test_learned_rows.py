@@ -1,6 +1,7 @@
 """Which images a training learns from, against what its loss is made of."""
 
 import warnings
+from contextlib import contextmanager
 
 import lightning
 import pytest
@@ -146,6 +147,14 @@ def test_what_a_hard_choice_has_not_come_to_yet_is_no_warning():
     assert (list(doubts), said) == (["members_not_yet_given"], [])
 
 
+@contextmanager
+def watching(learned):
+    """A step on three images."""
+    learned.begin(3)
+    yield
+    learned.end()
+
+
 def test_gradients_and_the_layer_stay_as_they_are():
     layer = nn.Linear(4, 4)
     x = torch.rand(3, 4)
@@ -153,7 +162,7 @@ def test_gradients_and_the_layer_stay_as_they_are():
     wanted = [one.grad.clone() for one in layer.parameters()]
     layer.zero_grad()
     learned = LearnedRows(layer)
-    with learned.watching(3):
+    with watching(learned):
         layer(x).square().sum().backward()
     assert all(torch.equal(one.grad, other) for one, other in zip(layer.parameters(), wanted, strict=True))
     assert not layer._forward_hooks
@@ -164,7 +173,7 @@ def test_gradients_and_the_layer_stay_as_they_are():
 def test_of_other_rows_than_the_images_nothing_is_known(count):
     layer = nn.Linear(4, 4)
     learned = LearnedRows(layer)
-    with learned.watching(3):
+    with watching(learned):
         layer(torch.rand(count, 4)).square().sum().backward()
     assert learned.rows() is None
 
@@ -172,9 +181,9 @@ def test_of_other_rows_than_the_images_nothing_is_known(count):
 def test_a_step_of_a_discriminator_teaches_nothing():
     layer = nn.Linear(4, 4)
     learned = LearnedRows(layer)
-    with learned.watching(3):
+    with watching(learned):
         layer(torch.rand(3, 4)).square().sum().backward()
-    with learned.watching(3):
+    with watching(learned):
         layer(torch.rand(3, 4)).detach()
     assert learned.rows().tolist() == [False] * 3
 
@@ -182,8 +191,8 @@ def test_a_step_of_a_discriminator_teaches_nothing():
 def test_a_step_that_comes_to_a_loss_elsewhere_tells_nothing():
     layer = nn.Linear(4, 4)
     learned = LearnedRows(layer)
-    with learned.watching(3):
+    with watching(learned):
         layer(torch.rand(3, 4)).square().sum().backward()
-    with learned.watching(3):
+    with watching(learned):
         learned.see_loss()
     assert learned.rows() is None
