@@ -207,6 +207,10 @@ def _measured(images: ImageColumns, pattern: str) -> bool:
 
 
 def best_gains(gains: Gains) -> Gains:
-    """Best of each image over the patterns, (patterns, images) to (images,); NaN where it has none."""
+    """Best of each image over the patterns, (patterns, images) to (images,); NaN where it has none.
+
+    >>> best_gains(np.array([[3.0, np.nan, np.nan], [-1, 2, np.nan]])).tolist()
+    [3.0, 2.0, nan]
+    """
     best = np.where(np.isnan(gains), -np.inf, gains).max(0)
     return np.where(np.isneginf(best), np.nan, best)
