@@ -31,7 +31,8 @@ def above_controls(judgement: Judgement) -> bool:
 def not_above_controls(judgement: Judgement) -> Reason:
     """That as many may have come back by chance, of those that did; too few controls is a reason of its own."""
     members, controls, evidence = judgement.counted.members, judgement.counted.controls, judgement.evidence
-    assert controls is not None and evidence is not None
+    assert controls is not None
+    assert evidence is not None
     came_back, others = members.memorized or members.recovered, controls.memorized or controls.recovered
     look = "Look at the images that came back: each may still be a leak."
     if others.count:

@@ -196,3 +196,15 @@ def test_a_step_that_comes_to_a_loss_elsewhere_tells_nothing():
     with watching(learned):
         learned.see_loss()
     assert learned.rows() is None
+
+
+def test_a_step_that_was_left_in_the_middle_leaves_no_hook():
+    layer = nn.Linear(4, 4)
+    learned = LearnedRows(layer)
+    learned.begin(3)
+    kept = layer(torch.rand(3, 4))
+    with watching(learned):
+        assert len(layer._forward_hooks) == 1
+        kept.square().sum().backward()  # of the step before
+    assert not layer._forward_hooks
+    assert learned.rows() is None
