@@ -208,3 +208,79 @@ def test_a_step_that_was_left_in_the_middle_leaves_no_hook():
         kept.square().sum().backward()  # of the step before
     assert not layer._forward_hooks
     assert learned.rows() is None
+
+
+class Returning(nn.Module):
+    """A layer of which ``returned(layer, x)`` is returned."""
+
+    def __init__(self, returned):
+        super().__init__()
+        self.weight, self.returned = nn.Parameter(torch.rand(3, 4)), returned
+
+    def forward(self, x):
+        return self.returned(self, x)
+
+
+def rows_after(returned, loss, given=(3, 4)):
+    """Of a step on three images whose loss is made of what the layer returned."""
+    layer = Returning(returned)
+    learned = LearnedRows(layer)
+    with watching(learned):
+        loss(layer, torch.rand(given)).backward()
+    rows = learned.rows()
+    return None if rows is None else rows.tolist()
+
+
+MIDDLE_LEFT_OUT = torch.tensor([1.0, 0.0, 1.0])
+
+
+def test_a_parameter_that_is_returned_beside_is_no_image():
+    def loss(layer, x):
+        output, weight = layer(x)
+        return output.square().sum(1) @ MIDDLE_LEFT_OUT + weight.sum()
+
+    assert rows_after(lambda layer, x: (x * layer.weight, layer.weight), loss) == [True, False, True]
+
+
+def test_of_losses_that_come_out_nothing_is_known():
+    """Each may be of any of the images."""
+    assert rows_after(lambda layer, x: (x * layer.weight).sum(1), lambda layer, x: layer(x) @ MIDDLE_LEFT_OUT) is None
+
+
+def test_of_a_gradient_by_something_else_nothing_is_known():
+    def loss(layer, x):
+        return layer(x).square().sum(1) @ MIDDLE_LEFT_OUT + layer(x.repeat(2, 1)).sum()
+
+    assert rows_after(lambda layer, x: x * layer.weight[0], loss) is None
+
+
+def test_of_calls_within_vmap_nothing_is_known():
+    """Of three images in three strips each."""
+
+    def loss(layer, x):
+        return torch.func.vmap(layer)(x).square().sum()
+
+    assert rows_after(lambda layer, x: x * layer.weight, loss, given=(3, 3, 4)) is None
+
+
+def test_what_any_of_several_calls_learns_from_is_learned_from():
+    def loss(layer, x):
+        return layer(x)[0].sum() + layer(x)[2].sum()
+
+    assert rows_after(lambda layer, x: x * layer.weight, loss) == [True, False, True]
+
+
+def test_a_call_of_which_no_gradient_was_ever_taken_tells_nothing():
+    """As where the loss is taken within the layer; later it tells, whatever else is returned beside."""
+    layer = Returning(lambda layer, x: (x * layer.weight, layer.weight.mean() * 2))
+    learned = LearnedRows(layer)
+    with watching(learned):
+        layer(torch.rand(3, 4))
+        learned.see_loss()
+    assert learned.rows() is None
+    with watching(learned):
+        layer(torch.rand(3, 4))[0].sum().backward()
+    with watching(learned):
+        layer(torch.rand(3, 4))
+        learned.see_loss()
+    assert learned.rows().tolist() == [False] * 3
