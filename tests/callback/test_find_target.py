@@ -56,10 +56,14 @@ def test_a_gradient_that_points_the_other_way_is_of_no_such_loss():
 
 @pytest.mark.parametrize("constant", ["images", "output", "gradient"])
 def test_of_what_is_the_same_everywhere_in_a_channel_nothing_is_known(constant):
-    values = {"images": MEMBERS.double(), "output": OUTPUT.clone(), "gradient": OUTPUT - MEMBERS}
-    values[constant] = values[constant].clone()
-    values[constant][:, 1] = 0.25
-    assert find_target(values["output"], values["gradient"], None, {HERE: values["images"]}) is None
+    output, members = OUTPUT.clone(), MEMBERS.double()
+    for name, one in (("images", members), ("output", output)):
+        if name == constant:
+            one[:, 1] = 0.25
+    gradient = output - members
+    if constant == "gradient":
+        gradient[:, 1] = 0.25
+    assert find_target(output, gradient, None, {HERE: members}) is None
 
 
 def test_a_map_of_each_channel_is_one_map_where_they_are_alike():

@@ -60,7 +60,7 @@ def test_trimmed_iterations_are_left_their_part_where_they_may_come(budget):
     nothing = smooth_images(1, 1)
     one_value = hide(nothing, 0.5)[0]
     assert read(nothing, None, budget, ENOUGH).first_share.item() == budget - kept
-    assert read(nothing, 0.1, budget, ENOUGH).first_share.item() == budget
+    assert read(uniform((1, 1, SIDE, SIDE), 3), 0.1, budget, ENOUGH).first_share.item() == budget
     assert read(one_value, None, budget, ENOUGH).first_share.item() == budget
     assert read(squares(), None, budget, ENOUGH).first_share.item() == (budget - kept - FITTED) // 2
     assert read(two_blocks(), None, budget, ENOUGH).first_share.item() == (budget - FITTED) // 2
