@@ -1,15 +1,26 @@
 """Where the reasons of a verdict begin to hold, and what they say there."""
 
 from dataclasses import replace
+from itertools import permutations
 from math import comb, nan
 
 import numpy as np
 import pytest
 from judged_images import image_rows, judged, yes
 
+from lightning_memaudit.results.contradictions import contradictions
 from lightning_memaudit.results.gain import MARGIN_DB, MEAN, Gain, PatternGain, gains_of
 from lightning_memaudit.results.judgement import ImageColumns
-from lightning_memaudit.results.reasons import MIN_CONTROLS, about_comparison, about_range, about_traces
+from lightning_memaudit.results.proportions import Proportion
+from lightning_memaudit.results.reason_words import words
+from lightning_memaudit.results.reasons import (
+    MIN_CONTROLS,
+    about_comparison,
+    about_lost,
+    about_range,
+    about_traces,
+    about_untested,
+)
 from lightning_memaudit.results.verdict import conclude
 
 
@@ -122,3 +133,31 @@ def test_traces_before_the_training_are_none_of_it():
         assert gain.overall.pattern != MEAN
         assert [one.code for one in about_traces(replace(judged(flags_of())[0], gain=gain))] == codes
     assert about_traces(None) == []
+
+
+@pytest.mark.parametrize("names", list(permutations(("known_mask", "autoencoder_iterations", "blind_black_box"))))
+def test_of_methods_that_bring_back_as_many_the_first_by_the_alphabet_is_named(names):
+    flags = flags_of()
+    for name in names:
+        flags["members"][name], flags["controls"][name] = yes(30, 40), yes(0, 40)
+    [reason] = contradictions(judged(flags)[0])
+    assert reason.code == "patterns_too_hard"
+    assert f"{words('autoencoder_iterations')} brings back 30 of 40" in reason.explanation
+
+
+@pytest.mark.parametrize(
+    ("methods", "where"),
+    [
+        (("blind", "biharmonic"), "every pattern where biharmonic inpainting fails, the"),
+        (("blind",), "every pattern, the"),
+    ],
+)
+def test_where_no_inpainter_ran_every_pattern_could_have_shown_what_was_lost(methods, where):
+    lost = Proportion.of(np.arange(40) < 5)
+    judgement = replace(judged(flags_of(methods=methods))[0], untested=lost)
+    assert about_untested(judgement) == [], "few are no reason"
+    [said] = about_lost(judgement)
+    assert where in said
+    [reason] = about_untested(replace(judgement, untested=Proportion.of(np.arange(40) < 11)))
+    assert where in reason.explanation
+    assert about_untested(replace(judgement, untested=Proportion.of(np.arange(40) < 10))) == [], "a quarter"
