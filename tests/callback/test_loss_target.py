@@ -74,6 +74,7 @@ OTHERWISE = {
         r"\[0.2, 0.4\]",
     ),
     "other images": (lambda m, x, o: mse(m(x), o), "image_key=1"),
+    "logits of other images": (lambda m, x, o: logits(m(x), o), "image_key=1"),
     "what is added": (lambda m, x, o: mse(x + m(x), x), "the same of all images"),
 }
 
@@ -87,7 +88,19 @@ def test_what_is_no_image_is_told_in_the_first_steps(name):
     assert re.search(words, said[0])
 
 
+@pytest.mark.parametrize("output", ["out", ["out"]])
+def test_the_mend_for_logits_keeps_the_key_of_the_output(output):
+    class Named(Returns):
+        def forward(self, x):
+            return {"out": super().forward(x)}
+
+    lightning.seed_everything(0)
+    [said], _ = run(Named(lambda m, x, o: logits(m(x)["out"], x)), output=output)
+    assert "pass output=['out', 'torch.sigmoid']" in said
+
+
 RANGE = {"reconstruct": lambda module, images: module(4 * images - 2) / 4 + 0.5}
+NORMALIZED = {"mean": [0.25], "std": [0.5]}  # of images in [0.25, 0.75]
 AS_THE_AUDIT_HAS_IT = {
     "its images": (Returns, lambda m, x, o: mse(m(x), x), {}),
     "of half as bright ones": (
@@ -103,6 +116,8 @@ AS_THE_AUDIT_HAS_IT = {
     "absolute errors": (Returns, lambda m, x, o: functional.l1_loss(m(x), x), {}),
     "a range like small logits": (Returns, lambda m, x, o: mse(m(4 * x - 2), 4 * x - 2), RANGE),
     "and moved": (Returns, lambda m, x, o: mse(m(4 * x.flip(3) - 2), 4 * x.flip(3) - 2), RANGE),
+    "normalized": (Returns, lambda m, x, o: mse(m(x), x), NORMALIZED),
+    "normalized and moved": (Returns, lambda m, x, o: mse(m(x.flip(3)), x.flip(3)), NORMALIZED),
     "logits behind": (Sigmoid, lambda m, x, o: logits(m.logits(x), x), {}),
     "sigmoid in the audit": (Returns, lambda m, x, o: logits(m(x), x), {"output": "torch.sigmoid"}),
     "undone in the audit": (

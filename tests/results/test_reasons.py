@@ -161,3 +161,11 @@ def test_where_no_inpainter_ran_every_pattern_could_have_shown_what_was_lost(met
     [reason] = about_untested(replace(judgement, untested=Proportion.of(np.arange(40) < 11)))
     assert where in reason.explanation
     assert about_untested(replace(judgement, untested=Proportion.of(np.arange(40) < 10))) == [], "a quarter"
+
+
+@pytest.mark.parametrize(("others", "contradicts"), [(2, False), (3, True)])
+def test_only_more_than_came_back_speaks_against_the_audited_method(others, contradicts):
+    flags = flags_of(2)
+    flags["members"]["known_mask"], flags["controls"]["known_mask"] = yes(others, 40), yes(0, 40)
+    codes = [one.code for one in contradictions(judged(flags)[0])]
+    assert ("patterns_too_hard" in codes) == contradicts
