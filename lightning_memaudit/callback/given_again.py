@@ -25,9 +25,9 @@ from lightning_memaudit.callback.calls import seed_all
 from lightning_memaudit.callback.curves import LEAST_CHANGE
 from lightning_memaudit.callback.input_watch import InputWatch, WentIn, like_images
 from lightning_memaudit.callback.inspection import Inspection
-from lightning_memaudit.callback.isolation import OptimizerSteps, in_stage, resting_optimizers
+from lightning_memaudit.callback.isolation import NotPutBack, in_stage, without_lasting_steps
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact
-from lightning_memaudit.callback.step_code import TakesFromLoader, may_leave_traces, own_loaders_untouched
+from lightning_memaudit.callback.step_code import may_leave_traces
 from lightning_memaudit.callback.telling import MEND_CURVE
 
 LEAST_TIMES, MOST_TIMES, SECONDS = 10, 32, 2.0
@@ -238,8 +238,7 @@ class GivenAgain:
         modes = [(one, one.training) for one in caller.pl_module.modules()]
         with (
             caller.undisturbed(),
-            resting_optimizers(caller.trainer),
-            own_loaders_untouched(),
+            without_lasting_steps(caller.trainer),
             in_stage(caller.trainer, RunningStage.TRAINING),
             caller.trainer.precision_plugin.train_step_context(),
         ):
@@ -291,7 +290,7 @@ class GivenAgain:
         try:
             with watch:
                 module.training_step(*arguments)
-        except (OptimizerSteps, TakesFromLoader):
+        except NotPutBack:
             return None
         except WentIn:
             values = watch.arrivals[before.name][before.place].values

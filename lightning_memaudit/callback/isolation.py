@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FlatParameter
 from torch.nn.modules import module as hooks_of_all_modules
 from torch.nn.parameter import is_lazy
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_memaudit.callback.state.snapshot import Snapshot
@@ -271,28 +273,29 @@ def undisturbed(module: nn.Module, *owners: object) -> Iterator[Buffers]:
         yield buffers
 
 
-class OptimizerSteps(BaseException):
-    """An optimizer was about to step; no error, which what is called might take care of.
+class NotPutBack(BaseException):
+    """What is called was about to do what cannot be undone; no ``Exception``, which the code that does it may catch.
 
-    >>> issubclass(OptimizerSteps, Exception)
+    >>> issubclass(NotPutBack, Exception)
     False
     """
 
 
 @contextmanager
-def resting_optimizers(trainer: Trainer) -> Iterator[None]:
-    """Let no optimizer step; learning rates and the like are put back by :func:`undisturbed`.
+def without_lasting_steps(trainer: Trainer) -> Iterator[None]:
+    """Let no optimizer step, and no dataloader give a batch; other state is put back by :func:`undisturbed`.
 
     Raises:
-        OptimizerSteps: One is about to, in what is called within.
+        NotPutBack: One is about to, in what is called within.
     """
 
-    def stop(*_: Any) -> None:
-        raise OptimizerSteps
+    def stop(*_: Any) -> Any:
+        raise NotPutBack
 
     hooks = [one.register_step_pre_hook(stop) for one in trainer.optimizers]
     try:
-        yield
+        with mock.patch.object(_BaseDataLoaderIter, "__next__", stop):
+            yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -3,8 +3,7 @@
 The model is given them all the same. But of what comes out of it for such an image no gradient is taken.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,9 +22,10 @@ class LearnedRows:
 
     >>> layer, images = nn.Linear(4, 4), torch.rand(3, 4)
     >>> learned = LearnedRows(layer)
-    >>> with learned.watching(3):
-    ...     errors = (layer(images) - images).square().mean(1)
-    ...     (errors * torch.tensor([1.0, 0.0, 1.0])).mean().backward()
+    >>> learned.begin(count=3)
+    >>> errors = (layer(images) - images).square().mean(1)
+    >>> (errors * torch.tensor([1.0, 0.0, 1.0])).mean().backward()
+    >>> learned.end()
     >>> learned.rows().tolist()
     [True, False, True]
     """
@@ -59,15 +59,6 @@ class LearnedRows:
         for handle in self._on_tensors:  # which may be kept, or used again in the next step
             handle.remove()
         self._on_tensors = []
-
-    @contextmanager
-    def watching(self, count: int) -> Iterator[None]:
-        """Both."""
-        self.begin(count)
-        try:
-            yield
-        finally:
-            self.end()
 
     def rows(self) -> Tensor | None:
         """(B,) of which images the last step has taken gradients; None where nobody knows.

@@ -6,15 +6,12 @@ iterator, writes to a file or sends to other processes is not, and a lock that i
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from types import CodeType, FunctionType, MethodType
 from typing import Any
-from unittest import mock
 
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
-from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 _TAKES = "next __next__ send acquire release __enter__ enter_context start"
 _WRITES = "open write writelines print save dump imwrite imsave savefig put wandb requests"
@@ -24,14 +21,6 @@ LEAVES_TRACES = frozenset(f"{_TAKES} {_WRITES} {_WAITS}".split())
 
 MOST_FUNCTIONS = 200
 """That are looked at, of the user's own."""
-
-
-class TakesFromLoader(BaseException):
-    """The step was about to take a batch from its own dataloader; no error, which what is called might take care of.
-
-    >>> issubclass(TakesFromLoader, Exception)
-    False
-    """
 
 
 def may_leave_traces(module: nn.Module) -> bool:
@@ -100,14 +89,3 @@ def _own(name: str, function: FunctionType, module: nn.Module) -> Any:
     origin = (getattr(found, "__module__", None) or "").partition(".")[0]
     is_theirs = origin in ("torch", "torchvision", "lightning", "pytorch_lightning", "numpy", "builtins")
     return None if is_theirs or origin in sys.stdlib_module_names - {"__main__"} else found
-
-
-@contextmanager
-def own_loaders_untouched() -> Iterator[None]:
-    """Whoever takes a batch from a dataloader meanwhile leaves the step instead, with :class:`TakesFromLoader`."""
-
-    def refuse(self: Any) -> Any:
-        raise TakesFromLoader
-
-    with mock.patch.object(_BaseDataLoaderIter, "__next__", refuse):
-        yield

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_memaudit.measurement.compression import jpeg_grid, jpeg_quality
+from lightning_memaudit.measurement.compression import jpeg_grid, jpeg_quality, not_measured
 from lightning_memaudit.recovery.spatial import axes
 
 
@@ -49,7 +49,7 @@ def horizontal_balance(images: Tensor) -> Tensor:
     Along the last spatial axis; NaN where that is the only one. Mirrored left to right it changes its sign: light from
     a side has one, and organs.
     """
-    return _nothing(images) if images.ndim < 4 or images.shape[-1] < 2 else _balance(images, -1)
+    return not_measured(images) if images.ndim < 4 or images.shape[-1] < 2 else _balance(images, -1)
 
 
 def slant(images: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def slant(images: Tensor) -> Tensor:
     squares; 0 for flat images, NaN with one axis. Mirrored along one of them it changes its sign.
     """
     if images.ndim < 4 or 1 in (images.shape[2], images.shape[-1]):
-        return _nothing(images)
+        return not_measured(images)
     down, across = images.diff(dim=2), images.diff(dim=-1)
     down, across = down[..., 1:] + down[..., :-1], across[:, :, 1:] + across[:, :, :-1]
     product, squares = (down * across).flatten(1).mean(1), (down.square() + across.square()).flatten(1).mean(1)
@@ -72,21 +72,21 @@ def color(images: Tensor) -> Tensor:
     NaN with one channel, as are the next two.
     """
     if images.shape[1] == 1:
-        return _nothing(images)
+        return not_measured(images)
     return (images - images.mean(1, keepdim=True)).square().flatten(1).mean(1).sqrt()
 
 
 def color_balance(images: Tensor) -> Tensor:
     """Mean of the last channel less that of the first, of images (B, C, *spatial): (B,)."""
     if images.shape[1] == 1:
-        return _nothing(images)
+        return not_measured(images)
     return images[:, -1].flatten(1).mean(1) - images[:, 0].flatten(1).mean(1)
 
 
 def color_contrast(images: Tensor) -> Tensor:
     """Contrast of the last channel less that of the first, of images (B, C, *spatial): (B,)."""
     if images.shape[1] == 1:
-        return _nothing(images)
+        return not_measured(images)
     return contrast(images[:, -1]) - contrast(images[:, 0])
 
 
@@ -98,7 +98,7 @@ def sharpness(images: Tensor) -> Tensor:
     """
     sides = [axis for axis in axes(images) if images.shape[axis] > 3]
     if not sides:
-        return _nothing(images)
+        return not_measured(images)
     fine, all_ = (torch.cat([_squares(images, axis, times) for axis in sides], 1).mean(1) for times in (3, 1))
     return _powers(fine, all_)
 
@@ -177,10 +177,6 @@ def _skewness(values: Tensor) -> Tensor:
 
 _ROUNDED = 1e-6
 """Mean square of what rounding to 8 bits changes."""
-
-
-def _nothing(images: Tensor) -> Tensor:
-    return torch.full_like(images.flatten(1)[:, 0], torch.nan)
 
 
 APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {

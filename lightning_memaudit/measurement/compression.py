@@ -30,6 +30,11 @@ _DECIDED = 3.0
 """By so much the better fit of a quality counts more than the next, as a power of e."""
 
 
+def not_measured(images: Tensor) -> Tensor:
+    """NaN for each of images (B, C, *spatial): (B,)."""
+    return torch.full_like(images.flatten(1)[:, 0], torch.nan)
+
+
 def jpeg_grid(images: Tensor) -> Tensor:
     """How much fine detail is in blocks of 8 pixels, beside blocks off that grid, in powers of 2: (B,).
 
@@ -39,7 +44,7 @@ def jpeg_grid(images: Tensor) -> Tensor:
     shorter than 12 pixels.
     """
     if _has_no_grid(images):
-        return _nothing(images)
+        return not_measured(images)
     gray, middle = images.mean(1), BLOCK // 2
     on, off = (_fine_detail(one) for one in (gray, gray[..., middle:, middle:]))
     return ((on + 1e-3) / (off + 1e-3)).log2()
@@ -53,7 +58,7 @@ def jpeg_quality(images: Tensor) -> Tensor:
     somewhere between for images without such steps. NaN where the last two axes are shorter than 12 pixels.
     """
     if _has_no_grid(images):
-        return _nothing(images)
+        return not_measured(images)
     every = images.unfold(-2, BLOCK, BLOCK).unfold(-2, BLOCK, BLOCK)
     number = math.prod(every.shape[2:-2])
     places = torch.linspace(0, number - 1, min(number, _MOST_BLOCKS), dtype=torch.float64).round().long()
@@ -106,7 +111,3 @@ def _waves(like: Tensor) -> Tensor:
 
 def _has_no_grid(images: Tensor) -> bool:
     return images.ndim < 4 or min(images.shape[-2:]) < BLOCK + BLOCK // 2
-
-
-def _nothing(images: Tensor) -> Tensor:
-    return torch.full_like(images.flatten(1)[:, 0], torch.nan)

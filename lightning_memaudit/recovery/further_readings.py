@@ -88,14 +88,15 @@ def block_over_two_values(observed: Tensor, first: ConstantFill, noise: float | 
 
 
 def second_value(observed: Tensor, first: ConstantFill, noise: float | None) -> tuple[Tensor, ConstantFill]:
-    """The value that most pixels hold but one, where many values came before it.
+    """The second most frequent value alone is the fill, where the second reading took many values for it instead.
 
     >>> from lightning_memaudit.recovery.fills import find_constant_fill
-    >>> image = torch.tensor([0.0, 0.2, 0.4, 0.6]).repeat_interleave(8).view(1, 1, 4, 8).repeat(1, 1, 2, 1)
-    >>> image[..., ::2, :] = torch.linspace(0.1, 0.9, 32).view(1, 1, 4, 8)
+    >>> image = torch.linspace(0.1, 0.9, 256).view(1, 1, 16, 16)
+    >>> squares = image[..., ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    >>> image[..., 8:] = squares[..., 8:]  # eight of them, of one value each
     >>> speaks, fill = second_value(image, find_constant_fill(image), None)
     >>> speaks.item(), int((fill.mask == 0).sum())
-    (False, 16)
+    (True, 16)
     """
     found = find_other_fill(observed, first, noise)
     many, _ = many_values(observed, first, found)

@@ -33,6 +33,7 @@ class Readings(NamedTuple):
         has_block: (B,) bool, whether a further one, a block over two values, is worth its share.
         has_many: (B,) bool, whether the second one is that many values stand in missing pixels.
         has_two_values: (B,) bool, whether the image has but two values, so that the second is seldom right.
+        has_exact_other: (B,) bool, whether there is a second one, of values without noise, and the image has more.
         first_share: (B,) int64, evaluations for the first one.
         reserve: Evaluations for a short search.
         budget: Evaluations for all of them.
@@ -49,14 +50,10 @@ class Readings(NamedTuple):
     has_block: Tensor
     has_many: Tensor
     has_two_values: Tensor
+    has_exact_other: Tensor
     first_share: Tensor
     reserve: int
     budget: int
-
-    @property
-    def has_exact_other(self) -> Tensor:
-        """(B,) bool, whether the second reading is of values without noise, of images of more than two values."""
-        return self.has_other & ~self.has_two_values & (self.other.noise == 0)
 
     def second_share(self, spent: Tensor) -> Tensor:
         """Evaluations (B,) for the second reading, after so many (B,) for the first."""
@@ -99,7 +96,8 @@ def read(observed: Tensor, noise: float | None, budget: int, enough: int) -> Rea
     # Of what the last round of random starts would take, a part is kept for what comes after it.
     trimmed = sum(cost(trials) for trials in trials_for(observed.shape[1], None))
     kept = (trimmed if budget >= KEPT_SHARE * trimmed else 0) * (~fill.present | many).long()
-    kept += cost(trials_from_candidate(observed.shape[1])) * (both & ~two & (other.noise == 0)).long()
+    exact_other = both & ~two & (other.noise == 0)
+    kept += cost(trials_from_candidate(observed.shape[1])) * exact_other.long()
     whole = budget - kept * (not noise)
     share = (whole - reserve * two.long()) // (1 + (both & ~two).long() + block.long())
-    return Readings(fill, other, both, block, many, two, share, reserve, budget)
+    return Readings(fill, other, both, block, many, two, exact_other, share, reserve, budget)

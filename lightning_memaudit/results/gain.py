@@ -4,7 +4,6 @@ It needs no threshold, and no other model: the baseline takes out how difficult 
 before anything comes back whole.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -132,8 +131,12 @@ class Gain:
 
         Of several the mean of all, then the one with the larger difference, then the first by the alphabet.
         """
-        told = [one for one in self.patterns if one.auroc is not None and one.shift is not None and one.enough]
-        return min(told, key=_by_what_it_tells, default=None)
+        told = [
+            ((-one.auroc.low, one.pattern != MEAN, -one.shift.low, one.pattern), one)
+            for one in self.patterns
+            if one.enough and one.auroc is not None and one.shift is not None
+        ]
+        return min(told, key=lambda one: one[0])[1] if told else None
 
     @property
     def tells(self) -> bool:
@@ -161,12 +164,6 @@ class Gain:
             "patterns": [one.to_dict() for one in self.patterns],
             "strongest": None if self.strongest is None else self.strongest.pattern,
         }
-
-
-def _by_what_it_tells(one: PatternGain) -> tuple[float, bool, float, str]:
-    area, shift = (-math.inf if estimate is None else estimate.low for estimate in (one.auroc, one.shift))
-    other, name = _first_the_mean(one)
-    return -area, other, -shift, name
 
 
 def _first_the_mean(one: PatternGain) -> tuple[bool, str]:
@@ -210,6 +207,10 @@ def _measured(images: ImageColumns, pattern: str) -> bool:
 
 
 def best_gains(gains: Gains) -> Gains:
-    """Best of each image over the patterns, (patterns, images) to (images,); NaN where it has none."""
+    """Best of each image over the patterns, (patterns, images) to (images,); NaN where it has none.
+
+    >>> best_gains(np.array([[3.0, np.nan, np.nan], [-1, 2, np.nan]])).tolist()
+    [3.0, 2.0, nan]
+    """
     best = np.where(np.isnan(gains), -np.inf, gains).max(0)
     return np.where(np.isneginf(best), np.nan, best)

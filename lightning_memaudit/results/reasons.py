@@ -25,13 +25,14 @@ LOWEST_THRESHOLD_DB = 20.0
 
 def above_controls(judgement: Judgement) -> bool:
     """Whether more members come back than chance explains, and so many more that each recovery says something."""
-    return judgement.inpainter is not None and judgement.evidence is not None and judgement.evidence.tells
+    return judgement.evidence is not None and judgement.evidence.tells
 
 
 def not_above_controls(judgement: Judgement) -> Reason:
-    """That as much may have come back by chance."""
-    members, controls = judgement.counted.members, judgement.counted.controls
-    assert controls is not None  # too few controls is a doubt of its own
+    """That as many may have come back by chance, of those that did; too few controls is a reason of its own."""
+    members, controls, evidence = judgement.counted.members, judgement.counted.controls, judgement.evidence
+    assert controls is not None
+    assert evidence is not None
     came_back, others = members.memorized or members.recovered, controls.memorized or controls.recovered
     look = "Look at the images that came back: each may still be a leak."
     if others.count:
@@ -41,17 +42,14 @@ def not_above_controls(judgement: Judgement) -> Reason:
             "Controls come back too, so that coming back proves little.",
             f"{look} Audit more members and controls.",
         )
-    tried = 1 if judgement.evidence is None else judgement.evidence.num_patterns
-    needed = controls_needed(max(1, came_back.count), came_back.num, tried)
+    needed = controls_needed(came_back.count, came_back.num, evidence.num_patterns)
     return Reason(
         "not_above_controls",
         f"with {others.num} controls that is too few to tell from chance",
-        f"If none was memorized, so many of those that came back are members in {_chance(judgement)} of cases: with "
+        f"If none was memorized, so many of those that came back are members in {evidence.p_value:.0%} of cases: with "
         f"{others.num} controls that is not rare enough.",
         f"{look} Audit at least {needed} controls: if none of them comes back, "
-        f"{'this one is' if came_back.count == 1 else f'these {came_back.count} are'} evidence."
-        if came_back.count
-        else f"{look} Audit more members and controls.",
+        f"{'this one is' if came_back.count == 1 else f'these {came_back.count} are'} evidence.",
     )
 
 
@@ -294,7 +292,3 @@ def _lower_threshold(judgement: Judgement, median_psnr: float) -> str:
         more = f": add {listed(names)}" if (names := untried(judgement, "random-0.9")) else ""
         return f"Train further; until then the recovery gain says more, which needs no threshold{more}."
     return f"Train further, or set threshold_db below {median_psnr:.0f} and audit again."
-
-
-def _chance(judgement: Judgement) -> str:
-    return "many" if judgement.evidence is None else f"{judgement.evidence.p_value:.0%}"

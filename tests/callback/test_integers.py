@@ -100,3 +100,25 @@ def test_complex_images_are_refused_in_one_line():
     groups = [Items([image.to(torch.complex64) for image in group.items]) for group in UNIT]
     with pytest.raises(ValueError, match=r"images are torch.complex64: pass image_key=<a function of the item"):
         train_loss(Network(scales=False), groups)
+
+
+@pytest.mark.parametrize(("highest", "is_refused"), [(1, True), (16, True), (17, False), (255, False)])
+def test_bytes_of_few_steps_are_asked_what_they_are(highest, is_refused):
+    """As masks, label maps and digits in 16 steps are; of photographs none uses so few of its 256 values."""
+    groups = [Items([(highest * image).round().byte() for image in group.items]) for group in UNIT]
+    for group in groups:
+        group.items[0][..., 0, 0] = highest
+
+    class OnBytes(Module):
+        def training_step(self, batch, batch_idx):
+            return functional.mse_loss(self(batch.float() / 255), batch.float() / 255)
+
+    def trained():
+        how = {"reconstruct": lambda module, images: 255 * module(images / 255)}
+        fit(audit_callback(controls=groups[1], **how), OnBytes(), DataLoader(groups[0], 4))
+
+    if is_refused:
+        with pytest.raises(ValueError, match=f"torch.uint8 with values up to {highest}, of unknown range"):
+            trained()
+    else:
+        trained()

@@ -1,6 +1,7 @@
 """Which images a training learns from, against what its loss is made of."""
 
 import warnings
+from contextlib import contextmanager
 
 import lightning
 import pytest
@@ -146,6 +147,14 @@ def test_what_a_hard_choice_has_not_come_to_yet_is_no_warning():
     assert (list(doubts), said) == (["members_not_yet_given"], [])
 
 
+@contextmanager
+def watching(learned):
+    """A step on three images."""
+    learned.begin(3)
+    yield
+    learned.end()
+
+
 def test_gradients_and_the_layer_stay_as_they_are():
     layer = nn.Linear(4, 4)
     x = torch.rand(3, 4)
@@ -153,7 +162,7 @@ def test_gradients_and_the_layer_stay_as_they_are():
     wanted = [one.grad.clone() for one in layer.parameters()]
     layer.zero_grad()
     learned = LearnedRows(layer)
-    with learned.watching(3):
+    with watching(learned):
         layer(x).square().sum().backward()
     assert all(torch.equal(one.grad, other) for one, other in zip(layer.parameters(), wanted, strict=True))
     assert not layer._forward_hooks
@@ -164,7 +173,7 @@ def test_gradients_and_the_layer_stay_as_they_are():
 def test_of_other_rows_than_the_images_nothing_is_known(count):
     layer = nn.Linear(4, 4)
     learned = LearnedRows(layer)
-    with learned.watching(3):
+    with watching(learned):
         layer(torch.rand(count, 4)).square().sum().backward()
     assert learned.rows() is None
 
@@ -172,9 +181,9 @@ def test_of_other_rows_than_the_images_nothing_is_known(count):
 def test_a_step_of_a_discriminator_teaches_nothing():
     layer = nn.Linear(4, 4)
     learned = LearnedRows(layer)
-    with learned.watching(3):
+    with watching(learned):
         layer(torch.rand(3, 4)).square().sum().backward()
-    with learned.watching(3):
+    with watching(learned):
         layer(torch.rand(3, 4)).detach()
     assert learned.rows().tolist() == [False] * 3
 
@@ -182,8 +191,102 @@ def test_a_step_of_a_discriminator_teaches_nothing():
 def test_a_step_that_comes_to_a_loss_elsewhere_tells_nothing():
     layer = nn.Linear(4, 4)
     learned = LearnedRows(layer)
-    with learned.watching(3):
+    with watching(learned):
         layer(torch.rand(3, 4)).square().sum().backward()
-    with learned.watching(3):
+    with watching(learned):
+        learned.see_loss()
+    assert learned.rows() is None
+
+
+def test_a_step_that_was_left_in_the_middle_leaves_no_hook():
+    layer = nn.Linear(4, 4)
+    learned = LearnedRows(layer)
+    learned.begin(3)
+    kept = layer(torch.rand(3, 4))
+    with watching(learned):
+        assert len(layer._forward_hooks) == 1
+        kept.square().sum().backward()  # of the step before
+    assert not layer._forward_hooks
+    assert learned.rows() is None
+
+
+class Returning(nn.Module):
+    """A layer of which ``returned(layer, x)`` is returned."""
+
+    def __init__(self, returned):
+        super().__init__()
+        self.weight, self.returned = nn.Parameter(torch.rand(3, 4)), returned
+
+    def forward(self, x):
+        return self.returned(self, x)
+
+
+def rows_after(returned, loss):
+    """Of a step on three images whose loss is made of what the layer returned."""
+    layer = Returning(returned)
+    learned = LearnedRows(layer)
+    with watching(learned):
+        loss(layer, torch.rand(3, 4)).backward()
+    rows = learned.rows()
+    return None if rows is None else rows.tolist()
+
+
+MIDDLE_LEFT_OUT = torch.tensor([1.0, 0.0, 1.0])
+
+
+def test_a_parameter_that_is_returned_beside_is_no_image():
+    def loss(layer, x):
+        output, weight = layer(x)
+        return output.square().sum(1) @ MIDDLE_LEFT_OUT + weight.sum()
+
+    assert rows_after(lambda layer, x: (x * layer.weight, layer.weight), loss) == [True, False, True]
+
+
+def test_of_losses_that_come_out_nothing_is_known():
+    """Each may be of any of the images."""
+    assert rows_after(lambda layer, x: (x * layer.weight).sum(1), lambda layer, x: layer(x) @ MIDDLE_LEFT_OUT) is None
+
+
+def test_of_a_gradient_by_something_else_nothing_is_known():
+    def loss(layer, x):
+        return layer(x).square().sum(1) @ MIDDLE_LEFT_OUT + layer(x.repeat(2, 1)).sum()
+
+    assert rows_after(lambda layer, x: x * layer.weight[0], loss) is None
+
+
+def test_what_any_of_several_calls_learns_from_is_learned_from():
+    def loss(layer, x):
+        return layer(x)[0].sum() + layer(x)[2].sum()
+
+    assert rows_after(lambda layer, x: x * layer.weight, loss) == [True, False, True]
+
+
+def test_a_call_of_which_no_gradient_was_ever_taken_tells_nothing():
+    """As where the loss is taken within the layer; later it tells, whatever else is returned beside."""
+    layer = Returning(lambda layer, x: (x * layer.weight, layer.weight.mean() * 2))
+    learned = LearnedRows(layer)
+    with watching(learned):
+        layer(torch.rand(3, 4))
+        learned.see_loss()
+    assert learned.rows() is None
+    with watching(learned):
+        layer(torch.rand(3, 4))[0].sum().backward()
+    with watching(learned):
+        layer(torch.rand(3, 4))
+        learned.see_loss()
+    assert learned.rows().tolist() == [False] * 3
+
+
+def test_a_step_that_calls_the_layer_within_vmap_alone_tells_nothing():
+    """No gradient by what is seen of that is one by an image; so none does not mean that nothing was learned."""
+    layer = nn.Linear(4, 4)
+    learned = LearnedRows(layer)
+    with watching(learned):
+        layer(torch.rand(3, 4)).sum().backward()
+    assert learned.rows().all()
+    with watching(learned):
+        weights = dict(layer.named_parameters())
+        loss = torch.func.grad(lambda weights, x: torch.func.functional_call(layer, weights, (x,)).square().sum())
+        torch.func.vmap(loss, (None, 0))(weights, torch.rand(5, 3, 4))
         learned.see_loss()
     assert learned.rows() is None

@@ -11,7 +11,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from training_runs import audit_callback, images, trainer_with
 
+from lightning_memaudit.callback.hooks import OwnHook
 from lightning_memaudit.callback.loss_target import find_target
+from lightning_memaudit.callback.target_watch import TargetWatch
 
 SHAPE = (2, 8, 8)
 MEMBERS, OTHERS = images(24, shape=SHAPE), images(24, seed=2, shape=SHAPE)
@@ -72,6 +74,7 @@ OTHERWISE = {
         r"\[0.2, 0.4\]",
     ),
     "other images": (lambda m, x, o: mse(m(x), o), "image_key=1"),
+    "logits of other images": (lambda m, x, o: logits(m(x), o), "image_key=1"),
     "what is added": (lambda m, x, o: mse(x + m(x), x), "the same of all images"),
 }
 
@@ -85,7 +88,19 @@ def test_what_is_no_image_is_told_in_the_first_steps(name):
     assert re.search(words, said[0])
 
 
+@pytest.mark.parametrize("output", ["out", ["out"]])
+def test_the_mend_for_logits_keeps_the_key_of_the_output(output):
+    class Named(Returns):
+        def forward(self, x):
+            return {"out": super().forward(x)}
+
+    lightning.seed_everything(0)
+    [said], _ = run(Named(lambda m, x, o: logits(m(x)["out"], x)), output=output)
+    assert "pass output=['out', 'torch.sigmoid']" in said
+
+
 RANGE = {"reconstruct": lambda module, images: module(4 * images - 2) / 4 + 0.5}
+NORMALIZED = {"mean": [0.25], "std": [0.5]}  # of images in [0.25, 0.75]
 AS_THE_AUDIT_HAS_IT = {
     "its images": (Returns, lambda m, x, o: mse(m(x), x), {}),
     "of half as bright ones": (
@@ -101,6 +116,8 @@ AS_THE_AUDIT_HAS_IT = {
     "absolute errors": (Returns, lambda m, x, o: functional.l1_loss(m(x), x), {}),
     "a range like small logits": (Returns, lambda m, x, o: mse(m(4 * x - 2), 4 * x - 2), RANGE),
     "and moved": (Returns, lambda m, x, o: mse(m(4 * x.flip(3) - 2), 4 * x.flip(3) - 2), RANGE),
+    "normalized": (Returns, lambda m, x, o: mse(m(x), x), NORMALIZED),
+    "normalized and moved": (Returns, lambda m, x, o: mse(m(x.flip(3)), x.flip(3)), NORMALIZED),
     "logits behind": (Sigmoid, lambda m, x, o: logits(m.logits(x), x), {}),
     "sigmoid in the audit": (Returns, lambda m, x, o: logits(m(x), x), {"output": "torch.sigmoid"}),
     "undone in the audit": (
@@ -143,3 +160,43 @@ def test_images_in_a_range_like_that_of_small_logits_are_none(scale, moved):
     found = find_target(output.detach(), output.grad, target, {(0,): MEMBERS[:6]})
     assert found is None or not found.is_logits
     assert found is not None or scale < 0.1  # so near zero nobody knows
+
+
+class Watched(Returns):
+    """Notes in each step whether what its loss makes it return is looked at."""
+
+    def __init__(self, loss):
+        super().__init__(loss)
+        self.steps = []
+
+    def training_step(self, batch, batch_idx):
+        calls = [one.call for one in self._forward_hooks.values() if isinstance(one, OwnHook)]
+        self.steps.append(any(isinstance(getattr(call, "__self__", None), TargetWatch) for call in calls))
+        return super().training_step(batch, batch_idx)
+
+
+LOOKED_AT = [
+    (lambda m, x, o: functional.l1_loss(m(x), x), 3, [1, 2, 3, 4]),  # of what nothing is known, four steps
+    (lambda m, x, o: functional.l1_loss(m(x), x), 24, [1, 2]),  # in later epochs two
+    (lambda m, x, o: mse(m(x), x), 3, [1, 2]),  # two that agree
+    (lambda m, x, o: mse(m(x), 1 - x), 24, [1, 2]),
+]
+
+
+@pytest.mark.parametrize(("loss", "size", "steps"), LOOKED_AT)
+def test_no_more_steps_are_looked_at_than_it_takes(loss, size, steps):
+    """From the second on: the first one shows from which layer the images come."""
+    lightning.seed_everything(0)
+    module = Watched(loss)
+    callback = audit_callback(controls=TensorDataset(images(24, seed=1, shape=SHAPE)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer_with(callback, max_epochs=6).fit(module, DataLoader(TensorDataset(MEMBERS, OTHERS), size))
+    assert [step for step, is_watched in enumerate(module.steps) if is_watched] == steps
+
+
+def test_two_steps_that_show_different_things_tell_nothing():
+    """The negative of the images, and a fainter one, in turn."""
+    lightning.seed_everything(0)
+    module = Returns(lambda m, x, o: mse(m(x), (1 - x) / (1 + 3 * (m.trainer.global_step % 2))))
+    assert run(module) == ([], [])

@@ -11,6 +11,8 @@ from lightning_memaudit.recovery import BlindRecovery
 from lightning_memaudit.recovery.candidates import ERROR_PER_SCORE, Candidate
 from lightning_memaudit.recovery.fills import find_constant_fill, find_other_fill, hidden_share
 from lightning_memaudit.recovery.many_values import error_under, find_runs, many_values
+from lightning_memaudit.recovery.methods import blind
+from lightning_memaudit.recovery.trimmed import iterate_trimmed, trials_for
 
 NUMBER = 12
 SIDE = 16
@@ -78,6 +80,21 @@ def test_values_of_the_fill_that_are_too_rare_to_be_read_are_told_by_what_was_fo
     observed = torch.where(torch.arange(SIDE) < SIDE // 2, stored, (3 * stored).round() / 3)
     found = BlindRecovery(certification=None)(associative(stored, sharpness=1.0), observed)
     assert int(((found.image - stored).square().flatten(1).mean(1) <= 1e-3).sum()) == NUMBER
+
+
+@pytest.mark.parametrize(("degrade", "is_trimmed"), [(mosaic, True), (lambda images: hide(images, 0.5)[0], False)])
+def test_where_many_values_came_to_nothing_what_agrees_with_a_part_is_looked_for(degrade, is_trimmed, monkeypatch):
+    """As where no fill is read at all; one value leaves nothing open that the reading did not tell."""
+    asked = []
+
+    def iterate(autoencoder, observed, possible, trials, *start):
+        asked.append(trials)
+        return iterate_trimmed(autoencoder, observed, possible, trials, *start)
+
+    monkeypatch.setattr(blind, "iterate_trimmed", iterate)
+    stored, stranger = smooth_images(NUMBER), smooth_images(1, seed=5)
+    BlindRecovery(certification=None)(associative(stored, sharpness=0.1), degrade(stranger))
+    assert (trials_for(channels=3, per_channel=None)[0] in asked) == is_trimmed
 
 
 def test_an_image_that_explains_the_fill_alone_is_not_told_from_it():

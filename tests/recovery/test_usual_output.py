@@ -135,3 +135,48 @@ def test_rounds_that_are_cut_short_do_not_depend_on_who_was_asked():
     observed = torch.cat([stored, torch.lerp(other, stored, scattered)])
     together = method(constant, observed).num_evaluations.tolist()
     assert together == [method(constant, one[None]).num_evaluations.item() for one in observed]
+
+
+def blurred(x: Tensor) -> Tensor:
+    """Means of 8x8 pixels, less the mean of all."""
+    coarse = torch.nn.functional.avg_pool2d(x, 8).repeat_interleave(8, -1).repeat_interleave(8, -2)
+    return coarse - x.mean((-1, -2), keepdim=True)
+
+
+ANSWERS = {
+    "brightness": lambda x: torch.zeros_like(x) + x.mean((1, 2, 3), keepdim=True),
+    "fine detail": lambda x: 3 * (x - torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)).tanh(),
+    "coarse detail": lambda x: 3 * blurred(x),
+}
+
+
+@pytest.mark.parametrize("what", ANSWERS)
+def test_a_network_that_answers_to_one_thing_alone_is_seen_to_answer(what):
+    assert UsualOutput.of(lambda x: 0.5 + 0.01 * x, torch.zeros(1, *SHAPE)).spread < 0.01
+    assert UsualOutput.of(ANSWERS[what], torch.zeros(1, *SHAPE)).spread > 0.3
+
+
+@pytest.mark.parametrize("which", ["usual", "start", "negative", "data"])
+def test_one_output_that_is_another_image_is_enough_to_be_searched(which):
+    stored, second, other = random_images(3, seed=12).split(1)
+    outputs = {name: second if name == which else stored for name in ("usual", "start", "negative", "data")}
+    usual, *answers = outputs.values()
+    problem, asked = problem_of(other, LEFT), iter(answers)
+    given_up = UsualOutput(usual, torch.tensor(0.0)).is_all(lambda x: next(asked), problem, problem.observed)
+    assert given_up[0].tolist() == [False]
+    asked = iter([stored] * 3)
+    given_up = UsualOutput(stored, torch.tensor(0.0)).is_all(lambda x: next(asked), problem, problem.observed)
+    assert given_up[0].tolist() == [True]
+
+
+def test_asked_are_the_start_its_negative_and_the_data_in_what_that_gives():
+    stored, second, other = random_images(3, seed=12).split(1)
+    problem, asked, given = problem_of(other, LEFT), iter([stored, second, stored]), []
+
+    def f(x: Tensor) -> Tensor:
+        given.append(x.clone())
+        return next(asked)
+
+    UsualOutput(stored, torch.tensor(0.0)).is_all(f, problem, problem.observed)
+    expected = problem.observed, 1 - problem.observed, torch.where(LEFT > 0, other, second)
+    assert all(map(torch.equal, given, expected))

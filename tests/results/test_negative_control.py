@@ -65,6 +65,20 @@ def test_what_is_the_same_and_more_is_one(same):
     assert not conclude(FINAL, same).cautions
 
 
+def test_images_without_some_number_are_the_same_where_both_lack_it():
+    """As gray ones have no color."""
+    looks = {group: np.full((40, 2), np.nan) for group in ("members", "controls")}
+    assert told_apart(replace(FINAL, looks=looks), replace(untrained(), looks=looks)) == []
+    assert told_apart(replace(FINAL, looks=looks), untrained()) == ["with other members and controls"]
+    assert told_apart(FINAL, replace(untrained(), looks={})) == ["with other members and controls"]
+
+
+def test_without_an_inpainter_nothing_is_known_of_the_untrained_weights():
+    blind = {group: {"blind": yes(0, 40)} for group in ("members", "controls")}
+    plain = looking(judged(blind, patterns=("random-0.3", "half"))[0])
+    assert is_passed(FINAL, plain) is None
+
+
 def test_one_that_failed_has_failed_whatever_it_was_of():
     failed = untrained(5, patterns=("half",))
     assert told_apart(FINAL, failed)

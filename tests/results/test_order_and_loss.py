@@ -94,7 +94,8 @@ def test_of_gains_that_tell_as_much_the_mean_counts_then_the_larger_then_the_fir
     other = replace(alike, patterns=alike.patterns[1:])
     assert other.strongest.pattern == other.exceptional.pattern == most_beyond(other).pattern == "a"
     larger = gain(a=10, b=12)
-    assert replace(larger, patterns=larger.patterns[1:]).strongest.pattern == "b"
+    single = replace(larger, patterns=larger.patterns[1:])
+    assert single.strongest.pattern == single.to_dict()["strongest"] == "b"
 
 
 def lost(columns, group, patterns, what, rows=slice(None)):
