@@ -13,6 +13,7 @@ from rich.text import Text
 from lightning_memaudit.cli.gate import OPTIONS as GATE_OPTIONS
 from lightning_memaudit.cli.gate import Gate, Result
 from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint, legible
+from lightning_memaudit.results.chain import audit_sha256, by_audit
 from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import RunFolder
 
@@ -29,6 +30,15 @@ class _Parser(argparse.ArgumentParser):
             stray = message.partition(": ")[2].split()[0]
             message = f"{stray!r} is not an option{hint(stray.split('=')[0], known)}"
         raise UsageError(f"{message}; `{self.prog} --help` lists the options")
+
+
+def _check_copies(folders: Sequence[RunFolder]) -> None:
+    """Raise where a run would be compared with its own copy, as if it had been made again."""
+    seen: dict[str, Path] = {}
+    for folder in folders if len(folders) > 1 else ():
+        other = seen.setdefault(audit_sha256(by_audit(folder.chained_audits())[-1]), folder.path)
+        if other != folder.path:
+            raise UsageError(f"{folder.path} ends with the audit of {other}, as a copy does: name one of them")
 
 
 def _names(text: str) -> list[str]:
@@ -79,6 +89,7 @@ def run_report(arguments: Sequence[str]) -> int:
     folders = [RunFolder.find(path) for path in options.runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise UsageError(f"{' '.join(map(str, options.runs))}: a run is named twice; name each once")
+    _check_copies(folders)
     return gate.run(partial(_write_reports, folders, options, checked=gate.is_asked_for))
 
 

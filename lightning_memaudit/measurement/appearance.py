@@ -1,6 +1,8 @@
 """What an image looks like, which owes nothing to any autoencoder: whether members and controls are of one kind."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,6 +52,20 @@ def horizontal_balance(images: Tensor) -> Tensor:
     a side has one, and organs.
     """
     return not_measured(images) if images.ndim < 4 or images.shape[-1] < 2 else _balance(images, -1)
+
+
+def horizontal_wave(images: Tensor, half_waves: int) -> Tensor:
+    """Mean of images (B, C, *spatial) times a cosine of so many half waves along the last axis: (B,).
+
+    With an odd number of them it changes its sign in an image that is mirrored left to right. Where images are aligned,
+    as faces and scans are, even those that look symmetric have one, and it tells where they were cut off. NaN with one
+    axis, and where a half wave has less than two pixels.
+    """
+    width = images.shape[-1]
+    if images.ndim < 4 or width < 2 * half_waves:
+        return _nothing(images)
+    wave = torch.cos(math.pi * half_waves / width * (torch.arange(width, device=images.device).to(images) + 0.5))
+    return (images * wave).flatten(1).mean(1)
 
 
 def slant(images: Tensor) -> Tensor:
@@ -188,6 +204,7 @@ APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {
     "direction": direction,
     "horizontal_balance": horizontal_balance,
     "slant": slant,
+    **{f"horizontal_wave_{number}": partial(horizontal_wave, half_waves=number) for number in (3, 5, 7)},
     "color": color,
     "color_balance": color_balance,
     "color_contrast": color_contrast,

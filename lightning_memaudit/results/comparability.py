@@ -18,13 +18,15 @@ from lightning_memaudit.results.names import INPAINTER
 APPEARANCE = (
     *("brightness", "contrast", "roughness", "value_range"),
     *("vertical_balance", "direction", "horizontal_balance", "slant"),
+    *("horizontal_wave_3", "horizontal_wave_5", "horizontal_wave_7"),
     *("color", "color_balance", "color_contrast"),
     *("jpeg_grid", "jpeg_quality", "sharpness"),
     *("skewness", "edge_skewness", "detail_balance", "parity"),
 )
 """Columns that are numbers of the intact images alone; those of the second line tell images from turned ones, those of
-the third by their colors, which images of one channel do not have, those of the fourth by what was done to them before,
-compressed, resized, blurred or sharpened, and those of the last from negatives, mirrored and moved ones."""
+the third aligned ones from mirrored ones, those of the fourth by their colors, which images of one channel do not have,
+those of the fifth by what was done to them before, compressed, resized, blurred or sharpened, and those of the last
+from negatives, mirrored and moved ones."""
 
 MAX_FALSE_ALARM = 1e-3
 """Chance at most that groups of one source are taken for different ones, all quantities together (Bonferroni)."""

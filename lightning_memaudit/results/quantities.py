@@ -67,6 +67,10 @@ QUANTITIES = (
     Quantity("direction", "how much more neighbours differ down the image than across it, from -1 to 1"),
     Quantity("horizontal_balance", "mean of the right half less that of the left half"),
     Quantity("slant", "whether edges rise or fall from left to right, from -1 to 1"),
+    *(
+        Quantity(f"horizontal_wave_{number}", f"mean of the image's values times {number} half waves across it")
+        for number in (3, 5, 7)
+    ),
     Quantity("color", "root mean square of the channels' distance from their mean"),
     Quantity("color_balance", "mean of the last channel less that of the first"),
     Quantity("color_contrast", "contrast of the last channel less that of the first"),

@@ -104,6 +104,10 @@ class RunReader:
                 return cls(candidate)
         if not path.exists():
             raise FileNotFoundError(f"run folder {path} does not exist: pass the folder of a run")
+        if not path.is_dir():
+            of_run = (path.parent / AUDITS).is_file()
+            which = path.parent if of_run else "that of a run; of a page on several, each one"
+            raise FileNotFoundError(f"{path} is no folder: pass {which}")
         folders = (file.parent for file in path.glob(f"*/{AUDITS}"))
         named = sorted(one for one in folders if not one.name.startswith(ASIDE) and not one.is_symlink())
         if len(named) > 1:

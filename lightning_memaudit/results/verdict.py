@@ -139,7 +139,8 @@ def conclude(
         else:
             told += [one.explanation for one in missed]
         codes = tuple(one.code for one in [*training, *missed])
-        return replace(_traces(judgement, found, certainty, (*told, *more, *cautions)), absence_not_shown=codes)
+        chance = next(iter(doubts), None) or not_above_controls(judgement) if back.count else None
+        return replace(_traces(judgement, chance, found, certainty, (*told, *more, *cautions)), absence_not_shown=codes)
     if back.count:
         if not doubts:
             doubts = [not_above_controls(judgement), *about_untested(judgement)]
@@ -189,12 +190,14 @@ def _by(judgement: Judgement) -> str:
     return f" by {words(judgement.method)} recovery{told}"
 
 
-def _traces(judgement: Judgement, found: str, certainty: str, cautions: tuple[str, ...]) -> Verdict:
+def _traces(
+    judgement: Judgement, chance: Reason | None, found: str, certainty: str, cautions: tuple[str, ...]
+) -> Verdict:
+    """Traces; ``chance`` is why images that came back whole prove nothing, where some did."""
     assert judgement.gain is not None
     one, few = judgement.gain.strongest, judgement.gain.exceptional
     members = judgement.counted.members
     back, by = members.memorized or members.recovered, _by(judgement)
-    chance = next(iter(about_range(judgement)), not_above_controls(judgement)) if back.count else None
     if chance is not None:
         what = f"{of(back)} came back{by}, but {chance.clause}; taken together,"
     elif members.recovered.count:

@@ -160,7 +160,7 @@ def test_the_report_of_several_runs_comes_with_the_curve(tmp_path, capsys):
         "num_images": 3,
         "num_controls": 2,
     }
-    folders = [make_run_folder(tmp_path / name, **settings) for name in ("fc10", "unet")]
+    folders = [make_run_folder(tmp_path / name, seed=seed, **settings) for seed, name in enumerate(("fc10", "unet"))]
     assert main(["report", *[str(folder.path) for folder in folders], "--output", "both.html"]) == 0
     assert "both-missing-fraction.png" in capsys.readouterr().out
     assert matplotlib.image.imread("both-missing-fraction.png").std() > 0.05

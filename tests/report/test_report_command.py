@@ -1,5 +1,6 @@
 """``report``: it makes anew what was lost, without torch, and says what is wrong in one line."""
 
+import shutil
 import subprocess
 import sys
 
@@ -28,6 +29,27 @@ def test_report_needs_no_torch(run):
         "assert not {'torch', 'lightning', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_run_is_not_compared_with_its_copy(run, tmp_path, capsys):
+    copy = tmp_path / "second" / "memaudit"
+    shutil.copytree(run.path, copy)
+    (copy / "audits.jsonl").write_text((copy / "audits.jsonl").read_text() + "\n")  # other bytes
+    assert main(["report", str(run.path), str(copy)]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"error: {copy} ends with the audit of {run.path}, as a copy does: name one of them\n"
+    )
+
+
+def test_verify_of_a_page_says_what_to_pass(run, tmp_path, capsys):
+    page = tmp_path / "elsewhere" / "ab.html"
+    page.parent.mkdir()
+    page.write_text("<p>two runs</p>")
+    assert main(["verify", str(page)]) == main(["verify", str(run.path / "run.json")]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"error: {page} is no folder: pass that of a run; of a page on several, each one"
+    assert second == f"error: {run.path / 'run.json'} is no folder: pass {run.path}"
 
 
 def test_report_refuses_a_run_twice_and_typos(run, capsys):

@@ -99,10 +99,11 @@ def test_signals_have_no_sides_and_volumes_have_those_of_their_slices():
     images = torch.rand(3, 2, 14, 13, generator=torch.Generator().manual_seed(4))
     of_signals = {name: metric(images[..., 0]).numpy() for name, metric in MEASURED.items()}
     nothing = {name for name, values in of_signals.items() if np.isnan(values).all()}
-    assert nothing == {"horizontal_balance", "slant", "jpeg_grid", "jpeg_quality"}
+    waves = {name for name in MEASURED if name.startswith("horizontal_wave")}
+    assert nothing == {"horizontal_balance", *waves, "slant", "jpeg_grid", "jpeg_quality"}
     assert all(np.isfinite(of_signals[name]).all() for name in {*MEASURED} - nothing)
     volumes = images[:, :, None].repeat(1, 1, 5, 1, 1)  # the same slice five times over
-    for name in ("horizontal_balance", "jpeg_grid", "color"):
+    for name in ("horizontal_balance", "horizontal_wave_5", "jpeg_grid", "color"):
         assert MEASURED[name](volumes).numpy() == pytest.approx(MEASURED[name](images).numpy(), abs=1e-5)
     thick = images[:, :, :, None].repeat(1, 1, 1, 5, 1)  # and along the axis in the middle
     for name in ("slant", "direction"):

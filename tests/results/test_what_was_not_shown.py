@@ -126,3 +126,14 @@ def test_a_search_that_was_cut_is_no_pass(tmp_path):
             held, why = decided(changed, text)
             assert (held is None) == (Condition.of(text).name in undecided), text
             assert held is not None or "max_evaluations is 60" in why
+
+
+def test_traces_without_an_inpainter_say_that_it_is_missing():
+    """Images came back, more than chance explains: that nobody filled them in otherwise is what keeps the verdict."""
+    f = answering(MEMBERS, controls=CONTROLS[:0])
+    report = audit(f, MEMBERS, CONTROLS, patterns=["random-0.9"], methods=["blind_black_box"])
+    assert report.verdict.outcome == "traces"
+    headline = report.verdict.headline
+    assert f"{NUM} of {NUM} came back by blind black box recovery, but no generic inpainter ran" in headline
+    assert "too few to tell from chance" not in headline
+    assert "Add biharmonic to methods" in report.verdict.next_steps[1]
