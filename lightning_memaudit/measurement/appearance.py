@@ -63,7 +63,7 @@ def horizontal_wave(images: Tensor, half_waves: int) -> Tensor:
     """
     width = images.shape[-1]
     if images.ndim < 4 or width < 2 * half_waves:
-        return _nothing(images)
+        return not_measured(images)
     wave = torch.cos(math.pi * half_waves / width * (torch.arange(width, device=images.device).to(images) + 0.5))
     return (images * wave).flatten(1).mean(1)
 
