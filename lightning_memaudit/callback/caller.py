@@ -41,11 +41,16 @@ class Caller:
     processes: Processes
     _lockstep: Lockstep | None = None
 
+    @property
+    def owners(self) -> list[object]:
+        """The model, the data module and what reconstructs: what a call of the model may change."""
+        others = getattr(self.trainer, "datamodule", None), self.how.reconstruct
+        return [self.pl_module, *(one for one in others if one is not None)]
+
     @contextmanager
     def undisturbed(self) -> Iterator[Buffers]:
         """Within: whatever is called leaves the model, the data module and what reconstructs as they were."""
-        owners = [getattr(self.trainer, "datamodule", None), self.how.reconstruct]
-        with undisturbed(self.pl_module, *owners) as buffers, silent_loggers(self.trainer):
+        with undisturbed(self.pl_module, *self.owners[1:]) as buffers, silent_loggers(self.trainer):
             yield buffers
 
     @contextmanager

@@ -70,6 +70,8 @@ def find_target(
     True
     """
     left = LEFT if gradient.dtype in (torch.float32, torch.float64) else LEFT_IN_HALF
+    if not bool(gradient.isfinite().all() and output.isfinite().all()):
+        return None  # as where mixed precision scales the loss too far, and leaves the step out
     output, gradient = output.double(), gradient.double()
     fitting: dict[tuple[Any, ...] | None, Affine] = {}
     least, (audited, *others) = left, images.items()
@@ -78,8 +80,10 @@ def find_target(
             found, rest = _affine(output, gradient, one.to(output))
             if found is not None and rest <= left:
                 fitting[path], least = found, min(least, rest)
-    for path, one in images.items():
-        rest = 1.0 if one.shape != output.shape else _beside(gradient, torch.sigmoid(output) - one.to(output))
+    for path, one in (audited, (None, given), *others):
+        if one is None or one.shape != output.shape:
+            continue
+        rest = _beside(gradient, torch.sigmoid(output) - one.to(output))
         # Near zero the sigmoid is nearly a line: the much better one of both is meant.
         if rest <= left and rest < CLEARLY * least:
             return Target(path, is_logits=True)

@@ -152,7 +152,7 @@ class TargetWatch:
     def _words(self, found: Target, place: tuple[Any, ...]) -> tuple[str, str]:
         """What is wrong, and what to do."""
         begin = "the training's loss makes the model return"
-        if found.is_logits and found.path == place:
+        if found.is_logits and found.path in (None, place):
             key = self.first.caller.how.output
             keys = [] if key is None else key if isinstance(key, list) else [key]
             output = '"torch.sigmoid"' if not keys else [*keys, "torch.sigmoid"]

@@ -63,8 +63,15 @@ def slope_of_energy(module, x):
 
 
 mse, logits = functional.mse_loss, functional.binary_cross_entropy_with_logits
+
+
+def logits_of_itself(module, x):
+    return logits(module(x), x)
+
+
 OTHERWISE = {
     "logits": (lambda m, x, o: logits(m(x), x), 'logits.*output="torch.sigmoid"'),
+    "logits of what it is given": (lambda m, x, o: logits_of_itself(m, torch.bernoulli(x)), 'output="torch.sigmoid"'),
     "negative": (lambda m, x, o: mse(m(x), 1 - x), r"\(image - 1\) / -1"),
     "another range": (lambda m, x, o: 3 * mse(m(x), 2 * x - 1), r"\(image - 0.5\) / 0.5"),
     "ranges of channels": (
@@ -132,6 +139,14 @@ def test_of_other_losses_nothing_is_known(loss):
     output = torch.randn(6, *SHAPE).requires_grad_()
     loss(output, MEMBERS[:6]).backward()
     assert find_target(output.detach(), output.grad, MEMBERS[:6], {(0,): MEMBERS[:6]}) is None
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_gradient_that_is_no_number_tells_nothing(value):
+    output = torch.randn(6, *SHAPE)
+    gradient = output - MEMBERS[:6]
+    gradient[0, 0, 0, 0] = value
+    assert find_target(output, gradient, MEMBERS[:6], {(0,): MEMBERS[:6]}) is None
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0])

@@ -237,7 +237,7 @@ class Reader:
             yield first
             yield from batches
 
-    def sampler_epochs(self, sampler: Any, most: int) -> list[list[int]]:
+    def sampler_epochs(self, sampler: Any, most: int) -> list[list[Any]]:
         """See :func:`.draw_epochs`; in a process of its own where possible."""
         loader = DataLoader(_Epochs(sampler, most), batch_size=None, num_workers=1, timeout=WORKER_TIMEOUT)
         try:
@@ -345,7 +345,7 @@ class _Epochs(IterableDataset[Any]):
     def __init__(self, sampler: Any, most: int) -> None:
         self.sampler, self.most = sampler, most
 
-    def __iter__(self) -> Iterator[list[list[int]]]:
+    def __iter__(self) -> Iterator[list[list[Any]]]:
         if get_worker_info() is not None:
             make_private(self.sampler)
         yield draw_epochs(self.sampler, self.most)

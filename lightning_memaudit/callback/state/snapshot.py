@@ -323,6 +323,12 @@ class Snapshot:
 
     # After
 
+    @property
+    def is_one_way(self) -> bool:
+        """Whether it holds what goes on and cannot be moved back, such as a generator function."""
+        fixed = (one.copy is None or id(one.owner) in self._fixed for one, _ in self._iterators)
+        return any(fixed) or any(isinstance(one, GeneratorPlace) and one.goes_on for one, _ in self._others)
+
     def restore(self) -> list[str]:
         """Put everything back; the names of what could not be, with what they are."""
         problems = []
