@@ -252,6 +252,22 @@ def in_stage(trainer: Trainer, stage: RunningStage) -> Iterator[None]:
 
 
 @contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors are made of this type where nothing else is said: audits work in 32 bits, whatever a run has set.
+
+    >>> with default_dtype(torch.float64):
+    ...     torch.zeros(1).dtype
+    torch.float64
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def undisturbed(module: nn.Module, *owners: object) -> Iterator[Buffers]:
     """Evaluation mode, no gradients, no recompilation; afterwards everything is as it was, or named in one warning.
 
