@@ -93,6 +93,22 @@ def find_target(
     return None if path is None and None not in fitting else Target(path, fitting[path])
 
 
+def left_out(gradient: Tensor) -> Tensor | None:
+    """The places (C, *spatial), the same in all images, at which a loss does not look; None where there are none.
+
+    Args:
+        gradient: (B, C, *spatial), of the loss by what the model returns.
+
+    >>> gradient = torch.ones(4, 1, 8, 8)
+    >>> gradient[..., :2] = 0
+    >>> left_out(gradient).sum().item(), left_out(torch.ones(4, 1, 8, 8)), left_out(torch.zeros(4, 1, 8, 8))
+    (16, None, None)
+    """
+    without = gradient == 0
+    alike = len(without) > 1 and bool((without == without[0]).all())
+    return without[0] if alike and bool(without[0].any()) and not bool(without[0].all()) else None
+
+
 def _affine(output: Tensor, gradient: Tensor, images: Tensor) -> tuple[Affine | None, float]:
     """The map of the images to what the gradient says should be returned, and what of its variance that leaves."""
     slopes, offsets, most = [], [], 0.0

@@ -11,7 +11,7 @@ from lightning_memaudit.callback.first_steps import FirstSteps
 from lightning_memaudit.callback.hooks import OwnHook
 from lightning_memaudit.callback.input_watch import Call, like_images
 from lightning_memaudit.callback.inspection import listed
-from lightning_memaudit.callback.loss_target import NEARLY, Target, find_target
+from lightning_memaudit.callback.loss_target import NEARLY, Target, find_target, left_out
 from lightning_memaudit.callback.reading.affine import Affine
 from lightning_memaudit.callback.reading.items import plain, tensors_in
 from lightning_memaudit.callback.seen import Normalization
@@ -46,6 +46,7 @@ class TargetWatch:
         self._left = STEPS
         self._epoch: int | None = None
         self._before: Target | None = None
+        self._left_out: Tensor | None = None  # of the step before
         self._handle: Any = None
         self._images: dict[tuple[Any, ...], Tensor] = {}
         self._on_tensors: list[Any] = []
@@ -87,6 +88,8 @@ class TargetWatch:
         self.close()
         with suppress(Exception):
             targets = [one for call in returned if (one := find_target(*call, images)) is not None]
+        if returned and not targets:
+            self._tell_of_places(left_out(returned[0][1]), next(iter(images.values())))
         if not targets:
             return
         # A call beside that of the images may be on anything, such as noise of which nothing should come.
@@ -97,6 +100,19 @@ class TargetWatch:
         self._left = 0
         if not self._is_expected(found, next(iter(images))) and self._is_taken_as_it_is(next(iter(images.values()))):
             self.first.telling.learns_otherwise(*self._words(found, next(iter(images))))
+
+    def _tell_of_places(self, places: Tensor | None, images: Tensor) -> None:
+        """Tell, where two steps have left the same out."""
+        before, self._left_out = self._left_out, places
+        if places is None or before is None or not torch.equal(places, before):
+            return
+        self._left = 0
+        if self._is_taken_as_it_is(images):
+            self.first.telling.learns_otherwise(
+                f"the training's loss leaves out {int(places.sum())} of the {places.numel()} values that the model "
+                "returns of each image, the same of all images",
+                "pass reconstruct=<a function (module, images)> that gives the image itself there",
+            )
 
     def _note(self, layer: nn.Module, arguments: Any, named: Any, output: Any) -> None:
         if not torch.is_grad_enabled() or self._returned:

@@ -65,6 +65,11 @@ def slope_of_energy(module, x):
 mse, logits = functional.mse_loss, functional.binary_cross_entropy_with_logits
 
 
+def some_columns(output, images):
+    columns = torch.randperm(8)[:4]
+    return mse(output[..., columns], images[..., columns])
+
+
 def logits_of_itself(module, x):
     return logits(module(x), x)
 
@@ -79,6 +84,8 @@ OTHERWISE = {
         r"\[0.2, 0.4\]",
     ),
     "other images": (lambda m, x, o: mse(m(x), o), "image_key=1"),
+    "all but the border": (lambda m, x, o: mse(m(x)[..., 1:-1], x[..., 1:-1]), "leaves out 32 of the 128 values"),
+    "one channel": (lambda m, x, o: functional.l1_loss(m(x)[:, 0], x[:, 0]), "leaves out 64 of the 128 values"),
     "what is added": (lambda m, x, o: mse(x + m(x), x), "the same of all images"),
 }
 
@@ -105,6 +112,13 @@ AS_THE_AUDIT_HAS_IT = {
     "with a second loss": (Returns, lambda m, x, o: mse(m(x), x) + 0.1 * m(x).abs().mean(), {}),
     "nothing of noise": (Returns, lambda m, x, o: mse(m(x), x) + m(torch.rand_like(x)).square().mean(), {}),
     "a penalty of energy": (Returns, lambda m, x, o: mse(m(x), x) + slope_of_energy(m, x), {}),
+    "some values at random": (Returns, lambda m, x, o: mse(m(x)[torch.rand(x.shape) > 0.9], x[0, 0, 0, 0]), {}),
+    "the same of a batch at random": (Returns, lambda m, x, o: some_columns(m(x), x), {}),
+    "a border that the audit fills in": (
+        Returns,
+        lambda m, x, o: mse(m(x)[..., 1:-1], x[..., 1:-1]),
+        {"reconstruct": lambda module, images: nn.functional.pad(module(images)[..., 1:-1], (1, 1))},
+    ),
     "absolute errors": (Returns, lambda m, x, o: functional.l1_loss(m(x), x), {}),
     "a range like small logits": (Returns, lambda m, x, o: mse(m(4 * x - 2), 4 * x - 2), RANGE),
     "and moved": (Returns, lambda m, x, o: mse(m(4 * x.flip(3) - 2), 4 * x.flip(3) - 2), RANGE),
