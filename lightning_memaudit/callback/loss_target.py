@@ -93,20 +93,27 @@ def find_target(
     return None if path is None and None not in fitting else Target(path, fitting[path])
 
 
-def left_out(gradient: Tensor) -> Tensor | None:
+def left_out(output: Tensor, gradient: Tensor) -> Tensor | None:
     """The places (C, *spatial), the same in all images, at which a loss does not look; None where there are none.
 
-    Args:
-        gradient: (B, C, *spatial), of the loss by what the model returns.
+    Values that are clamped before they are compared get no gradient either, but they are larger or smaller than others.
 
-    >>> gradient = torch.ones(4, 1, 8, 8)
+    Args:
+        output: (B, C, *spatial), what the model has returned.
+        gradient: Of the loss by that.
+
+    >>> output, gradient = torch.rand(4, 1, 8, 8), torch.ones(4, 1, 8, 8)
     >>> gradient[..., :2] = 0
-    >>> left_out(gradient).sum().item(), left_out(torch.ones(4, 1, 8, 8)), left_out(torch.zeros(4, 1, 8, 8))
-    (16, None, None)
+    >>> left_out(output, gradient).sum().item(), left_out(output, torch.ones(4, 1, 8, 8))
+    (16, None)
     """
     without = gradient == 0
     alike = len(without) > 1 and bool((without == without[0]).all())
-    return without[0] if alike and bool(without[0].any()) and not bool(without[0].all()) else None
+    if not alike or not bool(without[0].any()) or bool(without[0].all()):
+        return None
+    least, most = output[~without].aminmax()
+    others = output[without]
+    return without[0] if bool(((others > least) & (others < most)).float().mean() > 0.5) else None
 
 
 def _affine(output: Tensor, gradient: Tensor, images: Tensor) -> tuple[Affine | None, float]:

@@ -89,7 +89,7 @@ class TargetWatch:
         with suppress(Exception):
             targets = [one for call in returned if (one := find_target(*call, images)) is not None]
         if returned and not targets:
-            self._tell_of_places(left_out(returned[0][1]), next(iter(images.values())))
+            self._tell_of_places(left_out(*returned[0][:2]), next(iter(images.values())))
         if not targets:
             return
         # A call beside that of the images may be on anything, such as noise of which nothing should come.

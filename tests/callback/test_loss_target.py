@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from training_runs import audit_callback, images, trainer_with
 
-from lightning_memaudit.callback.loss_target import find_target
+from lightning_memaudit.callback.loss_target import find_target, left_out
 
 SHAPE = (2, 8, 8)
 MEMBERS, OTHERS = images(24, shape=SHAPE), images(24, seed=2, shape=SHAPE)
@@ -153,6 +153,14 @@ def test_of_other_losses_nothing_is_known(loss):
     output = torch.randn(6, *SHAPE).requires_grad_()
     loss(output, MEMBERS[:6]).backward()
     assert find_target(output.detach(), output.grad, MEMBERS[:6], {(0,): MEMBERS[:6]}) is None
+
+
+def test_what_is_clamped_in_all_images_is_not_left_out():
+    """As at the beginning of a training, where a deep network returns nearly the same of all images."""
+    output = (torch.randn(SHAPE).expand(6, *SHAPE) + 1e-6 * torch.randn(6, *SHAPE)).requires_grad_()
+    mse(output.clamp(0, 1), MEMBERS[:6]).backward()
+    assert (output.grad == 0).any()
+    assert left_out(output.detach(), output.grad) is None
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
