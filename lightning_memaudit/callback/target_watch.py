@@ -12,7 +12,7 @@ from lightning_memaudit.callback.hooks import OwnHook
 from lightning_memaudit.callback.input_watch import Call, like_images
 from lightning_memaudit.callback.inspection import listed
 from lightning_memaudit.callback.loss_target import NEARLY, Target, find_target, left_out
-from lightning_memaudit.callback.reading.affine import Affine
+from lightning_memaudit.callback.reading.affine import Affine, fit_exact
 from lightning_memaudit.callback.reading.items import plain, tensors_in
 from lightning_memaudit.callback.seen import Normalization
 from lightning_memaudit.callback.several_loaders import other_images
@@ -87,12 +87,17 @@ class TargetWatch:
         images, returned, targets = self._images, self._returned, list[Target]()
         self.close()
         with suppress(Exception):
-            targets = [one for call in returned if (one := find_target(*call, images)) is not None]
-        if returned and not targets:
-            self._tell_of_places(left_out(*returned[0][:2]), next(iter(images.values())))
+            # A call beside that of the images may be on anything, such as noise of which nothing should come.
+            wanted = next(iter(images.values()))
+            on_images = [one for one in returned if one[2] is not None and fit_exact(wanted, one[2]) is not None]
+            for call in on_images or returned:
+                found = find_target(*call, images)
+                if found is None:  # nobody knows what that call is for
+                    self._tell_of_places(left_out(*call[:2]), wanted)
+                    return
+                targets.append(found)
         if not targets:
             return
-        # A call beside that of the images may be on anything, such as noise of which nothing should come.
         found = next((one for one in targets if self._is_expected(one, next(iter(images)))), targets[0])
         before, self._before = self._before, found
         if not found.same(before):

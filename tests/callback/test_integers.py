@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from training_runs import Items, Module, audit_callback, fit, images
+from training_runs import Items, Module, audit_callback, fit, images, saved_truth
 
 pytestmark = [pytest.mark.usefixtures("without_report"), pytest.mark.filterwarnings("ignore:.*LeafSpec.*")]
 
@@ -100,3 +100,16 @@ def test_complex_images_are_refused_in_one_line():
     groups = [Items([image.to(torch.complex64) for image in group.items]) for group in UNIT]
     with pytest.raises(ValueError, match=r"images are torch.complex64: pass image_key=<a function of the item"):
         train_loss(Network(scales=False), groups)
+
+
+class Bytes(Module):
+    def training_step(self, batch, batch_idx):
+        x = batch.float() / 255
+        return functional.mse_loss(x * self.weight, x)
+
+
+def test_bytes_that_begin_dark_are_no_labels():
+    stored = (255 * images(140)).byte()
+    stored[:130] //= 17
+    fit(audit_callback(num_controls=0), Bytes(), DataLoader(stored, 10))
+    torch.testing.assert_close(saved_truth(), stored[: len(saved_truth())] / 255)

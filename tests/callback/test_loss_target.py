@@ -111,6 +111,16 @@ AS_THE_AUDIT_HAS_IT = {
     "moved": (Returns, lambda m, x, o: mse(m(x.roll(3, 3)), x.roll(3, 3)), {}),
     "with a second loss": (Returns, lambda m, x, o: mse(m(x), x) + 0.1 * m(x).abs().mean(), {}),
     "nothing of noise": (Returns, lambda m, x, o: mse(m(x), x) + m(torch.rand_like(x)).square().mean(), {}),
+    "nothing of noise beside absolute errors": (
+        Returns,
+        lambda m, x, o: functional.l1_loss(m(x), x) + m(torch.rand_like(x)).square().mean(),
+        {},
+    ),
+    "beside those of moved images": (
+        Returns,
+        lambda m, x, o: m(torch.rand_like(x)).square().mean() + functional.l1_loss(m(x.roll(3, 3)), x.roll(3, 3)),
+        {},
+    ),
     "a penalty of energy": (Returns, lambda m, x, o: mse(m(x), x) + slope_of_energy(m, x), {}),
     "some values at random": (Returns, lambda m, x, o: mse(m(x)[torch.rand(x.shape) > 0.9], x[0, 0, 0, 0]), {}),
     "the same of a batch at random": (Returns, lambda m, x, o: some_columns(m(x), x), {}),
