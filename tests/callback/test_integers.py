@@ -112,4 +112,5 @@ def test_bytes_that_begin_dark_are_no_labels():
     stored = (255 * images(140)).byte()
     stored[:130] //= 17
     fit(audit_callback(num_controls=0), Bytes(), DataLoader(stored, 10))
-    torch.testing.assert_close(saved_truth(), stored[: len(saved_truth())] / 255)
+    distance = (saved_truth().flatten(1)[:, None] - stored.flatten(1) / 255).abs().amax(2)
+    assert float(distance.amin(1).max()) < 1e-6
