@@ -127,7 +127,7 @@ def same_but_for_range(images: Tensor, members: Tensor) -> Affine | None:
 
     >>> members = torch.rand(5, 1, 8, 8)
     >>> same_but_for_range(0.9 * members[2:3].flip(-1) + 0.05, members).words("image")
-    '(image - -0.055556) / 1.1111'
+    '(image + 0.055556) / 1.1111'
     """
     if images.shape[1:] != members.shape[1:]:
         return None

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
 
-from lightning_memaudit.callback.isolation import Buffers, in_stage, silent_loggers, undisturbed
+from lightning_memaudit.callback.isolation import Buffers, default_dtype, in_stage, silent_loggers, undisturbed
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.run_inspection import has_spread_weights
 from lightning_memaudit.callback.seen import Seen
@@ -41,11 +42,16 @@ class Caller:
     processes: Processes
     _lockstep: Lockstep | None = None
 
+    @property
+    def owners(self) -> list[object]:
+        """The model, the data module and what reconstructs: what a call of the model may change."""
+        others = getattr(self.trainer, "datamodule", None), self.how.reconstruct
+        return [self.pl_module, *(one for one in others if one is not None)]
+
     @contextmanager
     def undisturbed(self) -> Iterator[Buffers]:
         """Within: whatever is called leaves the model, the data module and what reconstructs as they were."""
-        owners = [getattr(self.trainer, "datamodule", None), self.how.reconstruct]
-        with undisturbed(self.pl_module, *owners) as buffers, silent_loggers(self.trainer):
+        with undisturbed(self.pl_module, *self.owners[1:]) as buffers, silent_loggers(self.trainer):
             yield buffers
 
     @contextmanager
@@ -62,6 +68,7 @@ class Caller:
     def calling(self) -> Iterator[tuple[Callable[[Any], Any], Processes]]:
         """The model's call on what it sees."""
         processes, precision, strategy = self.processes, self.trainer.precision_plugin, self.trainer.strategy
+        default = torch.get_default_dtype()
         call = self.how.bind(self.pl_module)
         if has_spread_weights(self.trainer):
             call = self.how.bind(self.pl_module, strategy.model)
@@ -74,10 +81,11 @@ class Caller:
             if self.trainer.received_sigterm:
                 raise AuditInterrupted("SIGTERM")
             processes.check()
-            with precision.forward_context():
+            with default_dtype(default), precision.forward_context():
                 output = call(precision.convert_input(images))
             buffers.put_back_if_written()
             return output
 
-        with self.undisturbed() as buffers, in_stage(self.trainer, RunningStage.VALIDATING):
+        stage = in_stage(self.trainer, RunningStage.VALIDATING)
+        with self.undisturbed() as buffers, stage, default_dtype(torch.float32):
             yield forward, processes

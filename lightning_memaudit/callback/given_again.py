@@ -27,6 +27,7 @@ from lightning_memaudit.callback.input_watch import InputWatch, WentIn, like_ima
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.isolation import NotPutBack, in_stage, without_lasting_steps
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact
+from lightning_memaudit.callback.state.snapshot import Snapshot
 from lightning_memaudit.callback.step_code import may_leave_traces
 from lightning_memaudit.callback.telling import MEND_CURVE
 
@@ -203,11 +204,13 @@ class GivenAgain:
         """In which way the change comes again, in words; None where it does not, or cannot be known.
 
         To be called between two steps. Nothing is known of steps that cannot be left without a trace, see
-        :func:`~lightning_memaudit.callback.step_code.may_leave_traces`, of those that take long before the images reach
-        the layer, and of several processes.
+        :func:`~lightning_memaudit.callback.step_code.may_leave_traces`, nor of a model that holds a generator function,
+        which the step may take from; of those that take long before the images reach the layer; of several processes.
         """
         if self.caller.trainer.world_size > 1 or may_leave_traces(self.caller.pl_module):
             return None  # the processes would not begin as many steps, or a step that is left would be noticed
+        if Snapshot(self.caller.owners).is_one_way:
+            return None
         everything = torch.arange(len(self.before.images))
         outcomes = _Outcomes(self.before)
         with self._in_training():

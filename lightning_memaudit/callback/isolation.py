@@ -1,5 +1,6 @@
 """Look at a model in the middle of its training and leave everything as it was: states, buffers, modes."""
 
+import os
 import random
 import warnings
 from collections.abc import Iterator
@@ -254,6 +255,40 @@ def in_stage(trainer: Trainer, stage: RunningStage) -> Iterator[None]:
 
 
 @contextmanager
+def preserved_environment() -> Iterator[None]:
+    """Put back the environment variables of this process.
+
+    >>> with preserved_environment():
+    ...     os.environ["CALLS"] = "1"
+    >>> "CALLS" in os.environ
+    False
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors are made of this type where nothing else is said: audits work in 32 bits, whatever a run has set.
+
+    >>> with default_dtype(torch.float64):
+    ...     torch.zeros(1).dtype
+    torch.float64
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def undisturbed(module: nn.Module, *owners: object) -> Iterator[Buffers]:
     """Evaluation mode, no gradients, no recompilation; afterwards everything is as it was, or named in one warning.
 
@@ -263,6 +298,7 @@ def undisturbed(module: nn.Module, *owners: object) -> Iterator[Buffers]:
     """
     with (
         preserved_random_state(),
+        preserved_environment(),
         preserved_objects(module, *owners),
         preserved_buffers(module) as buffers,
         silent_logging(module),

@@ -72,6 +72,8 @@ def find_target(
     True
     """
     left = LEFT if gradient.dtype in (torch.float32, torch.float64) else LEFT_IN_HALF
+    if not bool(gradient.isfinite().all() and output.isfinite().all()):
+        return None  # as where mixed precision scales the loss too far, and leaves the step out
     output, gradient = output.double(), gradient.double()
     fitting: dict[tuple[Any, ...] | None, Affine] = {}
     least, (audited, *others) = left, images.items()
@@ -80,8 +82,10 @@ def find_target(
             found, rest = _affine(output, gradient, one.to(output))
             if found is not None and rest <= left:
                 fitting[path], least = found, min(least, rest)
-    for path, one in images.items():
-        rest = 1.0 if one.shape != output.shape else _beside(gradient, torch.sigmoid(output) - one.to(output))
+    for path, one in (audited, (None, given), *others):
+        if one is None or one.shape != output.shape:
+            continue
+        rest = _beside(gradient, torch.sigmoid(output) - one.to(output))
         # Near zero the sigmoid is nearly a line: the much better one of both is meant.
         if rest <= left and rest < CLEARLY * least:
             return Target(path, is_logits=True)
@@ -89,6 +93,29 @@ def find_target(
             return None
     path = next(iter(fitting), None)
     return None if path is None and None not in fitting else Target(path, fitting[path])
+
+
+def left_out(output: Tensor, gradient: Tensor) -> Tensor | None:
+    """The places (C, *spatial), the same in all images, at which a loss does not look; None where there are none.
+
+    Values that are clamped before they are compared get no gradient either, but they are larger or smaller than others.
+
+    Args:
+        output: (B, C, *spatial), what the model has returned.
+        gradient: Of the loss by that.
+
+    >>> output, gradient = torch.rand(4, 1, 8, 8), torch.ones(4, 1, 8, 8)
+    >>> gradient[..., :2] = 0
+    >>> left_out(output, gradient).sum().item(), left_out(output, torch.ones(4, 1, 8, 8))
+    (16, None)
+    """
+    without = gradient == 0
+    alike = len(without) > 1 and bool((without == without[0]).all())
+    if not alike or not bool(without[0].any()) or bool(without[0].all()):
+        return None
+    least, most = output[~without].aminmax()
+    others = output[without]
+    return without[0] if bool(((others > least) & (others < most)).float().mean() > 0.5) else None
 
 
 def _affine(output: Tensor, gradient: Tensor, images: Tensor) -> tuple[Affine | None, float]:

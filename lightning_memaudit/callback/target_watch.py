@@ -11,8 +11,8 @@ from lightning_memaudit.callback.first_steps import FirstSteps
 from lightning_memaudit.callback.hooks import OwnHook
 from lightning_memaudit.callback.input_watch import Call, like_images
 from lightning_memaudit.callback.inspection import listed
-from lightning_memaudit.callback.loss_target import NEARLY, Target, find_target
-from lightning_memaudit.callback.reading.affine import Affine
+from lightning_memaudit.callback.loss_target import NEARLY, Target, find_target, left_out
+from lightning_memaudit.callback.reading.affine import Affine, fit_exact
 from lightning_memaudit.callback.reading.items import plain, tensors_in
 from lightning_memaudit.callback.seen import Normalization
 from lightning_memaudit.callback.several_loaders import other_images
@@ -46,6 +46,7 @@ class TargetWatch:
         self._left = STEPS
         self._epoch: int | None = None
         self._before: Target | None = None
+        self._left_out: Tensor | None = None  # of the step before
         self._handle: Any = None
         self._images: dict[tuple[Any, ...], Tensor] = {}
         self._on_tensors: list[Any] = []
@@ -86,10 +87,17 @@ class TargetWatch:
         images, returned, targets = self._images, self._returned, list[Target]()
         self.close()
         with suppress(Exception):
-            targets = [one for call in returned if (one := find_target(*call, images)) is not None]
+            # A call beside that of the images may be on anything, such as noise of which nothing should come.
+            wanted = next(iter(images.values()))
+            on_images = [one for one in returned if one[2] is not None and fit_exact(wanted, one[2]) is not None]
+            for call in on_images or returned:
+                found = find_target(*call, images)
+                if found is None:  # nobody knows what that call is for
+                    self._tell_of_places(left_out(*call[:2]), wanted)
+                    return
+                targets.append(found)
         if not targets:
             return
-        # A call beside that of the images may be on anything, such as noise of which nothing should come.
         found = next((one for one in targets if self._is_expected(one, next(iter(images)))), targets[0])
         before, self._before = self._before, found
         if not found.same(before):
@@ -97,6 +105,19 @@ class TargetWatch:
         self._left = 0
         if not self._is_expected(found, next(iter(images))) and self._is_taken_as_it_is(next(iter(images.values()))):
             self.first.telling.learns_otherwise(*self._words(found, next(iter(images))))
+
+    def _tell_of_places(self, places: Tensor | None, images: Tensor) -> None:
+        """Tell, where two steps have left the same out."""
+        before, self._left_out = self._left_out, places
+        if places is None or before is None or not torch.equal(places, before):
+            return
+        self._left = 0
+        if self._is_taken_as_it_is(images):
+            self.first.telling.learns_otherwise(
+                f"the training's loss leaves out {int(places.sum())} of the {places.numel()} values that the model "
+                "returns of each image, the same of all images",
+                "pass reconstruct=<a function (module, images)> that gives the image itself there",
+            )
 
     def _note(self, layer: nn.Module, arguments: Any, named: Any, output: Any) -> None:
         if not torch.is_grad_enabled() or self._returned:
@@ -152,7 +173,7 @@ class TargetWatch:
     def _words(self, found: Target, place: tuple[Any, ...]) -> tuple[str, str]:
         """What is wrong, and what to do."""
         begin = "the training's loss makes the model return"
-        if found.is_logits and found.path == place:
+        if found.is_logits and found.path in (None, place):
             key = self.first.caller.how.output
             keys = [] if key is None else key if isinstance(key, list) else [key]
             output = '"torch.sigmoid"' if not keys else [*keys, "torch.sigmoid"]

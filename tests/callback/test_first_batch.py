@@ -204,7 +204,7 @@ class Shifts(lightning.Callback):
 def test_another_callback_that_changes_the_batch_is_seen():
     loaders = DataLoader(Items(images(8)), 4), DataLoader(Items(images(4, seed=1)), 4)
     with pytest.raises(
-        ValueError, match=r"first batch holds \(image - -0.055556\) / 1.1111 of the images that the audit"
+        ValueError, match=r"first batch holds \(image \+ 0.055556\) / 1.1111 of the images that the audit"
     ):
         fit([Shifts(), audit_callback()], Network(), *loaders)
 

@@ -146,6 +146,31 @@ class Takes(Prepares):
         return super().training_step(batch + next(self.more)[: len(batch)], batch_idx)
 
 
+class Endless:
+    """Gives images without end, one at a time, by a generator function that nobody else sees."""
+
+    def __init__(self, images):
+        self.images, self.stream = images, self.each()
+
+    def each(self):
+        while True:
+            yield from self.images
+
+    def several(self, count):
+        return torch.stack([next(self.stream) for _ in range(count)])
+
+
+class Asks(Prepares):
+    """Another object for more images."""
+
+    def __init__(self):
+        super().__init__(blurred)
+        self.more = Endless(photographs(200))
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(torch.cat([batch, self.more.several(4)]), batch_idx)
+
+
 class Holds(Prepares):
     """A lock that is never left otherwise than at the end of the step."""
 
@@ -179,6 +204,7 @@ class Writes(Prepares):
 STEPS = {
     "takes": lambda path: Takes(by_generator=False),
     "takes by a generator": lambda path: Takes(by_generator=True),
+    "asks": lambda path: Asks(),
     "holds": lambda path: Holds(),
     "writes": Writes,
 }

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from training_runs import Items, Module, audit_callback, fit, images
+from training_runs import Items, Module, audit_callback, fit, images, saved_truth
 
 pytestmark = [pytest.mark.usefixtures("without_report"), pytest.mark.filterwarnings("ignore:.*LeafSpec.*")]
 
@@ -122,3 +122,17 @@ def test_bytes_of_few_steps_are_asked_what_they_are(highest, is_refused):
             trained()
     else:
         trained()
+
+
+class Bytes(Module):
+    def training_step(self, batch, batch_idx):
+        x = batch.float() / 255
+        return functional.mse_loss(x * self.weight, x)
+
+
+def test_bytes_that_begin_dark_are_no_labels():
+    stored = (255 * images(140)).byte()
+    stored[:130] //= 17
+    fit(audit_callback(num_controls=0), Bytes(), DataLoader(stored, 10))
+    distance = (saved_truth().flatten(1)[:, None] - stored.flatten(1) / 255).abs().amax(2)
+    assert float(distance.amin(1).max()) < 1e-6

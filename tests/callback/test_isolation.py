@@ -1,7 +1,9 @@
 """After an audit everything that can be reached from the model is as it was, or is named in one warning."""
 
 import collections
+import contextvars
 import functools
+import os
 import queue
 import random
 import threading
@@ -313,3 +315,24 @@ def test_the_place_in_a_range_is_told_by_what_is_left_of_it():
     next(stream)
     del elsewhere
     assert state.moved
+
+
+COUNT = contextvars.ContextVar("COUNT", default=0)
+
+
+def test_environment_and_context_variables_are_put_back(monkeypatch):
+    class Counts(nn.Module):
+        def forward(self, x):
+            os.environ["MEMAUDIT_TEST"] = os.environ.get("MEMAUDIT_TEST", "") + "1"
+            os.environ["MEMAUDIT_TEST_NEW"] = "1"
+            COUNT.set(COUNT.get() + 1)
+            return x
+
+    monkeypatch.setenv("MEMAUDIT_TEST", "0")
+    monkeypatch.delenv("MEMAUDIT_TEST_NEW", raising=False)
+    model = Counts()
+    with undisturbed(model):
+        model(torch.zeros(1))
+        assert (os.environ["MEMAUDIT_TEST"], COUNT.get()) == ("01", 1)
+    assert (os.environ["MEMAUDIT_TEST"], COUNT.get()) == ("0", 0)
+    assert "MEMAUDIT_TEST_NEW" not in os.environ

@@ -117,6 +117,21 @@ def test_the_samplers_of_all_processes_together_yield_all(shuffle, monkeypatch):
     assert Reachable.through(loader(sampler=sampler)) == Reachable(list(range(10)))
 
 
+def test_what_samplers_ask_for_beside_an_index_is_no_index():
+    """As the size of each batch, drawn anew."""
+    asked = [[(3, 16), (1, 16)], ((5, 12), (7, 12))]
+    assert Reachable.through(DataLoader(np.arange(20), batch_sampler=Every(asked))).indices == [1, 3, 5, 7]
+    assert Reachable.through(DataLoader(np.arange(20), sampler=Every(asked[0]))).indices == [1, 3]
+
+
+def test_keys_that_are_no_indices_are_one_line_with_the_mend():
+    keys = DataLoader({"cat": 0}, sampler=Every(["cat"]))
+    with pytest.raises(
+        ValueError, match=r"asks the data set for 'cat', .* pass members=<a data set that is read by index>"
+    ):
+        Reachable.through(keys)
+
+
 def test_an_endless_sampler_ends():
     assert Reachable.through(loader(sampler=Endless())).indices == [2, 5, 7]
 

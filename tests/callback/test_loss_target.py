@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from training_runs import audit_callback, images, trainer_with
 
 from lightning_memaudit.callback.hooks import OwnHook
-from lightning_memaudit.callback.loss_target import find_target
+from lightning_memaudit.callback.loss_target import find_target, left_out
 from lightning_memaudit.callback.target_watch import TargetWatch
 
 SHAPE = (2, 8, 8)
@@ -65,8 +65,20 @@ def slope_of_energy(module, x):
 
 
 mse, logits = functional.mse_loss, functional.binary_cross_entropy_with_logits
+
+
+def some_columns(output, images):
+    columns = torch.randperm(8)[:4]
+    return mse(output[..., columns], images[..., columns])
+
+
+def logits_of_itself(module, x):
+    return logits(module(x), x)
+
+
 OTHERWISE = {
     "logits": (lambda m, x, o: logits(m(x), x), 'logits.*output="torch.sigmoid"'),
+    "logits of what it is given": (lambda m, x, o: logits_of_itself(m, torch.bernoulli(x)), 'output="torch.sigmoid"'),
     "negative": (lambda m, x, o: mse(m(x), 1 - x), r"\(image - 1\) / -1"),
     "another range": (lambda m, x, o: 3 * mse(m(x), 2 * x - 1), r"\(image - 0.5\) / 0.5"),
     "ranges of channels": (
@@ -75,6 +87,8 @@ OTHERWISE = {
     ),
     "other images": (lambda m, x, o: mse(m(x), o), "image_key=1"),
     "logits of other images": (lambda m, x, o: logits(m(x), o), "image_key=1"),
+    "all but the border": (lambda m, x, o: mse(m(x)[..., 1:-1], x[..., 1:-1]), "leaves out 32 of the 128 values"),
+    "one channel": (lambda m, x, o: functional.l1_loss(m(x)[:, 0], x[:, 0]), "leaves out 64 of the 128 values"),
     "what is added": (lambda m, x, o: mse(x + m(x), x), "the same of all images"),
 }
 
@@ -112,7 +126,24 @@ AS_THE_AUDIT_HAS_IT = {
     "moved": (Returns, lambda m, x, o: mse(m(x.roll(3, 3)), x.roll(3, 3)), {}),
     "with a second loss": (Returns, lambda m, x, o: mse(m(x), x) + 0.1 * m(x).abs().mean(), {}),
     "nothing of noise": (Returns, lambda m, x, o: mse(m(x), x) + m(torch.rand_like(x)).square().mean(), {}),
+    "nothing of noise beside absolute errors": (
+        Returns,
+        lambda m, x, o: functional.l1_loss(m(x), x) + m(torch.rand_like(x)).square().mean(),
+        {},
+    ),
+    "beside those of moved images": (
+        Returns,
+        lambda m, x, o: m(torch.rand_like(x)).square().mean() + functional.l1_loss(m(x.roll(3, 3)), x.roll(3, 3)),
+        {},
+    ),
     "a penalty of energy": (Returns, lambda m, x, o: mse(m(x), x) + slope_of_energy(m, x), {}),
+    "some values at random": (Returns, lambda m, x, o: mse(m(x)[torch.rand(x.shape) > 0.9], x[0, 0, 0, 0]), {}),
+    "the same of a batch at random": (Returns, lambda m, x, o: some_columns(m(x), x), {}),
+    "a border that the audit fills in": (
+        Returns,
+        lambda m, x, o: mse(m(x)[..., 1:-1], x[..., 1:-1]),
+        {"reconstruct": lambda module, images: nn.functional.pad(module(images)[..., 1:-1], (1, 1))},
+    ),
     "absolute errors": (Returns, lambda m, x, o: functional.l1_loss(m(x), x), {}),
     "a range like small logits": (Returns, lambda m, x, o: mse(m(4 * x - 2), 4 * x - 2), RANGE),
     "and moved": (Returns, lambda m, x, o: mse(m(4 * x.flip(3) - 2), 4 * x.flip(3) - 2), RANGE),
@@ -149,6 +180,22 @@ def test_of_other_losses_nothing_is_known(loss):
     output = torch.randn(6, *SHAPE).requires_grad_()
     loss(output, MEMBERS[:6]).backward()
     assert find_target(output.detach(), output.grad, MEMBERS[:6], {(0,): MEMBERS[:6]}) is None
+
+
+def test_what_is_clamped_in_all_images_is_not_left_out():
+    """As at the beginning of a training, where a deep network returns nearly the same of all images."""
+    output = (torch.randn(SHAPE).expand(6, *SHAPE) + 1e-6 * torch.randn(6, *SHAPE)).requires_grad_()
+    mse(output.clamp(0, 1), MEMBERS[:6]).backward()
+    assert (output.grad == 0).any()
+    assert left_out(output.detach(), output.grad) is None
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_gradient_that_is_no_number_tells_nothing(value):
+    output = torch.randn(6, *SHAPE)
+    gradient = output - MEMBERS[:6]
+    gradient[0, 0, 0, 0] = value
+    assert find_target(output, gradient, MEMBERS[:6], {(0,): MEMBERS[:6]}) is None
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0])

@@ -110,3 +110,27 @@ def test_half_the_images_at_once_is_tried_until_they_fit():
     assert sizes == [3, 3, 3, 3, 1], "remembered"
     with pytest.raises(ValueError, match="other"):
         HalvingBatches(raising(ValueError("other")))(images)
+
+
+class Doubles(Module):
+    """Makes tensors of its own, of the type that the run has set."""
+
+    def forward(self, x):
+        assert torch.zeros(1).dtype == torch.float64
+        return x * self.weight
+
+
+@pytest.fixture
+def in_double_precision():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("in_double_precision")
+def test_a_run_that_has_set_another_type_of_numbers_for_all_is_audited_alike():
+    callback = audit_callback(methods=["blind", "biharmonic"])
+    fit(callback, Doubles().double(), DataLoader(images(6).double(), 3), DataLoader(images(6, 1).double(), 3))
+    assert len(callback.last_report.rows) == 4
+    assert torch.equal(saved_truth(), images(6).float())
+    assert torch.get_default_dtype() == torch.float64

@@ -7,8 +7,11 @@ from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import DataLoader
 from training_runs import Items, Module, audit_callback, fit, images
+
+from lightning_memaudit.callback.reading.reader import Reader, Source
 
 pytestmark = [
     pytest.mark.usefixtures("without_report"),
@@ -91,3 +94,23 @@ def test_what_reading_puts_into_a_queue_is_not_put_there_by_an_audit():
     run(Taking(images(6), lambda data: data.kept[0].put(1) or 0, queue))
     assert [queue.get() for _ in range(6)] == [1] * 6
     assert queue.empty()
+
+
+class Refilled(Items):
+    """Gives batches, each in the same memory as the one before."""
+
+    def __init__(self, items):
+        super().__init__(items)
+        self.batch = torch.empty_like(items[0])
+
+    def __getitem__(self, index):
+        return self.batch.copy_(self.items[index]), self.batch
+
+
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_batches_that_come_in_the_same_memory_are_kept_apart(at_once):
+    size = {"batch_size": None} if at_once is None else {"batch_size": 1, "collate_fn": lambda items: items[0]}
+    source = Source("members", Refilled(images(8).split(2)), [0, 1, 2, 3], DataLoader(range(4), **size), given=False)
+    read = list(Reader(source, seed=0).blocks([[0], [1], [2], [3]]))
+    assert torch.equal(torch.cat([one.batch[0] for one in read]), images(8))
+    assert all(one.batch[0] is one.batch[1] for one in read)

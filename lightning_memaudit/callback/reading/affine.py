@@ -44,12 +44,17 @@ class Affine:
         return [_rounded(-offset / slope) for slope, offset in pairs], [_rounded(1 / slope) for slope, _ in pairs]
 
     def words(self, image: str) -> str:
-        """As a formula."""
+        """As a formula.
+
+        >>> Affine((2.0,), (-1.0,)).words("image"), Affine((0.8,), (0.1,)).words("image")
+        ('(image - 0.5) / 0.5', '(image + 0.125) / 1.25')
+        """
         if self.is_identity:
             return image
         mean, std = ([one.__format__("g") for one in values] for values in self.mean_and_std)
         shown = [values[0] if len(values) == 1 else f"[{', '.join(values)}]" for values in (mean, std)]
-        return f"{image} / {shown[1]}" if shown[0] in ("0", "-0") else f"({image} - {shown[0]}) / {shown[1]}"
+        less = f"+ {shown[0][1:]}" if shown[0].startswith("-") else f"- {shown[0]}"
+        return f"{image} / {shown[1]}" if shown[0] in ("0", "-0") else f"({image} {less}) / {shown[1]}"
 
     def apply(self, images: Tensor) -> Tensor:
         """To images (B, C, ...)."""

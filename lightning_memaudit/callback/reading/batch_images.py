@@ -18,6 +18,12 @@ from lightning_memaudit.callback.seen import Normalization
 MOST_VIEWS = 64
 """Of an item, among which the one is looked for that a function of the item returns."""
 
+LEARN_FROM = 128
+"""Images from which the way of reading is learned; the others are checked against it."""
+
+LEARN_FROM_VALUES = 2**25
+"""Of large images as many as hold so many values: all of them wait in memory."""
+
 MOST_LABELS = 16
 """Bytes that go no further are masks, label maps or digits in 16 steps: photographs use more of their 256 values."""
 
@@ -276,9 +282,29 @@ def _inferred(own: Tensor, images: Tensor) -> Affine | None:
     return fit_exact(before.to(images.device), after)
 
 
+def are_enough(count: int, images: Sequence[Tensor]) -> bool:
+    """Whether the way of reading can be learned from so many images; more are waited for where all are dark bytes.
+
+    Args:
+        count: How many, also of batches of which no items are known.
+        images: Those of items.
+
+    >>> dark, bright = torch.zeros(1, 8, 8, dtype=torch.uint8), torch.full((1, 8, 8), 200, dtype=torch.uint8)
+    >>> are_enough(128, [dark] * 128), are_enough(129, [dark] * 128 + [bright]), are_enough(3, [bright] * 3)
+    (False, True, False)
+    """
+    if sum(image.numel() for image in images) >= LEARN_FROM_VALUES:
+        return True
+    return count >= LEARN_FROM and not (images and all(map(_may_be_labels, images)))
+
+
+def _may_be_labels(images: Tensor) -> bool:
+    return images.dtype == torch.uint8 and images.numel() > 0 and int(images.max()) <= MOST_LABELS
+
+
 def _are_labels(images: Tensor) -> bool:
     """Whether bytes are numbers of classes, such as 0 and 1, rather than 255ths."""
-    return images.dtype == torch.uint8 and 0 < int(images.max()) <= MOST_LABELS
+    return _may_be_labels(images) and bool(images.any())
 
 
 def _ragged(group: str, items: Sequence[ReadItem]) -> str | None:

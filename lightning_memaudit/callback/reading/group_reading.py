@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.callback.conditions import Condition, conditions_of
-from lightning_memaudit.callback.reading.batch_images import BatchFormat, item_images, learn_format, to_float
+from lightning_memaudit.callback.reading.batch_images import (
+    BatchFormat,
+    are_enough,
+    item_images,
+    learn_format,
+    to_float,
+)
 from lightning_memaudit.callback.reading.image_names import name_in_dataset, names_in_batch, without_common_folder
 from lightning_memaudit.callback.reading.items import plain, tensors_in
 from lightning_memaudit.callback.reading.layout import Layout, NetworkInput, alike
@@ -25,12 +31,6 @@ from lightning_memaudit.measurement.groups import Group
 
 READ_TWICE = 16
 """Members that are read twice, to see whether reading draws random numbers."""
-
-LEARN_FROM = 128
-"""Images from which the way of reading is learned; the others are checked against it."""
-
-LEARN_FROM_VALUES = 2**25
-"""Of large images as many as hold so many values: all of them wait in memory."""
 
 Transfer = Callable[[Any], Any]
 """From a batch as ``collate_fn`` made it to the batch that the model gets: the run's hooks and the device."""
@@ -228,8 +228,7 @@ class _Taken:
         self._waiting.append((batch, read))
         count = sum(len(one.items) or 1 for _, one in self._waiting)
         images = [item.image for _, one in self._waiting for item in one.items if item.image is not None]
-        values = sum(image.numel() for image in images)
-        if count >= LEARN_FROM or values >= LEARN_FROM_VALUES or self.format is not None:
+        if self.format is not None or are_enough(count, images):
             self.finish()
 
     def finish(self) -> None:

@@ -1,7 +1,8 @@
 """Which items of a data set a run's dataloaders can yield, for any sampler, and without disturbing it."""
 
+import operator
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -153,7 +154,7 @@ class Reachable:
         limit = num_batches if num_batches < _length(loader, float("inf")) else None
         batch_sampler = getattr(loader, "batch_sampler", None)
         if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
-            return _drawn(batch_sampler, size, limit, indices_of)
+            return _drawn(batch_sampler, size, limit, indices_of, in_batches=True)
         # Beside a batch sampler that was passed, the loader has a sampler that it does not use.
         sampler: Any = getattr(loader, "sampler", None)
         batch_size, copies = 1, 1
@@ -188,7 +189,7 @@ class Reachable:
         if kind is WeightedRandomSampler:
             return cls([int(index) for index in sampler.weights.nonzero().flatten()], False)
         if isinstance(sampler, list | tuple | range):
-            return cls(sorted({int(index) for index in islice(_flat(sampler), count)}))
+            return cls(sorted(set(islice(_indices(sampler), count))))
         return _drawn(sampler, size, count, indices_of)
 
 
@@ -210,33 +211,55 @@ def _length(loader: Any, otherwise: float) -> float:
         return otherwise
 
 
-def _drawn(sampler: Any, size: int, limit: float | None, indices_of: Any) -> Reachable:
-    """What a sampler yields in a few epochs."""
+def _drawn(sampler: Any, size: int, limit: float | None, indices_of: Any, in_batches: bool = False) -> Reachable:
+    """What a sampler, or one of batches, yields in a few epochs."""
     most = 4 * size if limit is None else int(limit)
-    epochs = (indices_of or draw_epochs)(sampler, most)
-    reached = {index % size for epoch in epochs for index in epoch if -size <= index < size}
+    drawn = (indices_of or draw_epochs)(sampler, most)
+    epochs = [list(_indices(list(one) if in_batches else one for one in epoch)) for epoch in drawn]
+    reached = {one % size for epoch in epochs for one in epoch if -size <= one < size}
     return Reachable(sorted(reached), all(set(epoch) == set(epochs[0]) for epoch in epochs))
 
 
-def draw_epochs(sampler: Any, most: int, num_epochs: int = EPOCHS_LOOKED_AT) -> list[list[int]]:
-    """The indices that a sampler, or a sampler of batches, yields in its first epochs; at most so many elements each.
+def draw_epochs(sampler: Any, most: int, num_epochs: int = EPOCHS_LOOKED_AT) -> list[list[Any]]:
+    """What a sampler, or a sampler of batches, yields in its first epochs; at most so many elements each.
 
     It advances the sampler and its generators: to be called in a process of its own.
+
+    >>> draw_epochs(torch.tensor([[3, 1], [0, 2]]), most=9, num_epochs=1)
+    [[[3, 1], [0, 2]]]
     """
     epochs = []
     for epoch in range(num_epochs):
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
-        epochs.append([int(index) for index in _flat(islice(iter(sampler), most))])
+        drawn = islice(iter(sampler), most)
+        epochs.append([one.tolist() if isinstance(one, torch.Tensor) else one for one in drawn])  # no shared memory
     return epochs
 
 
-def _flat(elements: Any) -> Iterator[Any]:
+def _indices(elements: Iterable[Any]) -> Iterator[int]:
+    """The items that elements of a sampler stand for: lists are batches, and tuples begin with the index of one item.
+
+    Raises:
+        ValueError: One of them is no index, such as the key of a data set that is none of items in an order.
+
+    >>> list(_indices([2, [3, 1], (5, 224), [(4, 160)]]))
+    [2, 3, 1, 5, 4]
+    """
     for element in elements:
-        if isinstance(element, Sequence) or (isinstance(element, torch.Tensor) and element.ndim):
-            yield from _flat(element)
+        first = element[0] if isinstance(element, tuple) and element else element
+        if isinstance(element, list):
+            yield from _indices(element)
+        elif getattr(first, "ndim", 0):
+            yield from _indices(first.tolist())
         else:
-            yield element
+            try:
+                yield operator.index(first)
+            except TypeError:
+                raise ValueError(
+                    f"members or controls: the sampler asks the data set for {element!r}, which is no index: pass "
+                    "members=<a data set that is read by index>, and controls likewise"
+                ) from None
 
 
 def warn_if_uncertain(reachable: Reachable, loader: Any, num_batches: float) -> None:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate, get_worker_info
 
 from lightning_memaudit.callback.reading.image_names import name_in
@@ -140,7 +142,7 @@ class _CollateWithItems:
             unkeyed = [read_item(item, None, place) for place, item in there]
             read = unkeyed if all(one.image is not None for one in unkeyed) else read
         try:
-            return ReadBatch(self.collate(items), read, len(items))
+            return ReadBatch(_own(self.collate(items)), read, len(items))
         except Exception:
             if not self.given:
                 raise
@@ -237,7 +239,7 @@ class Reader:
             yield first
             yield from batches
 
-    def sampler_epochs(self, sampler: Any, most: int) -> list[list[int]]:
+    def sampler_epochs(self, sampler: Any, most: int) -> list[list[Any]]:
         """See :func:`.draw_epochs`; in a process of its own where possible."""
         loader = DataLoader(_Epochs(sampler, most), batch_size=None, num_workers=1, timeout=WORKER_TIMEOUT)
         try:
@@ -322,7 +324,19 @@ def _reading(loader: Any) -> Iterator[Any]:
 
 
 def _collated(collate: Callable[[Any], Any], batch: Any) -> ReadBatch:
-    return ReadBatch(collate(batch))
+    return ReadBatch(_own(collate(batch)))
+
+
+def _own(batch: Any) -> Any:
+    """The batch with tensors and arrays of its own: a data set may fill the same ones anew for each batch."""
+    copies: dict[int, Any] = {}  # what stands in two places still does
+
+    def own(one: Any) -> Any:
+        if isinstance(one, np.ndarray) or (isinstance(one, Tensor) and one.layout is torch.strided):
+            return copies.setdefault(id(one), one.clone() if isinstance(one, Tensor) else one.copy())
+        return one
+
+    return tree_map(own, batch)
 
 
 class _BeginReading:
@@ -345,7 +359,7 @@ class _Epochs(IterableDataset[Any]):
     def __init__(self, sampler: Any, most: int) -> None:
         self.sampler, self.most = sampler, most
 
-    def __iter__(self) -> Iterator[list[list[int]]]:
+    def __iter__(self) -> Iterator[list[list[Any]]]:
         if get_worker_info() is not None:
             make_private(self.sampler)
         yield draw_epochs(self.sampler, self.most)

@@ -32,11 +32,11 @@ class StoredImages:
         self._size = 0
         values = count * torch.Size(shape).numel()
         if 4 * values <= CACHE_BYTES:
-            self._kept = torch.empty(count, *shape, device=self.device)
+            self._kept = torch.empty(count, *shape, dtype=torch.float32, device=self.device)
         else:
             self._folder = tempfile.TemporaryDirectory(prefix="memaudit-")
             name = str(Path(self._folder.name) / "images")
-            self._kept = torch.from_file(name, shared=True, size=values).view(count, *shape)
+            self._kept = torch.from_file(name, shared=True, size=values, dtype=torch.float32).view(count, *shape)
 
     def add(self, images: Tensor) -> None:
         """Append images (k, C, *spatial)."""

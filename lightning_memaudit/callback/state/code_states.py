@@ -2,6 +2,7 @@
 
 # ruff: noqa: D102 - State says what its methods do
 
+import contextvars
 import types
 from collections.abc import Iterable
 from typing import Any
@@ -114,6 +115,42 @@ class Cell(State):
                 del self.owner.cell_contents
             else:
                 self.owner.cell_contents = value
+        return None
+
+    @staticmethod
+    def label(key: Any) -> str:
+        return ""
+
+
+class Context(State):
+    """A context variable.
+
+    >>> calls = contextvars.ContextVar("calls", default=0)
+    >>> state = Context(calls)
+    >>> _ = calls.set(1)
+    >>> state.restore({}), calls.get()
+    (None, 0)
+    """
+
+    fixed = True
+
+    def __init__(self, owner: "contextvars.ContextVar[Any]") -> None:
+        super().__init__(owner)
+        self._value = owner.get(MISSING)
+
+    def held(self) -> Held:
+        return () if self._value is MISSING else (("", self._value),)
+
+    def restore(self, swap: Swap) -> str | None:
+        value = self._value
+        if self.owner.get(MISSING) is value:
+            return None
+        if value is MISSING:  # it cannot be without a value again, but have the one that it has without
+            try:
+                value = contextvars.Context().run(self.owner.get)
+            except LookupError:
+                return "context variable"
+        self.owner.set(value)
         return None
 
     @staticmethod

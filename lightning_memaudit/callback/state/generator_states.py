@@ -120,6 +120,11 @@ class GeneratorPlace:
         self._locals = dict(owner.gi_frame.f_locals) if owner.gi_frame is not None else {}
         self._place = self._now()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has not come to its end."""
+        return self.owner.gi_frame is not None
+
     def held(self) -> Iterable[Any]:
         """Its local variables, and what its loops go through."""
         return [item for one in self._held for item in (_behind(one) if is_iterator(type(one)) else [one])]

@@ -8,6 +8,7 @@ import weakref
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from multiprocessing.sharedctypes import SynchronizedBase
 from typing import Any, TypeGuard
 
@@ -15,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_memaudit.callback.state.code_states import Cell, Class, Function, Names
+from lightning_memaudit.callback.state.code_states import Cell, Class, Context, Function, Names
 from lightning_memaudit.callback.state.generator_states import (
     LRU_CACHE,
     RANDOM_GENERATORS,
@@ -201,7 +202,7 @@ class Snapshot:
             if is_a(kind, name):
                 return [functools.partial(self._take, framework)]
         makers: list[Callable[[Any, _Place], None]] = []
-        for base, content in ((dict, Dict), (set, Set), (_CELL, Cell)):
+        for base, content in ((dict, Dict), (set, Set), (_CELL, Cell), (ContextVar, Context)):
             if issubclass(kind, base):
                 makers.append(functools.partial(self._take, content))
         if issubclass(kind, list | deque | bytearray | array):
@@ -322,6 +323,12 @@ class Snapshot:
         self._push(value.__wrapped__, place)
 
     # After
+
+    @property
+    def is_one_way(self) -> bool:
+        """Whether it holds what goes on and cannot be moved back, such as a generator function."""
+        fixed = (one.copy is None or id(one.owner) in self._fixed for one, _ in self._iterators)
+        return any(fixed) or any(isinstance(one, GeneratorPlace) and one.goes_on for one, _ in self._others)
 
     def restore(self) -> list[str]:
         """Put everything back; the names of what could not be, with what they are."""
