@@ -28,6 +28,9 @@ FITTED_STEPS = 6
 GAIN_COST = 2
 """Evaluations that tell whether f copies."""
 
+CLEARLY_LIKELIER = 0.03
+"""Nats per value by which the residuals of one image must be likelier than those of another to replace it."""
+
 REFINEMENTS = 5
 """Evaluations that improve and score an image that the observation speaks for."""
 
@@ -127,6 +130,8 @@ class Trimmed(NamedTuple):
         candidate: With an infinite score where the observation does not speak for it.
         num_evaluations: (B,) int64.
         speaks: (B,) bool.
+        instead: What was found before, or the likelier image of a trial where the observation speaks for none; its
+            score is still that of what was found before. None where nothing was given.
 
     >>> grey = torch.full((1, 1, 8, 8), 0.5)  # what is grey all over says nothing
     >>> found = iterate_trimmed(lambda x: x, grey, torch.zeros_like(grey), trials_for(1, False)[0])
@@ -137,6 +142,7 @@ class Trimmed(NamedTuple):
     candidate: Candidate
     num_evaluations: Tensor
     speaks: Tensor
+    instead: Candidate | None = None
 
 
 def iterate_trimmed(
@@ -145,6 +151,7 @@ def iterate_trimmed(
     possible: Tensor,
     trials: tuple[Trial, ...],
     start: Tensor | None = None,
+    against: Candidate | None = None,
 ) -> Trimmed:
     """Make a stage of trials, and score the image for which the observation speaks most.
 
@@ -154,6 +161,7 @@ def iterate_trimmed(
         possible: (B, 1 or C, *spatial), 0 where a pixel is known to be missing and 1 elsewhere.
         trials: At least one.
         start: First image, (B, C, *spatial); None interpolates from the pixels that are possible.
+        against: What was found before, for :attr:`Trimmed.instead`.
 
     >>> stored, other = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> mask = (torch.arange(256).view(1, 1, 16, 16) % 3 > 0).float()  # two of three columns
@@ -169,6 +177,7 @@ def iterate_trimmed(
     best_image, best_mask = observed, torch.zeros_like(observed)
     evidence = torch.full_like(observed.flatten(1)[:, 0], -torch.inf)
     trial_of = torch.zeros_like(spent)
+    likely_image, likely_mask, likelihood = best_image, best_mask, evidence
     for number, trial in enumerate(trials):
         image, fit = _iterate(autoencoder, observed, possible, start, trial)
         spent += trial.cost
@@ -177,6 +186,10 @@ def iterate_trimmed(
         best_mask = torch.where(with_axes(take, image), fit.mask.expand_as(image), best_mask)
         evidence = torch.where(take, fit.evidence, evidence)
         trial_of = torch.where(take, number, trial_of)
+        take = fit.likelihood > likelihood
+        likely_image = torch.where(with_axes(take, image), image, likely_image)
+        likely_mask = torch.where(with_axes(take, image), fit.mask.expand_as(image), likely_mask)
+        likelihood = torch.where(take, fit.likelihood, likelihood)
     speaks = (evidence > LEAST_SPEAKING) & all_finite(best_image)
     rows = speaks.nonzero().squeeze(1)
     if len(rows):
@@ -191,7 +204,41 @@ def iterate_trimmed(
             scored = _assess(autoencoder, observed[rows], possible[rows], candidate.select(rows), trial.shared)
             candidate = replace_rows(candidate, rows, scored)
             spent[rows] += REFINEMENTS
-    return Trimmed(candidate, spent, speaks)
+    rows = (~speaks).nonzero().squeeze(1)
+    if against is not None and len(rows):
+        likeliest = Candidate(likely_image, likely_mask.round(), nothing, nothing).select(rows)
+        found = against.select(rows)
+        found = _likelier(autoencoder, observed[rows], possible[rows], found, likeliest, likelihood[rows])
+        against = replace_rows(against, rows, found)
+        spent[rows] += 1
+    return Trimmed(candidate, spent, speaks, against)
+
+
+def _likelier(
+    autoencoder: Autoencoder, observed: Tensor, possible: Tensor, found: Candidate, trimmed: Candidate, fits: Tensor
+) -> Candidate:
+    """``trimmed`` where its residuals are clearly likelier than those of ``found``, and ``found`` elsewhere.
+
+    Behind a blur the evidence is small at the true image too, and what takes the blur for data is no nearer. Which of
+    two is right takes less evidence than that one of them is: the score stays what it was, so nothing more is claimed.
+
+    Args:
+        autoencoder: Evaluated once.
+        observed: y, (B, C, *spatial).
+        possible: (B, 1 or C, *spatial).
+        found: What was found before.
+        trimmed: The likeliest of the trials.
+        fits: (B,) log likelihood of its residuals.
+    """
+    residual = observed - autoencoder(found.image)
+    kinds = (True, False) if observed.shape[1] > 1 else (True,)
+    likelihoods = [fit_two_scales(residual, _for_entries(possible, shared), shared).likelihood for shared in kinds]
+    likelier = (fits > torch.stack(likelihoods).amax(0) + CLEARLY_LIKELIER) & all_finite(trimmed.image)
+    rows = likelier.nonzero().squeeze(1)
+    # The data where they are explained: f errs where it has not learned its images well.
+    image = trimmed.image + trimmed.mask * (observed - trimmed.image)
+    instead = Candidate(image, trimmed.mask, found.score, found.expected_error)
+    return replace_rows(found, rows, instead.select(rows))
 
 
 def _assess(autoencoder: Autoencoder, observed: Tensor, possible: Tensor, found: Candidate, shared: bool) -> Candidate:

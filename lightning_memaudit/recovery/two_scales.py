@@ -38,6 +38,7 @@ class TwoScales(NamedTuple):
         mask: (B, 1 or C, *spatial) probability of the small scale, of being observed; 0 where it was excluded.
         evidence: (B,) how much likelier two scales are than the best distribution of one, in nats per value of the
             image. It was 0.1 to 1.7 at true images that were well approached, nearly always below 0.1 at others.
+        likelihood: (B,) log likelihood of the residuals under the likelier of the two, in nats per value.
 
     >>> right, wrong, fill = torch.rand(3, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> mask = (torch.arange(16) < 6).float().expand(1, 1, 16, 16)
@@ -49,6 +50,7 @@ class TwoScales(NamedTuple):
 
     mask: Tensor
     evidence: Tensor
+    likelihood: Tensor
 
 
 def fit_two_scales(residual: Tensor, possible: Tensor, shared: bool) -> TwoScales:
@@ -71,8 +73,10 @@ def fit_two_scales(residual: Tensor, possible: Tensor, shared: bool) -> TwoScale
     likelihood = torch.stack([one for _, one in fits])
     best = likelihood.argmax(0)
     mask = torch.stack([one for one, _ in fits])[best, torch.arange(len(error), device=error.device)]
-    gain = likelihood.amax(0) - _one_scale(error, possible, values)
-    return TwoScales(mask, (gain / residual[0].numel()).nan_to_num(0.0))
+    two, one = likelihood.amax(0), _one_scale(error, possible, values)
+    number = residual[0].numel()
+    likeliest = torch.maximum(two, one) / number
+    return TwoScales(mask, ((two - one) / number).nan_to_num(0.0), likeliest.nan_to_num(-torch.inf))
 
 
 def _fit(error: Tensor, possible: Tensor, values: int, share: float) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,9 @@ from observations import hide, smooth_images, uniform
 from scipy import optimize, stats
 
 from lightning_memaudit.recovery import BlindRecovery
-from lightning_memaudit.recovery.trimmed import iterate_trimmed, trials_for
+from lightning_memaudit.recovery.candidates import Candidate
+from lightning_memaudit.recovery.methods import blind
+from lightning_memaudit.recovery.trimmed import Trimmed, iterate_trimmed, trials_for
 from lightning_memaudit.recovery.two_scales import LEAST_SPEAKING, ONE_SCALE_POWERS, fit_two_scales
 
 NUMBER = 8
@@ -46,10 +48,11 @@ def test_evidence_is_the_difference_of_two_largest_likelihoods(share):
         normal = [stats.norm(scale=scale).pdf(values) for scale in (first, second)]
         return -sum(torch.tensor(weight * normal[0] + (1 - weight) * normal[1]).log())
 
-    expected = min(one_scale(power) for power in ONE_SCALE_POWERS)
-    expected -= optimize.minimize(two_scales, (0.3, 0.02, 0.2), bounds=[(0.01, 0.99), (1e-3, 1), (1e-3, 1)]).fun
+    one = min(one_scale(power) for power in ONE_SCALE_POWERS)
+    two = optimize.minimize(two_scales, (0.3, 0.02, 0.2), bounds=[(0.01, 0.99), (1e-3, 1), (1e-3, 1)]).fun
     fit = fit_two_scales(residual, torch.ones_like(residual), shared=True)
-    assert float(fit.evidence) == pytest.approx(float(expected) / 400, abs=5e-3)
+    assert float(fit.evidence) == pytest.approx(float(one - two) / 400, abs=5e-3)
+    assert float(fit.likelihood) == pytest.approx(float(-min(one, two)) / 400, abs=5e-3)
     assert ((fit.mask > 0.5) == small).double().mean() > 0.95
 
 
@@ -81,6 +84,37 @@ def test_scores_are_divided_by_the_evidence_beyond_what_wrong_images_have():
     error = (observed - stored)[found.candidate.mask > 0].square().mean()
     assert found.speaks.item()
     assert found.candidate.score.item() == pytest.approx(float(error / (evidence - LEAST_SPEAKING)), rel=0.01)
+
+
+@pytest.mark.parametrize("given", [0, 1])
+def test_of_two_images_that_nothing_speaks_for_the_likelier_one_stays_and_nothing_more_is_claimed(given):
+    """Residuals of one scale everywhere speak for no image, but the right one leaves smaller ones."""
+    stored = smooth_images(2)
+    observed = stored[:1] + 0.05 * torch.randn(stored[:1].shape, generator=torch.Generator().manual_seed(0))
+    score = torch.tensor([0.01])
+    before = Candidate(stored[given][None], torch.ones_like(observed), score, 2 * score)
+    everywhere, trials = torch.ones_like(observed), trials_for(3, None)[0]
+    right = iterate_trimmed(associative(stored), observed, everywhere, trials, against=before)
+    assert not right.speaks.any()
+    assert recovered(right.instead, stored[:1]).all()
+    assert right.instead.score == score
+    wrong = iterate_trimmed(lambda x: x - x + stored[1:], observed, everywhere, trials, against=before)
+    assert torch.equal(wrong.instead.image, before.image)
+
+
+@pytest.mark.parametrize(
+    ("degrade", "replaced"), [(lambda images: images, True), (lambda images: hide(images)[0], False)]
+)
+def test_data_behind_a_fill_that_tells_the_mask_are_never_replaced(monkeypatch, degrade, replaced):
+    def likelier(autoencoder, observed, possible, trials, against=None):
+        nothing = torch.full((len(observed),), torch.inf)
+        black = None if against is None else against._replace(image=torch.zeros_like(observed))
+        return Trimmed(Candidate(observed, observed, nothing, nothing), nothing.long() * 0, nothing < 0, black)
+
+    monkeypatch.setattr(blind, "iterate_trimmed", likelier)
+    stranger, *stored = smooth_images(3).split(1)
+    found = BlindRecovery(certification=None)(associative(torch.cat(stored), 2.0), degrade(stranger))
+    assert bool((found.image == 0).all()) == replaced
 
 
 @pytest.mark.parametrize(("degrade", "least"), [(gaps_and_noise, NUMBER), (noise_by_channel, 5)])

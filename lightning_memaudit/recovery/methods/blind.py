@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.alternation import Alternation
+from lightning_memaudit.recovery.batches import replace_rows
 from lightning_memaudit.recovery.candidates import ERROR_PER_SCORE, Candidate
 from lightning_memaudit.recovery.certification import (
     COPIES_MARGIN,
@@ -311,14 +312,8 @@ class BlindRecovery:
     ) -> SearchResult:
         """Look for images that explain a part of the observation, until it speaks for one.
 
-        Args:
-            autoencoder: f, images (B, C, *spatial) to the same shape.
-            observed: y, (B, C, *spatial).
-            fill: The first reading.
-            found: So far.
-            budget: Evaluations per image.
-            kinds: Which images, (B,) bool, and whether they have masks per channel; None where nothing tells.
-            is_poor: Whether a candidate is worth another look, (B,) bool.
+        Of each of the ``kinds`` it is told which images those are, (B,) bool, and whether they have masks per channel,
+        None where nothing tells. ``is_poor`` tells whether a candidate is worth another look, (B,) bool.
         """
         tried = torch.zeros_like(fill.present)
         beside = torch.zeros_like(found.num_evaluations) if found.num_beside is None else found.num_beside
@@ -328,11 +323,15 @@ class BlindRecovery:
                 rows = (worth & (budget - found.num_evaluations >= cost(trials))).nonzero().squeeze(1)
                 if not len(rows):
                     continue
-                possible = find_possible(observed[rows], fill.select(rows))
-                trimmed = iterate_trimmed(autoencoder, observed[rows], possible, trials)
+                part, possible = observed[rows], find_possible(observed[rows], fill.select(rows))
+                # Where a value of the fill tells the mask, what was found holds the data as they are.
+                against = found.candidate.select(rows) if per_channel is None else None
+                trimmed = iterate_trimmed(autoencoder, part, possible, trials, against=against)
                 # What was relied on still is where the observation speaks for nothing else.
                 beside = beside.index_add(0, rows, trimmed.num_evaluations)
                 evaluations = found.num_evaluations.index_add(0, rows, trimmed.num_evaluations)
+                if trimmed.instead is not None:
+                    found = found._replace(candidate=replace_rows(found.candidate, rows, trimmed.instead))
                 part = rows[trimmed.speaks]
                 tried[part] = True
                 if len(part):
