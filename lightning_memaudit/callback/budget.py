@@ -12,7 +12,7 @@ from lightning_memaudit.measurement.budget import bounded_plan, bounds_for, comp
 from lightning_memaudit.measurement.costs import Costs
 from lightning_memaudit.measurement.estimate import Estimate, Experience
 from lightning_memaudit.measurement.groups import Group
-from lightning_memaudit.measurement.pace import Pace
+from lightning_memaudit.measurement.pace import Intact, Pace
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.probe import plain_iterations, probe
 from lightning_memaudit.measurement.processes import Processes
@@ -68,7 +68,7 @@ class Budget:
         processes: Processes,
         plan: Plan,
         groups: Sequence[Group],
-        own_psnr: Mapping[str, float] | None = None,
+        intact: Intact | None = None,
     ) -> None:
         """Recover a few images, where that costs little beside the next audit, to tell its cost from what they take.
 
@@ -79,12 +79,12 @@ class Budget:
             processes: All of which do so.
             plan: What the audit does.
             groups: The whole groups.
-            own_psnr: How well the model reproduces intact images by now; None is as when it was timed.
+            intact: What the model returns for intact images by now; None is as when it was timed.
         """
         if self._costs is None:
             return
-        if own_psnr is not None:
-            self._costs = replace(self._costs, pace=replace(self._costs.pace, own_psnr=own_psnr))
+        if intact is not None:
+            self._costs = replace(self._costs, pace=replace(self._costs.pace, **intact._asdict()))
         now = dict(self._costs.pace.own_psnr)
         if self._probed_at == now:
             return

@@ -36,7 +36,7 @@ from lightning_memaudit.measurement.estimate import Estimate
 from lightning_memaudit.measurement.extras import extra_measurements
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.inpainting_cache import InpaintingCache
-from lightning_memaudit.measurement.pace import Pace, measure_pace, own_psnr
+from lightning_memaudit.measurement.pace import Intact, Pace, measure_pace
 from lightning_memaudit.measurement.plan import Plan
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.measurement.reference import ReferenceModels
@@ -333,9 +333,9 @@ class Session:
         if not self._budget.knows_pace:  # when it was timed first, a call had failed
             paces = processes.share(partial(measure_pace, autoencoder, groups, self.what))
             self._budget.time(paces, groups, self._references)
-        own = processes.share(partial(own_psnr, autoencoder, groups))[0]
-        self._budget.probe(autoencoder, processes, self.what, groups, own)
-        return self._budget.estimate(self.what, groups), own
+        intact = processes.share(partial(Intact.of, autoencoder, groups))[0]
+        self._budget.probe(autoencoder, processes, self.what, groups, intact)
+        return self._budget.estimate(self.what, groups), dict(intact.own_psnr)
 
     def publish(self, report: AuditReport) -> None:
         """Write, show and log an audit, on the first process."""

@@ -204,7 +204,9 @@ class Costs:
         own = [self._own_psnr(group)]
         if self.costliest:
             own = [5.0, WORST_PSNR, 25.0, 31.0]
-        told = max((work_of(method, pattern, one, gradients) for one in own), key=lambda work: work.evaluations)
+        answers = self.costliest or self.pace.answers
+        works = (work_of(method, pattern, one, gradients, answers) for one in own)
+        told = max(works, key=lambda work: work.evaluations)
         if self.costliest:
             return told
         most = most_evaluations(method)
@@ -229,7 +231,8 @@ class Costs:
         mean = self._work(method, pattern, group, name).evaluations
         longest = max(LONGEST, FIRST_ROUND + LONGEST_BEYOND_MEAN * (mean - FIRST_ROUND))
         own = self._own_psnr("controls") if "controls" in sizes else WORST_PSNR
-        copy = work_of(method, pattern, min(own, WORST_PSNR), self.pace.gradient is not None)
+        gradients = self.pace.gradient is not None
+        copy = work_of(method, pattern, min(own, WORST_PSNR), gradients, self.pace.answers)
         copy = copy.times(self.probed.get(("controls", *key), 1.0)).at_most(round(longest))
         return copy._replace(forwards=needed * copy.forwards, gradients=needed * copy.gradients)
 

@@ -20,6 +20,10 @@ FIRST_ROUND, LONGEST = 29.0, 80.0
 """Evaluations of an image that is recovered with the first penalty; and of the one that takes longest, at least, as
 among many one needs a second."""
 
+LEAST_ANSWERING_DB = 17.5
+"""Of the autoencoders in the table that answer what they are shown; one that does not is given up at once, see
+:mod:`~lightning_memaudit.recovery.usual_output`, as those were that were not trained."""
+
 COPIES_FROM_DB, LONGEST_BEYOND_MEAN = 25.0, 4.0
 """Turned copies are searched where the autoencoder reproduces images at least so well: as long as the image that took
 longest of those that came back, which went on about so many times as far beyond the first round as the mean."""

@@ -17,6 +17,7 @@ from lightning_memaudit.recovery.gradients import DifferentiableAutoencoder
 from lightning_memaudit.recovery.methods.registry import recover, uses_autoencoder
 from lightning_memaudit.recovery.spatial import repeat
 from lightning_memaudit.recovery.tuning import Round, SelfTuning
+from lightning_memaudit.recovery.usual_output import may_answer
 
 MOST_TIMED, LEAST_TIMED = 32, 2
 """Images in the larger and in the smaller of the batches that are timed."""
@@ -85,6 +86,7 @@ class Pace:
         search: Seconds that a search takes beside each evaluation of the autoencoder.
         inpainting: Seconds of one image, by pattern and method; of methods that do not call the autoencoder.
         own_psnr: By group, how well the autoencoder reproduces intact images: the median PSNR of a few, in dB.
+        answers: Whether it may return anything else for one of these than for the others.
         image_bytes: Of one image.
         kept_bytes: That the autoencoder keeps of one image for a backward pass.
 
@@ -99,6 +101,7 @@ class Pace:
     search: Line
     inpainting: Mapping[tuple[str, str], float] = field(default_factory=dict)
     own_psnr: Mapping[str, float] = field(default_factory=dict)
+    answers: bool = True
     image_bytes: int = 0
     kept_bytes: int = 0
 
@@ -116,6 +119,7 @@ class Pace:
                 gradient=gradient,
                 search=found.search.slower(other.search),
                 inpainting={key: max(value, other.inpainting[key]) for key, value in found.inpainting.items()},
+                answers=found.answers or other.answers,
             )
         return found
 
@@ -144,8 +148,9 @@ def _measure(autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence
     if not plan.extraction and len(plan.without_autoencoder) == len(plan.methods):
         image = groups[0].images[slice(0, 1)]
         nothing = Line(0.0, 0.0)
-        return Pace(nothing, None, nothing, _time_inpainting(image, plan), {}, image.numel() * image.element_size())
-    own = own_psnr(autoencoder, groups)
+        inpainting = _time_inpainting(image, plan)
+        return Pace(nothing, None, nothing, inpainting, image_bytes=image.numel() * image.element_size())
+    intact = Intact.of(autoencoder, groups)
     block = next(groups[0].first(min(MOST_TIMED, plan.block_size)).blocks(autoencoder, MOST_TIMED))
     f, images = block.autoencoder, _repeated(block.images, MOST_TIMED)
     first = _seconds(lambda: f(images[:LEAST_TIMED]))
@@ -169,33 +174,51 @@ def _measure(autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence
         None if gradient is None else gradient.times(watch.load),
         search.times(watch.load),
         _time_inpainting(block.images[:1], plan),
-        own,
+        intact.own_psnr,
+        intact.answers,
         images[0].numel() * images.element_size(),
         differentiable.kept_bytes,
     )
 
 
-@torch.no_grad()
-def own_psnr(autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence[Group]) -> dict[str, float]:
-    """How well the autoencoder reproduces intact images: the median PSNR of the first ones of each group, in dB.
+class Intact(NamedTuple):
+    """What the autoencoder returns for intact images.
 
-    Nothing of a group for which the call fails: the audit will say it.
+    Attributes:
+        own_psnr: By group, the median PSNR of its output for the first ones, in dB.
+        answers: Whether it may return anything else for one of them than for the others.
 
-    Raises:
-        AuditStopped: The processes must end.
+    >>> Intact.of(torch.clone, [Group.whole("members", torch.rand(4, 1, 8, 8))]).answers
+    True
     """
-    found = {}
-    for group in groups:
-        if not len(group.images):
-            continue
-        try:
-            block = next(group.first(MOST_REPRODUCED).blocks(autoencoder, MOST_REPRODUCED))
-            found[group.name] = float(psnr(block.autoencoder(block.images), block.images).nan_to_num(-60.0).median())
-        except AuditStopped:
-            raise
-        except Exception:
-            continue
-    return found
+
+    own_psnr: Mapping[str, float]
+    answers: bool
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, autoencoder: Autoencoder | ConditionalAutoencoder, groups: Sequence[Group]) -> "Intact":
+        """Show it the first images of each group.
+
+        Nothing of a group for which the call fails: the audit will say it.
+
+        Raises:
+            AuditStopped: The processes must end.
+        """
+        found, answers = dict[str, float](), False
+        for group in groups:
+            if not len(group.images):
+                continue
+            try:
+                block = next(group.first(MOST_REPRODUCED).blocks(autoencoder, MOST_REPRODUCED))
+                output = block.autoencoder(block.images)
+                found[group.name] = float(psnr(output, block.images).nan_to_num(-60.0).median())
+                answers |= may_answer(output, block.images)
+            except AuditStopped:
+                raise
+            except Exception:
+                continue
+        return cls(found, answers)
 
 
 def uses_gradients(plan: Plan) -> bool:

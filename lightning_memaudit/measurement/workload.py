@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_memaudit.measurement.degradations import Degradation
-from lightning_memaudit.measurement.measured_work import MEASURED
+from lightning_memaudit.measurement.measured_work import LEAST_ANSWERING_DB, MEASURED
 from lightning_memaudit.recovery import AutoencoderIterations, BlindRecovery, KnownMaskRecovery, WhiteBoxRecovery
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS
 from lightning_memaudit.recovery.methods.registry import Method, uses_autoencoder
@@ -66,7 +66,7 @@ class Work(NamedTuple):
 NOTHING = Work(0.0, 0.0)
 
 
-def work_of(method: Method, pattern: Degradation, own_psnr: float, gradients: bool) -> Work:
+def work_of(method: Method, pattern: Degradation, own_psnr: float, gradients: bool, answers: bool = True) -> Work:
     """What a method takes to recover images from a degradation.
 
     Args:
@@ -74,6 +74,7 @@ def work_of(method: Method, pattern: Degradation, own_psnr: float, gradients: bo
         pattern: The degradation.
         own_psnr: How well the autoencoder reproduces the intact images, in dB.
         gradients: Whether the autoencoder can be differentiated.
+        answers: Whether it may return anything else for one intact image than for others; else it is soon given up.
 
     >>> from lightning_memaudit.measurement.degradations import parse_degradation
     >>> easy, hard = parse_degradation("random-0.5"), parse_degradation("block-0.75")
@@ -89,6 +90,8 @@ def work_of(method: Method, pattern: Degradation, own_psnr: float, gradients: bo
     kind = kind_of(method, gradients and relies)
     if kind is None:
         return Work(UNKNOWN_KIND, UNKNOWN_KIND)
+    if answers and kind == "search":
+        own_psnr = max(own_psnr, LEAST_ANSWERING_DB)
     work = looked_up(MEASURED[kind], pattern, own_psnr)
     if isinstance(method, BlindRecovery | KnownMaskRecovery):
         if method.penalties is not None:
