@@ -43,7 +43,8 @@ class SearchResult(NamedTuple):
     """What a search found.
 
     Attributes:
-        candidate: The best candidate of every image.
+        candidate: The best candidate of every image by score; or a likelier image in its place, with its score, see
+            :attr:`~lightning_memaudit.recovery.trimmed.Trimmed.instead`.
         num_evaluations: (B,) int64, evaluations of f spent on every image.
         relied_on_mask: (B,) bool, whether the mask was taken for known, without noise, and all evaluations but those
             beside were for it.

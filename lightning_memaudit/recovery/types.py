@@ -81,11 +81,12 @@ class Recovery(NamedTuple):
     Attributes:
         image: (B, C, *spatial) estimate, finite everywhere (diverged images fall back to the observation).
         mask: (B, 1, *spatial), or (B, C, *spatial) when not shared by channels; in [0, 1], 1 means observed.
-        score: (B,) blind score, lower is better; ``inf`` where the iterations diverged.
+        score: (B,) blind score, lower is better; ``inf`` where the iterations diverged. Of an image that took the place
+            of another by its residuals alone, see ``Trimmed.instead``, still that of the other.
         certified: (B,) bool, claimed recovered without any ground truth.
         num_evaluations: (B,) int64, evaluations of the autoencoder spent on each image.
         trace: The recorded iterations, when asked for.
-        expected_error: (B,) mean squared error of the image, estimated from the score, from methods that certify.
+        expected_error: (B,) mean squared error, estimated from the score, as of that; from methods that certify.
         gain: (B,) share of white noise that the autoencoder passes on at the estimate, from methods that certify.
         calibration: Where the certificates' threshold comes from, and the rate of false ones.
         kernel: (B, 1, *[K]) estimated blur, as many axes as the images have, from methods that estimate one.

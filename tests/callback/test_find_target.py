@@ -4,7 +4,7 @@ import pytest
 import torch
 from training_runs import images
 
-from lightning_memaudit.callback.loss_target import Target, find_target
+from lightning_memaudit.callback.loss_target import Target, find_target, left_out
 from lightning_memaudit.callback.reading.affine import Affine
 
 SHAPE = (2, 8, 8)
@@ -102,3 +102,37 @@ def test_targets_are_the_same_by_their_images_their_map_and_whether_they_are_log
 def test_a_target_ignores_images_where_nothing_of_any_channel_is_left():
     slopes = [((0.01, 0.02), True), ((0.01, 1.0), False), ((0.2, 0.2), False), ((-1.0,), False)]
     assert all(Target(HERE, Affine(one, (0.5,) * len(one))).ignores_images == ignores for one, ignores in slopes)
+
+
+def of_border(num_images=4):
+    """An output in [0, 1], a gradient that leaves out its first two columns, and these, (C, 8, 8)."""
+    border = (torch.arange(8) < 2).expand(*SHAPE)
+    return OUTPUT.sigmoid()[:num_images], OUTPUT[:num_images] * ~border, border
+
+
+def test_a_border_that_gets_no_gradient_in_any_image_is_left_out():
+    output, gradient, border = of_border()
+    assert torch.equal(left_out(output, gradient), border)
+    assert left_out(output, OUTPUT[:4]) is None, "none are"
+    assert left_out(output, 0 * gradient) is None, "all are, as where nothing is learned"
+
+
+def test_of_one_image_nobody_knows_what_is_left_out_of_all():
+    assert left_out(*of_border(num_images=1)[:2]) is None
+
+
+def test_places_that_differ_from_image_to_image_are_not_left_out():
+    output, gradient, _ = of_border()
+    gradient[2, 0, 0, 5] = 0
+    assert left_out(output, gradient) is None
+
+
+@pytest.mark.parametrize(("share", "is_left_out"), [(0.25, False), (0.75, True)])
+def test_what_is_left_out_is_mostly_no_larger_nor_smaller_than_the_rest(share, is_left_out):
+    """As what is clamped is: the border of the output is outside of what the rest has, but for a share of it."""
+    output, gradient, border = of_border()
+    within = output[:, border].flatten()
+    beyond = torch.arange(len(within)) >= share * len(within)
+    for clamped in (-1.0, 2.0):
+        output[:, border] = torch.where(beyond, clamped, 0.5).view(len(output), -1).double()
+        assert (left_out(output, gradient) is not None) == is_left_out

@@ -13,12 +13,23 @@ from torchvision.transforms import v2
 from training_runs import Items, audit_callback, trainer_with
 
 from lightning_memaudit.callback.caller import Caller
-from lightning_memaudit.callback.given_again import ALWAYS, BY_BATCH, ONE_OF_FEW, Altered, GivenAgain
+from lightning_memaudit.callback.given_again import (
+    ALWAYS,
+    BY_BATCH,
+    ONE_OF_FEW,
+    Altered,
+    GivenAgain,
+    _Outcomes,
+    altered,
+)
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.model import ModelCall
+from lightning_memaudit.callback.reading.affine import Affine
 from lightning_memaudit.callback.reading.group_reading import read_group
 from lightning_memaudit.callback.reading.reader import Source
 from lightning_memaudit.callback.seen import Normalization
+from lightning_memaudit.measurement.groups import Group
+from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.measurement.processes import Processes
 
 pytestmark = [
@@ -95,6 +106,33 @@ def test_an_image_mixed_with_one_of_few_neighbors_is_no_doubt():
 @pytest.mark.parametrize("factor", [1.01, 0.99])
 def test_what_is_nearly_the_image_is_no_doubt(factor):
     assert way_of(lambda images: factor * images) is None
+
+
+def test_what_leaves_an_image_as_it_is_at_times_is_drawn_at_random():
+    images = photographs(4)
+    flipped = images.flip(-1)
+    for first, second, is_drawn in ((blurred(images), blurred(flipped), False), (flipped, images, True)):
+        outcomes = _Outcomes(Altered("", 0, images, images, first))
+        assert outcomes.add(first)
+        assert outcomes.are_one
+        assert outcomes.add(second) != is_drawn
+        assert not outcomes.are_one
+
+
+def test_what_the_batch_holds_beside_the_images_and_members_that_were_passed_prepared_are_not_altered():
+    images = photographs(8)
+    seen = blurred(images)
+
+    def read_as(members, beside=()):
+        source = Source("members", members, list(range(8)), None, given=True)
+        read = read_group(source, None, Normalization(), lambda batch: batch)
+        found = Inspection([read], hashes={"members": image_hashes(Group.whole("members", members))})
+        return altered(found, "", 0, images, [seen], Affine(), beside)
+
+    assert read_as(images).change > 0
+    assert read_as(images, beside=[2 * seen - 1]) is None
+    assert read_as(torch.stack([*images[:4], *seen[4:]])) is None
+    assert read_as(seen) is None
 
 
 class Busy(Prepares):

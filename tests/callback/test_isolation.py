@@ -16,16 +16,20 @@ import pytest
 import torch
 from state_holders import Holder, Nested, Slotted, changes
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_memaudit.callback import isolation
 from lightning_memaudit.callback.isolation import (
+    NotPutBack,
     evaluation_mode,
     preserved_buffers,
     undisturbed,
     uninitialized,
+    without_lasting_steps,
 )
 from lightning_memaudit.callback.state import tensor_contents
 from lightning_memaudit.callback.state.generator_states import IteratorState
+from lightning_memaudit.callback.state.snapshot import Snapshot
 
 
 def in_place(change):
@@ -336,3 +340,56 @@ def test_environment_and_context_variables_are_put_back(monkeypatch):
         assert (os.environ["MEMAUDIT_TEST"], COUNT.get()) == ("01", 1)
     assert (os.environ["MEMAUDIT_TEST"], COUNT.get()) == ("0", 0)
     assert "MEMAUDIT_TEST_NEW" not in os.environ
+
+
+LISTED = contextvars.ContextVar("LISTED")
+UNSET = contextvars.ContextVar("UNSET")
+
+
+def test_what_a_context_variable_holds_is_put_back_and_one_that_had_no_value_is_named():
+    calls = []
+    token = LISTED.set(calls)
+    assert changes(Holder(LISTED, in_place(lambda kept: kept.get().append(1)))) == ""
+    assert LISTED.get() is calls
+    assert calls == []
+    assert changes(Holder(UNSET, in_place(lambda kept: kept.set(1)))) == "kept (context variable)"
+    LISTED.reset(token)
+
+
+def test_no_optimizer_steps_and_no_loader_gives_a_batch_where_neither_can_be_put_back():
+    weight = nn.Parameter(torch.ones(1))
+    weight.grad = torch.ones(1)
+    optimizer, batches = torch.optim.SGD([weight], 0.5), iter(DataLoader([1, 2]))
+    with without_lasting_steps(types.SimpleNamespace(optimizers=[optimizer])):
+        for lasting in (optimizer.step, lambda: next(batches)):
+            with pytest.raises(NotPutBack):
+                lasting()
+    assert weight.item() == 1
+    optimizer.step()
+    assert weight.item() == 0.5
+    assert [batch.item() for batch in batches] == [1, 2]
+
+
+def numbers():
+    yield from range(9)
+
+
+def ended():
+    one = numbers()
+    list(one)
+    return one
+
+
+ONE_WAY = {
+    "generator function": (numbers(), True),
+    "one that has ended": (ended(), False),
+    "iterator of a list": (iter([1, 2]), False),
+    "iterator of a list and a generator": (zip([1], numbers(), strict=False), True),
+    "list": ([1], False),
+}
+
+
+@pytest.mark.parametrize("kept", ONE_WAY)
+def test_what_goes_on_and_cannot_be_moved_back_is_one_way(kept):
+    value, is_one_way = ONE_WAY[kept]
+    assert Snapshot([Holder(value, None)]).is_one_way == is_one_way

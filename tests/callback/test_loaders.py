@@ -1,6 +1,7 @@
 """Members are what the train loader can yield, controls what the validation loader can, for any sampler."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -124,12 +125,18 @@ def test_what_samplers_ask_for_beside_an_index_is_no_index():
     assert Reachable.through(DataLoader(np.arange(20), sampler=Every(asked[0]))).indices == [1, 3]
 
 
-def test_keys_that_are_no_indices_are_one_line_with_the_mend():
-    keys = DataLoader({"cat": 0}, sampler=Every(["cat"]))
+@pytest.mark.parametrize("key", ["cat", (), ("cat", 0)])
+def test_keys_that_are_no_indices_are_one_line_with_the_mend(key):
+    keys = DataLoader({key: 0}, sampler=Every([key]))
+    asked = re.escape(repr(key))
     with pytest.raises(
-        ValueError, match=r"asks the data set for 'cat', .* pass members=<a data set that is read by index>"
+        ValueError, match=rf"asks the data set for {asked}, .* pass members=<a data set that is read by index>"
     ):
         Reachable.through(keys)
+
+
+def test_indices_from_the_end_are_those_items_and_none_are_beyond_it():
+    assert Reachable.through(loader(sampler=Every([-1, 3, -13, 14]))).indices == [3, 9]
 
 
 def test_an_endless_sampler_ends():

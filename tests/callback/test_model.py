@@ -3,13 +3,16 @@
 import pytest
 import torch
 from fault_workers import raising
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 from training_runs import Items, Module, audit_callback, fit, images, saved_truth
 
+from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.keys import select
-from lightning_memaudit.callback.model import HalvingBatches, ModuleAutoencoder
+from lightning_memaudit.callback.model import HalvingBatches, ModelCall, ModuleAutoencoder
 from lightning_memaudit.callback.seen import Normalization, Seen
+from lightning_memaudit.measurement.processes import Processes
 
 pytestmark = [
     pytest.mark.usefixtures("without_report", "reads_here"),
@@ -125,6 +128,16 @@ def in_double_precision():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("in_double_precision")
+def test_whatever_type_of_numbers_a_run_has_set_audits_work_in_32_bits_and_its_model_in_its_own():
+    caller = Caller(Trainer(accelerator="cpu", logger=False), Doubles(), ModelCall(), Processes())
+    with caller.calling() as (call, _):
+        call(images(1))  # asks for the run's own
+        of_audit = torch.get_default_dtype()
+    assert of_audit == torch.float32
+    assert torch.get_default_dtype() == torch.float64
 
 
 @pytest.mark.usefixtures("in_double_precision")

@@ -99,18 +99,23 @@ def test_what_reading_puts_into_a_queue_is_not_put_there_by_an_audit():
 class Refilled(Items):
     """Gives batches, each in the same memory as the one before."""
 
-    def __init__(self, items):
+    def __init__(self, items, as_arrays):
         super().__init__(items)
-        self.batch = torch.empty_like(items[0])
+        self.memory = torch.empty_like(items[0])
+        self.batch = self.memory.numpy() if as_arrays else self.memory
 
     def __getitem__(self, index):
-        return self.batch.copy_(self.items[index]), self.batch
+        self.memory.copy_(self.items[index])
+        return self.batch, self.batch
 
 
+@pytest.mark.parametrize("as_arrays", [False, True])
 @pytest.mark.parametrize("at_once", [None, 2])
-def test_batches_that_come_in_the_same_memory_are_kept_apart(at_once):
+def test_batches_that_come_in_the_same_memory_are_kept_apart(at_once, as_arrays):
     size = {"batch_size": None} if at_once is None else {"batch_size": 1, "collate_fn": lambda items: items[0]}
-    source = Source("members", Refilled(images(8).split(2)), [0, 1, 2, 3], DataLoader(range(4), **size), given=False)
+    source = Source(
+        "members", Refilled(images(8).split(2), as_arrays), [0, 1, 2, 3], DataLoader(range(4), **size), given=False
+    )
     read = list(Reader(source, seed=0).blocks([[0], [1], [2], [3]]))
-    assert torch.equal(torch.cat([one.batch[0] for one in read]), images(8))
-    assert all(one.batch[0] is one.batch[1] for one in read)
+    assert torch.equal(torch.cat([torch.as_tensor(one.batch[0]) for one in read]), images(8))
+    assert as_arrays or all(one.batch[0] is one.batch[1] for one in read)

@@ -87,6 +87,13 @@ def test_no_noisy_fill_is_told_where_there_is_none():
         assert not find_noisy_fill(mask * images + (1 - mask) * filling).present.any()
 
 
+def test_noise_as_strong_as_the_contrast_of_an_image_is_no_fill():
+    images = smooth_images(4, size=32)
+    noise = 0.2 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    observed = torch.where(uniform((4, 1, 32, 32)) > 0.5, images, (0.4 + noise).clamp(0, 1))
+    assert not estimate_noisy_value(observed).plausible.any()
+
+
 @pytest.mark.parametrize("mask_channels", [1, 3])
 def test_all_values_that_repeat_are_one_fill(mask_channels):
     images = smooth_images(4)

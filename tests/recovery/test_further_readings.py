@@ -8,8 +8,11 @@ from observations import hide, smooth_images, uniform
 from scipy import ndimage
 
 from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery
+from lightning_memaudit.recovery.candidates import ERROR_PER_SCORE
 from lightning_memaudit.recovery.fills import LEAST_SHARE, find_constant_fill
 from lightning_memaudit.recovery.further_readings import lying_together
+from lightning_memaudit.recovery.methods import blind
+from lightning_memaudit.recovery.tuning import SelfTuning
 
 NUMBER = 12
 
@@ -87,3 +90,28 @@ def test_several_readings_share_the_evaluations(most):
     recovery = BlindRecovery(certification=None, max_evaluations=most)(associative(stored), observed)
     assert (recovery.num_evaluations <= most).all()
     assert recovery.image.isfinite().all()
+
+
+@pytest.mark.parametrize(("contrast", "comes_back"), [(0.3, False), (0.5, True)])
+def test_a_further_reading_is_tried_where_the_error_is_poor_if_as_much_is_hidden_as_it_says(
+    contrast, comes_back, monkeypatch
+):
+    """Black hides a quarter, and grey beside it nearly as much. f halves the distance to the image that it has stored.
+
+    With black alone hidden, the error that is expected is fair in both cases; with the grey too, in the first one only.
+    """
+    stored = 0.3 + contrast * uniform((1, 1, 16, 16), 3)
+    observed = stored.clone()
+    observed[..., :4], observed[..., 4:7] = 0.0, 0.3 + contrast / 2
+
+    def recover():
+        return BlindRecovery(certification=None)(lambda images: (images + stored) / 2, observed)
+
+    found = recover()
+    monkeypatch.setattr(blind, "FURTHER_READINGS", ())
+    without = recover()
+    poor, score = SelfTuning().fair_error, without.score.item()
+    assert without.expected_error.item() < poor <= ERROR_PER_SCORE * score
+    assert (ERROR_PER_SCORE * score * 7 / 16 >= poor) == comes_back
+    assert bool((found.image - stored).square().mean() < 1e-6) == comes_back
+    assert bool(found.num_evaluations > without.num_evaluations) == comes_back

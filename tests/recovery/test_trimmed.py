@@ -65,6 +65,18 @@ def test_one_scale_over_three_channels_is_told_from_two():
     assert fit_two_scales(pixels * normal, possible, shared=True).evidence.min() > 0.5
 
 
+def test_the_likelihood_of_residuals_is_that_of_the_likelier_of_one_scale_and_two():
+    draw = uniform((1, 3, 24, 24), 5) - 0.5
+    laplace = draw.sign() * torch.log1p(-2 * draw.abs())
+    possible = torch.ones_like(laplace)
+    one = fit_two_scales(laplace, possible, shared=False)
+    assert one.evidence < 0
+    assert one.likelihood.item() == pytest.approx(-1 - float((2 * laplace.abs().mean()).log()), abs=1e-3)
+    scale = torch.where(uniform((1, 3, 24, 24), 6) < 0.5, 1e-4, 1.0)
+    assert fit_two_scales(scale * laplace, possible, shared=False).evidence > 1, "two are likelier"
+    assert fit_two_scales(torch.full_like(laplace, torch.nan), possible, shared=False).likelihood == -torch.inf
+
+
 def test_wrong_images_explain_nothing_by_the_pixels_that_happen_to_agree():
     images = smooth_images(100, size=24)
     for shared in (True, False):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.fft import dctn
+from scipy.fft import dct, dctn
 from scipy.stats import ks_2samp
 from skimage.data import astronaut, lfw_subset
 
@@ -108,6 +108,18 @@ def test_signals_have_no_sides_and_volumes_have_those_of_their_slices():
     thick = images[:, :, :, None].repeat(1, 1, 1, 5, 1)  # and along the axis in the middle
     for name in ("slant", "direction"):
         assert MEASURED[name](thick).numpy() == pytest.approx(MEASURED[name](images).numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("width", [5, 6, 9, 10, 13, 14, 32])
+def test_waves_across_an_image_are_cosine_transforms_as_far_as_its_pixels_show_them(width):
+    images = torch.rand(3, 2, 7, width, generator=torch.Generator().manual_seed(5))
+    expected = dct(images.double().mean((1, 2)).numpy()) / (2 * width)
+    for number in (3, 5, 7):
+        found = MEASURED[f"horizontal_wave_{number}"](images).numpy()
+        if width < 2 * number:
+            assert np.isnan(found).all()
+        else:
+            assert found == pytest.approx(expected[:, number], abs=1e-6)
 
 
 def test_slant_is_the_direction_of_waves():

@@ -9,17 +9,20 @@ import pytest
 from judged_images import image_rows, judged, yes
 
 from lightning_memaudit.results.contradictions import contradictions
+from lightning_memaudit.results.findings import Reconstruction
 from lightning_memaudit.results.gain import MARGIN_DB, MEAN, Gain, PatternGain, gains_of
 from lightning_memaudit.results.judgement import ImageColumns
 from lightning_memaudit.results.proportions import Proportion
 from lightning_memaudit.results.reason_words import words
 from lightning_memaudit.results.reasons import (
     MIN_CONTROLS,
+    about_absence,
     about_comparison,
     about_lost,
     about_range,
     about_traces,
     about_untested,
+    returns_other_images,
 )
 from lightning_memaudit.results.verdict import conclude
 
@@ -169,3 +172,32 @@ def test_only_more_than_came_back_speaks_against_the_audited_method(others, cont
     flags["members"]["known_mask"], flags["controls"]["known_mask"] = yes(others, 40), yes(0, 40)
     codes = [one.code for one in contradictions(judged(flags)[0])]
     assert ("patterns_too_hard" in codes) == contradicts
+
+
+@pytest.mark.parametrize(("patterns", "lost", "said"), [(2, 11, True), (2, 10, False), (1, 11, False)])
+def test_more_than_a_quarter_of_lost_recoveries_from_one_of_several_patterns_is_said(patterns, lost, said):
+    judgement = judged(flags_of(), patterns=("half", "random-0.5")[:patterns])[0]
+    sentences = about_lost(replace(judgement, lost={"half": lost}, untested=None))
+    assert sentences == ["From half, the recoveries of 11 of 40 training images came to nothing."] * said
+
+
+def test_what_is_a_reason_is_not_said_once_more():
+    assert about_lost(replace(judged(flags_of())[0], untested=Proportion.of(np.arange(40) < 11))) == []
+
+
+@pytest.mark.parametrize(("own", "is_other"), [(None, True), (14.9, True), (15.0, False)])
+def test_an_autoencoder_without_a_finite_error_returns_other_images(own, is_other):
+    judgement = judged(flags_of())[0]
+    reaching = Proportion.of(np.zeros(40, dtype=bool))
+    judgement = replace(judgement, reconstruction={"members": Reconstruction(own, reaching)})
+    assert returns_other_images(judgement) == is_other
+    assert (about_absence(judgement)[0].code == "train_loss_too_high") == is_other
+
+
+@pytest.mark.parametrize(("count", "holds"), [(19, True), (20, False)])
+def test_half_of_the_images_are_enough_to_show_something(count, holds):
+    half = Proportion.of(np.arange(40) < count)
+    judgement = replace(judged(flags_of())[0], testable=half)
+    assert ("patterns_too_easy" in [one.code for one in about_absence(judgement)]) == holds
+    judgement = replace(judgement, reconstruction={"members": Reconstruction(31.0, half)})
+    assert ("reconstruction_below_threshold" in [one.code for one in about_absence(judgement)]) == holds
