@@ -1,6 +1,6 @@
 """What the audits of a run will cost: said before each, bounded before the first, compared with what they took."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
