@@ -27,6 +27,7 @@ from lightning_memaudit.callback.reading.training_images import Compared, compar
 from lightning_memaudit.measurement.groups import Group
 from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.measurement.near_duplicates import repeat_psnr, repeats
+from lightning_memaudit.measurement.preparation import doubts_about_preparation
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.results.own_output import Doubt
 
@@ -119,19 +120,20 @@ class Inspection:
     prepared: bool = False
     doubts: list[Doubt] = field(default_factory=list)
     called: bool = False
-    _repeated: dict[str, list[int]] | None = None
+    _compared: tuple[dict[str, list[int]], list[Doubt]] | None = None
     hooks: list[str] = field(default_factory=list)
 
-    def repeated(self, threshold_db: float) -> dict[str, list[int]]:
-        """Positions by group of images that show what another shows that counts; they are not judged.
+    def compared_groups(self, threshold_db: float) -> tuple[dict[str, list[int]], list[Doubt]]:
+        """Positions by group of images that repeat what counts, and whether controls were prepared otherwise.
 
         Args:
             threshold_db: What counts as recovered, the same in all audits of a run.
         """
-        if self._repeated is None:
-            images = (group.images for group in self.groups)
-            self._repeated = repeats(*images, psnr_db=repeat_psnr(threshold_db))
-        return self._repeated
+        if self._compared is None:
+            images = [group.images for group in self.groups]
+            again = repeats(*images, psnr_db=repeat_psnr(threshold_db))
+            self._compared = again, doubts_about_preparation(images, again)
+        return self._compared
 
     def check_controls(self, trained: Set[str]) -> None:
         """Note the controls whose content is among the hashes of what is trained on."""

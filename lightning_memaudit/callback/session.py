@@ -320,9 +320,10 @@ class Session:
                 )
                 about = (self._audited_weights, own, self.what.block_size, self._description)
                 kept = None if self.folder is None else kept_blocks(self.folder, processes, about)
-                repeated = self._found.repeated(self.what.threshold_db)
-                how = (processes, self._cache, advance, self._references, repeated, kept)
-                report = run_audit(autoencoder, self.groups, self.what, occasion, *how, self.given.doubts(processes))
+                repeated, apart = self._found.compared_groups(self.what.threshold_db)
+                doubts = [*self.given.doubts(processes), *apart]
+                how = (processes, self._cache, advance, self._references, repeated, kept, doubts)
+                report = run_audit(autoencoder, self.groups, self.what, occasion, *how)
         seconds = max(taken for _, taken in self.processes.gather(time.monotonic() - began))
         self._budget.learn(self.what, self._found.groups, report, seconds)
         return report.with_cost(None if estimate is None else estimate.to_dict(), self.bounds or Bounds(), seconds)
@@ -368,8 +369,7 @@ class Session:
             bounds: See :meth:`inspect`.
         """
         folder = self.folder
-        mine = folder is not None and folder.belongs_to(run_id) and bool(folder.audited())
-        if not self.processes.any(mine):
+        if not self.processes.any(folder is not None and folder.belongs_to(run_id) and bool(folder.audited())):
             return
         extras = extra_measurements(self.what)
         if not self.processes.any(folder is not None and all(folder.concluded(extra.file) for extra in extras)):

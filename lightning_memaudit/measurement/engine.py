@@ -22,6 +22,7 @@ from lightning_memaudit.measurement.plan import (
     Plan,
     check_degradations,
 )
+from lightning_memaudit.measurement.preparation import doubts_about_preparation
 from lightning_memaudit.measurement.processes import Processes
 from lightning_memaudit.measurement.reference import ReferenceModels, given_references
 from lightning_memaudit.recovery import Autoencoder
@@ -122,7 +123,10 @@ def audit(
     if bounds.sentence:
         warnings.warn(bounds.sentence, stacklevel=2)
     again = repeats(*(group.images for group in groups), psnr_db=repeat_psnr(plan.threshold_db))
-    report = run_audit(given, groups, plan, occasion, progress=progress, references=references, repeated=again)
+    apart = doubts_about_preparation([group.images for group in groups], again)
+    report = run_audit(
+        given, groups, plan, occasion, progress=progress, references=references, repeated=again, doubts=apart
+    )
     return report.with_cost(estimate, bounds, time.monotonic() - began)
 
 

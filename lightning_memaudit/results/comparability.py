@@ -35,6 +35,18 @@ LEAST_DISTANCE = 0.25
 """Largest difference of the two distribution functions that is no clear one, however many images show it."""
 
 
+PREPARED_OTHERWISE = "prepared_otherwise"
+
+COMPARISON_REMEDIES: dict[str, tuple[str, str, str]] = {
+    PREPARED_OTHERWISE: (
+        "the controls were prepared otherwise than the members",
+        "what such controls do says nothing of images like the members.",
+        "Take the controls from the source of the members, prepared alike, and audit again.",
+    ),
+}
+"""For a verdict, by code of a doubt: what is wrong in one clause, what follows from it, and what to do."""
+
+
 @dataclass(frozen=True)
 class GroupDifference:
     """A quantity in which members and controls differ clearly.

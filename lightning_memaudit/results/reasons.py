@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from lightning_memaudit.results.comparability import COMPARISON_REMEDIES
 from lightning_memaudit.results.evidence import controls_needed
 from lightning_memaudit.results.judgement import Judgement
 from lightning_memaudit.results.own_output import REMEDIES, UNTRAINED_PSNR
@@ -111,6 +112,7 @@ def about_comparison(judgement: Judgement, untrained: Judgement | None) -> list[
                 "distrust this setting: raise threshold_db or the missing fraction until nothing is found at epoch 0.",
             )
         )
+    doubts += _doubts_among(judgement, COMPARISON_REMEDIES)
     # Groups of other sizes make other batches.
     return doubts + [one for one in about_output(judgement) if one.code == "depends_on_batch"]
 
@@ -278,8 +280,11 @@ def about_absence(judgement: Judgement) -> list[Reason]:
             Reason(
                 "too_few_members",
                 "too few were audited",
-                f"With {judgement.counted.members.recovered.num} training images audited, up to {high:.0%} could be "
-                "memorized and missed by chance.",
+                f"Of {back.num} training images audited {back.count} came back whole; of all of them up to {high:.0%} "
+                "could (95% interval)."
+                if back.count
+                else f"With {back.num} training images audited, up to {high:.0%} could be memorized and missed by "
+                "chance.",
                 "Audit more members (raise num_members).",
             )
         )

@@ -246,3 +246,17 @@ def test_every_line_of_the_results_is_strict_json():
         for line in (RunFolder("memaudit").path / name).read_text().splitlines():
             row = json.loads(line, parse_constant=lambda constant: pytest.fail(constant))
             assert name != "audits.jsonl" or needed <= row.keys()
+
+
+@pytest.mark.usefixtures("without_report")
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_validation_set_that_was_prepared_otherwise_is_named(marked):
+    members, controls = (
+        0.3 * torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)
+    )
+    controls = controls + 0.3 * marked * (torch.arange(8) % 2)
+    callback = MemorizationAuditCallback(every_n_epochs=1, reconstruct=reconstruct, methods=METHODS)
+    train, val = (DataLoader(TensorDataset(images, torch.zeros(24)), batch_size=8) for images in (members, controls))
+    trainer_with(callback, max_epochs=1).fit(LitAutoEncoder(), train, val)
+    codes = {doubt["code"] for row in callback.last_report.rows for doubt in row["doubts"]}
+    assert ("prepared_otherwise" in codes) == marked

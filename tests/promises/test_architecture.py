@@ -36,7 +36,7 @@ INSIDE_FUNCTIONS |= {
 } | {("report/verify/baselines.py", "measurement.metrics")}
 INSIDE_FUNCTIONS |= {("results/audit_report.py", "report.inline")}
 INSIDE_FUNCTIONS |= {("report/verify/repeated.py", "measurement.near_duplicates")}
-INSIDE_FUNCTIONS |= {("report/verify/alike.py", "measurement.appearance")}
+INSIDE_FUNCTIONS |= {("report/verify/alike.py", f"measurement.{name}") for name in ("appearance", "preparation")}
 """What an import rule does not allow, but for inside a function: who never calls it never pays for torch."""
 EVERYWHERE = {"__version__"}
 MODULES = sorted(

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from forgery import change_rows, change_run, read_rows, recount, resign, write_rows
+from torch.nn import functional
 
 from lightning_memaudit import audit
 from lightning_memaudit.report.verify import conclusion, verify
@@ -32,11 +33,25 @@ def of_pairs(images):
     return torch.cat([whole, images[..., 12:]], 3)
 
 
-def written(path, controls):
+def smooth(num, seed):
+    few = torch.rand(num, 1, 3, 3, generator=torch.Generator().manual_seed(seed))
+    return 0.2 + 0.6 * functional.interpolate(few, (10, 10), mode="bilinear")
+
+
+def mark():
+    return 0.03 * torch.randn(1, 10, 10, generator=torch.Generator().manual_seed(11)).sign()
+
+
+def of_marked(images):
+    """Smooths images below a mark, and remembers none."""
+    return functional.avg_pool2d(functional.pad(images - mark(), (1, 1, 1, 1), mode="replicate"), 3, 1) + mark()
+
+
+def written(path, controls, members=None, autoencoder=of_pairs):
     folder = RunFolder(path)
-    members = pairs(40, 0)
+    members = pairs(40, 0) if members is None else members
     how = {"patterns": ["random-0.3"], "methods": ["blind_black_box", "biharmonic"], "threshold_db": 22}
-    report = audit(of_pairs, members, controls, save_recoveries=40, **how)
+    report = audit(autoencoder, members, controls, save_recoveries=40, **how)
     settings = {"patterns": how["patterns"], "methods": how["methods"], "threshold_db": 22.0, "save_recoveries": 40}
     folder.write_run({"settings": settings})
     report.append_to(folder)
@@ -53,11 +68,12 @@ def alike(tmp_path_factory):
     return written(tmp_path_factory.mktemp("alike") / "memaudit", pairs(40, 1))
 
 
-def without(folder, path, columns, version=None):
+def without(folder, path, left_out, version=None):
     """A copy of a folder without some columns, everything made anew, its verdict, and what verify finds."""
     shutil.copytree(folder.path, path)
     copy = RunFolder(path)
-    change_rows(path / "images.jsonl", lambda row: [row.pop(name, None) for name in columns] and None)
+    change_rows(path / "images.jsonl", lambda row: [row.pop(name, None) for name in left_out] and None)
+    change_rows(path / "audits.jsonl", lambda row: row.update(doubts=[]) if "doubts" in left_out else None)
     if version:
         change_run(copy, lambda run: run.update(versions={"lightning_memaudit": version}))
     recount(copy)
@@ -71,7 +87,20 @@ def test_a_column_that_tells_the_groups_apart_cannot_be_left_out(moved, tmp_path
     verdict, checks = without(moved, tmp_path / "whole", ())
     assert verdict["outcome"] == "inconclusive"
     assert all(one.passed is not False for one in checks)
-    verdict, checks = without(moved, tmp_path / "memaudit", ("parity",), version)
+    verdict, checks = without(moved, tmp_path / "memaudit", ("parity", "doubts"), version)
+    assert verdict["outcome"] != "inconclusive"
+    assert [one.name for one in checks if one.passed is False] == [ALIKE]
+    assert conclusion(checks).startswith(HANGS)
+
+
+@pytest.mark.parametrize("version", [None, "0.3.7", "0.2.0"])
+def test_that_places_tell_the_groups_apart_cannot_be_left_out(tmp_path, version):
+    """A mark in members, and the same upside down in controls."""
+    folder = written(tmp_path / "honest", smooth(40, 51) + mark().flip(1), smooth(40, 1) + mark(), of_marked)
+    verdict, checks = without(folder, tmp_path / "whole", ())
+    assert verdict["reasons"][0] == "prepared_otherwise"
+    assert all(one.passed is not False for one in checks)
+    verdict, checks = without(folder, tmp_path / "memaudit", ("doubts",), version)
     assert verdict["outcome"] != "inconclusive"
     assert [one.name for one in checks if one.passed is False] == [ALIKE]
     assert conclusion(checks).startswith(HANGS)

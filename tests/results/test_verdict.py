@@ -7,6 +7,7 @@ import pytest
 from judged_images import judged, yes
 
 from lightning_memaudit.results.image_table import image_table
+from lightning_memaudit.results.reasons import about_absence
 from lightning_memaudit.results.verdict import MIN_CONTROLS, conclude
 
 
@@ -94,6 +95,14 @@ def test_verdict_inconclusive(flags, options, code, words):
     assert words in " ".join([verdict.headline, *verdict.why])
     assert len(verdict.headline) < 120
     assert len(verdict.next_steps) == 1
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "memorized and missed by chance."), (8, "8 came back whole;")])
+def test_of_images_that_all_came_back_none_is_said_to_be_missed(count, words):
+    [reason] = about_absence(judged(flags_of(count, num=8))[0])
+    assert reason.code == "too_few_members"
+    assert words in reason.explanation
+    assert ("missed" in reason.explanation) == (count == 0)
 
 
 def test_one_is_not_spoken_of_as_many():
