@@ -19,6 +19,7 @@ from lightning_memaudit.recovery.fills import (
     local_agreement,
 )
 from lightning_memaudit.recovery.noisy_fills import estimate_noisy_value
+from lightning_memaudit.recovery.readings import read
 
 
 @pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
@@ -96,6 +97,7 @@ def test_behind_noise_the_content_tells_what_an_opaque_channel_does_not():
     mask[..., 8:] = 0
     observed = mask * stored + (1 - mask) * uniform(stored.shape)
     assert channels_left_whole(find_constant_fill(observed)).all()
+    assert read(observed, None, budget=400, enough=50).has_other.all()
     recovery = BlindRecovery(certification=None)(associative(stored), observed)
     assert (recovery.image - stored).square().mean() < 1e-4
 

@@ -87,9 +87,9 @@ def test_where_many_values_came_to_nothing_what_agrees_with_a_part_is_looked_for
     """As where no fill is read at all; one value leaves nothing open that the reading did not tell."""
     asked = []
 
-    def iterate(autoencoder, observed, possible, trials, *start):
+    def iterate(autoencoder, observed, possible, trials, *start, **found):
         asked.append(trials)
-        return iterate_trimmed(autoencoder, observed, possible, trials, *start)
+        return iterate_trimmed(autoencoder, observed, possible, trials, *start, **found)
 
     monkeypatch.setattr(blind, "iterate_trimmed", iterate)
     stored, stranger = smooth_images(NUMBER), smooth_images(1, seed=5)
