@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_memaudit.recovery.fills import (
     LEAST_SHARE,
     ConstantFill,
+    find_lost_channels,
     find_noisy_fill,
     find_other_fill,
     find_repeated_values,
@@ -103,6 +104,22 @@ def second_value(observed: Tensor, first: ConstantFill, noise: float | None) -> 
     return found.present & many & (not noise), found
 
 
+def lost_channels(observed: Tensor, first: ConstantFill, noise: float | None) -> tuple[Tensor, ConstantFill]:
+    """Besides pixels that all channels lost, some of them lost more, or all of theirs.
+
+    >>> from lightning_memaudit.recovery.fills import find_constant_fill
+    >>> image = torch.linspace(0.1, 0.9, 128).view(1, 2, 8, 8)
+    >>> image[..., :5, :], image[:, 1] = 0, 0  # five black rows, and a black channel
+    >>> first = find_constant_fill(image)
+    >>> speaks, fill = lost_channels(image, first, None)
+    >>> first.mask[0].mean().item(), speaks.item(), fill.mask[0].mean((1, 2)).tolist()
+    (0.375, True, [0.375, 0.0])
+    """
+    found = find_lost_channels(observed)
+    speaks = found.present & first.present & ~first.per_channel & (first.noise == 0)
+    return speaks & (not noise), found
+
+
 def noisy_fill(observed: Tensor, first: ConstantFill, noise: float | None) -> tuple[Tensor, ConstantFill]:
     """One value with noise on it, where no level of noise is known: clipped noise repeats as an exact fill does."""
     found = find_noisy_fill(observed)
@@ -113,7 +130,13 @@ def noisy_fill(observed: Tensor, first: ConstantFill, noise: float | None) -> tu
     return found.present & first.present & (other | (first.noise == 0)), found
 
 
-FURTHER_READINGS: tuple[Reading, ...] = (block_over_two_values, second_value, repeated_values, noisy_fill)
+FURTHER_READINGS: tuple[Reading, ...] = (
+    block_over_two_values,
+    second_value,
+    lost_channels,
+    repeated_values,
+    noisy_fill,
+)
 """In the order of their turn: what is exact takes the fewest evaluations."""
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.batches import replace_rows
-from lightning_memaudit.recovery.fills import ConstantFill, find_constant_fill, find_other_fill
+from lightning_memaudit.recovery.fills import ConstantFill, channels_left_whole, find_constant_fill, find_other_fill
 from lightning_memaudit.recovery.further_readings import block_over_two_values, lying_together
 from lightning_memaudit.recovery.many_values import many_values
 from lightning_memaudit.recovery.spatial import with_axes
@@ -86,7 +86,8 @@ def read(observed: Tensor, noise: float | None, budget: int, enough: int) -> Rea
         # Where many values repeat, neither of two hides enough; the second one comes later, see ``second_value``.
         many, all_values = many_values(observed, fill, other)
         other = replace_rows(other, many.nonzero().squeeze(1), all_values.select(many))
-    both = other.present & (budget // 2 >= enough)
+    # Where nothing is told from channels that are whole, the content of the image tells.
+    both = (other.present | channels_left_whole(fill)) & (budget // 2 >= enough)
     many &= both
     block = block_over_two_values(observed, fill, noise)[0] & (budget // 3 >= enough)
     # In images of two values the other one is nearly always no fill: it has little, or what the first one leaves.

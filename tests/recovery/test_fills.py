@@ -12,12 +12,14 @@ from lightning_memaudit.recovery import (
 )
 from lightning_memaudit.recovery.fills import (
     _most_frequent,
+    channels_left_whole,
     find_constant_fill,
     find_noisy_fill,
     find_repeated_values,
     local_agreement,
 )
 from lightning_memaudit.recovery.noisy_fills import estimate_noisy_value
+from lightning_memaudit.recovery.readings import read
 
 
 @pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
@@ -49,6 +51,55 @@ def test_masks_of_single_channels_are_found():
     fill = find_constant_fill(mask * images)
     assert fill.per_channel.all()
     assert torch.equal(fill.mask, mask)
+
+
+def lost(kind, images):
+    """Masks (B, C, H, W) of which some channels lose more than others."""
+    mask = torch.ones_like(images)
+    if kind == "one channel":
+        mask[:, 0] = 0
+    elif kind == "all but one":
+        mask[:, 1:] = 0
+    elif kind == "half of one":
+        mask[:, 0, :, 8:] = 0
+    else:  # of the second one half, of the third pixels here and there
+        mask[:, 1, 8:] = 0
+        mask[:, 2] = (uniform(mask[:, 2].shape) > 0.7).float()
+    return mask
+
+
+@pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("kind", ["one channel", "all but one", "half of one", "each otherwise"])
+def test_channels_that_alone_lost_pixels_are_found(kind, channels, value):
+    images = smooth_images(4, channels)
+    mask = lost(kind, images)
+    fill = find_constant_fill(mask * images + (1 - mask) * value)
+    assert fill.per_channel.all()
+    assert torch.equal(fill.mask, mask)
+
+
+@pytest.mark.parametrize("mask_channels", [1, 3])
+def test_missing_channels_are_recovered_besides_missing_pixels(mask_channels):
+    """A black channel comes back at little cost; where pixels were lost as well, once those alone were tried."""
+    stored = smooth_images(6)
+    mask = lost("one channel", stored)
+    if mask_channels == 1:
+        mask = mask * (uniform((6, 1, 16, 16)) > 0.5)
+    recovery = BlindRecovery(certification=None)(associative(stored), mask * stored)
+    assert torch.equal(recovery.mask, mask)
+    assert (recovery.image - stored).square().mean() < 1e-4
+
+
+def test_behind_noise_the_content_tells_what_an_opaque_channel_does_not():
+    stored = torch.cat([smooth_images(6), torch.ones(6, 1, 16, 16)], 1)
+    mask = torch.ones(6, 1, 16, 16)
+    mask[..., 8:] = 0
+    observed = mask * stored + (1 - mask) * uniform(stored.shape)
+    assert channels_left_whole(find_constant_fill(observed)).all()
+    assert read(observed, None, budget=400, enough=50).has_other.all()
+    recovery = BlindRecovery(certification=None)(associative(stored), observed)
+    assert (recovery.image - stored).square().mean() < 1e-4
 
 
 def test_a_fill_with_zeros_is_found_under_noise_and_the_noise_is_measured():
