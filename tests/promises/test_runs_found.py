@@ -12,8 +12,8 @@ pytestmark = pytest.mark.usefixtures("without_report", "reads_here")
 MEMBERS, CONTROLS = pictures(shape=RGB), pictures(seed=1, shape=RGB)
 
 
-def run_of(module, wrap=lambda image: image, own_output=lambda m, x: m.net(x).view_as(x), collate_fn=None):
-    loaders = [DataLoader(Pictures(images, wrap), 3, collate_fn=collate_fn) for images in (MEMBERS, CONTROLS)]
+def run_of(module, wrap=lambda image: image, own_output=lambda m, x: m.net(x).view_as(x)):
+    loaders = [DataLoader(Pictures(images, wrap), 3) for images in (MEMBERS, CONTROLS)]
     return ForeignRun(module, *loaders, MEMBERS, CONTROLS, own_output)
 
 
@@ -50,11 +50,6 @@ class FlatOnly(Plain):
         return functional.mse_loss(self(batch.flatten(1)), batch.flatten(1))
 
 
-class Sparse(Plain):
-    def training_step(self, batch, batch_idx):
-        return functional.mse_loss(self(batch.to_dense()), batch.to_dense())
-
-
 FOUND = {
     "the only image in an item": lambda: run_of(Nested(RGB), lambda x: ({"inputs": {"pixels": x}, "length": 3}, 0)),
     "the only new image of several outputs": lambda: run_of(Variational(RGB)),
@@ -62,7 +57,6 @@ FOUND = {
         Probabilistic(RGB), own_output=lambda m, x: m.net(x).view_as(x).sigmoid()
     ),
     "flat images": lambda: run_of(FlatOnly(RGB)),
-    "sparse images": lambda: run_of(Sparse(RGB), lambda x: x.to_sparse(), collate_fn=torch.stack),
 }
 
 
