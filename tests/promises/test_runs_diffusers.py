@@ -176,4 +176,5 @@ def test_only_the_range_must_be_said_where_image_and_output_leave_no_choice(line
     with pytest.raises(ValueError, match="pass") as error:
         train(lambda: run_of(Kl(), mode_of, lines=lines), lambda run: audit_callback(**run.lines))
     assert [part for part in parts if part not in str(error.value)] == []
-    assert "image_key=" not in str(error.value) and "output=" not in str(error.value)
+    assert "image_key=" not in str(error.value)
+    assert "output=" not in str(error.value)
