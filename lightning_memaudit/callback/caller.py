@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
+from torch import Tensor
 
 from lightning_memaudit.callback.isolation import Buffers, default_dtype, in_stage, silent_loggers, undisturbed
 from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.run_inspection import has_spread_weights
 from lightning_memaudit.callback.seen import Seen
+from lightning_memaudit.callback.suggested_call import suggested_call
 from lightning_memaudit.measurement.lockstep import Lockstep
 from lightning_memaudit.measurement.processes import AuditInterrupted, Processes
 
@@ -89,3 +91,15 @@ class Caller:
         stage = in_stage(self.trainer, RunningStage.VALIDATING)
         with self.undisturbed() as buffers, stage, default_dtype(torch.float32):
             yield forward, processes
+
+    def suggestion(self, seen: Seen, images: Tensor) -> str:
+        """How to call what is no autoencoder as it is called; empty where nothing is known.
+
+        Args:
+            seen: What the model sees.
+            images: A few, (B, C, *spatial) in [0, 1].
+        """
+        if self.how.reconstruct != "forward" or has_spread_weights(self.trainer):
+            return ""
+        found = suggested_call(self.pl_module, seen, images)
+        return "" if found is None else f"if training_step calls the model so, pass reconstruct={found}"

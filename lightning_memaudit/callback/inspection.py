@@ -193,9 +193,11 @@ def read_images(
                 try:
                     found.reads.append(reading(source))
                 except NoImageFound as error:
-                    found.problems.add(f"{source.group}: {error}")
-                    if error.likely is not None:  # to see what else is wrong
+                    if error.likely is None:
+                        found.problems.add(f"{source.group}: {error}")
+                    else:
                         found.reads.append(reading(replace(source, key=error.likely)))
+                        found.notes.append(f"{source.group}: the only image in an item is at {error.likely!r}")
     if not found.reads or found.reads[0].group.name != "members":
         found.problems.raise_all()
     for read in found.reads:

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from typing import Any
@@ -120,22 +120,39 @@ class ModuleAutoencoder:
 
     def _suggestion(self, result: Any, inputs: Tensor, images: Tensor) -> str:
         """``, such as 0``: what has the shape of images, and is not just the model's input."""
-        shapes, untouched = self.seen.shapes(images), self.seen.apply(images)
-        fitting = [
-            key
-            for key, item in _items(result).items()
-            if isinstance(item, Tensor) and tuple(item.shape) in shapes and not _same(item, inputs, untouched)
-        ]
+        fitting = image_keys(result, self.seen.shapes(images), inputs, self.seen.apply(images))
         if not fitting:
             return ", or reconstruct=<function (module, images)> that returns it"
         outer = [] if self.output is None else list(key_path(self.output))
         return f", such as {' or '.join(repr([*outer, key] if outer else key) for key in fitting)}"
 
 
+def image_keys(result: Any, shapes: Sequence[Sequence[int]], *inputs: Tensor) -> list[Any]:
+    """Where one key more leads to something of the shape of images that is not just the model's input.
+
+    Args:
+        result: What a model returned.
+        shapes: Of images, as the model gets them.
+        inputs: The model's input, before and after the call, which may have worked in place.
+
+    >>> images = torch.rand(2, 1, 8, 8)
+    >>> image_keys((images / 2, images, torch.zeros(2, 7)), [images.shape], images)
+    [0]
+    """
+    sizes = {tuple(shape) for shape in shapes}
+    return [
+        key
+        for key, item in _items(result).items()
+        if isinstance(item, Tensor) and tuple(item.shape) in sizes and not _same(item, *inputs)
+    ]
+
+
 def _items(result: Any) -> dict[Any, Any]:
     """What one key more could select."""
     if isinstance(result, Mapping):
         return dict(result)
+    if isinstance(result, torch.distributions.Distribution):  # whose parameters may be logits
+        return {"mean": result.mean}
     if isinstance(result, tuple | list):
         return dict(enumerate(result))
     if is_dataclass(result):

@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_memaudit.callback.caller import Caller
 from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.keys import select
-from lightning_memaudit.callback.model import ModelCall
+from lightning_memaudit.callback.model import HalvingBatches, ModelCall, ModuleAutoencoder, image_keys
 from lightning_memaudit.callback.reading.group_reading import ReadGroup
 from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.checks import check_group
@@ -37,8 +38,14 @@ _IN_DOUBT = {
 }
 
 
-def check_model(found: Inspection, plan: Plan, autoencoder: Callable[[Tensor], Tensor]) -> None:
+def check_model(found: Inspection, plan: Plan, autoencoder: HalvingBatches, caller: Caller) -> None:
     """Check the model and the degradations with the first images, then say all that is wrong.
+
+    Args:
+        found: The images.
+        plan: What is to be measured.
+        autoencoder: The model.
+        caller: Who calls it.
 
     Raises:
         ValueError: With every problem of images and model.
@@ -51,6 +58,17 @@ def check_model(found: Inspection, plan: Plan, autoencoder: Callable[[Tensor], T
             check_degradations(plan, few)
     with found.problems.caught():
         check_extraction(found.groups, plan)
+    if found.problems.messages and isinstance(autoencoder.call, ModuleAutoencoder):
+        members = few_images(found.groups[0])
+        images = members.images[slice(0, 2)]
+        try:
+            autoencoder(images)
+        except AuditStopped:
+            raise
+        except Exception:
+            suggestion = caller.suggestion(autoencoder.call.seen, images)
+            if suggestion:
+                found.problems.add(suggestion)
     found.problems.raise_all()
 
 
@@ -60,32 +78,44 @@ def few_images(group: Group, count: int = 2) -> Group:
     return replace(first, images=first.images[slice(0, count)].clamp(0, 1))
 
 
-def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how: ModelCall, conditional: bool) -> Seen:
-    """What the model gets of an image in [0, 1].
+def what_the_model_sees(
+    read: ReadGroup, call: Callable[[Any], Any] | None, how: ModelCall, pl_module: nn.Module
+) -> tuple[Seen, ModelCall]:
+    """What the model gets of an image in [0, 1], and how it is called, with the output where that was found.
 
     What the batch holds, unless that cannot be: a model that takes no integers gets numbers in [0, 1], for then
-    ``training_step`` scales them; one that takes no (B, *spatial, C) gets (B, C, *spatial). The first training batch
-    shows whether that is so.
+    ``training_step`` scales them; one that takes no (B, *spatial, C) gets (B, C, *spatial); one that takes only flat
+    images, and returns such, gets these. Of several outputs it is the only one that may be images. The first training
+    batch shows whether that is so.
 
     Args:
         read: The members.
         call: The model's own call, on what it gets; None does not try, and takes the model to get floating-point
             numbers in the layout of the batch.
         how: How the model is called.
-        conditional: Whether the call takes a batch.
+        pl_module: The model.
 
     Raises:
         ValueError: The model takes integers, and whether it returns values in their range cannot be known.
     """
+    conditional, output = how.takes_batch(pl_module), how.output
     known, images = read.format, read.group.images[slice(0, 1 if conditional else 2)].clamp(0, 1)
 
-    def result_of(given: Tensor) -> Any:
-        given = given.flatten(1) if how.flatten else given
+    def result_of(given: Tensor, flat: bool = how.flatten) -> Any:
+        nonlocal output
+        given, layout = given.flatten(1) if flat else given, given.shape
         if call is None:
             return given if given.is_floating_point() else None
         try:
+            before = given.clone()
             result = call(read.group.conditions[0].batch_with(given) if conditional else given)  # type: ignore[index, union-attr]
-            return select(result, how.output, "output")
+            if how.output is not None or isinstance(result, Tensor):
+                return select(result, how.output, "output")
+            fitting = image_keys(result, (given.shape, layout), given, before)
+            if len(fitting) != 1:
+                return result
+            output = fitting[0]
+            return select(result, output, "output")
         except AuditStopped:
             raise
         except Exception:
@@ -127,6 +157,10 @@ def what_the_model_sees(read: ReadGroup, call: Callable[[Any], Any] | None, how:
             found = last, kind
             break
         found = found or (None if result is None else (last, kind))
+    flat = False
     if found is not None:
         channels_last, dtype = found
-    return Seen(normalization=normalization, channels_last=channels_last, dtype=dtype)
+    elif call is not None and not how.flatten:
+        result = result_of(laid_out(images).to(dtype), flat=True)
+        flat = isinstance(result, Tensor) and result.shape == images.flatten(1).shape
+    return Seen(normalization, channels_last, flat, dtype), replace(how, output=output)

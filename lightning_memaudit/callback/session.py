@@ -211,8 +211,7 @@ class Session:
                 "call the model once in configure_model, as on zeros of a batch's shape"
             )
             self._found.problems.raise_all()
-        if not self._found.problems.messages:
-            self._seen = self._decide_seen()
+        self._decide_seen()
         with self._caller.autoencoder(self._seen) as (autoencoder, processes):
             paces = processes.share(partial(self._check_model, autoencoder))
             self._budget.time(paces, self._found.groups, self._references)
@@ -226,14 +225,15 @@ class Session:
         self._found = read_images(self.trainer, self.pl_module, *about)
         return self._found.hashes
 
-    def _decide_seen(self) -> Seen:
+    def _decide_seen(self) -> None:
         with self._caller.calling() as (call, _):
             # A call that fails is no way to find out where the weights are spread over processes.
             trial = None if has_spread_weights(self.trainer) else call
-            return what_the_model_sees(self._found.reads[0], trial, self.how, self.how.takes_batch(self.pl_module))
+            self._seen, self.how = what_the_model_sees(self._found.reads[0], trial, self.how, self.pl_module)
+        self._caller.how = self.how
 
     def _check_model(self, autoencoder: Any) -> Pace | None:
-        check_model(self._found, self.what, autoencoder)
+        check_model(self._found, self.what, autoencoder, self._caller)
         self._references = reference_models(self.how, self.pl_module, self.trainer, self._seen)
         check_references(self._references, autoencoder, self._found.groups)
         if self.trainer.state.fn == TrainerFn.FITTING:

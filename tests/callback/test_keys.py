@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from lightning_memaudit.callback.keys import imported, key_for, key_path, select
-from lightning_memaudit.callback.reading.items import NoImageFound, find_in_item
+from lightning_memaudit.callback.reading.items import NoImageFound, find_in_item, tensors_in
+from lightning_memaudit.callback.state.shared_memory import make_private
 
 Pair = namedtuple("Pair", "label image")
 
@@ -190,3 +191,10 @@ def test_paths():
 def test_the_key_that_a_message_names_holds_an_image_rather_than_a_label(item, named):
     with pytest.raises(NoImageFound, match=f"such as '{named}'$"):
         find_in_item(item, None)
+
+
+def test_sparse_images_are_read_as_dense_ones():
+    image = torch.rand(1, 8, 8).round()
+    assert torch.equal(find_in_item((image.to_sparse(), 3), None), image)
+    assert torch.equal(next(tensors_in({"x": image.to_sparse()}))[1], image)
+    make_private([image.to_sparse()])  # which has no memory of its own that could be shared

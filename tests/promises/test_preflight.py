@@ -97,7 +97,6 @@ BAD_ARGUMENTS = {
     "no audit would ever run within max_epochs=1": {"at_fit_end": False, "every_n_epochs": 2},
     "at_epochs=[7], at_fit_end=False: no audit": {"at_fit_end": False, "at_epochs": [7]},
     "reconstruct='decode': Module has no such method; name one": {"reconstruct": "decode"},
-    "such as 1": {"reconstruct": "pair"},
     "output='x' selects nothing from the Tensor": {"output": "x"},
     "output=5 selects nothing from the tuple": {"reconstruct": "pair", "output": 5},
     "the model returned shape (2, 1, 4, 8) for input (2, 1, 8, 8)": {"reconstruct": "smaller"},

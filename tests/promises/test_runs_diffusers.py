@@ -170,17 +170,11 @@ def test_the_run(build):
     check(build)
 
 
-@pytest.mark.parametrize(
-    ("lines", "parts"),
-    [
-        (
-            {"image_key": "pixel_values"},
-            ("members has values in [-1, 1]", "mean=[0.5], std=[0.5]", "output=", "'sample'"),
-        ),
-        ({}, ("members", "image_key=", "'pixel_values'", "mean=", "output=", "'sample'")),
-    ],
-)
-def test_all_that_is_missing_is_said_at_once(lines, parts):
+@pytest.mark.parametrize("lines", [{"image_key": "pixel_values"}, {}])
+def test_only_the_range_must_be_said_where_image_and_output_leave_no_choice(lines):
+    parts = ("members has values in [-1, 1]", "mean=[0.5], std=[0.5]")
     with pytest.raises(ValueError, match="pass") as error:
         train(lambda: run_of(Kl(), mode_of, lines=lines), lambda run: audit_callback(**run.lines))
     assert [part for part in parts if part not in str(error.value)] == []
+    assert "image_key=" not in str(error.value)
+    assert "output=" not in str(error.value)

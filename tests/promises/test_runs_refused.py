@@ -83,8 +83,15 @@ class WithoutForward(lightning.LightningModule):
 
 
 class ManyOutputs(Plain):
+    """As a variational autoencoder: its input and numbers beside the reconstruction, or several images."""
+
+    def __init__(self, shape, num_images=1):
+        super().__init__(shape)
+        self.num_images = num_images
+
     def forward(self, x):
-        return [super().forward(x), x, x.mean((1, 2, 3))]
+        images = super().forward(x)
+        return [*(images.clone() for _ in range(self.num_images)), x, x.mean((1, 2, 3))]
 
     def training_step(self, batch, batch_idx):
         return functional.mse_loss(self(batch)[0], batch)
@@ -231,18 +238,26 @@ REFUSED = {
         lambda: run_of(ChannelsLastOutput(RGB)),
         ["(2, 8, 8, 3)", "reconstruct=", ".permute(0, 3, 1, 2)"],
     ),
-    "forward is the encoder": (lambda: run_of(Embedding(RGB)), ["(2, 24)", "reconstruct="]),
-    "no forward": (lambda: run_of(WithoutForward()), ["reconstruct="]),
-    "several outputs": (lambda: run_of(ManyOutputs(RGB)), ["the model returned list", "output=", "such as 0"]),
+    "forward is the encoder": (
+        lambda: run_of(Embedding(RGB)),
+        ["(2, 24)", "pass reconstruct=lambda module, images: module.net(images)"],
+    ),
+    "no forward": (
+        lambda: run_of(WithoutForward()),
+        ["pass reconstruct=lambda module, images: module.decoder(module.encoder(images.flatten(1)))"],
+    ),
+    "several outputs": (
+        lambda: run_of(ManyOutputs(RGB, 2)),
+        ["the model returned list", "output=", "such as 0 or 1"],
+    ),
     "the degraded image goes in": (
         lambda: run_of(Restoring(RGB), lambda x: {"lq": x / 2, "gt": x}, lines={"image_key": "gt"}),
         ["training_step gives the model image / 2", "reconstruct="],
     ),
     "a label is needed": (lambda: run_of(Conditional(RGB), lambda x: (x, 0.0)), ["label", "reconstruct="]),
-    "flat images are needed": (lambda: run_of(FlatOnly(RGB)), ["flatten=True"]),
-    "images in a dict": (
-        lambda: run_of(Plain(RGB), lambda x: {"pixels": x, "y": 0}),
-        ["image_key=", "'pixels'"],
+    "several images in a dict": (
+        lambda: run_of(Restoring(RGB), lambda x: {"inputs": {"lq": x / 2, "gt": x}, "y": 0}),
+        ["image_key=", "such as ['inputs', 'lq']"],
     ),
     "moves the channels of floats": (
         prepares(lambda x: x.permute(0, 3, 1, 2), channels_last),
@@ -330,7 +345,7 @@ MENDED = {
         WithoutForward(), lines={"reconstruct": flatly}, own_output=lambda m, x: flatly(m, x).view_as(x)
     ),
     "several outputs": lambda: run_of(
-        ManyOutputs(RGB), lines={"output": 0}, own_output=lambda m, x: m.net(x).view_as(x)
+        ManyOutputs(RGB, 2), lines={"output": 0}, own_output=lambda m, x: m.net(x).view_as(x)
     ),
     "the degraded image goes in": lambda: run_of(
         Restoring(RGB),
@@ -343,9 +358,6 @@ MENDED = {
         lambda x: (x, 0.25),
         lines={"reconstruct": with_labels},
         own_output=lambda m, x: m.net(x).view_as(x) + 0.25,
-    ),
-    "flat images are needed": lambda: run_of(
-        FlatOnly(RGB), lines={"flatten": True}, own_output=lambda m, x: m.net(x).view_as(x)
     ),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_memaudit.callback.keys import select
+from lightning_memaudit.callback.keys import key_path, select
 
 CHANNELS = (1, 3, 4)
 """Numbers of channels that tell (H, W, C) from (C, H, W), and volumes likewise."""
@@ -30,12 +30,12 @@ def find_in_item(item: Any, key: Any) -> Tensor:
     >>> find_in_item({"pixels": np.zeros((8, 8, 3), np.uint8)}, "pixels").shape
     torch.Size([3, 8, 8])
     """
-    value = select(item, key, "image_key") if key is not None else item
     if key is None and isinstance(item, (tuple, list)) and item:
-        value = item[0]
+        key = 0
+    value = select(item, key, "image_key") if key is not None else item
     image = as_tensor(value)
     if image is None:
-        raise _no_image(value)
+        raise _no_image(value, key)
     return channels_first(image)
 
 
@@ -60,11 +60,16 @@ class NoImageFound(ValueError):
         return str(self.args[0])
 
 
-def _no_image(value: Any) -> NoImageFound:
+def _no_image(value: Any, key: Any) -> NoImageFound:
     kind, is_mapping = type(value).__name__, isinstance(value, Mapping)
-    parts = [(key, part) for key, part in _parts(value) if is_mapping or isinstance(key, str)]
-    images = sorted(((key, part) for key, part in parts if _looks_like_image(part)), key=_as_image)
-    likely = [key for key, _ in images]
+    parts = [((name,), part) for name, part in _parts(value)]
+    images = [one for one in parts if _looks_like_image(one[1])]
+    # Deeper within only where there is none at once, as in {"inputs": {"image": ...}}.
+    images = images or [one for one in tensors_in(value if parts else None) if _looks_like_image(one[1])]
+    outer = key_path(key)
+    likely = [_as_key((*outer, *path)) for path, _ in sorted(images, key=_as_image)]
+    if any(callable(step) for step in outer):
+        likely = []
     such = f", such as {likely[0]!r}" if likely else ""
     mend = (
         "index or key of the image" if is_mapping else "index, key or attribute of the image, or a function of the item"
@@ -76,6 +81,10 @@ def _no_image(value: Any) -> NoImageFound:
     )
 
 
+def _as_key(path: Sequence[Any]) -> Any:
+    return path[0] if len(path) == 1 else list(path)
+
+
 def _looks_like_image(part: Any) -> bool:
     image = as_tensor(part)
     return image is not None and image.ndim in (2, 3, 4) and image.numel() > 1
@@ -85,11 +94,11 @@ _LABELS = ("label", "mask", "seg", "target")
 """Parts of the names of what is no image, though it may look like one, as a map of what is where."""
 
 
-def _as_image(keyed: tuple[Any, Any]) -> tuple[bool, bool]:
+def _as_image(placed: tuple[Sequence[Any], Any]) -> tuple[bool, bool]:
     """To sort by: what is called a label comes last, and whole numbers come after floating-point ones."""
-    key, part = keyed
+    path, part = placed
     image = as_tensor(part)
-    is_label = isinstance(key, str) and any(word in key.lower() for word in _LABELS)
+    is_label = any(isinstance(key, str) and word in key.lower() for key in path for word in _LABELS)
     return is_label, image is None or not image.is_floating_point()
 
 
@@ -119,11 +128,15 @@ _WIDER |= {one: torch.float32 for name, one in vars(torch).items() if name.start
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Without what subclasses such as MONAI's MetaTensor add, of a type that torch can calculate with.
+    """Without what subclasses such as MONAI's MetaTensor add, dense, of a type that torch can calculate with.
 
+    >>> plain(torch.eye(2).to_sparse()).layout
+    torch.strided
     >>> plain(torch.tensor([65535], dtype=torch.uint16))
     tensor([65535], dtype=torch.int32)
     """
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
     return tensor.as_subclass(Tensor).to(_WIDER.get(tensor.dtype, tensor.dtype))
 
 
@@ -149,7 +162,7 @@ def tensors_in(batch: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[A
     >>> [path for path, _ in tensors_in({"image": torch.zeros(2, 1), "labels": [torch.zeros(2), "x"]})]
     [('image',), ('labels', 0)]
     """
-    is_known = isinstance(batch, Tensor) and batch.dtype not in _WIDER
+    is_known = isinstance(batch, Tensor) and batch.layout is torch.strided and batch.dtype not in _WIDER
     tensor = batch if is_known else as_tensor(batch) if isinstance(batch, Tensor | np.ndarray) else None
     if tensor is not None:
         yield path, tensor

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 DEEPEST, MOST_VISITED = 6, 10_000
@@ -64,7 +65,8 @@ def make_private(*owners: object) -> None:
             continue
         seen.add(id(value))
         if isinstance(value, Tensor):
-            if value.device.type == "cpu" and value.is_shared():  # type: ignore[no-untyped-call]
+            in_memory = value.layout is torch.strided and value.device.type == "cpu"
+            if in_memory and value.is_shared():  # type: ignore[no-untyped-call]
                 value.data = value.detach().clone()
         elif isinstance(value, SynchronizedBase):
             shared: Any = value
