@@ -51,8 +51,8 @@ def prepared_otherwise(
     """
     left_out = repeated or {}
     groups = [_first(members, left_out.get("members", ())), _first(controls, left_out.get("controls", ()))]
-    if min(map(len, groups)) < 2:
-        return False
+    if min(map(len, groups)) < 2 or groups[0].shape[1:] != groups[1].shape[1:]:
+        return False  # images of different sizes share no places
     return _is_rare(_kernel(torch.cat(groups)), len(groups[0]))
 
 

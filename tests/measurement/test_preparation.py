@@ -133,3 +133,8 @@ def test_an_autoencoder_that_knows_no_image_is_not_accused_for_the_preparation_o
     assert report.verdict.outcome == "inconclusive"
     assert PREPARED_OTHERWISE in report.verdict.reasons
     assert "prepared otherwise than the members" in report.verdict.headline
+
+
+def test_images_of_different_sizes_share_no_places():
+    images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    assert not prepared_otherwise(images, images[..., :6])
