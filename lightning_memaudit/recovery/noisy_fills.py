@@ -110,8 +110,9 @@ def _fit(pixels: Tensor, value: Tensor, noise: Tensor, steps: int) -> tuple[Tens
     share = torch.full_like(noise, 0.5)
     # Shuffled, as every so many pixels of a regular mask may all be missing; the same ones on every device.
     some = torch.randperm(pixels.shape[2], generator=torch.Generator().manual_seed(0))[:LOOKED_AT].to(pixels.device)
+    part = pixels[..., some], flat[..., some]
     for step in range(steps):
-        looked_at, flat_part = (pixels, flat) if step == steps - 1 else (pixels[..., some], flat[..., some])
+        looked_at, flat_part = (pixels, flat) if step == steps - 1 else part
         spike = _log_density(looked_at, value, noise).sum(1) + share.log()[:, None]
         rest = flat_part + torch.log1p(-share)[:, None]
         missing = torch.sigmoid(spike - rest)
