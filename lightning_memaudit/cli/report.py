@@ -35,8 +35,11 @@ class _Parser(argparse.ArgumentParser):
 def _check_copies(folders: Sequence[RunFolder]) -> None:
     """Raise where a run would be compared with its own copy, as if it had been made again."""
     seen: dict[str, Path] = {}
-    for folder in folders if len(folders) > 1 else ():
-        other = seen.setdefault(audit_sha256(by_audit(folder.chained_audits())[-1]), folder.path)
+    for folder in folders:
+        audits = by_audit(folder.chained_audits())
+        if not audits:
+            continue  # which is said where it is read
+        other = seen.setdefault(audit_sha256(audits[-1]), folder.path)
         if other != folder.path:
             raise UsageError(f"{folder.path} ends with the audit of {other}, as a copy does: name one of them")
 
@@ -89,7 +92,8 @@ def run_report(arguments: Sequence[str]) -> int:
     folders = [RunFolder.find(path) for path in options.runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise UsageError(f"{' '.join(map(str, options.runs))}: a run is named twice; name each once")
-    _check_copies(folders)
+    if len(folders) > 1:
+        _check_copies(folders)
     return gate.run(partial(_write_reports, folders, options, checked=gate.is_asked_for))
 
 

@@ -42,6 +42,14 @@ def test_a_run_is_not_compared_with_its_copy(run, tmp_path, capsys):
     )
 
 
+def test_of_two_runs_one_without_audits_is_named(run, tmp_path, capsys):
+    empty = tmp_path / "second" / "memaudit"
+    shutil.copytree(run.path, empty)
+    (empty / "audits.jsonl").write_text("")
+    assert main(["report", str(run.path), str(empty)]) == 2
+    assert f"error: {empty / 'audits.jsonl'} holds no complete audit" in capsys.readouterr().err
+
+
 def test_verify_of_a_page_says_what_to_pass(run, tmp_path, capsys):
     page = tmp_path / "elsewhere" / "ab.html"
     page.parent.mkdir()
