@@ -12,6 +12,7 @@ from lightning_memaudit.callback.inspection import Inspection
 from lightning_memaudit.callback.keys import select
 from lightning_memaudit.callback.model import HalvingBatches, ModelCall, ModuleAutoencoder, image_keys
 from lightning_memaudit.callback.reading.group_reading import ReadGroup
+from lightning_memaudit.callback.reading.items import is_called_label
 from lightning_memaudit.callback.seen import Normalization, Seen
 from lightning_memaudit.measurement.checks import check_group
 from lightning_memaudit.measurement.extraction import check_extraction
@@ -112,7 +113,7 @@ def what_the_model_sees(
             if how.output is not None or isinstance(result, Tensor):
                 return select(result, how.output, "output")
             fitting = image_keys(result, (given.shape, layout), given, before)
-            if len(fitting) != 1:
+            if len(fitting) != 1 or is_called_label(fitting):
                 return result
             output = fitting[0]
             return select(result, output, "output")

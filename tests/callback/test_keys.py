@@ -193,6 +193,13 @@ def test_the_key_that_a_message_names_holds_an_image_rather_than_a_label(item, n
         find_in_item(item, None)
 
 
+@pytest.mark.parametrize(("name", "likely"), [("x", "x"), ("mask", None), ("target_map", None)])
+def test_the_only_image_is_not_taken_without_being_asked_where_it_is_called_a_label(name, likely):
+    with pytest.raises(NoImageFound) as raised:
+        find_in_item({"path": "a.png", name: torch.rand(1, 8, 8)}, None)
+    assert raised.value.likely == likely
+
+
 def test_sparse_images_are_read_as_dense_ones():
     image = torch.rand(1, 8, 8).round()
     assert torch.equal(find_in_item((image.to_sparse(), 3), None), image)

@@ -82,6 +82,16 @@ class WithoutForward(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-3)
 
 
+class FlatBesideMask(Plain):
+    """The only output of an image's shape is called a mask."""
+
+    def forward(self, x):
+        return {"image": super().forward(x).flatten(1), "mask": super().forward(x).sigmoid()}
+
+    def training_step(self, batch, batch_idx):
+        return functional.mse_loss(self(batch)["image"], batch.flatten(1))
+
+
 class ManyOutputs(Plain):
     """As a variational autoencoder: its input and numbers beside the reconstruction, or several images."""
 
@@ -250,6 +260,7 @@ REFUSED = {
         lambda: run_of(ManyOutputs(RGB, 2)),
         ["the model returned list", "output=", "such as 0 or 1"],
     ),
+    "the only image is a mask": (lambda: run_of(FlatBesideMask(RGB)), ["the model returned dict", "output="]),
     "the degraded image goes in": (
         lambda: run_of(Restoring(RGB), lambda x: {"lq": x / 2, "gt": x}, lines={"image_key": "gt"}),
         ["training_step gives the model image / 2", "reconstruct="],

@@ -43,7 +43,8 @@ class NoImageFound(ValueError):
     """There is no image where the key leads.
 
     Attributes:
-        likely: The one key that leads to something like an image; None where there are several or none.
+        likely: The one key that leads to something like an image; None where there are several or none, or where its
+            name is that of a label.
 
     >>> try:
     ...     find_in_item({"pixels": torch.zeros(1, 8, 8), "label": 3}, None)
@@ -67,7 +68,8 @@ def _no_image(value: Any, key: Any) -> NoImageFound:
     # Deeper within only where there is none at once, as in {"inputs": {"image": ...}}.
     images = images or [one for one in tensors_in(value if parts else None) if _looks_like_image(one[1])]
     outer = key_path(key)
-    likely = [_as_key((*outer, *path)) for path, _ in sorted(images, key=_as_image)]
+    images = sorted(images, key=_as_image)
+    likely = [_as_key((*outer, *path)) for path, _ in images]
     if any(callable(step) for step in outer):
         likely = []
     such = f", such as {likely[0]!r}" if likely else ""
@@ -77,7 +79,7 @@ def _no_image(value: Any, key: Any) -> NoImageFound:
     keys = f" with keys {list(value)}" if is_mapping else ""
     return NoImageFound(
         f"the data set gives a {kind}{keys} where an image tensor should be: pass image_key=<{mend}>{such}",
-        likely[0] if len(likely) == 1 else None,
+        likely[0] if len(likely) == 1 and not is_called_label(images[0][0]) else None,
     )
 
 
@@ -94,12 +96,20 @@ _LABELS = ("label", "mask", "seg", "target")
 """Parts of the names of what is no image, though it may look like one, as a map of what is where."""
 
 
+def is_called_label(path: Sequence[Any]) -> bool:
+    """Whether a key on the way is the name of a label.
+
+    >>> is_called_label(["outputs", "mask_logits"]), is_called_label(["outputs", 0])
+    (True, False)
+    """
+    return any(isinstance(key, str) and word in key.lower() for key in path for word in _LABELS)
+
+
 def _as_image(placed: tuple[Sequence[Any], Any]) -> tuple[bool, bool]:
     """To sort by: what is called a label comes last, and whole numbers come after floating-point ones."""
     path, part = placed
     image = as_tensor(part)
-    is_label = any(isinstance(key, str) and word in key.lower() for key in path for word in _LABELS)
-    return is_label, image is None or not image.is_floating_point()
+    return is_called_label(path), image is None or not image.is_floating_point()
 
 
 def as_tensor(value: Any) -> Tensor | None:
