@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.spatial import axes, row_values, with_axes
+from lightning_memaudit.recovery.spatial import axes, row_values, sorted_rows, with_axes
 
 MaskEstimator = Callable[[Tensor, Tensor], Tensor]
 
@@ -240,6 +240,6 @@ def mask_of_smallest_errors(error: Tensor, share: Tensor) -> Tensor:
     Returns:
         (B, M, *spatial), of the error's type.
     """
-    ordered = error.flatten(1).sort(1).values
+    ordered = sorted_rows(error.flatten(1))
     last = (share * ordered.shape[1]).round().long().clamp(1, ordered.shape[1]) - 1
     return (error <= with_axes(ordered.gather(1, last[:, None]), error)).to(error.dtype)

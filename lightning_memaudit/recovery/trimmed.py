@@ -178,9 +178,8 @@ def iterate_trimmed(
     evidence = torch.full_like(observed.flatten(1)[:, 0], -torch.inf)
     trial_of = torch.zeros_like(spent)
     likely_image, likely_mask, likelihood = best_image, best_mask, evidence
-    for number, trial in enumerate(trials):
-        image, fit = _iterate(autoencoder, observed, possible, start, trial)
-        spent += trial.cost
+    for number, (image, fit) in enumerate(_iterate(autoencoder, observed, possible, start, trials)):
+        spent += trials[number].cost
         take = fit.evidence > evidence
         best_image = torch.where(with_axes(take, image), image, best_image)
         best_mask = torch.where(with_axes(take, image), fit.mask.expand_as(image), best_mask)
@@ -262,24 +261,31 @@ def _for_entries(possible: Tensor, shared: bool) -> Tensor:
 
 
 def _iterate(
-    autoencoder: Autoencoder, observed: Tensor, possible: Tensor, start: Tensor, trial: Trial
-) -> tuple[Tensor, TwoScales]:
-    """The image f(x) in the end, and the fit to its residuals.
+    autoencoder: Autoencoder, observed: Tensor, possible: Tensor, start: Tensor, trials: tuple[Trial, ...]
+) -> list[tuple[Tensor, TwoScales]]:
+    """The image f(x) in the end, and the fit to its residuals, of each trial; all of them take as many iterations.
 
     x <- f(x) + 2.5 h (y - f(x)), with h the pixels where f(x) is nearest to y, then those of the small scale
     """
-    image, possible = start, _for_entries(possible, trial.shared)
-    for share in [share for share in trial.shares for _ in range(trial.steps)]:
-        output = autoencoder(image)
-        residual = observed - output
-        error = residual.square()
-        if trial.shared:
-            error = error.sum(1, keepdim=True)
-        mask = smallest_errors(error, possible.expand_as(error), [share])
-        image = output + RELAXATION * mask * residual
+    images, entries = [start] * len(trials), [_for_entries(possible, trial.shared) for trial in trials]
+    courses = [[share for share in trial.shares for _ in range(trial.steps)] for trial in trials]
+
+    def outputs() -> tuple[Tensor, ...]:
+        return autoencoder(torch.cat(images)).chunk(len(trials))
+
+    for shares in zip(*courses, strict=True):
+        for number, output in enumerate(outputs()):
+            residual = observed - output
+            error = residual.square()
+            if trials[number].shared:
+                error = error.sum(1, keepdim=True)
+            mask = smallest_errors(error, entries[number].expand_as(error), [shares[number]])
+            images[number] = output + RELAXATION * mask * residual
     for _ in range(FITTED_STEPS + 1):
-        output = autoencoder(image)
-        residual = observed - output
-        fit = fit_two_scales(residual, possible, trial.shared)
-        image = output + RELAXATION * fit.mask * residual
-    return output, fit
+        found = []
+        for number, output in enumerate(outputs()):
+            residual = observed - output
+            fit = fit_two_scales(residual, entries[number], trials[number].shared)
+            images[number] = output + RELAXATION * fit.mask * residual
+            found.append((output, fit))
+    return found

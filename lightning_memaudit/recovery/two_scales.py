@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.masks import LEAST_PRIOR, SMALLEST_VARIANCE, log_normal, mask_of_smallest_errors
-from lightning_memaudit.recovery.spatial import with_axes
+from lightning_memaudit.recovery.spatial import repeat, with_axes
 
 FIRST_SHARES = (0.2, 0.4)
 """Shares of small residuals that the fits begin with; the likelier fit is kept."""
@@ -69,28 +69,31 @@ def fit_two_scales(residual: Tensor, possible: Tensor, shared: bool) -> TwoScale
     if shared:
         error = error.sum(1, keepdim=True)
     possible = possible.expand_as(error)
-    fits = [_fit(error, possible, values, share) for share in FIRST_SHARES]
-    likelihood = torch.stack([one for _, one in fits])
-    best = likelihood.argmax(0)
-    mask = torch.stack([one for one, _ in fits])[best, torch.arange(len(error), device=error.device)]
-    two, one = likelihood.amax(0), _one_scale(error, possible, values)
+    masks, likelihoods = _fits(error, possible, values)
+    best = likelihoods.argmax(0)
+    mask = masks[best, torch.arange(len(error), device=error.device)]
+    two, one = likelihoods.amax(0), _one_scale(error, possible, values)
     number = residual[0].numel()
     likeliest = torch.maximum(two, one) / number
     return TwoScales(mask, ((two - one) / number).nan_to_num(0.0), likeliest.nan_to_num(-torch.inf))
 
 
-def _fit(error: Tensor, possible: Tensor, values: int, share: float) -> tuple[Tensor, Tensor]:
-    """Mask (B, M, *spatial) and log likelihood (B,), from the first share of small errors."""
-    mask = smallest_errors(error, possible, [share])
+def _fits(error: Tensor, possible: Tensor, values: int) -> tuple[Tensor, Tensor]:
+    """Masks (F, B, M, *spatial) and log likelihoods (F, B), from each of the :data:`FIRST_SHARES`; all in one batch."""
+    number = len(FIRST_SHARES)
+    shares = [share for share in FIRST_SHARES for _ in error]
+    error, possible = repeat(error, number), repeat(possible, number)
+    mask = smallest_errors(error, possible, shares)
+    total = possible.flatten(1).sum(1).clamp_min(1)
     for _ in range(STEPS):
         small = _variance(mask, error, values).clamp_min(SMALLEST_VARIANCE)
         large = torch.maximum(_variance(possible - mask, error, values), small)
-        total = possible.flatten(1).sum(1).clamp_min(1)
         prior = with_axes((mask.flatten(1).sum(1) / total).clamp(LEAST_PRIOR, 1 - LEAST_PRIOR), error)
         first = log_normal(error, values, with_axes(small, error)) + prior.log()
         second = log_normal(error, values, with_axes(large, error)) + torch.log1p(-prior)
         mask = torch.sigmoid(first - second) * possible
-    return mask, (torch.logaddexp(first, second) * possible).flatten(1).sum(1)
+    likelihood = (torch.logaddexp(first, second) * possible).flatten(1).sum(1)
+    return mask.unflatten(0, (number, -1)), likelihood.view(number, -1)
 
 
 def _variance(weight: Tensor, error: Tensor, values: int) -> Tensor:
