@@ -93,7 +93,7 @@ def _fits(error: Tensor, possible: Tensor, values: int) -> tuple[Tensor, Tensor]
         second = log_normal(error, values, with_axes(large, error)) + torch.log1p(-prior)
         mask = torch.sigmoid(first - second) * possible
     likelihood = (torch.logaddexp(first, second) * possible).flatten(1).sum(1)
-    return mask.unflatten(0, (number, -1)), likelihood.view(number, -1)
+    return mask.view(number, -1, *mask.shape[1:]), likelihood.view(number, -1)
 
 
 def _variance(weight: Tensor, error: Tensor, values: int) -> Tensor:

@@ -13,8 +13,9 @@ from lightning_memaudit.recovery import (
     certify,
     turned_copies,
 )
+from lightning_memaudit.recovery import copies as copies_of_sets
 from lightning_memaudit.recovery.certification import is_certified, noise_gain
-from lightning_memaudit.recovery.methods import blind
+from lightning_memaudit.recovery.copies import Uncertified
 
 
 def test_a_calibration_is_refused_where_too_few_controls_could_claim_the_rate():
@@ -168,5 +169,34 @@ def test_a_few_turned_copies_tell_whether_the_others_can_matter(monkeypatch, dev
     if deviation:
         assert recovery.calibration.threshold is None
         assert "24 turned copies, so nothing is certified" in recovery.calibration.reason
-        monkeypatch.setattr(blind, "FIRST_COPIES", 99)
+        monkeypatch.setattr(copies_of_sets, "FIRST_COPIES", 99)
         assert not method.certify(autoencoder, observed, recovery).certified.any()
+
+
+def test_copies_of_two_sets_are_searched_at_once_and_each_set_is_certified_by_its_own(monkeypatch):
+    stored = smooth_images(6)
+    autoencoder, method = associative(stored), BlindRecovery()
+    alone = replace(method, certification=None)
+    sets = []
+    for share, lowest in ((0.5, 0.5), (0.7, 0.3), (0.5, 0.0)):  # the last has a control below all that was found
+        observed, _ = hide(stored, share)
+        sets.append(Uncertified(observed, alone(autoencoder, observed), torch.linspace(lowest, 1.0, 40)))
+    expected = [method.certify(autoencoder, *one) for one in sets]
+    searched = []
+    call = BlindRecovery.__call__
+
+    def counted(method, autoencoder, images):
+        searched.append(len(images))
+        return call(method, autoencoder, images)
+
+    monkeypatch.setattr(BlindRecovery, "__call__", counted)
+    together = method.certify_all(autoencoder, sets)
+    assert searched == [2 * 59]
+    for one, other in zip(together, expected, strict=True):
+        assert torch.equal(one.certified, other.certified)
+        assert one.calibration.source == other.calibration.source
+        if other.calibration.threshold is None:
+            assert one.calibration.threshold is None
+        else:
+            assert one.calibration.threshold == pytest.approx(other.calibration.threshold, rel=1e-3)
+    assert [int(one.certified.sum()) for one in together] == [6, 6, 0]

@@ -10,22 +10,9 @@ from torch import Tensor
 from lightning_memaudit.recovery.alternation import Alternation
 from lightning_memaudit.recovery.batches import replace_rows
 from lightning_memaudit.recovery.candidates import ERROR_PER_SCORE, Candidate
-from lightning_memaudit.recovery.certification import (
-    COPIES_MARGIN,
-    MAX_FALSE_RATE,
-    NO_THRESHOLD,
-    calibrate,
-    certify,
-    controls_needed,
-    turned_copies,
-)
-from lightning_memaudit.recovery.checks import (
-    LEAST_EVALUATIONS,
-    check_images,
-    check_max_evaluations,
-    check_noise,
-    check_penalties,
-)
+from lightning_memaudit.recovery.certification import certify
+from lightning_memaudit.recovery.checks import check_images, check_max_evaluations, check_noise, check_penalties
+from lightning_memaudit.recovery.copies import Uncertified, calibrate_on_copies
 from lightning_memaudit.recovery.fills import ConstantFill
 from lightning_memaudit.recovery.further_readings import FURTHER_READINGS
 from lightning_memaudit.recovery.given_penalties import recover_with_penalties
@@ -61,9 +48,6 @@ from lightning_memaudit.recovery.trimmed import (
 )
 from lightning_memaudit.recovery.tuning import SelfTuning
 from lightning_memaudit.recovery.types import Autoencoder, Calibration, Problem, Recovery
-
-FIRST_COPIES = 24
-"""So many turned copies tell whether the rest of them can matter."""
 
 
 @dataclass(frozen=True)
@@ -183,15 +167,27 @@ class BlindRecovery:
             controls: Scores of images that were not trained on, degraded and searched alike, (n,); turned copies make
                 up for what is missing to the number that a calibration takes. None where there are no controls.
         """
+        return self.certify_all(autoencoder, [Uncertified(observed, recovery, controls)])[0]
+
+    def certify_all(self, autoencoder: Autoencoder, sets: Sequence[Uncertified]) -> list[Recovery]:
+        """Likewise several sets, each by controls and copies of its own; copies of all of them are searched together.
+
+        Args:
+            autoencoder: f, images (B, C, *spatial) to the same shape.
+            sets: Of images of one size.
+        """
         if self.penalties is not None:
-            return recovery
-        calibration = self.certification
-        if calibration == "turned_copies":
-            scores = recovery.score[:0] if controls is None else controls[~controls.isnan()]
-            calibration = self._calibrate_on_copies(autoencoder, observed, recovery, scores)
-        if not isinstance(calibration, Calibration):
-            return recovery
-        return certify(recovery, calibration)._replace(calibration=calibration)
+            return [one.recovery for one in sets]
+
+        def scores_of(copies: Tensor, evaluations: int) -> Tensor:
+            return replace(self, certification=None, max_evaluations=evaluations)(autoencoder, copies).score
+
+        given = self.certification
+        calibrations = calibrate_on_copies(scores_of, sets) if isinstance(given, str) else [given] * len(sets)
+        return [
+            one.recovery if how is None else certify(one.recovery, how)._replace(calibration=how)
+            for one, how in zip(sets, calibrations, strict=True)
+        ]
 
     def _estimator(self) -> MaskEstimator:
         estimator = self.mask_estimator
@@ -370,30 +366,3 @@ class BlindRecovery:
             problem = Problem.whole(observed[rows], mask, level)
             parts.append((rows, search(autoencoder, problem, rule, self.tuning, share[rows])))
         return scatter(parts)
-
-    def _calibrate_on_copies(
-        self, autoencoder: Autoencoder, observed: Tensor, recovery: Recovery, controls: Tensor
-    ) -> Calibration | None:
-        """Search turned copies, beside the controls, no longer than the images that might be certified were searched.
-
-        A few first: where these score too low for any image to be certified, more of them change nothing.
-        """
-        certifiable = certify(recovery, NO_THRESHOLD).certified
-        if not bool(certifiable.any()):
-            return None
-        source = "controls and turned copies" if len(controls) else "turned copies"
-        missing = max(0, controls_needed(MAX_FALSE_RATE) - len(controls))
-        copies, first = turned_copies(observed, missing), max(0, FIRST_COPIES - len(controls))
-        scores = controls
-        for some in (copies[:0], copies[:first], copies[first:]):  # at first the controls alone
-            if len(some):
-                longest = max(LEAST_EVALUATIONS, int(recovery.num_evaluations[certifiable].max()))
-                found = replace(self, certification=None, max_evaluations=longest)(autoencoder, some)
-                scores = torch.cat([scores, COPIES_MARGIN * found.score])
-            if not len(scores):
-                continue
-            certifiable = certify(recovery, replace(NO_THRESHOLD, threshold=float(scores.min()))).certified
-            if not bool(certifiable.any()):
-                reason = f"no image scores lower than all of {len(scores)} {source}, so nothing is certified"
-                return replace(calibrate(scores, MAX_FALSE_RATE, source=source), reason=reason)
-        return calibrate(scores, MAX_FALSE_RATE, source=source)
