@@ -55,7 +55,7 @@ class CheckpointAtLoss(Callback):
                 # Weights alone: what a training needs to go on is several times as large.
                 path = self._folder(trainer) / checkpoint_name(level)
                 trainer.save_checkpoint(path, weights_only=True)
-                trainer.print(f"{path.name}: after {trainer.current_epoch + 1} epochs")
+                trainer.print(f"{path.name}: after {trainer.current_epoch + 1} epochs", flush=True)
         if value <= self.levels[-1]:
             trainer.should_stop = True
 
