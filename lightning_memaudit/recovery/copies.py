@@ -37,8 +37,8 @@ class Uncertified(NamedTuple):
     >>> observed = stored * (torch.arange(64).view(1, 1, 8, 8) % 2)
     >>> one = Uncertified(observed, method(lambda images: stored.expand_as(images), observed), torch.tensor([1.0]))
     >>> calibration, = calibrate_on_copies(lambda copies, evaluations: torch.ones(len(copies)), [one])
-    >>> calibration.source, calibration.threshold  # a control and 98 copies
-    ('controls and turned copies', 1.0)
+    >>> calibration.source, calibration.threshold  # one control, and 98 copies whose scores are halved
+    ('controls and turned copies', 0.5)
     """
 
     observed: Tensor
