@@ -92,7 +92,8 @@ class BlindRecovery:
             ``recovery.gradients_used`` tells whether it was. ``never`` only evaluates it, the paper's threat model.
         max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself; a backward pass counts as
             two. None is 700 with gradients and 400 without.
-        noise: Standard deviation of the noise in the observation; None estimates it from the missing pixels.
+        noise: Standard deviation of the noise in the observation; None estimates it from the missing pixels. Noise on
+            the observed ones alone is told from residuals in the end, unless a level above 0 is given.
         certification: ``turned_copies`` calibrates on turned copies of the observations, as soon as there is something
             to certify; a :class:`Calibration` on controls holds better, see :func:`calibrate`; None certifies nothing.
         tuning: The order in which the self-tuning tries things.
