@@ -53,6 +53,7 @@ from lightning_memaudit.recovery.search import (
 from lightning_memaudit.recovery.spatial import row_values
 from lightning_memaudit.recovery.trimmed import (
     cost,
+    doubt,
     find_possible,
     found_poor,
     iterate_trimmed,
@@ -155,15 +156,8 @@ class BlindRecovery:
         """
         check_images("observed", observed)
         if self.penalties is not None:
-            return recover_with_penalties(
-                autoencoder,
-                observed,
-                self._estimator(),
-                self.penalties,
-                self.alternation,
-                self.chunk_size,
-                self.record_at,
-            )
+            settings = self._estimator(), self.penalties, self.alternation, self.chunk_size, self.record_at
+            return recover_with_penalties(autoencoder, observed, *settings)
         recovery = recover_self_tuned(autoencoder, observed, self._search, self.chunk_size, self.gradients)
         return self.certify(autoencoder, observed, recovery)
 
@@ -299,6 +293,10 @@ class BlindRecovery:
             return found_poor(candidate, fill, self.tuning.fair_error)
 
         others = tuple((kind & ~readings.has_many, per_channel) for kind, per_channel in kinds)
+        # A wrong image may agree with a few pixels of a grey one: then its score is low, but nothing speaks for it.
+        asked = ~fill.present & ~found.nothing_else & (found.num_evaluations < budget) & ~is_poor(found.candidate)
+        candidate, spent = doubt(autoencoder, observed, found.candidate, asked, self.tuning.fair_error)
+        found = found._replace(candidate=candidate, num_evaluations=found.num_evaluations + spent)
         return self._trim(autoencoder, observed, fill, found, budget, others, is_poor)
 
     def _trim(
