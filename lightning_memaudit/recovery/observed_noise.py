@@ -20,6 +20,10 @@ MOST_CORRELATED = 0.15
 ERRORS = 2.0
 """Standard errors that allow for chance: few pixels prove nothing, and then the data stay."""
 
+MOST_PEAKED = 4.5
+"""Kurtosis of residuals up to which they are noise, which has 3: it was 4 at most. A few missing pixels that are taken
+for data, among right ones, are as little alike as noise, and made it 7."""
+
 SAME = 1e-5
 """Values that differ by less are the data."""
 
@@ -45,8 +49,10 @@ def holds_noise(image: Tensor, observed: Tensor, mask: Tensor, output: Tensor) -
     mean = (residual.flatten(2).sum(2) / number).view(*number.shape, *[1] * (observed.ndim - 2))
     residual = seen * (residual - mean)
     correlation, pairs = _correlation(residual, seen)
-    level = (residual.square().flatten(1).sum(1) / number.sum(1)).sqrt()
+    variance, fourth = (residual.pow(power).flatten(1).sum(1) / number.sum(1) for power in (2, 4))
+    level = variance.sqrt()
     holds = (level > LEVELS[0]) & (level < LEVELS[1])  # false for NaN
+    holds &= fourth < MOST_PEAKED * variance.square()
     holds &= correlation + ERRORS * pairs.clamp_min(1).rsqrt() < MOST_CORRELATED
     holds &= 2 * _between(observed, seen).flatten(1).sum(1) > number.sum(1)
     return holds & ((seen * (image - observed)).abs().flatten(1).amax(1) < SAME)

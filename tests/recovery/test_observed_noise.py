@@ -46,7 +46,7 @@ def test_the_errors_of_an_autoencoder_leave_the_data_as_they_are():
     assert torch.equal(found.image[seen], stored[seen])
 
 
-def test_few_pixels_an_image_without_its_data_and_two_values_prove_no_noise():
+def test_few_pixels_an_image_without_its_data_outliers_and_two_values_prove_no_noise():
     image = smooth_images(1)
     noisy = image + noise(image, 0.05)
     all_seen = torch.ones_like(image)
@@ -55,6 +55,8 @@ def test_few_pixels_an_image_without_its_data_and_two_values_prove_no_noise():
     few[..., :3, :3] = 1
     assert not holds_noise(noisy, noisy, few, image).item()
     assert not holds_noise(image, noisy, all_seen, image).item()
+    outliers = torch.where(torch.rand(image.shape, generator=torch.Generator().manual_seed(2)) < 0.05, 0.3, 0.0)
+    assert not holds_noise(image + outliers, image + outliers, all_seen, image).item()
     black_and_white = (noisy > image).float()
     assert not holds_noise(black_and_white, black_and_white, all_seen, black_and_white + noise(image, 0.05)).item()
     assert not holds_noise(noisy, noisy, all_seen, torch.full_like(image, torch.nan)).item()
