@@ -24,6 +24,7 @@ from lightning_memaudit.recovery.certification import noise_gain, optimism
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, DifferentiableAutoencoder, UseOfGradients
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_mask
+from lightning_memaudit.recovery.observed_noise import holds_noise
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.spatial import resized, spatial, with_axes
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
@@ -33,7 +34,6 @@ from lightning_memaudit.recovery.usual_output import OWN_EVALUATIONS
 
 COARSE = 4
 """Random values along every axis of smooth noise."""
-
 
 GAIN_EVALUATIONS = 2
 """Evaluations per image, beyond those of the search, that measure the gain."""
@@ -320,10 +320,9 @@ def improve(found: SearchResult, rows: Tensor, second: SearchResult) -> SearchRe
     candidate = better(found.candidate.select(rows), second.candidate)
     num_evaluations = found.num_evaluations.clone()
     num_evaluations[rows] += second.num_evaluations
-    relied = found.relied_on_mask.clone()
-    relied[rows] = False
-    whole = replace_rows(found.candidate, rows, candidate)
-    return found._replace(candidate=whole, num_evaluations=num_evaluations, relied_on_mask=relied)
+    relied = found.relied_on_mask.index_fill(0, rows, False)
+    candidate = replace_rows(found.candidate, rows, candidate)
+    return found._replace(candidate=candidate, num_evaluations=num_evaluations, relied_on_mask=relied)
 
 
 def scatter(parts: Sequence[tuple[Tensor, SearchResult]]) -> SearchResult:
@@ -360,8 +359,8 @@ def recover_self_tuned(
         more: What else the search takes, row by row.
 
     Returns:
-        The recovery of B images with expected error and gain, nothing certified yet. Images that diverged stay as
-        observed, with an infinite score. The evaluations for the gain are counted.
+        The recovery of B images with expected error and gain, none certified yet, without noise on the data. Images
+        that diverged stay as observed, with an infinite score. The evaluations for the gain are counted.
     """
     protected = InputProtected(autoencoder)
     if gradients == "auto":
@@ -377,16 +376,18 @@ def recover_self_tuned(
         usable = with_axes(finite, part)
         image = torch.where(usable, candidate.image, part)
         expected = torch.where(finite, candidate.expected_error, torch.inf)
+        output = protected(image)
+        noisy = finite & holds_noise(image, part, candidate.mask, output)
         if used:
             expected = torch.where(relied, expected * optimism(part, candidate.mask), expected).nan_to_num(torch.inf)
         return Recovery(
-            image=image,
+            image=torch.where(with_axes(noisy, part), output, image),
             mask=torch.where(usable, candidate.mask, 1.0),
             score=candidate.score,
             certified=torch.zeros_like(finite),
             num_evaluations=found.num_evaluations + GAIN_EVALUATIONS,
             expected_error=expected,
-            gain=noise_gain(protected, image).nan_to_num(torch.inf),
+            gain=noise_gain(protected, image, output=output).nan_to_num(torch.inf),
             gradients_used=used,
             relied_on_mask=relied & finite,
             num_beside=found.num_beside,

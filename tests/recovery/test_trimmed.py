@@ -9,7 +9,7 @@ from scipy import optimize, stats
 from lightning_memaudit.recovery import BlindRecovery
 from lightning_memaudit.recovery.candidates import Candidate
 from lightning_memaudit.recovery.methods import blind
-from lightning_memaudit.recovery.trimmed import Trimmed, iterate_trimmed, trials_for
+from lightning_memaudit.recovery.trimmed import Trimmed, doubt, iterate_trimmed, trials_for
 from lightning_memaudit.recovery.two_scales import LEAST_SPEAKING, ONE_SCALE_POWERS, fit_two_scales
 
 NUMBER = 8
@@ -111,7 +111,35 @@ def test_of_two_images_that_nothing_speaks_for_the_likelier_one_stays_and_nothin
     assert recovered(right.instead, stored[:1]).all()
     assert right.instead.score == score
     wrong = iterate_trimmed(lambda x: x - x + stored[1:], observed, everywhere, trials, against=before)
-    assert torch.equal(wrong.instead.image, before.image)
+    assert torch.equal(wrong.instead.image, stored[1:])  # what nothing speaks for holds no data: it is f's alone
+    assert wrong.instead.score == score
+
+
+def test_data_that_are_nearly_right_all_over_are_left_for_what_f_makes_of_them():
+    """As of a compressed image: its errors are of one scale everywhere, so that no pixel is observed as it was."""
+    stored = smooth_images(2)
+    errors = 0.05 * torch.randn(stored[:1].shape, generator=torch.Generator().manual_seed(0))
+    observed = stored[:1] + torch.nn.functional.avg_pool2d(errors, 3, 1, 1) * 3  # alike in neighbouring pixels
+    everywhere, before = torch.ones_like(observed), torch.tensor([0.01])
+    found = Candidate(observed, everywhere, before, before)
+    left = iterate_trimmed(lambda x: x - x + stored[:1], observed, everywhere, trials_for(3, None)[0], against=found)
+    assert torch.equal(left.instead.image, stored[:1])
+    assert left.instead.score == before
+
+
+def test_few_pixels_that_are_observed_are_not_doubted_and_others_are_asked_about_once():
+    right, wrong, other = torch.rand(3, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros_like(right[:, :1])
+    mask[..., :4, :] = 1
+    observed = torch.where(mask > 0, right, other).repeat(3, 1, 1, 1)
+    low = torch.zeros(3)
+    found = Candidate(torch.cat([right, wrong, wrong]), mask.repeat(3, 1, 1, 1), low, low)
+    asked = torch.tensor([True, True, False])
+    doubted, spent = doubt(lambda x: x, observed, found, asked, error=0.5)
+    assert doubted.score.tolist() == [0, 0.5, 0]
+    assert spent.tolist() == [1, 1, 0]
+    many = found._replace(mask=1 - found.mask)
+    assert doubt(lambda x: x, observed, many, asked, error=0.5)[1].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

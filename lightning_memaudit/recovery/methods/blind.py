@@ -40,6 +40,7 @@ from lightning_memaudit.recovery.search import (
 from lightning_memaudit.recovery.spatial import row_values
 from lightning_memaudit.recovery.trimmed import (
     cost,
+    doubt,
     find_possible,
     found_poor,
     iterate_trimmed,
@@ -76,7 +77,8 @@ class BlindRecovery:
             ``recovery.gradients_used`` tells whether it was. ``never`` only evaluates it, the paper's threat model.
         max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself; a backward pass counts as
             two. None is 700 with gradients and 400 without.
-        noise: Standard deviation of the noise in the observation; None estimates it from the missing pixels.
+        noise: Standard deviation of the noise in the observation; None estimates it from the missing pixels. Noise on
+            the observed ones alone is told from residuals in the end, unless a level above 0 is given.
         certification: ``turned_copies`` calibrates on turned copies of the observations, as soon as there is something
             to certify; a :class:`Calibration` on controls holds better, see :func:`calibrate`; None certifies nothing.
         tuning: The order in which the self-tuning tries things.
@@ -138,15 +140,8 @@ class BlindRecovery:
         """
         check_images("observed", observed)
         if self.penalties is not None:
-            return recover_with_penalties(
-                autoencoder,
-                observed,
-                self._estimator(),
-                self.penalties,
-                self.alternation,
-                self.chunk_size,
-                self.record_at,
-            )
+            settings = self._estimator(), self.penalties, self.alternation, self.chunk_size, self.record_at
+            return recover_with_penalties(autoencoder, observed, *settings)
         recovery = recover_self_tuned(autoencoder, observed, self._search, self.chunk_size, self.gradients)
         return self.certify(autoencoder, observed, recovery)
 
@@ -294,6 +289,10 @@ class BlindRecovery:
             return found_poor(candidate, fill, self.tuning.fair_error)
 
         others = tuple((kind & ~readings.has_many, per_channel) for kind, per_channel in kinds)
+        # A wrong image may agree with a few pixels of a grey one: then its score is low, but nothing speaks for it.
+        asked = ~fill.present & ~found.nothing_else & (found.num_evaluations < budget) & ~is_poor(found.candidate)
+        candidate, spent = doubt(autoencoder, observed, found.candidate, asked, self.tuning.fair_error)
+        found = found._replace(candidate=candidate, num_evaluations=found.num_evaluations + spent)
         return self._trim(autoencoder, observed, fill, found, budget, others, is_poor)
 
     def _trim(

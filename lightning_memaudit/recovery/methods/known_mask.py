@@ -38,7 +38,8 @@ class KnownMaskRecovery:
             evaluates it.
         max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself; a backward pass counts as
             two. None is 700 with gradients and 400 without.
-        noise: Standard deviation of the noise in the observation.
+        noise: Standard deviation of the noise in the observation. With 0 what there is, is told from residuals in the
+            end.
         tuning: The order in which the self-tuning tries things.
         alternation: Iterations and tolerances of given penalties.
         chunk_size: Attempts at once; None chooses by memory.

@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_memaudit.recovery import BlindRecovery, KnownMaskRecovery
+from lightning_memaudit.recovery.observed_noise import holds_noise
+
+BLOCK = torch.ones(1, 1, 24, 24)
+BLOCK[..., 8:16, 8:16] = 0
+
+
+def smooth_images(number: int, channels: int = 1) -> Tensor:
+    coarse = torch.rand(number, channels, 5, 5, generator=torch.Generator().manual_seed(0))
+    return 0.2 + 0.6 * torch.nn.functional.interpolate(coarse, 24, mode="bicubic").clamp(0, 1)
+
+
+def noise(images: Tensor, level: float) -> Tensor:
+    return level * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+
+
+def nearest(stored: Tensor):
+    """The ideal memory: the stored image that is nearest."""
+    return lambda x: stored[torch.cdist(x.flatten(1), stored.flatten(1)).argmin(1)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("told", [False, True])
+def test_noise_around_an_exact_fill_is_taken_off(channels: int, told: bool):
+    stored = smooth_images(4, channels)
+    observed = BLOCK * (stored + noise(stored, 0.06)).clamp(0.01, 1)
+    if told:
+        found = KnownMaskRecovery()(nearest(stored), observed, BLOCK.expand(4, 1, -1, -1))
+    else:
+        found = BlindRecovery(certification=None)(nearest(stored), observed)
+    assert torch.equal(found.image, stored)
+    assert float((found.mask * (observed - stored)).square().mean()) > 1e-3  # what the data alone would have left
+    assert bool((found.score > 1e-3).all())  # no more is claimed
+
+
+def test_the_errors_of_an_autoencoder_leave_the_data_as_they_are():
+    stored = smooth_images(4, 3)
+    errors = torch.nn.functional.avg_pool2d(noise(stored, 0.3), 5, 1, 2)
+    found = BlindRecovery(certification=None)(lambda x: nearest(stored)(x) + errors[:1], BLOCK * stored)
+    assert 0.02 < float(errors[:1].square().mean().sqrt()) < 0.15  # as large as noise that is taken off
+    seen = BLOCK.expand_as(stored) > 0
+    assert torch.equal(found.image[seen], stored[seen])
+
+
+def test_few_pixels_an_image_without_its_data_outliers_and_two_values_prove_no_noise():
+    image = smooth_images(1)
+    noisy = image + noise(image, 0.05)
+    all_seen = torch.ones_like(image)
+    assert holds_noise(noisy, noisy, all_seen, image).item()
+    few = torch.zeros_like(image)
+    few[..., :3, :3] = 1
+    assert not holds_noise(noisy, noisy, few, image).item()
+    assert not holds_noise(image, noisy, all_seen, image).item()
+    outliers = torch.where(torch.rand(image.shape, generator=torch.Generator().manual_seed(2)) < 0.05, 0.3, 0.0)
+    assert not holds_noise(image + outliers, image + outliers, all_seen, image).item()
+    black_and_white = (noisy > image).float()
+    assert not holds_noise(black_and_white, black_and_white, all_seen, black_and_white + noise(image, 0.05)).item()
+    assert not holds_noise(noisy, noisy, all_seen, torch.full_like(image, torch.nan)).item()
