@@ -24,7 +24,7 @@ from lightning_memaudit.recovery.certification import noise_gain, optimism
 from lightning_memaudit.recovery.gradients import GRADIENT_EVALUATIONS, DifferentiableAutoencoder, UseOfGradients
 from lightning_memaudit.recovery.interpolation import Interpolation, interpolate
 from lightning_memaudit.recovery.mask_rules import MaskCourse, MaskRule, known_mask
-from lightning_memaudit.recovery.observed_noise import holds_noise
+from lightning_memaudit.recovery.observed_noise import take_off_noise
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.spatial import resized, spatial, with_axes
 from lightning_memaudit.recovery.tuning import DescentStart, Round, SelfTuning
@@ -377,15 +377,15 @@ def recover_self_tuned(
         image = torch.where(usable, candidate.image, part)
         expected = torch.where(finite, candidate.expected_error, torch.inf)
         output = protected(image)
-        noisy = finite & holds_noise(image, part, candidate.mask, output)
+        clean, spent = take_off_noise(protected, image, part, candidate.mask, output, asked=finite)
         if used:
             expected = torch.where(relied, expected * optimism(part, candidate.mask), expected).nan_to_num(torch.inf)
         return Recovery(
-            image=torch.where(with_axes(noisy, part), output, image),
+            image=clean,
             mask=torch.where(usable, candidate.mask, 1.0),
             score=candidate.score,
             certified=torch.zeros_like(finite),
-            num_evaluations=found.num_evaluations + GAIN_EVALUATIONS,
+            num_evaluations=found.num_evaluations + GAIN_EVALUATIONS + spent,
             expected_error=expected,
             gain=noise_gain(protected, image, output=output).nan_to_num(torch.inf),
             gradients_used=used,

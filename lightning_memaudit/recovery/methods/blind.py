@@ -76,7 +76,7 @@ class BlindRecovery:
         gradients: ``auto`` differentiates the autoencoder where that is possible, as its owner can, when tuning itself;
             ``recovery.gradients_used`` tells whether it was. ``never`` only evaluates it, the paper's threat model.
         max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself; a backward pass counts as
-            two. None is 700 with gradients and 400 without.
+            two. None is 700 with gradients and 400 without. One more may look for noise.
         noise: Standard deviation of the noise in the observation; None estimates it from the missing pixels. Noise on
             the observed ones alone is told from residuals in the end, unless a level above 0 is given.
         certification: ``turned_copies`` calibrates on turned copies of the observations, as soon as there is something

@@ -37,7 +37,7 @@ class KnownMaskRecovery:
         gradients: ``auto`` differentiates the autoencoder where that is possible, when tuning itself; ``never`` only
             evaluates it.
         max_evaluations: Evaluations of the autoencoder per image at most, when tuning itself; a backward pass counts as
-            two. None is 700 with gradients and 400 without.
+            two. None is 700 with gradients and 400 without. One more may look for noise.
         noise: Standard deviation of the noise in the observation. With 0 what there is, is told from residuals in the
             end.
         tuning: The order in which the self-tuning tries things.
