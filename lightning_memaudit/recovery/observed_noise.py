@@ -26,8 +26,8 @@ MOST_PEAKED = 4.5
 for data, among right ones, are as little alike as noise, and made it 7."""
 
 SETTLED = 0.125
-"""Share of the level by which f moves its own image, up to which that is a stored one: 0.04 to 0.11 where data were noisy
-(train losses of 2e-5 and 3e-4), 0.17 to 0.27 where f erred by noise at right data, as of grainy images."""
+"""Share of the level by which f moves its own image, up to which that is a stored one: 0.04 to 0.11 where data were
+noisy (train losses of 2e-5 and 3e-4), 0.17 to 0.27 where f erred by noise at right data, as of grainy images."""
 
 SAME = 1e-5
 """Values that differ by less are the data."""

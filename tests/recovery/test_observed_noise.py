@@ -47,7 +47,7 @@ def test_the_errors_of_an_autoencoder_leave_the_data_as_they_are():
 
 
 def takes_off(image: Tensor, observed: Tensor, mask: Tensor, output: Tensor, moved: float = 0.0) -> bool:
-    """Whether ``output`` is taken for ``image``; f returns it for any image, and moves it by ``moved`` if it is shown."""
+    """Whether ``output`` is taken; f returns it for any image, and moves it by ``moved`` if it is shown."""
 
     def autoencoder(images: Tensor) -> Tensor:
         return output + moved * torch.equal(images, output)
