@@ -33,7 +33,7 @@ class Watched(Module):
         return super().training_step(self.step(batch), batch_idx)
 
 
-def run(train, module=None, callback=None, max_epochs=3, **arguments):
+def run(train, module=None, callback=None, max_epochs=3, others=None, **arguments):
     """The doubts of the last audit, the warnings about given images, and what the module noted."""
     module = module or Watched()
     loader = train if isinstance(train, DataLoader) else DataLoader(train, 5, shuffle=True)
@@ -41,7 +41,7 @@ def run(train, module=None, callback=None, max_epochs=3, **arguments):
     trainer = trainer_with(callback, max_epochs=max_epochs, num_sanity_val_steps=0, **arguments)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.fit(module, loader, DataLoader(Items(CONTROLS), 5))
+        trainer.fit(module, loader, DataLoader(others or Items(CONTROLS), 5))
     words = ("seen in the training's batches", "and are no longer")
     told = [str(one.message) for one in caught if any(part in str(one.message) for part in words)]
     return code_and_numbers(callback.last_report.doubts), told, module
@@ -223,10 +223,17 @@ def test_images_that_come_flipped_half_of_the_time_are_given():
     assert doubts == {}
 
 
-def test_images_that_never_come_as_they_were_read_are_a_doubt():
+def drawn(image):
+    return image.roll(int(torch.randint(64, ())), 1) * torch.rand(())
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_images_that_never_come_as_they_were_read_are_a_doubt_and_controls_that_are_read_otherwise(alike):
     lightning.seed_everything(0)
-    doubts, told, _ = run(Items(MEMBERS, lambda image: image.roll(int(torch.randint(64, ())), 1) * torch.rand(())))
-    assert doubts == {"members_not_given": [NUM, NUM, 3 * NUM]}
+    bright = Items(CONTROLS, drawn if alike else lambda image: image.roll(3, 1) * 0.5)
+    doubts, told, _ = run(Items(MEMBERS, drawn), others=bright)
+    assert doubts.pop("members_not_given") == [NUM, NUM, 3 * NUM]
+    assert list(doubts) == ([] if alike else ["prepared_otherwise"])
     assert told == []  # reading them twice has told it before
 
 
