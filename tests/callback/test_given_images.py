@@ -268,3 +268,26 @@ def test_a_callback_can_be_pickled_after_a_run():
     data = DataLoader(Items(MEMBERS, lambda image: image), 5)
     trainer_with(callback, max_epochs=1).fit(Module(), data, DataLoader(Items(CONTROLS), 5))
     assert len(pickle.loads(pickle.dumps(callback))._history.given.given) == NUM
+
+
+@pytest.mark.usefixtures("reads_here")
+def test_batches_that_are_filled_up_to_a_size_are_read_alike_twice(recwarn):
+    def filled(items):
+        return torch.cat([torch.stack(items), torch.zeros(6 - len(items), 1, 8, 8)])
+
+    train = DataLoader(Items(MEMBERS), 6, shuffle=True, collate_fn=filled)
+    trainer_with(audit_callback(), max_epochs=1).fit(Module(), train, DataLoader(Items(CONTROLS), 5))
+    assert not [one for one in recwarn if "random augmentation" in str(one.message)]
+
+
+class HoldsImages(Module):
+    """Its batches say which of them it trains on."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(MEMBERS[batch], batch_idx)
+
+
+def test_places_of_images_in_batches_are_no_images():
+    callback = audit_callback(members=Items(MEMBERS), num_controls=NUM)
+    doubts, told, _ = run(DataLoader(range(NUM), 5, shuffle=True), HoldsImages(), callback)
+    assert (doubts, told) == ({}, [])
