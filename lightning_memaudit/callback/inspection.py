@@ -29,7 +29,9 @@ from lightning_memaudit.measurement.identity import image_hashes
 from lightning_memaudit.measurement.near_duplicates import repeat_psnr, repeats
 from lightning_memaudit.measurement.preparation import doubts_about_preparation
 from lightning_memaudit.measurement.processes import Processes
+from lightning_memaudit.results.comparability import PREPARED_OTHERWISE
 from lightning_memaudit.results.own_output import Doubt
+from lightning_memaudit.results.training_doubts import MEMBERS_NOT_GIVEN
 
 MOST_READ_AGAIN = 8
 """Members that are compared with what a reloaded dataloader holds."""
@@ -123,17 +125,26 @@ class Inspection:
     _compared: tuple[dict[str, list[int]], list[Doubt]] | None = None
     hooks: list[str] = field(default_factory=list)
 
-    def compared_groups(self, threshold_db: float) -> tuple[dict[str, list[int]], list[Doubt]]:
+    def compared_groups(
+        self, threshold_db: float, told: Sequence[Doubt] = ()
+    ) -> tuple[dict[str, list[int]], list[Doubt]]:
         """Positions by group of images that repeat what counts, and whether controls were prepared otherwise.
 
         Args:
             threshold_db: What counts as recovered, the same in all audits of a run.
+            told: What speaks against the members so far.
         """
         if self._compared is None:
             images = [group.images for group in self.groups]
             again = repeats(*images, psnr_db=repeat_psnr(threshold_db))
             self._compared = again, doubts_about_preparation(images, again)
-        return self._compared
+        again, doubts = self._compared
+        # Augmentation that leaves images as they are every now and then, such as flips, is no other preparation.
+        is_augmented = any(doubt.code == MEMBERS_NOT_GIVEN for doubt in told) and self.reads[0].random
+        if doubts or not is_augmented or any(read.random for read in self.reads[1:]) or not self.reads[1:]:
+            return self._compared
+        text = "reading a training image again gives another one (random augmentation), and a control the same"
+        return again, [Doubt(PREPARED_OTHERWISE, text)]
 
     def check_controls(self, trained: Set[str]) -> None:
         """Note the controls whose content is among the hashes of what is trained on."""
@@ -188,6 +199,7 @@ def read_images(
                 device=pl_module.device,
                 conditional=how.takes_batch(pl_module),
                 network=NetworkInput.of(pl_module),
+                twice=source.group == "members" or any(read.random for read in found.reads),
             )
             with found.problems.caught():
                 try:
@@ -200,9 +212,8 @@ def read_images(
                         found.notes.append(f"{source.group}: the only image in an item is at {error.likely!r}")
     if not found.reads or found.reads[0].group.name != "members":
         found.problems.raise_all()
-    for read in found.reads:
-        for problem in read.problems:
-            found.problems.add(problem)
+    for problem in (one for read in found.reads for one in read.problems):
+        found.problems.add(problem)
     if found.reads[1:] and bool(found.reads[0].problems) != bool(found.reads[1].problems):
         right, wrong = sorted(found.reads, key=lambda read: bool(read.problems))
         found.problems.add(

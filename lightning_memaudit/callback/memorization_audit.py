@@ -21,7 +21,7 @@ from lightning_memaudit.callback.model import ModelCall, Reconstruct
 from lightning_memaudit.callback.outputs import Outputs
 from lightning_memaudit.callback.progress import end_display
 from lightning_memaudit.callback.reference import Reference, check_given
-from lightning_memaudit.callback.run_inspection import check_folders, check_monitors, check_order, say_if_replaced
+from lightning_memaudit.callback.run_inspection import check_callbacks, check_folders, check_monitors, say_if_replaced
 from lightning_memaudit.callback.schedule import Schedule
 from lightning_memaudit.callback.seen import Normalization
 from lightning_memaudit.callback.session import Session
@@ -212,7 +212,7 @@ class MemorizationAuditCallback(Callback):
         self.when.check(trainer.max_epochs)
         for part in self.when.parts_beyond(trainer.max_epochs):
             rank_zero_warn(f"{part}: no such audit within max_epochs={trainer.max_epochs}")
-        check_order(trainer.callbacks, self)  # type: ignore[attr-defined]
+        check_callbacks(trainer.callbacks, self, self.when)  # type: ignore[attr-defined]
         others = [one for one in trainer.callbacks if isinstance(one, MemorizationAuditCallback) and one is not self]  # type: ignore[attr-defined]
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             check_folders(trainer, self.where, [other.where for other in others])

@@ -8,7 +8,13 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -74,8 +80,14 @@ def check_monitors(trainer: Trainer, names: Sequence[str], schedule: Schedule, p
             )
 
 
-def check_order(callbacks: Sequence[Callback], audit: Callback) -> None:
-    """Warn when averaged weights replace the trained ones only after the audit at the end of fit."""
+def check_callbacks(callbacks: Sequence[Callback], audit: Callback, schedule: Schedule) -> None:
+    """Warn when weights are averaged only after the audit at the end of fit, and when audits take of limited time.
+
+    Args:
+        callbacks: All of the trainer's.
+        audit: Which of them is this one.
+        schedule: When audits are due.
+    """
     later = callbacks[list(callbacks).index(audit) + 1 :]
     for callback in later:
         if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
@@ -83,6 +95,12 @@ def check_order(callbacks: Sequence[Callback], audit: Callback) -> None:
                 f"{type(callback).__name__} comes after {type(audit).__name__} in callbacks: the audit at the end of "
                 "fit sees the weights before they are averaged; put it first to audit the averaged ones"
             )
+    limited = any(isinstance(one, Timer) and one.time_remaining() is not None for one in callbacks)
+    if limited and (schedule.first_epoch() is not None or schedule.at_train_loss):
+        rank_zero_warn(
+            "max_time, or a Timer's duration, goes on during audits: the training ends after fewer steps than without; "
+            "audit at the end of fit alone, or allow for them"
+        )
 
 
 def check_folders(trainer: Trainer, own: Outputs, others: Sequence[Outputs]) -> None:

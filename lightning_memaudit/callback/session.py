@@ -320,9 +320,9 @@ class Session:
                 )
                 about = (self._audited_weights, own, self.what.block_size, self._description)
                 kept = None if self.folder is None else kept_blocks(self.folder, processes, about)
-                repeated, apart = self._found.compared_groups(self.what.threshold_db)
-                doubts = [*self.given.doubts(processes), *apart]
-                how = (processes, self._cache, advance, self._references, repeated, kept, doubts)
+                told = self.given.doubts(processes)
+                repeated, apart = self._found.compared_groups(self.what.threshold_db, told)
+                how = (processes, self._cache, advance, self._references, repeated, kept, [*told, *apart])
                 report = run_audit(autoencoder, self.groups, self.what, occasion, *how)
         seconds = max(taken for _, taken in self.processes.gather(time.monotonic() - began))
         self._budget.learn(self.what, self._found.groups, report, seconds)

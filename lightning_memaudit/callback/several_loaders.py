@@ -107,7 +107,7 @@ def _loader_of(path: tuple[Any, ...], read: ReadGroup) -> tuple[Any, ...] | None
 
 def _refusal(path: tuple[Any, ...], read: ReadGroup) -> tuple[str, str]:
     """What is wrong where the model is given the images at this place, and not those that are audited; and the mend."""
-    source, mine = read.source, (*read.source.path, *read.format.path)
+    source, mine = read.source, (*read.source.path, *read.format.place)
     given = f"training_step gives the model the images at {listed(path)} of its batches"
     if (other := _loader_of(path, read)) is not None:
         return (

@@ -70,7 +70,7 @@ class TargetWatch:
             read = self.first.found.reads[0]
             images = read.images_in(batch)
             if images is not None:
-                place = *read.source.path, *read.format.path
+                place = *read.source.path, *read.format.place
                 self._images = {place: images.clone()} | other_images(batch, read)
                 self._handle = layer.register_forward_hook(OwnHook(self._note), with_kwargs=True)
 

@@ -33,7 +33,7 @@ class Watched(Module):
         return super().training_step(self.step(batch), batch_idx)
 
 
-def run(train, module=None, callback=None, max_epochs=3, **arguments):
+def run(train, module=None, callback=None, max_epochs=3, others=None, **arguments):
     """The doubts of the last audit, the warnings about given images, and what the module noted."""
     module = module or Watched()
     loader = train if isinstance(train, DataLoader) else DataLoader(train, 5, shuffle=True)
@@ -41,7 +41,7 @@ def run(train, module=None, callback=None, max_epochs=3, **arguments):
     trainer = trainer_with(callback, max_epochs=max_epochs, num_sanity_val_steps=0, **arguments)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.fit(module, loader, DataLoader(Items(CONTROLS), 5))
+        trainer.fit(module, loader, DataLoader(others or Items(CONTROLS), 5))
     words = ("seen in the training's batches", "and are no longer")
     told = [str(one.message) for one in caught if any(part in str(one.message) for part in words)]
     return code_and_numbers(callback.last_report.doubts), told, module
@@ -223,10 +223,17 @@ def test_images_that_come_flipped_half_of_the_time_are_given():
     assert doubts == {}
 
 
-def test_images_that_never_come_as_they_were_read_are_a_doubt():
+def drawn(image):
+    return image.roll(int(torch.randint(64, ())), 1) * torch.rand(())
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_images_that_never_come_as_they_were_read_are_a_doubt_and_controls_that_are_read_otherwise(alike):
     lightning.seed_everything(0)
-    doubts, told, _ = run(Items(MEMBERS, lambda image: image.roll(int(torch.randint(64, ())), 1) * torch.rand(())))
-    assert doubts == {"members_not_given": [NUM, NUM, 3 * NUM]}
+    bright = Items(CONTROLS, drawn if alike else lambda image: image.roll(3, 1) * 0.5)
+    doubts, told, _ = run(Items(MEMBERS, drawn), others=bright)
+    assert doubts.pop("members_not_given") == [NUM, NUM, 3 * NUM]
+    assert list(doubts) == ([] if alike else ["prepared_otherwise"])
     assert told == []  # reading them twice has told it before
 
 
@@ -261,3 +268,26 @@ def test_a_callback_can_be_pickled_after_a_run():
     data = DataLoader(Items(MEMBERS, lambda image: image), 5)
     trainer_with(callback, max_epochs=1).fit(Module(), data, DataLoader(Items(CONTROLS), 5))
     assert len(pickle.loads(pickle.dumps(callback))._history.given.given) == NUM
+
+
+@pytest.mark.usefixtures("reads_here")
+def test_batches_that_are_filled_up_to_a_size_are_read_alike_twice(recwarn):
+    def filled(items):
+        return torch.cat([torch.stack(items), torch.zeros(6 - len(items), 1, 8, 8)])
+
+    train = DataLoader(Items(MEMBERS), 6, shuffle=True, collate_fn=filled)
+    trainer_with(audit_callback(), max_epochs=1).fit(Module(), train, DataLoader(Items(CONTROLS), 5))
+    assert not [one for one in recwarn if "random augmentation" in str(one.message)]
+
+
+class HoldsImages(Module):
+    """Its batches say which of them it trains on."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(MEMBERS[batch], batch_idx)
+
+
+def test_places_of_images_in_batches_are_no_images():
+    callback = audit_callback(members=Items(MEMBERS), num_controls=NUM)
+    doubts, told, _ = run(DataLoader(range(NUM), 5, shuffle=True), HoldsImages(), callback)
+    assert (doubts, told) == ({}, [])

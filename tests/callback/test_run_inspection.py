@@ -87,3 +87,23 @@ def test_limited_batches_in_random_order_warn():
             audit_callback(), Module(), DataLoader(Items(images(9)), 2, shuffle=True),
             DataLoader(Items(images(3, seed=1))), limit_train_batches=2,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("audits", "trainer", "told"),
+    [
+        ({"every_n_epochs": 1}, {"max_time": {"hours": 1}}, True),
+        ({"at_train_loss": [1e-9]}, {"max_time": {"hours": 1}}, True),
+        ({}, {"max_time": {"hours": 1}}, False),
+        ({"every_n_epochs": 1}, {}, False),
+    ],
+)
+def test_audits_that_take_of_the_training_s_time_are_said(audits, trainer, told, recwarn):
+    fit(
+        audit_callback(**audits),
+        Module(),
+        DataLoader(Items(images(4))),
+        DataLoader(Items(images(3, seed=1))),
+        **trainer,
+    )
+    assert any("max_time" in str(one.message) for one in recwarn) == told

@@ -359,10 +359,11 @@ def test_what_a_data_set_keeps_at_the_first_reading_is_the_training_s(kind, tmp_
     assert np.array_equal(*found)
 
 
-def test_a_file_that_a_stream_reads_on_is_where_it_was(tmp_path):
+@pytest.mark.parametrize("mode", ["rb", "r+b"])
+def test_a_file_that_a_stream_reads_on_is_where_it_was(tmp_path, mode):
     class Stream(IterableDataset):
         def __init__(self):
-            self.file = (tmp_path / "images").open("rb", buffering=0)
+            self.file = (tmp_path / "images").open(mode, buffering=0)
 
         def __iter__(self):
             while values := self.file.read(4 * items[0].numel()):

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.usefixtures("without_report", "reads_here")
 MEMBERS, CONTROLS = pictures(shape=RGB), pictures(seed=1, shape=RGB)
 
 
-def run_of(module, wrap=lambda image: image, own_output=lambda m, x: m.net(x).view_as(x)):
-    loaders = [DataLoader(Pictures(images, wrap), 3) for images in (MEMBERS, CONTROLS)]
+def run_of(module, wrap=lambda image: image, own_output=lambda m, x: m.net(x).view_as(x), collate=None):
+    loaders = [DataLoader(Pictures(images, wrap), 3, collate_fn=collate) for images in (MEMBERS, CONTROLS)]
     return ForeignRun(module, *loaders, MEMBERS, CONTROLS, own_output)
 
 
@@ -50,7 +50,21 @@ class FlatOnly(Plain):
         return functional.mse_loss(self(batch.flatten(1)), batch.flatten(1))
 
 
+def listed(wrap, image_in, collate=list):
+    """Batches that hold their images one by one, as many as each has channels: none is a batch of one channel."""
+    module = Plain(RGB, lambda batch: torch.stack([image_in(one) for one in batch]))
+    return run_of(module, wrap, collate=collate)
+
+
 FOUND = {
+    "images in a list": lambda: listed(lambda x: x, lambda one: one),
+    "pairs in a list": lambda: listed(lambda x: (x, 0), lambda one: one[0]),
+    "dictionaries in a list": lambda: listed(lambda x: {"x": x, "id": 0}, lambda one: one["x"]),
+    "a list of images beside one of labels": lambda: run_of(
+        Plain(RGB, lambda batch: torch.stack(batch[0])),
+        lambda x: (x, 0),
+        collate=lambda items: tuple(zip(*items, strict=True)),
+    ),
     "the only image in an item": lambda: run_of(Nested(RGB), lambda x: ({"inputs": {"pixels": x}, "length": 3}, 0)),
     "the only new image of several outputs": lambda: run_of(Variational(RGB)),
     "the mean of a distribution": lambda: run_of(

@@ -1,6 +1,6 @@
 """From a batch as the model gets it to images in [0, 1], and how the two are related."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,6 +52,31 @@ class View:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """Finds the images of a batch that holds them one by one, as of a ``collate_fn`` that only lists its items.
+
+    Attributes:
+        path: Where the list stands.
+        within: Where the image stands in each of its elements.
+
+    >>> Listed((0,), ("image",))(([{"image": torch.zeros(1, 8, 8)}] * 4, "labels")).shape
+    torch.Size([4, 1, 8, 8])
+    """
+
+    path: tuple[Any, ...]
+    within: tuple[Any, ...]
+
+    def __call__(self, batch: Any) -> Tensor:
+        """(B, ...), all of them."""
+        items = select(batch, list(self.path), "image_key")
+        images = [as_tensor(select(item, list(self.within), "image_key")) for item in items]
+        found = [one for one in images if one is not None]
+        if len(found) < len(items) or len({one.shape for one in found}) != 1:
+            raise ValueError("image_key: the batch lists no images of one size")
+        return torch.stack(found)
+
+
+@dataclass(frozen=True)
 class BatchFormat:
     """How the images of a group stand in its batches.
 
@@ -79,6 +104,11 @@ class BatchFormat:
     def shape(self) -> tuple[int, ...]:
         """(C, *spatial) of one image."""
         return self.layout.shape
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """The path; empty where a function finds them."""
+        return () if self.path is None or callable(self.path) else tuple(self.path)
 
     def find(self, batch: Any) -> Tensor:
         """The tensor of images in a batch, as it stands there.
@@ -134,11 +164,16 @@ def locate(batch: Any, key: Key | None, items: Sequence[ReadItem]) -> Any:
     else:
         path = (0,) if isinstance(batch, tuple | list) and batch else ()
         with suppress(ValueError):
-            if _is_images(as_tensor(select(batch, path, "image_key")), items):
+            tensor = as_tensor(select(batch, path, "image_key"))
+            # Of as many listed images as each has channels, the first looks like a batch.
+            known = tensor is not None and (_holds(tensor, items) or _listed(batch, items) is None)
+            if known and _is_images(tensor, items):
                 return path
     for path, tensor in tensors_in(batch):
         if _holds(tensor, items):
             return path
+    if (one_by_one := _listed(batch, items)) is not None:
+        return one_by_one
     if callable(key):  # of several views in an item it returns one
         for path, tensor in tensors_in(batch):
             views = range(min(MOST_VIEWS, tensor.shape[1]) if tensor.ndim > 2 else 0)
@@ -160,6 +195,19 @@ def _is_images(tensor: Tensor | None, items: Sequence[ReadItem]) -> bool:
 
 def _as_path(batch: Any, value: Any) -> tuple[Any, ...] | None:
     return next((path for path, tensor in tensors_in(batch) if tensor is value), None)
+
+
+def _listed(batch: Any, items: Sequence[ReadItem]) -> Listed | None:
+    """Where the images of its items stand one by one in a batch."""
+    parts = enumerate(batch) if isinstance(batch, tuple | list) else batch.items() if isinstance(batch, Mapping) else ()
+    for path, part in [((), batch), *(((key,), part) for key, part in parts)]:
+        if not isinstance(part, tuple | list) or len(part) != len(items):
+            continue
+        for within, _ in tensors_in(part[0]):
+            with suppress(ValueError):
+                if _holds(Listed(path, within)(batch), items):
+                    return Listed(path, within)
+    return None
 
 
 def _holds(tensor: Tensor, items: Sequence[ReadItem]) -> bool:

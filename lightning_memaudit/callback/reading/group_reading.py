@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.callback.conditions import Condition, conditions_of
+from lightning_memaudit.callback.keys import select
 from lightning_memaudit.callback.reading.batch_images import (
     BatchFormat,
     are_enough,
@@ -30,7 +31,7 @@ from lightning_memaudit.measurement.choice import choose_indices
 from lightning_memaudit.measurement.groups import Group
 
 READ_TWICE = 16
-"""Members that are read twice, to see whether reading draws random numbers."""
+"""Images that are read twice, to see whether reading draws random numbers; more where a batch has more."""
 
 Transfer = Callable[[Any], Any]
 """From a batch as ``collate_fn`` made it to the batch that the model gets: the run's hooks and the device."""
@@ -89,12 +90,11 @@ class ReadGroup:
     def arranged_at(self, batch: Any, path: Sequence[Any]) -> Tensor | None:
         """The same of one train dataloader, whose batch stands at this path."""
         with suppress(ValueError, KeyError, IndexError, TypeError, AttributeError):
-            part = batch
-            for key in path:
-                part = part[key]
+            part = select(batch, list(path), "image_key")
             if self.format.path is not None:
                 # Members that were passed may stand in tuples, where the run's batches are tensors.
-                return self.arranged(part if isinstance(part, Tensor) else self.format.find(part))
+                found = part if isinstance(part, Tensor) else self.format.find(part)
+                return self.arranged(found) if found.ndim > 1 else None  # else places of images, as in a table
         return None
 
     def arranged(self, found: Tensor) -> Tensor:
@@ -116,6 +116,7 @@ def read_group(
     device: torch.device | str = "cpu",
     conditional: bool = False,
     network: NetworkInput | None = None,
+    twice: bool = True,
 ) -> ReadGroup:
     """Read a seeded choice of images, as the run itself reads them.
 
@@ -129,6 +130,7 @@ def read_group(
         device: Where the images go.
         conditional: Keep of each image what its batch holds besides it.
         network: What the network takes.
+        twice: See whether reading an image twice gives different ones.
 
     Raises:
         ValueError: An image cannot be read, or is no image in [0, 1].
@@ -154,8 +156,8 @@ def read_group(
     reader = Reader(source, seed)
     size = source.batch_size
     blocks = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
-    twice = chosen[: 2 if whole else READ_TWICE] if source.group == "members" else []
-    again = [twice[begin : begin + size] for begin in range(0, len(twice), size)]
+    # The very same batches: collate_fn may fill them up to a size.
+    again = blocks[: max(1, (2 if whole else READ_TWICE) // size)] if twice else []
     # Of items that are batches fewer may be read than there are: then the second reading is one of its own.
     reads = reader.blocks(blocks if whole else [*blocks, *again]) if chosen else reader.first(wanted or 0)
 

@@ -12,7 +12,7 @@ DESCRIPTORS = "/dev/fd"
 
 @contextmanager
 def positions_kept() -> Iterator[None]:
-    """Put the positions of files that are open for reading back to where they were.
+    """Put the positions of files that are open for reading back to where they were, unless they were written to.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile() as made, open(made.name, "rb", buffering=0) as file:
@@ -31,8 +31,11 @@ def positions_kept() -> Iterator[None]:
                 os.lseek(descriptor, before[descriptor][1], os.SEEK_SET)
 
 
-def _positions() -> dict[int, tuple[tuple[int, int], int]]:
-    """By descriptor of each regular file that is only read: which file it is, and how far it was read."""
+def _positions() -> dict[int, tuple[tuple[int, ...], int]]:
+    """By descriptor of each regular file that can be read: which file it is and its content, and how far it was read.
+
+    Of one that can be written to as well, its size and the time of the last change tell whether it was.
+    """
     found = {}
     with suppress(OSError, ImportError):
         import fcntl
@@ -41,8 +44,9 @@ def _positions() -> dict[int, tuple[tuple[int, int], int]]:
             with suppress(OSError, ValueError):  # one that is not open any more, as that of the list itself
                 descriptor = int(entry.name)
                 about = os.fstat(descriptor)
-                read_only = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
-                if stat.S_ISREG(about.st_mode) and read_only:
+                access = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+                if stat.S_ISREG(about.st_mode) and access != os.O_WRONLY:
                     position = os.lseek(descriptor, 0, os.SEEK_CUR)
-                    found[descriptor] = ((about.st_dev, about.st_ino), position)
+                    content = (about.st_size, about.st_mtime_ns) if access == os.O_RDWR else ()
+                    found[descriptor] = ((about.st_dev, about.st_ino, *content), position)
     return found
