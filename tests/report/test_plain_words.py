@@ -6,11 +6,13 @@ import pytest
 import torch
 from autoencoders import memory
 from rich.console import Console
+from run_folder_fixture import make_run_folder
 from test_reading import Words
 
 from lightning_memaudit import audit
 from lightning_memaudit.measurement.degradations import WITH_FRACTION, WITHOUT_FRACTION
 from lightning_memaudit.report.certificates import certificate_sentence
+from lightning_memaudit.report.document import build_document
 from lightning_memaudit.report.glossary import glossary
 from lightning_memaudit.report.terminal import print_audit
 
@@ -69,3 +71,14 @@ def test_what_certificates_claim_is_a_clause_with_a_verb():
     words = certificate_sentence(copies | {"reason": "50 controls cannot show it: it takes 99, so copies help"})
     assert words.startswith("judged by the controls and turned copies of the degraded images, about 1.0% of images ")
     assert "are certified falsely" in words
+
+
+@pytest.mark.parametrize(("source", "is_named"), [("train dataset", False), ("TensorDataset", True), (None, True)])
+def test_who_chose_the_members_is_a_limit_where_it_was_not_the_run(source, is_named, tmp_path):
+    folder = make_run_folder(tmp_path, methods=("known_mask", "biharmonic"))
+    run = folder.run()
+    run["members"]["source"], run["settings"]["primary_method"] = source, "known_mask"
+    folder.write_run(run)
+    limits = build_document(folder)["limits"]
+    assert any(one.startswith("The members were named by whoever ran the audit") for one in limits) == is_named
+    assert limits[0].startswith("One attack was run: known mask recovery of degraded training images, told the mask, ")
