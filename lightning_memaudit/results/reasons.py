@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from lightning_memaudit.results.comparability import COMPARISON_REMEDIES
 from lightning_memaudit.results.evidence import controls_needed
 from lightning_memaudit.results.judgement import Judgement
+from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.own_output import REMEDIES, UNTRAINED_PSNR
 from lightning_memaudit.results.pass_through import identity_like, passes_images_through
 from lightning_memaudit.results.reason_words import Reason, decibels, listed, loss, of, untried
@@ -62,12 +63,15 @@ def about_finding(judgement: Judgement, untrained: Judgement | None) -> list[Rea
     if back.count and judgement.gain is None and passes_images_through(judgement):
         doubts.append(identity_like(judgement))
     if judgement.inpainter is None:
+        alone = judgement.method == INPAINTER
         doubts.append(
             Reason(
                 "no_inpainter",
-                "no generic inpainter ran",
-                "What comes back may be what anyone can fill in without the autoencoder.",
-                "Add biharmonic to methods, and patterns that hide pixels, and audit again.",
+                "nothing but the inpainter ran" if alone else "no generic inpainter ran",
+                "Inpainting knows nothing of the autoencoder, and says nothing of what that has stored."
+                if alone
+                else "What comes back may be what anyone can fill in without the autoencoder.",
+                f"Add {'blind' if alone else INPAINTER} to methods, and patterns that hide pixels, and audit again.",
             )
         )
     return [*doubts, *about_range(judgement), *about_comparison(judgement, untrained)]
