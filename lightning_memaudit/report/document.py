@@ -91,7 +91,7 @@ def build_document(folder: RunFolder) -> Document:
             key: run.get(key)
             for key in ("settings", "model", "image_shape", "members", "controls", "machine", "versions", "notes")
         },
-        "limits": limits(final, run, untrained),
+        "limits": limits(final, run, untrained) + _of_other_audits(judgements),
         "hashes": _hashes(folder, run, final),
     }
     return seal(well_formed(plain(document)))
@@ -239,6 +239,22 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
         "Intervals hold 95 times in 100 each; with many patterns and audits, one of them missing is to be expected."
     )
     return sentences
+
+
+def _of_other_audits(judgements: Sequence[Judgement]) -> list[str]:
+    """That earlier audits of the run counted otherwise, as of one that was resumed with other settings: a sentence."""
+    final, *earlier = reversed(judgements)
+    told = []
+    for one in reversed(earlier):
+        parts = [f"by {words(one.method)} recovery"] if one.method != final.method else []
+        parts += [f"at {one.threshold_db:g} dB"] if one.threshold_db != final.threshold_db else []
+        if {each.pattern for each in one.patterns} != {each.pattern for each in final.patterns}:
+            parts.append(f"from {', '.join(each.pattern for each in one.patterns)}")
+        if parts:
+            told.append(f"audit {one.audit} {', '.join(parts)}")
+    if not told:
+        return []
+    return [f"Earlier audits of this run counted otherwise, and do not compare with the newest: {'; '.join(told)}."]
 
 
 def missing_fraction(pattern: str) -> float | None:

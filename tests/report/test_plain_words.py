@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from autoencoders import memory
+from forgery import change_rows, recount
 from rich.console import Console
 from run_folder_fixture import make_run_folder
 from test_reading import Words
@@ -82,3 +83,13 @@ def test_who_chose_the_members_is_a_limit_where_it_was_not_the_run(source, is_na
     limits = build_document(folder)["limits"]
     assert any(one.startswith("The members were named by whoever ran the audit") for one in limits) == is_named
     assert limits[0].startswith("One attack was run: known mask recovery of degraded training images, told the mask, ")
+
+
+def test_audits_that_counted_otherwise_are_named(tmp_path):
+    folder = make_run_folder(tmp_path, train_losses=(1e-2, 1e-3, 1e-4))
+    told = "Earlier audits of this run counted otherwise"
+    assert not any(one.startswith(told) for one in build_document(folder)["limits"])
+    change_rows(folder.path / "audits.jsonl", lambda row: (row["audit"] == 1 and row.update(threshold_db=20.0)) or None)
+    recount(folder)
+    [sentence] = [one for one in build_document(folder)["limits"] if one.startswith(told)]
+    assert sentence.endswith("do not compare with the newest: audit 1 at 20 dB.")
