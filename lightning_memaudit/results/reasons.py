@@ -9,6 +9,7 @@ from lightning_memaudit.results.judgement import Judgement
 from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.own_output import REMEDIES, UNTRAINED_PSNR
 from lightning_memaudit.results.pass_through import identity_like, passes_images_through
+from lightning_memaudit.results.proportions import Proportion
 from lightning_memaudit.results.reason_words import Reason, decibels, listed, loss, of, untried
 from lightning_memaudit.results.training_doubts import TRAINING_REMEDIES
 
@@ -258,8 +259,8 @@ def about_absence(judgement: Judgement) -> list[Reason]:
             Reason(
                 "reconstruction_below_threshold",
                 f"the autoencoder itself does not reach {level}",
-                f"Even given a training image intact, it reaches {level} on only {members.reaching.count} of "
-                f"{members.reaching.num} (median {decibels(members.median_psnr)}, members' MSE {loss(judgement)}), "
+                f"Even given a training image intact, the autoencoder reaches {level} on {_few(members.reaching)} "
+                f"(median {decibels(members.median_psnr)}, members' MSE {loss(judgement)}), "
                 "so that hardly anything could count as recovered.",
                 _lower_threshold(judgement, members.median_psnr),
             )
@@ -293,6 +294,10 @@ def about_absence(judgement: Judgement) -> list[Reason]:
             )
         )
     return doubts
+
+
+def _few(share: Proportion) -> str:
+    return f"only {of(share)}" if share.count else f"none of {share.num}"
 
 
 def _lower_threshold(judgement: Judgement, median_psnr: float) -> str:

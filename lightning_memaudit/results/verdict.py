@@ -222,7 +222,7 @@ def _traces(
         "traces",
         f"Traces: {what} {traces}.",
         found,
-        f"{certainty} Controls of another kind than the members would show the same, in more than how they look.",
+        f"{certainty} Controls of another kind than the members, which their looks do not tell, would show the same.",
         (
             "Assume that these weights tell who was trained on; images may come back whole by a stronger attack, or "
             "after more training.",

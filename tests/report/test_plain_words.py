@@ -12,6 +12,7 @@ from test_reading import Words
 
 from lightning_memaudit import audit
 from lightning_memaudit.measurement.degradations import WITH_FRACTION, WITHOUT_FRACTION
+from lightning_memaudit.report import charts
 from lightning_memaudit.report.certificates import certificate_sentence
 from lightning_memaudit.report.document import build_document
 from lightning_memaudit.report.glossary import glossary
@@ -93,3 +94,14 @@ def test_audits_that_counted_otherwise_are_named(tmp_path):
     recount(folder)
     [sentence] = [one for one in build_document(folder)["limits"] if one.startswith(told)]
     assert sentence.endswith("do not compare with the newest: audit 1 at 20 dB.")
+
+
+def test_the_label_of_the_threshold_lies_on_no_dot(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(charts, "to_svg", lambda figure, *_: drawn.append(figure))
+    charts.image_chart(build_document(make_run_folder(tmp_path, patterns=("half", "text", "rows-0.5"))), "a")
+    figure = drawn[0]
+    figure.draw_without_rendering()
+    [label] = [text for axes in figure.axes for text in axes.texts if "recovered" in text.get_text()]
+    assert label.get_window_extent().x0 > max(axes.get_window_extent().x1 for axes in figure.axes)
+    assert label.get_window_extent().x1 <= figure.bbox.x1
