@@ -294,7 +294,8 @@ def read_progress(ckpt_path: str | None, allow_types: Sequence[str] = (), state_
         return Progress()
     if not ckpt_path:
         raise UsageError(
-            f"ckpt_path is required; give --ckpt_path, or {NO_CHECKPOINT!r} for a model that loads its own weights"
+            "ckpt_path is required; name the folder of a run, as in `audit runs/quickstart`, or give --ckpt_path, "
+            f"which is {NO_CHECKPOINT!r} for a model that loads its own weights"
         )
     if not Path(ckpt_path).exists():
         raise UsageError(f"ckpt_path={ckpt_path!r}: there is no such file")

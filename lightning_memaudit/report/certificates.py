@@ -20,19 +20,21 @@ def certificate_sentence(certification: Mapping[str, Any]) -> str:
     if source == "none":
         return f"nothing is certified: {reason}" if reason else "nothing is certified"
     if source == "the method itself":
-        return f"by the method's own rule, whose rate is not known here: {reason}"
+        return f"the method certifies by its own rule, how often falsely is not known here: {reason}"
     rate = certification["false_rate"]
     if source == "turned copies":
         controls = "the controls and " if certification.get("num_control_scores") else ""
         return (
-            f"by {controls}turned copies of the degraded images, falsely for about {rate:.1%} of images not trained on "
-            f"as far as the copies resemble those, which nothing guarantees ({reason.partition(', so ')[0]})"
+            f"judged by {controls}turned copies of the degraded images, about {rate:.1%} of images not trained on are "
+            "certified falsely, as far as the copies resemble those, which nothing guarantees "
+            f"({reason.partition(', so ')[0]})"
         )
     number = certification["num_control_scores"]
     whose = "a given calibration's" if source == "given" else "the controls'"
     return (
-        f"falsely for at most {rate:.1%} of images from {whose} source that were not trained on, degraded alike, in "
-        f"each pattern (none of {number} controls, 95% CI up to {certification['false_rate_high']:.1%})"
+        f"of images from {whose} source that were not trained on, degraded alike, at most {rate:.1%} are certified "
+        f"falsely in each pattern (none of {number} controls, 95% interval up to "
+        f"{certification['false_rate_high']:.1%})"
     )
 
 

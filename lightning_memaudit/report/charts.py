@@ -133,14 +133,14 @@ def image_chart(document: Mapping[str, Any], prefix: str) -> Markup:
         document, "psnr", (SHOWN_PSNR[0], max(SHOWN_PSNR[1], threshold)), threshold, "PSNR of the recovery (dB)"
     )
     with figure_style():
-        figure.axes[0].annotate(
-            f"recovered ≥ {threshold:g} dB",
-            (len(groups) - 0.45, threshold),  # above the controls, which seldom reach it and would hide it
-            (0, 3),
+        figure.axes[-1].annotate(
+            f"recovered:\n≥ {threshold:g} dB",
+            (1, threshold),  # beside the last panel, where no dot can be
+            (4, 0),
+            xycoords=("axes fraction", "data"),
             textcoords="offset points",
-            ha="right",
+            va="center",
             fontsize=7.5,
-            in_layout=False,
         )
     words = "; ".join(
         f"{finding['pattern']}: "

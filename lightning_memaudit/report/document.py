@@ -20,8 +20,9 @@ from lightning_memaudit.results.files import is_own, plain, read_json, write_jso
 from lightning_memaudit.results.hashes import array_sha256, file_sha256, json_sha256
 from lightning_memaudit.results.image_table import image_table
 from lightning_memaudit.results.judgement import ImageColumns, Judgement, judge
-from lightning_memaudit.results.names import DEFAULT_NAME
+from lightning_memaudit.results.names import DEFAULT_NAME, TOLD_THE_MASK
 from lightning_memaudit.results.negative_control import is_passed
+from lightning_memaudit.results.reason_words import words
 from lightning_memaudit.results.run_folder import AUDITS, IMAGES, RUN, RunFolder
 from lightning_memaudit.results.verdict import conclude
 
@@ -90,7 +91,7 @@ def build_document(folder: RunFolder) -> Document:
             key: run.get(key)
             for key in ("settings", "model", "image_shape", "members", "controls", "machine", "versions", "notes")
         },
-        "limits": limits(final, run, untrained),
+        "limits": limits(final, run, untrained) + _of_other_audits(judgements),
         "hashes": _hashes(folder, run, final),
     }
     return seal(well_formed(plain(document)))
@@ -197,9 +198,10 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
     counted = [finding.pattern for finding in final.patterns]
     shown = [pattern for pattern in settings.get("patterns") or () if pattern not in counted]
     not_counted = f"; {', '.join(shown)}: shown, not counted, as no inpainter stands beside it" if shown else ""
+    told = ", told the mask" if final.method in TOLD_THE_MASK else ""
     sentences = [
-        "One attack was run: blind recovery of degraded training images with the autoencoder as the prior (Abitbul & "
-        "Dar, 2024). Another attack, or more iterations, may get back what this one did not.",
+        f"One attack was run: {words(final.method)} recovery of degraded training images{told}, with the autoencoder "
+        "as the prior (Abitbul & Dar, 2024). Another attack, or more iterations, may get back what this one did not.",
         f"Patterns: {', '.join(counted)}; masks from seed {settings.get('seed', 'unknown')}{not_counted}. Other "
         "degradations were not tried.",
         f"Recovered means a PSNR of at least {final.threshold_db:g} dB over the whole image. An image below it may "
@@ -211,6 +213,11 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
         "such images may fill in more without this autoencoder, and what it could fill in is weaker evidence.",
         "Controls stand for images that were not trained on only as far as they come from the source of the members.",
     ]
+    if not str(members.get("source")).startswith("train "):
+        sentences.append(
+            "The members were named by whoever ran the audit: rates and intervals speak of the training images only if "
+            "these were drawn from them before anything was known of what comes back. No file shows that."
+        )
     available, audited = members.get("num_available"), members.get("num_images")
     if available and audited and audited < available:
         sentences.append(
@@ -232,6 +239,22 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
         "Intervals hold 95 times in 100 each; with many patterns and audits, one of them missing is to be expected."
     )
     return sentences
+
+
+def _of_other_audits(judgements: Sequence[Judgement]) -> list[str]:
+    """That earlier audits of the run counted otherwise, as of one that was resumed with other settings: a sentence."""
+    final, *earlier = reversed(judgements)
+    told = []
+    for one in reversed(earlier):
+        parts = [f"by {words(one.method)} recovery"] if one.method != final.method else []
+        parts += [f"at {one.threshold_db:g} dB"] if one.threshold_db != final.threshold_db else []
+        if {each.pattern for each in one.patterns} != {each.pattern for each in final.patterns}:
+            parts.append(f"from {', '.join(each.pattern for each in one.patterns)}")
+        if parts:
+            told.append(f"audit {one.audit} {', '.join(parts)}")
+    if not told:
+        return []
+    return [f"Earlier audits of this run counted otherwise, and do not compare with the newest: {'; '.join(told)}."]
 
 
 def missing_fraction(pattern: str) -> float | None:

@@ -1,5 +1,6 @@
 """What the words of the page mean, as far as the report uses them."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +21,23 @@ _METHODS = {
 _PATTERNS = {
     "random": "random-0.9: nine tenths of the pixels are missing, chosen at random.",
     "block": "block-0.25: one rectangle of a quarter of the image is missing.",
-    "stripes": "stripes-0.3: three tenths of the image are missing, in stripes.",
-    "blur": "blur-1: no pixel is missing; a Gaussian blur of one pixel.",
+    "blocks": "blocks-0.3: small rectangles, together three tenths of the image, are missing.",
+    "slabs": "slabs-0.3: three tenths of the image are missing, in evenly spaced stripes.",
+    "stripes": "stripes-0.3: three tenths of the image are missing, in evenly spaced stripes.",
+    "rows": "rows-0.3: three tenths of the rows are missing, chosen at random.",
+    "columns": "columns-0.3: three tenths of the columns are missing, chosen at random.",
+    "half": "half: one half of the image is missing.",
+    "strokes": "strokes-0.3: three tenths of the image are missing, under strokes of a pen.",
+    "text": "text: lines of letters hide a part of the image.",
+    "blur": "blur-1: no pixel is missing; a Gaussian blur with a standard deviation of one pixel.",
+}
+
+_MEMBERS_MSE = "Called " + TRAIN_LOSS_EXPLAINED.removeprefix("Members' MSE, ").replace(", is the", ": the", 1)
+
+_ADDED = {
+    "+noise": "+noise-0.05: with noise of that standard deviation on top.",
+    "+fill": "+fill: what stands in the place of missing pixels, where that is not 0.",
+    "+channels": "+channels: another mask for every channel.",
 }
 
 
@@ -42,7 +58,7 @@ def glossary(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Member", "An image that the autoencoder was trained on."),
         ("Control", "An image that it was not trained on, treated exactly as the members are."),
         ("PSNR", "Peak signal-to-noise ratio, in decibels: how near two images are. Each 6 dB more halve the error."),
-        ("Recovered", f"The image that an attack returns is within {level} PSNR or more of the truth."),
+        ("Recovered", f"The image that an attack returns has a PSNR of at least {level} against the truth."),
     ]
     if judgement["inpainter"]:
         terms.append(
@@ -53,10 +69,10 @@ def glossary(document: Mapping[str, Any]) -> list[tuple[str, str]]:
             )
         )
     terms += [
-        ("Pattern", "How images were degraded before the attack; " + _patterns(rates)),
+        ("Pattern", "How images were degraded before the attack. " + _patterns(rates)),
         ("Observed", "The degraded image: all that the attack is given."),
         ("Mask", "Which pixels are observed (white) and which are missing (black); the blind attack estimates it."),
-        ("Members' MSE", TRAIN_LOSS_EXPLAINED.removeprefix("Members' MSE, ")),
+        ("Members' MSE", _MEMBERS_MSE),
         ("95% interval", "Made so that it holds the true value in 95 of 100 audits like this one."),
         (
             "AUROC",
@@ -79,5 +95,7 @@ def glossary(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _patterns(rates: Any) -> str:
-    kinds = dict.fromkeys(row["pattern"].split("-")[0] for row in rates)
-    return " ".join(["the number is the missing part.", *(_PATTERNS[kind] for kind in kinds if kind in _PATTERNS)])
+    names = dict.fromkeys(row["pattern"] for row in rates)
+    kinds = dict.fromkeys(re.split("[-+]", name)[0] for name in names)
+    added = [words for part, words in _ADDED.items() if any(part in name for name in names)]
+    return " ".join([*(_PATTERNS[kind] for kind in kinds if kind in _PATTERNS), *added])

@@ -33,7 +33,7 @@ from lightning_memaudit.report.reading import reading_sentences
 from lightning_memaudit.report.run_view import RunView
 from lightning_memaudit.report.style import method_label
 from lightning_memaudit.results.membership import MEASURES
-from lightning_memaudit.results.names import DEFAULT_NAME
+from lightning_memaudit.results.names import DEFAULT_NAME, TOLD_NOTHING
 from lightning_memaudit.results.run_folder import RunFolder
 
 MAX_TABLE_IMAGES = 1000
@@ -88,6 +88,7 @@ def render(
         members_mse=MEMBERS_MSE,
         train_loss=TRAIN_LOSS,
         train_loss_explained=TRAIN_LOSS_EXPLAINED,
+        told_nothing=TOLD_NOTHING,
     )
     return str(well_formed(page))
 
@@ -312,7 +313,9 @@ def _breakable(model: str | None) -> Markup:
 
 
 def _number(value: float | None, form: str = ".1f") -> str:
-    return MISSING if value is None else format(value, form)
+    """The number; a unit may stand behind its form, and is left out with a number that is not there."""
+    form, _, unit = form.partition(" ")
+    return MISSING if value is None else f"{value:{form}}{' ' + unit if unit else ''}"
 
 
 def _short(digest: str | None) -> str:

@@ -81,7 +81,8 @@ def _which(images: Sequence[Mapping[str, Any]]) -> str:
     if not back:
         return ""
     more = f" and {len(back) - MAX_NAMES} more, all in the report" if len(back) > MAX_NAMES else ""
-    return f"Came back: {', '.join(shortened(image_name(image)) for image in back[:MAX_NAMES])}{more}."
+    names = ", ".join(shortened(image_name(image)) for image in back[:MAX_NAMES])
+    return f"Training images that came back: {names}{more}."
 
 
 def _came_back(image: Mapping[str, Any]) -> bool:
@@ -193,7 +194,7 @@ def _title(rows: Sequence[Row]) -> str:
         parts.append(f"epoch {epoch}")
     parts.append(f"{MEMBERS_MSE} {_number(first.get('train_loss'), '.2e')}")
     own = {row["group"]: row.get("reconstruction_psnr_mean") for row in rows}
-    line = f"autoencoder's own output: PSNR {_number(own.get('members'), '.1f')} dB on members"
+    line = f"autoencoder's own output: mean PSNR {_number(own.get('members'), '.1f')} dB on members"
     if own.get("controls") is not None:
         line += f", {_number(own['controls'], '.1f')} dB on controls"
     return " | ".join(parts) + "\n" + line
@@ -203,6 +204,7 @@ def _caption(rows: Sequence[Row], primary: str | None, legend: bool) -> str:
     parts = []
     if legend:
         parts.append(f"members, controls: recovered, that is PSNR >= {rows[0]['threshold_db']:g} dB")
+        parts.append("PSNR, hidden: the members' mean in dB, of whole images and of the missing pixels alone")
         if any(row.get("num_beyond_inpainting") is not None for row in rows):
             parts.append(f"beyond inp.: members recovered where {INPAINTER} inpainting of the same mask fails")
     parts.append(_gains(rows, primary or primary_method(list(dict.fromkeys(row["method"] for row in rows)))))

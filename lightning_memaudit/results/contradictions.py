@@ -138,3 +138,18 @@ def own_error_tells(judgement: Judgement) -> str | None:
     if area is not None and area.low > NEARLY_ALWAYS:
         return f"Its own error is lower for a training image than for an unseen one in {area.value:.0%} of cases."
     return None
+
+
+def exchanged(judgement: Judgement) -> str | None:
+    """In a sentence, that the controls look like what was trained on, and the members do not; else None."""
+    own = {group: one.median_psnr for group, one in judgement.reconstruction.items()}
+    members, controls = own.get("members"), own.get("controls")
+    area = judgement.membership_estimates.get("plain_loss")
+    if members is None or controls is None or area is None or area.high >= 0.5:
+        return None
+    if controls - members <= CLEARLY_BETTER_DB:
+        return None
+    return (
+        f"The autoencoder reproduces the controls {controls - members:.0f} dB better than the members: see that the "
+        "two were not exchanged."
+    )

@@ -1,7 +1,7 @@
 """What an audit proves, counted image by image: pure functions on the rows of the results files, no torch.
 
-An image counts as *memorized* in a pattern where the audited method recovers it, a generic inpainter, which knows the
-true mask but not the autoencoder, does not, and its missing pixels come back closer than the best baseline's by 6 dB.
+An image counts as *memorized* in a pattern where the audited method recovers it, and its missing pixels come back 6 dB
+closer than the best baseline's, among them a generic inpainter's, which knows the true mask but not the autoencoder.
 Everything is counted per image, not per image and pattern: the patterns of one image are not independent. All images
 of both groups count, in any order.
 """

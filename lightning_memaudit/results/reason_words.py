@@ -47,6 +47,15 @@ def listed(names: Sequence[str], word: str = "or") -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
+def positive(number: float) -> str:
+    """A number above 0 that is not printed as 0.
+
+    >>> positive(1.26), positive(0.013)
+    ('1.3', '0.01')
+    """
+    return f"{number:.1f}" if number >= 0.05 else f"{number:.1g}"
+
+
 def words(name: str) -> str:
     """A method's name for people."""
     return name.replace("_", " ")

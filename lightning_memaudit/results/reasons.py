@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from lightning_memaudit.results.comparability import COMPARISON_REMEDIES
 from lightning_memaudit.results.evidence import controls_needed
 from lightning_memaudit.results.judgement import Judgement
+from lightning_memaudit.results.names import INPAINTER
 from lightning_memaudit.results.own_output import REMEDIES, UNTRAINED_PSNR
 from lightning_memaudit.results.pass_through import identity_like, passes_images_through
+from lightning_memaudit.results.proportions import Proportion
 from lightning_memaudit.results.reason_words import Reason, decibels, listed, loss, of, untried
 from lightning_memaudit.results.training_doubts import TRAINING_REMEDIES
 
@@ -62,12 +64,15 @@ def about_finding(judgement: Judgement, untrained: Judgement | None) -> list[Rea
     if back.count and judgement.gain is None and passes_images_through(judgement):
         doubts.append(identity_like(judgement))
     if judgement.inpainter is None:
+        alone = judgement.method == INPAINTER
         doubts.append(
             Reason(
                 "no_inpainter",
-                "no generic inpainter ran",
-                "What comes back may be what anyone can fill in without the autoencoder.",
-                "Add biharmonic to methods, and patterns that hide pixels, and audit again.",
+                "nothing but the inpainter ran" if alone else "no generic inpainter ran",
+                "Inpainting knows nothing of the autoencoder, and says nothing of what that has stored."
+                if alone
+                else "What comes back may be what anyone can fill in without the autoencoder.",
+                f"Add {'blind' if alone else INPAINTER} to methods, and patterns that hide pixels, and audit again.",
             )
         )
     return [*doubts, *about_range(judgement), *about_comparison(judgement, untrained)]
@@ -254,8 +259,8 @@ def about_absence(judgement: Judgement) -> list[Reason]:
             Reason(
                 "reconstruction_below_threshold",
                 f"the autoencoder itself does not reach {level}",
-                f"Even given a training image intact, it reaches {level} on only {members.reaching.count} of "
-                f"{members.reaching.num} (median {decibels(members.median_psnr)}, members' MSE {loss(judgement)}), "
+                f"Even given a training image intact, the autoencoder reaches {level} on {_few(members.reaching)} "
+                f"(median {decibels(members.median_psnr)}, members' MSE {loss(judgement)}), "
                 "so that hardly anything could count as recovered.",
                 _lower_threshold(judgement, members.median_psnr),
             )
@@ -289,6 +294,10 @@ def about_absence(judgement: Judgement) -> list[Reason]:
             )
         )
     return doubts
+
+
+def _few(share: Proportion) -> str:
+    return f"only {of(share)}" if share.count else f"none of {share.num}"
 
 
 def _lower_threshold(judgement: Judgement, median_psnr: float) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from lightning_memaudit.results.contradictions import contradictions, own_error_tells, stored_more
+from lightning_memaudit.results.contradictions import contradictions, exchanged, own_error_tells, stored_more
 from lightning_memaudit.results.gain import MARGIN_DB, MEAN, PatternGain
 from lightning_memaudit.results.judgement import Judgement
 from lightning_memaudit.results.membership import membership_sentences, telling
@@ -12,7 +12,7 @@ from lightning_memaudit.results.names import TOLD_NOTHING, TOLD_THE_MASK
 from lightning_memaudit.results.negative_control import told_apart
 from lightning_memaudit.results.pass_through import identity_like, passes_images_through
 from lightning_memaudit.results.proportions import Proportion
-from lightning_memaudit.results.reason_words import Reason, decibels, of, words
+from lightning_memaudit.results.reason_words import Reason, decibels, of, positive, words
 from lightning_memaudit.results.reasons import (
     MIN_CONTROLS,
     about_absence,
@@ -206,8 +206,8 @@ def _traces(
         what = f"no image came back whole{by}, but"
     if judgement.gain.tells and one is not None and one.shift is not None:
         traces = (
-            f"training images come back {one.shift.value:.1f} dB closer than others ({one.shift.low:.1f} to "
-            f"{one.shift.high:.1f}, {_short_place(one)})"
+            f"training images come back {positive(one.shift.value)} dB closer than others "
+            f"({positive(one.shift.low)} to {positive(one.shift.high)}, {_short_place(one)})"
         )
     else:
         assert few is not None
@@ -222,7 +222,7 @@ def _traces(
         "traces",
         f"Traces: {what} {traces}.",
         found,
-        f"{certainty} Controls of another kind than the members would show the same, in more than how they look.",
+        f"{certainty} Controls of another kind than the members, which their looks do not tell, would show the same.",
         (
             "Assume that these weights tell who was trained on; images may come back whole by a stronger attack, or "
             "after more training.",
@@ -347,6 +347,7 @@ def _cautions(
     if failed and controls is not None and controls.recovered.num >= MIN_CONTROLS:  # else it is a reason
         which = "1 control: it is" if failed == 1 else f"{failed} controls: they are"
         cautions.append(f"Recovery failed on {which} left out, as nobody knows what would have come back.")
+    cautions += [one for one in (exchanged(judgement),) if one is not None]
     cautions += judgement.cuts
     cautions += _repeats(judgement)
     twins = near_duplicates or {}

@@ -224,7 +224,7 @@ def test_a_checkpoint_cannot_run_code(theirs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["ckpt_path is required", "--ckpt_path"]),
+        ([], ["ckpt_path is required", "folder of a run", "--ckpt_path"]),
         (["--ckpt_path=nowhere.ckpt"], ["nowhere.ckpt", "no such file"]),
         (["--ckpt_path=theirs.yaml"], ["theirs.yaml", "cannot be read as a checkpoint"]),
         (["--ckpt_path=tensor.pt"], ["tensor.pt", "no checkpoint"]),

@@ -52,7 +52,7 @@ def test_the_table_fits_80_columns_with_a_hundred_certificates():
 def test_rows_of_an_old_version_are_read_as_they_were_meant():
     assert certificate_sentence(FEW).startswith("nothing is certified: 20 controls cannot show it")
     old = {"threshold": 0.1, "reason": "", "num_control_scores": 120, "false_rate": 0.008, "false_rate_high": 0.03}
-    assert "none of 120 controls, 95% CI up to 3.0%" in certificate_sentence(old)
+    assert "none of 120 controls, 95% interval up to 3.0%" in certificate_sentence(old)
     row = {"group": "members", "pattern": "half", "method": "blind", "num_certified": 3, "certification": old}
     assert certificate_rows([row])[0]["members"]["num_certified_true"] is None
     assert not certificate_rows([row | {"certification": None}, row | {"num_certified": None}])

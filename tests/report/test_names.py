@@ -163,7 +163,7 @@ def verdict_lines(document, encoding="utf-8"):
 def test_the_terminal_names_what_came_back_and_obeys_no_name(named):
     document = named[1].document
     text = verdict_lines(document)
-    assert "Came back: cats/0017.jpg" in text
+    assert "Training images that came back: cats/0017.jpg" in text
     assert "[red]markup[/red] [/] {{ 7 * 7 }}.png" in text
     assert "\\x1b[31mred" in text
     assert not {char for char in text if unicodedata.category(char) in ("Cc", "Cf", "Cs")} - {"\n"}

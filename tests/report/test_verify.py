@@ -1,5 +1,6 @@
 """verify finds every lie, and calls true what is true."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -159,3 +160,31 @@ def test_a_checkpoint_without_tensors_holds_no_audited_weights(run, tmp_path, ca
     write_report(run, figures=False)
     assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "empty.ckpt")]) == 1
     assert "it holds no tensors" in capsys.readouterr().out
+
+
+REMEMBERED = "the members are those that the checkpoint remembers"
+
+
+@pytest.mark.parametrize(
+    ("remembered", "doubts", "passed"),
+    [
+        (("members",), None, True),
+        (("members", "controls"), None, False),
+        (("members", "controls"), [{"code": "controls_given", "text": "they were given"}], True),
+        (("controls",), [{"code": "controls_given", "text": "they were given"}], None),
+        ((), None, None),
+    ],
+)
+def test_controls_that_the_checkpoint_remembers_as_members_are_found(run, tmp_path, remembered, doubts, passed):
+    arrays = run.newest_recoveries().arrays
+    eight_bits = [
+        (image.clip(0, 1) * 255).round().astype("uint8") for one in remembered for image in arrays[f"{one}/truth"]
+    ]
+    hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in eight_bits]
+    callbacks = {"EarlyStopping": {"wait_count": 1}, "MemorizationAuditCallback": {"trained_on": hashes}}
+    torch.save({"state_dict": {"weight": torch.ones(2)}, "callbacks": callbacks}, tmp_path / "a.ckpt")
+    rewrite_lines(run.path / "audits.jsonl", lambda row: row.update(doubts=doubts))
+    write_report(run, figures=False)
+    [check] = [check for check in verify(run, tmp_path / "a.ckpt") if check.name == REMEMBERED]
+    assert check.passed is passed, check.detail
+    assert passed is not False or "position 0 is one of the" in check.detail

@@ -291,6 +291,14 @@ def test_traces_need_no_threshold():
     assert verdict_of(members, controls[:, :19])[0].reasons == ("too_few_controls",)
 
 
+def test_a_difference_that_is_found_is_not_printed_as_none():
+    members, controls = np.linspace(0, 1, 400)[None] + 0.06, np.linspace(0, 1, 400)[None]
+    verdict, judgement = verdict_of(members, controls)
+    assert verdict.outcome == "traces"
+    assert 0 < judgement.gain.strongest.shift.low < 0.05
+    assert "(0.02 to 0.1, " in verdict.headline
+
+
 def test_every_image_has_its_evidence():
     columns = simulated_columns({"members": gains(50, 5, patterns=2), "controls": gains(99, 0, patterns=2)})
     table = image_table(columns, judge(HEAD, columns))

@@ -72,7 +72,7 @@ CASES = [
         flags_of(0),
         {"own": {"members": 25.0}, "train_loss": 3e-3},
         "reconstruction_below_threshold",
-        "0 of 50 (median 25.0 dB",
+        "the autoencoder reaches 30 dB on none of 50 (median 25.0 dB",
     ),
     (flags_of(0), {"own": {"members": 6.0}, "train_loss": 0.25}, "train_loss_too_high", "too high (2.5e-01)"),
     (
@@ -95,6 +95,23 @@ def test_verdict_inconclusive(flags, options, code, words):
     assert words in " ".join([verdict.headline, *verdict.why])
     assert len(verdict.headline) < 120
     assert len(verdict.next_steps) == 1
+
+
+def test_groups_that_look_exchanged_are_named():
+    for members, controls, named in ((12.0, 40.0, True), (34.0, 38.0, False), (40.0, 12.0, False)):
+        cautions = conclude(judged(flags_of(0), own={"members": members, "controls": controls})[0]).cautions
+        assert any("were not exchanged" in one for one in cautions) == named
+        assert not named or any("28 dB better than the members" in one for one in cautions)
+    few = conclude(judged(flags_of(0, num=8), own={"members": 12.0, "controls": 40.0})[0]).cautions
+    assert not any("exchanged" in one for one in few), "of so few images that may be chance"
+
+
+def test_where_only_the_inpainter_ran_it_is_not_said_to_lack():
+    flags = {group: {"biharmonic": yes(n, 50)} for group, n in (("members", 45), ("controls", 0))}
+    verdict = conclude(judged(flags)[0])
+    assert verdict.reasons[0] == "no_inpainter"
+    assert "nothing but the inpainter ran" in verdict.headline
+    assert "Add blind to methods" in verdict.next_steps[0]
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "memorized and missed by chance."), (8, "8 came back whole;")])

@@ -81,6 +81,8 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
     if checkpoint is not None:
         weights = "the checkpoint's tensors have the hash that the report names"
         checks.append(written.same_weights(weights, document, checkpoint, allow_types))
+        members = "the members are those that the checkpoint remembers"
+        checks.append(guarded(members, written.same_training, folder, saved, checkpoint, allow_types))
     checks += [
         guarded("the train loss follows from the members' own reconstructions", rows.same_losses, folder),
         guarded("all columns of the results are known", rows.not_recorded, folder),

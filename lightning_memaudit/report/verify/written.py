@@ -13,8 +13,17 @@ from lightning_memaudit.report.verify.versions import TOGETHER, is_earlier, name
 from lightning_memaudit.results.chain import SEAL, audit_sha256, by_audit, complete_sha256, seal_holds
 from lightning_memaudit.results.evidence import ANY
 from lightning_memaudit.results.files import is_own
-from lightning_memaudit.results.hashes import file_sha256, tensors_sha256
-from lightning_memaudit.results.run_folder import AUDITS, IMAGES, MANIFEST, OWN_CONFIG, RUN, RunFolder
+from lightning_memaudit.results.hashes import file_sha256, image_sha256, tensors_sha256
+from lightning_memaudit.results.run_folder import (
+    AUDITS,
+    IMAGES,
+    MANIFEST,
+    OWN_CONFIG,
+    RUN,
+    RunFolder,
+    SavedRecoveries,
+)
+from lightning_memaudit.results.training_doubts import CONTROLS_GIVEN
 
 _OF_RUN = ("run", "setup", "limits", "near_duplicates")
 """Parts of the report that say what ``run.json`` says."""
@@ -187,3 +196,36 @@ def same_weights(name: str, document: Mapping[str, Any], checkpoint: Path, allow
     if found != expected:
         return Check(name, False, f"they have the hash {found}, not {expected}", OTHER_WEIGHTS)
     return Check(name, True, f"{found}, of {len(tensors)} tensors")
+
+
+def same_training(
+    name: str, folder: RunFolder, saved: SavedRecoveries | None, checkpoint: Path, allow_types: Sequence[str]
+) -> Check:
+    """The saved images against those that the checkpoint remembers: its audited members, by their hashes.
+
+    A control among them was exchanged with a member, unless the audit itself says that the training was given
+    controls. Members that are not among them may be others of the training images.
+    """
+    content = read_checkpoint(checkpoint, allow_types, "--ckpt_path")
+    states = (content.get("callbacks") or {}).values() if isinstance(content, Mapping) else ()
+    records = [one["trained_on"] for one in states if isinstance(one, Mapping) and one.get("trained_on")]
+    arrays = {} if saved is None else saved.arrays
+    if len(records) != 1 or "members/truth" not in arrays:
+        what = (
+            "no images were saved" if len(records) == 1 else f"the checkpoint remembers {len(records) or 'no'} groups"
+        )
+        return Check(name, None, what)
+    known = set(records[0])
+    found = {
+        group: [image_sha256(image) in known for image in arrays.get(f"{group}/truth", ())]
+        for group in ("members", "controls")
+    }
+    stated = {doubt.get("code") for row in folder.audits() for doubt in row.get("doubts") or ()}
+    if any(found["controls"]) and CONTROLS_GIVEN not in stated:
+        position = found["controls"].index(True)
+        return Check(name, False, f"controls: position {position} is one of the {len(known)} members that it remembers")
+    others = len(found["members"]) - sum(found["members"])
+    if others:
+        return Check(name, None, f"{others} of {len(found['members'])} members are none of the {len(known)}")
+    among = f"{sum(found['controls'])} of {len(found['controls'])} controls"
+    return Check(name, True, f"all {len(found['members'])} members that were saved are among them, and {among}")
