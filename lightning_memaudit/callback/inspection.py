@@ -287,7 +287,7 @@ def _say(found: Inspection, which: ImageChoice) -> None:
             "Give the run a validation dataloader, or pass controls=<a data set>"
         )
     if members.format.beside:
-        places = listed(members.format.path, *members.format.beside)
+        places = listed(members.format.place, *members.format.beside)
         found.say(
             f"members: an item holds {1 + len(members.format.beside)} different images of one shape, at {places}: the "
             "first is audited, as what the model is given; where another one is what it learns to return, pass "
