@@ -141,10 +141,10 @@ class Inspection:
         again, doubts = self._compared
         # Augmentation that leaves images as they are every now and then, such as flips, is no other preparation.
         is_augmented = any(doubt.code == MEMBERS_NOT_GIVEN for doubt in told) and self.reads[0].random
-        if doubts or not is_augmented or any(read.random for read in self.reads[1:]) or not self.reads[1:]:
+        fixed = [read for read in self.reads[1:] if not read.random and read.source.indices is not None]
+        if doubts or not is_augmented or not fixed:  # a stream is not read twice
             return self._compared
-        text = "reading a training image again gives another one (random augmentation), and a control the same"
-        return again, [Doubt(PREPARED_OTHERWISE, text)]
+        return again, [Doubt(PREPARED_OTHERWISE, "training images are augmented at random, and controls are not")]
 
     def check_controls(self, trained: Set[str]) -> None:
         """Note the controls whose content is among the hashes of what is trained on."""
@@ -287,7 +287,7 @@ def _say(found: Inspection, which: ImageChoice) -> None:
             "Give the run a validation dataloader, or pass controls=<a data set>"
         )
     if members.format.beside:
-        places = listed(members.format.path, *members.format.beside)
+        places = listed(members.format.place, *members.format.beside)
         found.say(
             f"members: an item holds {1 + len(members.format.beside)} different images of one shape, at {places}: the "
             "first is audited, as what the model is given; where another one is what it learns to return, pass "

@@ -166,7 +166,7 @@ def iterate_trimmed(
         autoencoder: f, images (B, C, *spatial) to the same shape.
         observed: y, (B, C, *spatial), without noise where it is observed.
         possible: (B, 1 or C, *spatial), 0 where a pixel is known to be missing and 1 elsewhere.
-        trials: At least one.
+        trials: At least one, all of as many iterations.
         start: First image, (B, C, *spatial); None interpolates from the pixels that are possible.
         against: What was found before, for :attr:`Trimmed.instead`.
 

@@ -81,7 +81,7 @@ def fit_two_scales(residual: Tensor, possible: Tensor, shared: bool) -> TwoScale
 def _fits(error: Tensor, possible: Tensor, values: int) -> tuple[Tensor, Tensor]:
     """Masks (F, B, M, *spatial) and log likelihoods (F, B), from each of the :data:`FIRST_SHARES`; all in one batch."""
     number = len(FIRST_SHARES)
-    shares = [share for share in FIRST_SHARES for _ in error]
+    shares = [share for share in FIRST_SHARES for _ in range(len(error))]
     error, possible = repeat(error, number), repeat(possible, number)
     mask = smallest_errors(error, possible, shares)
     total = possible.flatten(1).sum(1).clamp_min(1)

@@ -243,15 +243,19 @@ def limits(final: Judgement, run: Mapping[str, Any], untrained: Judgement | None
 
 def _of_other_audits(judgements: Sequence[Judgement]) -> list[str]:
     """That earlier audits of the run counted otherwise, as of one that was resumed with other settings: a sentence."""
-    final, *earlier = reversed(judgements)
-    told = []
-    for one in reversed(earlier):
+    final, told = judgements[-1], []
+
+    def otherwise(one: Judgement) -> str:
         parts = [f"by {words(one.method)} recovery"] if one.method != final.method else []
         parts += [f"at {one.threshold_db:g} dB"] if one.threshold_db != final.threshold_db else []
         if {each.pattern for each in one.patterns} != {each.pattern for each in final.patterns}:
             parts.append(f"from {', '.join(each.pattern for each in one.patterns)}")
-        if parts:
-            told.append(f"audit {one.audit} {', '.join(parts)}")
+        return ", ".join(parts)
+
+    for how, some in groupby(judgements, otherwise):
+        first, *more = (one.audit for one in some)
+        if how:
+            told.append(f"audits {first} to {more[-1]} {how}" if more else f"audit {first} {how}")
     if not told:
         return []
     return [f"Earlier audits of this run counted otherwise, and do not compare with the newest: {'; '.join(told)}."]

@@ -5,6 +5,8 @@ import torch
 from torch.utils.data import DataLoader
 from training_runs import Items, Module, audit_callback, fit, images, rows, saved_truth
 
+from lightning_memaudit.callback.reading.batch_images import locate
+
 pytestmark = [
     pytest.mark.usefixtures("without_report"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
@@ -42,3 +44,17 @@ def test_without_controls_it_warns_and_goes_on():
     with pytest.warns(UserWarning, match="controls: no images that were not trained on"):
         fit(audit_callback(), Module(), DataLoader(Items(images(3))))
     assert rows("memaudit", "controls") == []
+
+
+def test_batches_of_a_data_set_that_hold_an_empty_list_are_read():
+    assert locate([images(4), []], None, items=[]) == (0,)
+
+
+def test_targets_beside_images_that_are_listed_are_said():
+    def collate(items):
+        return list(items), torch.stack(items).flip(0)
+
+    loaders = [DataLoader(Items(images(4, seed=seed)), 4, collate_fn=collate) for seed in (0, 1)]
+    with pytest.warns(UserWarning, match=r"2 different images of one shape, at 0 and 1: .*image_key=1"):
+        fit(audit_callback(), Module(lambda batch: torch.stack(batch[0])), *loaders)
+    assert torch.equal(saved_truth(), images(4))

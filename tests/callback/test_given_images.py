@@ -227,6 +227,19 @@ def drawn(image):
     return image.roll(int(torch.randint(64, ())), 1) * torch.rand(())
 
 
+class Stream(IterableDataset):
+    """Controls that are drawn like the members, and read but once."""
+
+    def __iter__(self):
+        yield from map(drawn, CONTROLS)
+
+
+def test_of_a_stream_that_is_read_once_it_is_not_said_that_it_is_read_otherwise():
+    lightning.seed_everything(0)
+    doubts, _, _ = run(Items(MEMBERS, drawn), callback=audit_callback(num_controls=NUM), others=Stream())
+    assert list(doubts) == ["members_not_given"]
+
+
 @pytest.mark.parametrize("alike", [True, False])
 def test_images_that_never_come_as_they_were_read_are_a_doubt_and_controls_that_are_read_otherwise(alike):
     lightning.seed_everything(0)

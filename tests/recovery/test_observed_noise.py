@@ -46,13 +46,15 @@ def test_the_errors_of_an_autoencoder_leave_the_data_as_they_are():
     assert torch.equal(found.image[seen], stored[seen])
 
 
-def takes_off(image: Tensor, observed: Tensor, mask: Tensor, output: Tensor, moved: float = 0.0) -> bool:
+def takes_off(
+    image: Tensor, observed: Tensor, mask: Tensor, output: Tensor, moved: float = 0.0, asked: bool = True
+) -> bool:
     """Whether ``output`` is taken; f returns it for any image, and moves it by ``moved`` if it is shown."""
 
     def autoencoder(images: Tensor) -> Tensor:
         return output + moved * torch.equal(images, output)
 
-    found, spent = take_off_noise(autoencoder, image, observed, mask, output, asked=torch.tensor([True]))
+    found, spent = take_off_noise(autoencoder, image, observed, mask, output, asked=torch.tensor([asked]))
     assert torch.equal(found, image) or torch.equal(found, output)
     assert spent.item() == 1 or torch.equal(found, image)
     return torch.equal(found, output) and not torch.equal(image, output)
@@ -78,3 +80,12 @@ def test_an_image_that_the_autoencoder_moves_on_is_none_that_it_stores():
     image = smooth_images(1)
     noisy = image + noise(image, 0.05)
     assert [takes_off(noisy, noisy, torch.ones_like(image), image, moved) for moved in (0.005, 0.01)] == [True, False]
+
+
+def test_what_all_channels_share_is_no_noise_and_who_is_not_asked_about_stays():
+    image = smooth_images(1, channels=3)
+    all_seen = torch.ones_like(image)
+    noisy, grey = image + noise(image, 0.05), image + noise(image[:, :1], 0.05)
+    assert takes_off(noisy, noisy, all_seen, image)
+    assert not takes_off(noisy, noisy, all_seen, image, asked=False)
+    assert not takes_off(grey, grey, all_seen, image)

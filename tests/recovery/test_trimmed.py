@@ -6,7 +6,7 @@ from autoencoders import associative, linear
 from observations import hide, smooth_images, uniform
 from scipy import optimize, stats
 
-from lightning_memaudit.recovery import BlindRecovery
+from lightning_memaudit.recovery import BlindRecovery, trimmed
 from lightning_memaudit.recovery.candidates import Candidate
 from lightning_memaudit.recovery.methods import blind
 from lightning_memaudit.recovery.trimmed import Trimmed, doubt, iterate_trimmed, trials_for
@@ -125,6 +125,15 @@ def test_data_that_are_nearly_right_all_over_are_left_for_what_f_makes_of_them()
     left = iterate_trimmed(lambda x: x - x + stored[:1], observed, everywhere, trials_for(3, None)[0], against=found)
     assert torch.equal(left.instead.image, stored[:1])
     assert left.instead.score == before
+    part = everywhere.clone()
+    part[..., :4] = 0  # where a part is known to be missing, the rest may be data
+    kept = iterate_trimmed(lambda x: x - x + stored[:1], observed, part, trials_for(3, None)[0], against=found)
+    assert torch.equal(kept.instead.image, observed)
+    likelier = Candidate(stored[:1], everywhere, before, before)
+    for evidence, image in ((0.0, stored[:1]), (1.0, observed)):
+        fits = torch.tensor([9.0]), torch.tensor([evidence])
+        instead = trimmed._likelier(lambda x: 1 - x, observed, everywhere, found, likelier, *fits)
+        assert torch.allclose(instead.image, image)
 
 
 def test_few_pixels_that_are_observed_are_not_doubted_and_others_are_asked_about_once():

@@ -87,13 +87,19 @@ def test_who_chose_the_members_is_a_limit_where_it_was_not_the_run(source, is_na
 
 
 def test_audits_that_counted_otherwise_are_named(tmp_path):
-    folder = make_run_folder(tmp_path, train_losses=(1e-2, 1e-3, 1e-4))
+    folder = make_run_folder(tmp_path, train_losses=(1e-2, 1e-3, 1e-4, 1e-5))
     told = "Earlier audits of this run counted otherwise"
     assert not any(one.startswith(told) for one in build_document(folder)["limits"])
-    change_rows(folder.path / "audits.jsonl", lambda row: (row["audit"] == 1 and row.update(threshold_db=20.0)) or None)
-    recount(folder)
-    [sentence] = [one for one in build_document(folder)["limits"] if one.startswith(told)]
-    assert sentence.endswith("do not compare with the newest: audit 1 at 20 dB.")
+    for lowered, which in (((1,), "audit 1 at 20 dB."), ((0, 1, 2), "audits 0 to 2 at 20 dB.")):
+
+        def lower(row, lowered=lowered):
+            if row["audit"] in lowered:
+                row.update(threshold_db=20.0)
+
+        change_rows(folder.path / "audits.jsonl", lower)
+        recount(folder)
+        [sentence] = [one for one in build_document(folder)["limits"] if one.startswith(told)]
+        assert sentence.endswith(f"do not compare with the newest: {which}")
 
 
 def test_the_label_of_the_threshold_lies_on_no_dot(tmp_path, monkeypatch):

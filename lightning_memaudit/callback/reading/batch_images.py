@@ -107,8 +107,9 @@ class BatchFormat:
 
     @property
     def place(self) -> tuple[Any, ...]:
-        """The path; empty where a function finds them."""
-        return () if self.path is None or callable(self.path) else tuple(self.path)
+        """The path, also of images that are listed; empty where a function of the user's finds them."""
+        path = self.path.path if isinstance(self.path, Listed | View) else self.path
+        return () if path is None or callable(path) else tuple(path)
 
     def find(self, batch: Any) -> Tensor:
         """The tensor of images in a batch, as it stands there.
@@ -201,7 +202,7 @@ def _listed(batch: Any, items: Sequence[ReadItem]) -> Listed | None:
     """Where the images of its items stand one by one in a batch."""
     parts = enumerate(batch) if isinstance(batch, tuple | list) else batch.items() if isinstance(batch, Mapping) else ()
     for path, part in [((), batch), *(((key,), part) for key, part in parts)]:
-        if not isinstance(part, tuple | list) or len(part) != len(items):
+        if not isinstance(part, tuple | list) or not part or len(part) != len(items):
             continue
         for within, _ in tensors_in(part[0]):
             with suppress(ValueError):
