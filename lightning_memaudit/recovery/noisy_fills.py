@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.spatial import axes, spatial
+from lightning_memaudit.recovery.spatial import centered, neighbour_correlation, spatial
 
 FIRST_LEVELS = (0.02, 0.06)
 """Levels of noise that the estimate begins with: a fit from a wide one may take all of an image for the fill."""
@@ -167,16 +167,6 @@ def _correlation(observed: Tensor, value: Tensor, missing: Tensor) -> Tensor:
     """Of values that are missing and not clipped, and their neighbours, (B,); 1 where there are hardly any."""
     difference = observed - value.view(*observed.shape[:2], *[1] * len(spatial(observed)))
     hidden = missing.view(-1, 1, *spatial(observed)) > 0.5
-    inside = hidden & (observed > 0) & (observed < 1)
-    middle = (inside * difference).flatten(2).sum(2) / inside.flatten(2).sum(2).clamp_min(1)
-    difference = inside * (difference - middle.view(*middle.shape, *[1] * len(spatial(observed))))
-    product, square = torch.zeros_like(missing[:, 0]), torch.zeros_like(missing[:, 0])
-    pairs = torch.zeros_like(missing[:, 0])
-    for axis in axes(observed):
-        length = observed.shape[axis] - 1
-        first, second = difference.narrow(axis, 0, length), difference.narrow(axis, 1, length)
-        both = inside.narrow(axis, 0, length) & inside.narrow(axis, 1, length)
-        product += (first * second).flatten(1).sum(1)
-        square += (both * (first.square() + second.square()) / 2).flatten(1).sum(1)
-        pairs += both.flatten(1).sum(1)
-    return torch.where(pairs < LEAST_PAIRS, 1.0, product / square.clamp_min(1e-12))
+    inside = (hidden & (observed > 0) & (observed < 1)).to(missing.dtype)
+    correlation, pairs = neighbour_correlation(centered(difference, inside), inside, first_axis=2)
+    return torch.where(pairs < LEAST_PAIRS, 1.0, correlation)

@@ -8,7 +8,7 @@ of images is, and noise is not. Where that is shown, and f returns its own image
 import torch
 from torch import Tensor
 
-from lightning_memaudit.recovery.spatial import with_axes
+from lightning_memaudit.recovery.spatial import centered, neighbour_correlation, with_axes
 from lightning_memaudit.recovery.types import Autoencoder
 
 LEVELS = (0.03, 0.15)
@@ -71,16 +71,15 @@ def take_off_noise(
 def _holds_noise(image: Tensor, observed: Tensor, mask: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
     """Whether an image holds the data, and these seem to hold noise that f(x) does not, (B,) bool, and its level."""
     seen = (mask > 0.5).expand_as(observed).to(observed.dtype)
-    residual = seen * (observed - output)
-    number = seen.flatten(2).sum(2).clamp_min(1)
-    residual = seen * (residual - with_axes(residual.flatten(2).sum(2) / number, residual))
-    correlation, pairs = _correlation(residual, seen)
-    variance, fourth = (residual.pow(power).flatten(1).sum(1) / number.sum(1) for power in (2, 4))
+    number = seen.flatten(1).sum(1).clamp_min(1)
+    residual = centered(observed - output, seen)
+    correlation, pairs = neighbour_correlation(residual, seen, first_axis=1)
+    variance, fourth = (residual.pow(power).flatten(1).sum(1) / number for power in (2, 4))
     level = variance.sqrt()
     holds = (level > LEVELS[0]) & (level < LEVELS[1])  # false for NaN
     holds &= fourth < MOST_PEAKED * variance.square()
     holds &= correlation + ERRORS * pairs.clamp_min(1).rsqrt() < MOST_CORRELATED
-    holds &= 2 * _between(observed, seen).flatten(1).sum(1) > number.sum(1)
+    holds &= 2 * _between(observed, seen).flatten(1).sum(1) > number
     return holds & ((seen * (image - observed)).abs().flatten(1).amax(1) < SAME), level
 
 
@@ -89,17 +88,3 @@ def _between(observed: Tensor, seen: Tensor) -> Tensor:
     low = torch.where(seen > 0, observed, torch.inf).flatten(1).amin(1)
     high = torch.where(seen > 0, observed, -torch.inf).flatten(1).amax(1)
     return seen * (observed > with_axes(low, observed)) * (observed < with_axes(high, observed))
-
-
-def _correlation(residual: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Of neighbours along every axis and of neighbouring channels that are both seen, (B,), and the number of pairs."""
-    product, square = (torch.zeros_like(residual.flatten(1)[:, 0]) for _ in range(2))
-    pairs = torch.zeros_like(product)
-    for axis in range(1, residual.ndim):
-        length = residual.shape[axis] - 1
-        first, second = residual.narrow(axis, 0, length), residual.narrow(axis, 1, length)
-        both = seen.narrow(axis, 0, length) * seen.narrow(axis, 1, length)
-        product += (first * second).flatten(1).sum(1)
-        square += (both * (first.square() + second.square()) / 2).flatten(1).sum(1)
-        pairs += both.flatten(1).sum(1)
-    return product / square.clamp_min(1e-12), pairs

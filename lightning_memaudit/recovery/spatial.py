@@ -51,6 +51,37 @@ def sorted_rows(values: Tensor) -> Tensor:
     return torch.from_numpy(np.sort(values.detach().numpy(), 1))
 
 
+def centered(values: Tensor, seen: Tensor) -> Tensor:
+    """Seen values less the mean of those of their channel, and 0 elsewhere.
+
+    Args:
+        values: (B, C, *spatial).
+        seen: The same size, 1 or 0.
+    """
+    values = seen * values
+    mean = values.flatten(2).sum(2) / seen.flatten(2).sum(2).clamp_min(1)
+    return seen * (values - with_axes(mean, values))
+
+
+def neighbour_correlation(values: Tensor, seen: Tensor, first_axis: int) -> tuple[Tensor, Tensor]:
+    """Correlation of neighbours that are both seen, (B,), along every axis from the first, and the number of pairs.
+
+    Args:
+        values: (B, C, *spatial), see :func:`centered`.
+        seen: The same size, 1 or 0.
+        first_axis: 2 for neighbouring pixels, 1 for those and neighbouring channels.
+    """
+    product, square, pairs = (torch.zeros_like(values.flatten(1)[:, 0]) for _ in range(3))
+    for axis in range(first_axis, values.ndim):
+        length = values.shape[axis] - 1
+        first, second = values.narrow(axis, 0, length), values.narrow(axis, 1, length)
+        both = seen.narrow(axis, 0, length) * seen.narrow(axis, 1, length)
+        product += (first * second).flatten(1).sum(1)
+        square += (both * (first.square() + second.square()) / 2).flatten(1).sum(1)
+        pairs += both.flatten(1).sum(1)
+    return product / square.clamp_min(1e-12), pairs
+
+
 def along_axes(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     """Apply one matrix (new side, side) to each of the last axes of ``values``, the first matrix to the first of them.
 

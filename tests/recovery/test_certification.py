@@ -18,6 +18,20 @@ from lightning_memaudit.recovery.certification import is_certified, noise_gain
 from lightning_memaudit.recovery.copies import Uncertified
 
 
+@pytest.fixture
+def searched(monkeypatch):
+    """The number of images of every search that :class:`BlindRecovery` has begun."""
+    sizes = []
+    call = BlindRecovery.__call__
+
+    def counted(method, autoencoder, images):
+        sizes.append(len(images))
+        return call(method, autoencoder, images)
+
+    monkeypatch.setattr(BlindRecovery, "__call__", counted)
+    return sizes
+
+
 def test_a_calibration_is_refused_where_too_few_controls_could_claim_the_rate():
     scores = torch.linspace(0.01, 0.1, 98)
     refused = calibrate(scores)
@@ -145,16 +159,8 @@ def test_turned_copies_are_searched_no_longer_than_what_the_controls_leave_to_ce
 
 
 @pytest.mark.parametrize("deviation", [0.0, 0.5])
-def test_a_few_turned_copies_tell_whether_the_others_can_matter(monkeypatch, deviation):
+def test_a_few_turned_copies_tell_whether_the_others_can_matter(monkeypatch, searched, deviation):
     stored, observed = smooth_images(6), hide(smooth_images(6))[0]
-    searched = []
-    call = BlindRecovery.__call__
-
-    def counted(method, autoencoder, images):
-        searched.append(len(images))
-        return call(method, autoencoder, images)
-
-    monkeypatch.setattr(BlindRecovery, "__call__", counted)
     autoencoder = associative(stored)
     method = BlindRecovery(max_evaluations=60)
     recovery = method(autoencoder, observed)
@@ -173,7 +179,7 @@ def test_a_few_turned_copies_tell_whether_the_others_can_matter(monkeypatch, dev
         assert not method.certify(autoencoder, observed, recovery).certified.any()
 
 
-def test_copies_of_two_sets_are_searched_at_once_and_each_set_is_certified_by_its_own(monkeypatch):
+def test_copies_of_two_sets_are_searched_at_once_and_each_set_is_certified_by_its_own(searched):
     stored = smooth_images(6)
     autoencoder, method = associative(stored), BlindRecovery()
     alone = replace(method, certification=None)
@@ -182,14 +188,7 @@ def test_copies_of_two_sets_are_searched_at_once_and_each_set_is_certified_by_it
         observed, _ = hide(stored, share)
         sets.append(Uncertified(observed, alone(autoencoder, observed), torch.linspace(lowest, 1.0, 40)))
     expected = [method.certify(autoencoder, *one) for one in sets]
-    searched = []
-    call = BlindRecovery.__call__
-
-    def counted(method, autoencoder, images):
-        searched.append(len(images))
-        return call(method, autoencoder, images)
-
-    monkeypatch.setattr(BlindRecovery, "__call__", counted)
+    searched.clear()
     together = method.certify_all(autoencoder, sets)
     assert searched == [2 * 59]
     for one, other in zip(together, expected, strict=True):
