@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_memaudit.measurement.degradations import Degraded
 from lightning_memaudit.recovery import Autoencoder, Recovery
-from lightning_memaudit.recovery.methods.registry import Method
+from lightning_memaudit.recovery.methods.registry import Method, is_inpainter
 from lightning_memaudit.recovery.types import concatenate
 from lightning_memaudit.results.names import INPAINTER
 
@@ -72,7 +72,7 @@ def inpainting_beside(methods: Mapping[str, Method], degraded: Sequence[Degraded
     """
     method = methods.get(INPAINTER)
     large = [one for one in degraded if len(one.observed) and one.observed[0, 0].numel() >= LEAST_PIXELS]
-    if method is None or not large or not _is_inpainter(method) or _num_processors() < 2:
+    if method is None or not large or not is_inpainter(method) or _num_processors() < 2:
         yield methods
         return
     executor = ThreadPoolExecutor(1, thread_name_prefix="inpainting")
@@ -101,12 +101,6 @@ def _begin(executor: ThreadPoolExecutor, method: Method, one: Degraded) -> Calla
         )
 
     return result
-
-
-def _is_inpainter(method: Method) -> bool:
-    from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting  # scikit-image is slow to import
-
-    return isinstance(method, BiharmonicInpainting)  # and no other method that was given its name
 
 
 def _num_processors() -> int:

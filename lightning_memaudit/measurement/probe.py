@@ -36,7 +36,7 @@ def plain_iterations(
     """What plain iterations of the autoencoder take, by group; nothing where the plan has none, or a call fails.
 
     The change of an image falls, or does not, by the same factor in every iteration: so the first ones tell when it is
-    below the tolerance.
+    below the tolerance, or that the image wanders.
 
     Args:
         autoencoder: f, images (B, C, *spatial) to the same shape; for groups with conditions, what gives one for each.
@@ -76,7 +76,8 @@ def _iterations(f: Autoencoder, image: Tensor, method: AutoencoderIterations) ->
     before, after = changes[first - 1], changes[-1]
     falls = (before / after).log() / (last - first)
     needed = last + (after / method.tolerance).log() / falls
-    needed = torch.where((falls > 0) & needed.isfinite(), needed, torch.inf)
+    wanders = 3.0 * method.wandering or torch.inf  # twice the window is the least that it takes to see it
+    needed = torch.where((falls > 0) & needed.isfinite(), needed, wanders)
     settled = torch.stack(changes) <= method.tolerance
     needed = torch.where(settled.any(0), settled.int().argmax(0) + 1.0, needed)
     looks = (needed / method.check_every).ceil().clamp_min(1)

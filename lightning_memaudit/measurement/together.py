@@ -22,7 +22,13 @@ from lightning_memaudit.recovery import (
 )
 from lightning_memaudit.recovery.batches import rows_per_chunk
 from lightning_memaudit.recovery.copies import Uncertified
-from lightning_memaudit.recovery.methods.registry import Method, calibrates_on_copies, recover
+from lightning_memaudit.recovery.methods.registry import (
+    Method,
+    calibrates_on_copies,
+    is_inpainter,
+    recover,
+    uses_autoencoder,
+)
 from lightning_memaudit.recovery.types import concatenate
 
 Found = tuple[Method, Recovery]
@@ -60,8 +66,8 @@ class Timed(NamedTuple):
 
     Attributes:
         recovery: Of these observations.
-        seconds: Wall time; of several sets at once each has a share, of the search by its evaluations of f, of turned
-            copies an equal one.
+        seconds: Wall time; of several sets at once each has a share, of the search by its evaluations of f, by its images
+            where there are none, of turned copies an equal one.
 
     >>> Timed(AutoencoderIterations()(torch.clone, torch.zeros(1, 1, 8, 8)), seconds=0.5).recovery.image.shape
     torch.Size([1, 1, 8, 8])
@@ -143,6 +149,8 @@ def _search(method: Method, autoencoder: Autoencoder, sets: Sequence[Observation
 
 def rows_are_independent(method: Method) -> bool:
     """Whether the method may be called on all patterns and groups at once."""
+    if not uses_autoencoder(method):
+        return is_inpainter(method)
     if type(method) not in (AutoencoderIterations, BlindRecovery, KnownMaskRecovery):
         return False
     return not method.record_at  # type: ignore[union-attr]
@@ -153,7 +161,10 @@ def _as_one_batch(method: Method, autoencoder: Autoencoder, sets: Sequence[Obser
     began = time.perf_counter()
     whole = recover(method, autoencoder, observed, mask, _joined([one.earlier for one in sets]))
     seconds = time.perf_counter() - began
-    shares = whole.num_evaluations.double() / whole.num_evaluations.sum().clamp_min(1)
+    work = whole.num_evaluations.double()
+    if not work.any():  # the inpainter never calls f: every image has the same share
+        work = torch.ones_like(work)
+    shares = work / work.sum()
     rows = torch.split(torch.arange(len(observed), device=observed.device), [len(one.controls) for one in sets])
     return [Timed(whole.select(some), seconds * float(shares[some].sum())) for some in rows]
 

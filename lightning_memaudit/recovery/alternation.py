@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_memaudit.recovery.admm import Workspace
 from lightning_memaudit.recovery.batches import per_image_mean, same_channels
-from lightning_memaudit.recovery.checks import check_counts
+from lightning_memaudit.recovery.checks import check_counts, check_wandering
 from lightning_memaudit.recovery.masks import MaskEstimator
 from lightning_memaudit.recovery.types import Autoencoder, Trace
 from lightning_memaudit.recovery.wandering import Wandering
@@ -82,8 +82,7 @@ class Alternation:
         check_counts(num_iterations=self.num_iterations, admm_steps=self.admm_steps, check_every=self.check_every)
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance={self.tolerance}: must be 0 or more")
-        if not self.wandering >= 0:
-            raise ValueError(f"wandering={self.wandering}: must be 0, for never, or more, such as 40")
+        check_wandering(self.wandering)
 
 
 def residuals(autoencoder: Autoencoder, observed: Tensor, mask: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

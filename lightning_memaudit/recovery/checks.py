@@ -76,6 +76,16 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name}={value}: must be at least 1")
 
 
+def check_wandering(wandering: int) -> None:
+    """Raise unless the number of iterations after which what comes no closer may leave is 0 or more.
+
+    Raises:
+        ValueError: It is below 0, or NaN.
+    """
+    if not wandering >= 0:
+        raise ValueError(f"wandering={wandering}: must be 0, for never, or more, such as 40")
+
+
 def check_penalties(penalties: tuple[float, ...]) -> None:
     """Raise unless there is at least one penalty and all are positive and finite.
 

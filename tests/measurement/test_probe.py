@@ -48,9 +48,16 @@ def test_plain_iterations_are_told_from_the_first_ones(factor):
     assert told == pytest.approx(taken, abs=method.check_every)
 
 
-def test_what_never_settles_takes_all_iterations():
-    turn = plain_iterations(lambda x: x.flip(-1), [group()], Plan.of(["half"], ["autoencoder_iterations"]))
-    assert turn == {"members": Work(200.0, 200.0)}
+def test_what_never_settles_takes_all_iterations_or_what_it_takes_to_see_that_it_wanders():
+    going, endless = AutoencoderIterations(), AutoencoderIterations(wandering=0)
+    turn, without = (
+        plain_iterations(lambda x: x.flip(-1), [group()], Plan.of(["half"], {"iterations": method}))
+        for method in (going, endless)
+    )
+    assert without == {"members": Work(200.0, 200.0)}
+    assert turn == {"members": Work(75.0, 75.0)}
+    taken = going(lambda x: x.flip(-1), group().images).num_evaluations
+    assert (taken >= 50).all() and (taken <= 75).all()
     assert plain_iterations(torch.clone, [group()], Plan.of(["half"], ["known_mask"])) == {}
 
 

@@ -65,6 +65,19 @@ def test_patterns_together_are_found_as_one_by_one(images, name):
         assert len({replace(calibration, threshold=None) for calibration in calibrations}) <= 1
 
 
+def test_the_inpainter_fills_all_sets_at_once_and_the_time_is_shared_by_images(images):
+    method = BiharmonicInpainting()
+    parts = [degrade(images[:6], "random-0.5"), degrade(images[6:], "random-0.5"), degrade(images[:6], "block-0.25")]
+    sets = [Observations("any", part, torch.zeros(len(part.observed), dtype=torch.bool)) for part in parts]
+    found = recover_together(method, torch.clone, sets)
+    for part, one in zip(parts, found, strict=True):
+        torch.testing.assert_close(one.recovery.image, method(torch.clone, *part[:2]).image, atol=1e-6, rtol=0)
+    numbers = [len(part.observed) for part in parts]
+    each = [one.seconds / number for one, number in zip(found, numbers, strict=True)]
+    assert each[0] > 0
+    assert each == pytest.approx(each[:1] * 3)
+
+
 def test_the_controls_of_a_pattern_count_towards_its_threshold(images):
     """Of two controls one is as good as stored: no member scores lower than it, under the patterns where it counts."""
     stored, controls = images[:6], torch.cat([images[:1], images[6:7]])

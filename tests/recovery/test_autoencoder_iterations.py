@@ -54,9 +54,9 @@ def test_images_that_still_come_closer_go_on_in_half_precision():
     assert ((slow.image - target).abs() < 0.05).all()
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("pace", [0.002, 0.005])
-def test_images_on_their_way_at_a_constant_pace_arrive_in_half_precision(kind, pace):
+def test_images_on_their_way_at_a_constant_pace_arrive(kind, pace):
     target, start = torch.full((1, 1, 8, 8), 0.75), torch.full((2, 1, 8, 8), 0.25)
     steps = 4e-3 if kind == torch.bfloat16 else pace  # what is below half of what bfloat16 rounds is no step at all
     recovery = AutoencoderIterations(num_iterations=400)(
@@ -65,12 +65,34 @@ def test_images_on_their_way_at_a_constant_pace_arrive_in_half_precision(kind, p
     torch.testing.assert_close(recovery.image, target.expand(2, -1, -1, -1), atol=1e-3, rtol=0)
 
 
-def test_images_that_leave_a_repeller_slowly_arrive_in_half_precision():
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32])
+@pytest.mark.parametrize("growth", [0.03, 0.1, 0.3])
+def test_images_that_leave_a_repeller_slowly_arrive(kind, growth):
     def autoencoder(images):  # logistic growth from 0, which repels, to 0.8, which attracts
-        return (images + 0.1 * images * (1 - images / 0.8)).half().float()
+        return (images + growth * images * (1 - images / 0.8)).to(kind).float()
 
-    recovery = AutoencoderIterations(num_iterations=400)(autoencoder, torch.full((2, 1, 8, 8), 0.002))
+    recovery = AutoencoderIterations(num_iterations=400)(autoencoder, torch.full((2, 1, 8, 8), 0.01))
     assert ((recovery.image - 0.8).abs() < 0.02).all()
+
+
+@pytest.mark.parametrize(("wandering", "iterations"), [(25, 50), (40, 80), (0, 200)])
+def test_images_that_get_nowhere_end_and_others_of_their_batch_do_not(wandering, iterations):
+    """Pixels change places in every iteration; a second image comes closer to a target for 200 iterations."""
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    images[1] += 5
+
+    def autoencoder(batch):
+        mixed = batch.flatten(1)[:, order].view_as(batch)
+        return torch.where(batch.amax((1, 2, 3), keepdim=True) < 2, mixed, 5 + 0.98 * (batch - 5))
+
+    recovery = AutoencoderIterations(wandering=wandering)(autoencoder, images)
+    assert recovery.num_evaluations.tolist() == [iterations, 200]
+
+
+def test_a_negative_window_is_refused():
+    with pytest.raises(ValueError, match="wandering=-1: must be 0, for never, or more, such as 40"):
+        AutoencoderIterations(wandering=-1)
 
 
 def test_an_image_ends_alike_beside_any_other():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightning_memaudit.measurement.degradations import parse_degradation
+from lightning_memaudit.recovery.methods import biharmonic
 from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting
 
 
@@ -16,3 +17,23 @@ def test_biharmonic_keeps_what_is_observed_and_fills_a_plane():
     torch.testing.assert_close(recovery.image[kept], plane[kept])
     inside = (..., slice(3, -3), slice(3, -3))  # at the border it extrapolates
     torch.testing.assert_close(recovery.image[inside], plane[inside], atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_images_behind_the_same_mask_are_filled_as_each_alone_by_one_system_of_equations(monkeypatch, per_channel):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(5, 3, 12, 12, generator=generator)
+    masks = (torch.rand(2, 3 if per_channel else 1, 12, 12, generator=generator) > 0.4).float()
+    mask = masks[[0, 1, 0, 0, 1]]
+    alone = torch.cat([BiharmonicInpainting()(None, images[[row]], mask[[row]]).image for row in range(5)])
+    systems = []
+
+    def counted(image, missing, **options):
+        systems.append(missing)
+        return inpaint(image, missing, **options)
+
+    inpaint = biharmonic.inpaint_biharmonic
+    monkeypatch.setattr(biharmonic, "inpaint_biharmonic", counted)
+    together = BiharmonicInpainting()(None, images, mask).image
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+    assert len(systems) == (6 if per_channel else 2)

@@ -8,22 +8,20 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.recovery.batches import all_finite, map_chunks, per_image_mean, rows_per_chunk
-from lightning_memaudit.recovery.checks import check_counts, check_images
+from lightning_memaudit.recovery.checks import check_counts, check_images, check_wandering
 from lightning_memaudit.recovery.protection import InputProtected
 from lightning_memaudit.recovery.spatial import row_values, with_axes
 from lightning_memaudit.recovery.types import Autoencoder, Family, Recovery, Trace, concatenate
 from lightning_memaudit.recovery.wandering import Wandering
-
-WINDOW = 25
-"""Iterations after which an image that only trembles, where f rounds to half precision, has arrived."""
 
 
 @dataclass(frozen=True)
 class AutoencoderIterations:
     """``x <- f(x)`` from x = y until nothing moves: training images that are attractors come back.
 
-    Where f rounds to half precision an image may tremble by that rounding for ever: it ends where it only does that and
-    stays where it is, see :class:`~lightning_memaudit.recovery.wandering.Wandering`.
+    An image that comes no closer to any ends where it wanders, as most do under convolutions, which seldom settle. Where
+    f rounds to half precision an image may tremble by that rounding for ever: it ends where it only does that and stays
+    where it is. See :class:`~lightning_memaudit.recovery.wandering.Wandering`.
 
     It estimates no mask (``recovery.mask`` is all ones) and certifies nothing. The score is the mean squared change of
     an image in its last iteration.
@@ -35,9 +33,11 @@ class AutoencoderIterations:
             six autoencoders the same 126 images came back with a tenth of it, for up to 32% more evaluations.
         chunk_size: Images at once; None chooses by memory.
         record_at: Iterations to record in ``recovery.trace``; 0 is the start.
+        wandering: An image wanders, and stops, when its least change in so many iterations is hardly below the least
+            in as many before, nor twice that, and it has got nowhere meanwhile; 0 lets it go on.
 
     Raises:
-        ValueError: A number of iterations is below 1.
+        ValueError: A number of iterations is below 1, or ``wandering`` below 0.
 
     >>> stored = torch.full((1, 1, 8, 8), 0.5)  # an attractor of the autoencoder below
     >>> recovery = AutoencoderIterations()(lambda images: (images + stored) / 2, torch.zeros(1, 1, 8, 8))
@@ -52,9 +52,11 @@ class AutoencoderIterations:
     tolerance: float = 1e-4
     chunk_size: int | None = None
     record_at: Sequence[int] = ()
+    wandering: int = 25
 
     def __post_init__(self) -> None:
         check_counts(num_iterations=self.num_iterations, check_every=self.check_every)
+        check_wandering(self.wandering)
 
     def __call__(self, autoencoder: Autoencoder, observed: Tensor) -> Recovery:
         """Iterate from ``observed``, (B, C, *spatial).
@@ -76,7 +78,7 @@ class AutoencoderIterations:
         residual = row_values(observed, torch.inf)
         evaluations = torch.zeros(len(observed), dtype=torch.int64, device=observed.device)
         records = {0: observed} if 0 in self.record_at else {}
-        wandering = Wandering(WINDOW if self.tolerance > 0 else 0, self.check_every)
+        wandering = Wandering(self.wandering if self.tolerance > 0 else 0, self.check_every, even_pace=True)
         for iteration in range(1, self.num_iterations + 1):
             previous, image = image, autoencoder(image)
             last = iteration == self.num_iterations
@@ -84,7 +86,8 @@ class AutoencoderIterations:
                 change = per_image_mean((image - previous).square())
                 going = change > self.tolerance**2  # false for NaN: a diverged image leaves
                 if iteration % self.check_every == 0:
-                    going &= ~wandering.found(change, image, image)[1]
+                    wanders, arrived = wandering.found(change, image, image)
+                    going &= ~(wanders | arrived)
                 final[rows], residual[rows], evaluations[rows] = image, change, iteration
                 if iteration in self.record_at:
                     records[iteration] = final.clone()

@@ -57,7 +57,7 @@ class BiharmonicInpainting:
         check_mask(mask, observed)
         images = observed.detach().cpu().numpy().astype(np.float64)
         missing = (mask < 0.5).cpu().numpy()
-        filled = np.stack([_inpaint(*pair) for pair in zip(images, missing, strict=True)]) if len(images) else images
+        filled = _inpaint(images, missing)
         count = len(observed)
         return Recovery(
             image=torch.from_numpy(filled).to(observed),
@@ -68,11 +68,22 @@ class BiharmonicInpainting:
         )
 
 
-def _inpaint(image: Image, missing: Missing) -> Image:
-    """One image (C, *spatial) with missing pixels (1 or C, *spatial)."""
-    if len(missing) == 1:
-        return _inpaint_shared(image, missing[0])
-    return np.concatenate([_inpaint_shared(channel[None], hole) for channel, hole in zip(image, missing, strict=True)])
+def _inpaint(images: Image, missing: Missing) -> Image:
+    """Images (B, C, *spatial) with missing pixels (B, 1 or C, *spatial).
+
+    The equations depend on the mask alone, and are set up once for images that have the same one, as a member and its
+    control do: as channels of one image.
+    """
+    if missing.shape[1] > 1:  # every channel by itself
+        parts, holes = (values.reshape(-1, 1, *values.shape[2:]) for values in (images, missing))
+        return _inpaint(parts, holes).reshape(images.shape)
+    alike: dict[bytes, list[int]] = {}
+    for row, hole in enumerate(missing):
+        alike.setdefault(hole.tobytes(), []).append(row)
+    filled = np.empty_like(images)
+    for rows in alike.values():
+        filled[rows] = _inpaint_shared(np.concatenate(images[rows]), missing[rows[0], 0]).reshape(images[rows].shape)
+    return filled
 
 
 def _inpaint_shared(image: Image, missing: Missing) -> Image:

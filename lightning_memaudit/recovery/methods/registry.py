@@ -77,6 +77,19 @@ def uses_autoencoder(method: Method) -> bool:
     return bool(getattr(method, "uses_autoencoder", True))
 
 
+def is_inpainter(method: Method) -> bool:
+    """Whether it is the package's own inpainter or one made from it, and no other method that was given its name.
+
+    >>> is_inpainter(METHODS["biharmonic"]()), is_inpainter(METHODS["blind"]())
+    (True, False)
+    """
+    if uses_autoencoder(method):
+        return False
+    from lightning_memaudit.recovery.methods.biharmonic import BiharmonicInpainting  # scikit-image is slow to import
+
+    return isinstance(method, BiharmonicInpainting)
+
+
 def recover(
     method: Method,
     autoencoder: Autoencoder,
