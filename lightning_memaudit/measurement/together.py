@@ -66,8 +66,8 @@ class Timed(NamedTuple):
 
     Attributes:
         recovery: Of these observations.
-        seconds: Wall time; of several sets at once each has a share, of the search by its evaluations of f, by its images
-            where there are none, of turned copies an equal one.
+        seconds: Wall time; of several sets at once each has a share, of the search by its evaluations of f, or by its
+            images where there are none, of turned copies an equal one.
 
     >>> Timed(AutoencoderIterations()(torch.clone, torch.zeros(1, 1, 8, 8)), seconds=0.5).recovery.image.shape
     torch.Size([1, 1, 8, 8])

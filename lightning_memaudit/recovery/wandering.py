@@ -14,10 +14,10 @@ LEAST_WANDERING = 1e-3
 """Root mean square change per iteration below which an attempt is on its way to an image, however slowly."""
 
 EVEN_PACE, STILL_GROWING = 0.5, 2.0
-"""An image of plain iterations that comes or goes at an even pace is, after a window of iterations, as many changes away
-from where it was as the window has iterations; one that leaves a repeller moves off faster with every step. So one
-wanders that is no farther than half of these away, and whose least change has not doubled. Measured are 3 to 14 of 25,
-and factors of 0.9 to 1.3, under a U-Net that comes to nothing."""
+"""An image of plain iterations that moves at an even pace is, after a window of iterations, as many changes away from
+where it was as the window has iterations; one that leaves a repeller moves faster with every step. So one wanders that
+is no farther than half of these away, and whose least change has not doubled. Under a U-Net whose images come to nothing
+most are 3 to 13 of 25 changes away."""
 
 TREMBLE = 2.0
 """Root mean square change of an image that stays where it is, at most, in units of what half precision rounds: measured

@@ -57,7 +57,8 @@ def test_what_never_settles_takes_all_iterations_or_what_it_takes_to_see_that_it
     assert without == {"members": Work(200.0, 200.0)}
     assert turn == {"members": Work(75.0, 75.0)}
     taken = going(lambda x: x.flip(-1), group().images).num_evaluations
-    assert (taken >= 50).all() and (taken <= 75).all()
+    assert (taken >= 50).all()
+    assert (taken <= 75).all()
     assert plain_iterations(torch.clone, [group()], Plan.of(["half"], ["known_mask"])) == {}
 
 

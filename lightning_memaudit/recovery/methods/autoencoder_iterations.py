@@ -19,9 +19,9 @@ from lightning_memaudit.recovery.wandering import Wandering
 class AutoencoderIterations:
     """``x <- f(x)`` from x = y until nothing moves: training images that are attractors come back.
 
-    An image that comes no closer to any ends where it wanders, as most do under convolutions, which seldom settle. Where
-    f rounds to half precision an image may tremble by that rounding for ever: it ends where it only does that and stays
-    where it is. See :class:`~lightning_memaudit.recovery.wandering.Wandering`.
+    An image that comes no closer to any ends where it wanders, as most do under convolutions, which seldom settle.
+    Where f rounds to half precision an image may tremble by that rounding for ever: it ends where it only does that and
+    stays where it is. See :class:`~lightning_memaudit.recovery.wandering.Wandering`.
 
     It estimates no mask (``recovery.mask`` is all ones) and certifies nothing. The score is the mean squared change of
     an image in its last iteration.

@@ -75,8 +75,8 @@ def _inpaint(images: Image, missing: Missing) -> Image:
     control do: as channels of one image.
     """
     if missing.shape[1] > 1:  # every channel by itself
-        parts, holes = (values.reshape(-1, 1, *values.shape[2:]) for values in (images, missing))
-        return _inpaint(parts, holes).reshape(images.shape)
+        one = (-1, 1, *images.shape[2:])
+        return _inpaint(images.reshape(one), missing.reshape(one)).reshape(images.shape)
     alike: dict[bytes, list[int]] = {}
     for row, hole in enumerate(missing):
         alike.setdefault(hole.tobytes(), []).append(row)
