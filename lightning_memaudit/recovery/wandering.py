@@ -16,8 +16,8 @@ LEAST_WANDERING = 1e-3
 EVEN_PACE, STILL_GROWING = 0.5, 2.0
 """An image of plain iterations that moves at an even pace is, after a window of iterations, as many changes away from
 where it was as the window has iterations; one that leaves a repeller moves faster with every step. So one wanders that
-is no farther than half of these away, and whose least change has not doubled. Under a U-Net whose images come to nothing
-most are 3 to 13 of 25 changes away."""
+is no farther than half of these away, and whose least change has not doubled. Under a U-Net whose images come to
+nothing most are 3 to 13 of 25 changes away."""
 
 TREMBLE = 2.0
 """Root mean square change of an image that stays where it is, at most, in units of what half precision rounds: measured
