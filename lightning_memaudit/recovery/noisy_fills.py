@@ -102,45 +102,66 @@ def _densest(pixels: Tensor) -> Tensor:
 
 
 def _fit(pixels: Tensor, value: Tensor, noise: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log likelihood (B,), value (B, C, 1), noise (B,) and probability of being missing (B, N)."""
-    channels = pixels.shape[1]
-    low, high = pixels == 0, pixels == 1
+    """Log likelihood (B,), value (B, C, 1), noise (B,) and probability of being missing (B, N).
+
+    Log densities, and the moments that the next estimate takes, are sums over :func:`_terms`, so that a step takes two
+    products with matrices.
+    """
+    start, share = value, torch.full_like(noise, 0.5)
+    extreme = (pixels == 0) | (pixels == 1)
     spread = (pixels.amax((1, 2)) - pixels.amin((1, 2))).clamp_min(1e-3)
-    flat = torch.where(low | high, math.log(EXTREME_DENSITY), -spread.log()[:, None, None]).sum(1)
-    share = torch.full_like(noise, 0.5)
+    flat = torch.where(extreme, math.log(EXTREME_DENSITY), -spread.log()[:, None, None]).sum(1)
     # Shuffled, as every so many pixels of a regular mask may all be missing; the same ones on every device.
     some = torch.randperm(pixels.shape[2], generator=torch.Generator().manual_seed(0))[:LOOKED_AT].to(pixels.device)
-    part = pixels[..., some], flat[..., some]
+    terms, rest_of_terms = _terms(pixels[..., some], start), flat[..., some]
     for step in range(steps):
-        looked_at, flat_part = (pixels, flat) if step == steps - 1 else part
-        spike = _log_density(looked_at, value, noise).sum(1) + share.log()[:, None]
-        rest = flat_part + torch.log1p(-share)[:, None]
+        if step == steps - 1:
+            terms, rest_of_terms = _terms(pixels, start), flat
+        spike = (_coefficients(value, noise, start) @ terms).squeeze(1) + share.log()[:, None]
+        rest = rest_of_terms + torch.log1p(-share)[:, None]
         missing = torch.sigmoid(spike - rest)
-        mean, square = _moments(looked_at, value, noise)
         total = missing.sum(1).clamp_min(1e-6)
-        noise = ((missing[:, None] * square).sum((1, 2)) / (channels * total)).clamp_min(1e-6).sqrt()
-        value = ((missing[:, None] * mean).sum(2, keepdim=True) / total[:, None, None]).clamp(0, 1)
+        mean, square = _moments((missing[:, None] @ terms.mT).squeeze(1), value, noise, start)
+        noise = (square.sum((1, 2)) / (pixels.shape[1] * total)).clamp_min(1e-6).sqrt()
+        value = (mean / total[:, None, None]).clamp(0, 1)
         share = missing.mean(1).clamp(1e-3, 1 - 1e-3)
     return torch.logaddexp(spike, rest).sum(1), value, noise, missing
 
 
-def _log_density(pixels: Tensor, value: Tensor, noise: Tensor) -> Tensor:
-    """Of the clipped normal distribution, value by value, (B, C, N); a probability where clipped."""
+def _terms(pixels: Tensor, start: Tensor) -> Tensor:
+    """What the log density of a clipped normal distribution is a sum of, (B, 5 C, N).
+
+    For each channel: whether a value lies within the range, its distance from ``start`` there, the square of that, and
+    whether it is 0, and 1.
+    """
+    low, high = (pixels == limit for limit in (0, 1))
+    within = (~low & ~high).to(pixels.dtype)
+    distance = (pixels - start) * within
+    return torch.cat([within, distance, distance.square(), low.to(pixels.dtype), high.to(pixels.dtype)], 1)
+
+
+def _coefficients(value: Tensor, noise: Tensor, start: Tensor) -> Tensor:
+    """Of :func:`_terms` in the log density, a probability where clipped, summed over the channels: (B, 1, 5 C)."""
     width = noise[:, None, None]
-    density = -((pixels - value) / width).square() / 2 - torch.log(width * math.sqrt(2 * math.pi))
-    density = torch.where(pixels == 0, torch.special.log_ndtr(-value / width), density)
-    return torch.where(pixels == 1, torch.special.log_ndtr((value - 1) / width), density)
+    away, weight = value - start, 1 / width.square()
+    within = -away.square() * weight / 2 - torch.log(width * math.sqrt(2 * math.pi))
+    low, high = torch.special.log_ndtr(-value / width), torch.special.log_ndtr((value - 1) / width)
+    return torch.cat([within, away * weight, (-weight / 2).expand_as(value), low, high], 1).mT
 
 
-def _moments(pixels: Tensor, value: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Expected values before they were clipped, and squared distances from ``value``, each (B, C, N)."""
-    width, low, high = noise[:, None, None], pixels == 0, pixels == 1
+def _moments(sums: Tensor, value: Tensor, noise: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of expected values before they were clipped, and of squared distances from ``value``, each (B, C, 1).
+
+    ``sums`` are those of :func:`_terms`, weighted, (B, 5 C).
+    """
+    number, distance, square, low, high = sums[..., None].chunk(5, 1)
+    width, away = noise[:, None, None], value - start
     below, above = -value / width, (value - 1) / width
     tail_below, tail_above = _tail(below), _tail(above)
-    mean = torch.where(low, value - width * tail_below, pixels)
-    mean = torch.where(high, value + width * tail_above, mean)
-    square = torch.where(low, width.square() * (1 - below * tail_below), (pixels - value).square())
-    return mean, torch.where(high, width.square() * (1 - above * tail_above), square)
+    mean = distance + number * start + low * (value - width * tail_below) + high * (value + width * tail_above)
+    squares = square - 2 * away * distance + number * away.square()
+    clipped = low * (1 - below * tail_below) + high * (1 - above * tail_above)
+    return mean, squares.clamp_min(0) + width.square() * clipped
 
 
 def _tail(limit: Tensor) -> Tensor:
