@@ -15,6 +15,7 @@ from lightning_memaudit.callback.model import ModelCall
 from lightning_memaudit.callback.run_inspection import has_spread_weights
 from lightning_memaudit.callback.seen import Seen
 from lightning_memaudit.callback.suggested_call import suggested_call
+from lightning_memaudit.measurement.channels_last import ChannelsLast
 from lightning_memaudit.measurement.lockstep import Lockstep
 from lightning_memaudit.measurement.processes import AuditInterrupted, Processes
 
@@ -71,7 +72,7 @@ class Caller:
         """The model's call on what it sees."""
         processes, precision, strategy = self.processes, self.trainer.precision_plugin, self.trainer.strategy
         default = torch.get_default_dtype()
-        call = self.how.bind(self.pl_module)
+        call: Callable[[Any], Any] = ChannelsLast(self.how.bind(self.pl_module), self.pl_module)
         if has_spread_weights(self.trainer):
             call = self.how.bind(self.pl_module, strategy.model)
             # One for the whole run: it keeps the input of the check before the first step, with which a process that

@@ -158,7 +158,9 @@ class Seen:
         if not self._fits(output.shape, like):
             raise ValueError(self._refusal(output.shape, like))
         # Copied whatever it is: the model may return its input, or a buffer that its next call overwrites.
-        images = output.to(like.device, _precise(output.dtype, like.dtype), copy=True).reshape(self.layout(like))
+        exact = _precise(output.dtype, like.dtype)
+        images = output.to(like.device, exact, copy=True, memory_format=torch.contiguous_format)
+        images = images.reshape(self.layout(like))
         if self.channels_last:
             images = images.movedim(-1, 1).contiguous()
         if not self.normalization.is_identity:

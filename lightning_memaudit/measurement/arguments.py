@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_memaudit.measurement.channels_last import ChannelsLast
 from lightning_memaudit.measurement.groups import ImageSource
 from lightning_memaudit.recovery import Autoencoder
 from lightning_memaudit.recovery.checks import lacks_an_axis
@@ -32,18 +33,20 @@ class GivenAutoencoder:
     """
 
     def __init__(self, call: Autoencoder) -> None:
-        self.call = call
         module = module_of(call)
+        self.call = ChannelsLast(call, module)
         weights = [] if module is None else [one for one in module.parameters() if one.is_floating_point()]
         types = {weight.dtype for weight in weights}
         self.dtype = types.pop() if len(types) == 1 else None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Reconstruct a batch; the result shares no memory with anything of the caller's."""
-        result = self.call(images.to(self.dtype or images.dtype, copy=True))
+        result: Tensor = self.call(images.to(self.dtype or images.dtype, copy=True))
         # What is no tensor of real numbers is refused by the check before the first audit, in words.
         is_real = isinstance(result, Tensor) and not result.is_complex()
-        return result.to(images, copy=True) if is_real else result
+        if not is_real:
+            return result
+        return result.to(images, copy=True, memory_format=torch.contiguous_format)
 
 
 def module_of(autoencoder: object) -> nn.Module | None:
