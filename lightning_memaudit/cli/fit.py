@@ -11,6 +11,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_memaudit.callback.memorization_audit import MemorizationAuditCallback
@@ -116,6 +117,14 @@ class AuditCLI(LightningCLI):
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
 
 
+_ENDED_EARLY = {
+    EarlyStoppingReason.DIVERGENCE_THRESHOLD: "diverged",
+    EarlyStoppingReason.NON_FINITE_METRIC: "is not finite any more",
+    EarlyStoppingReason.STOPPING_THRESHOLD: "is as good as was asked for",
+    EarlyStoppingReason.PATIENCE_EXHAUSTED: "did not get better any more",
+}
+
+
 def run_fit(arguments: Sequence[str]) -> int:
     """Train, and audit on the way; without a config the options change the quickstart."""
     quiet()
@@ -123,6 +132,9 @@ def run_fit(arguments: Sequence[str]) -> int:
     arguments = with_quickstart(arguments, **named)
     cli = parse(["fit", *arguments], below=below)
     if cli.trainer.is_global_zero:
+        for stopper in cli.trainer.early_stopping_callbacks:
+            if stopper.stopping_reason in _ENDED_EARLY:
+                print(f"the training ended early: {stopper.monitor} {_ENDED_EARLY[stopper.stopping_reason]}")
         print(f"results: {the_callback(cli.trainer).where.folder(cli.trainer.default_root_dir)}")
         saved = getattr(cli.trainer.checkpoint_callback, "last_model_path", "") or getattr(
             cli.trainer.checkpoint_callback, "best_model_path", ""

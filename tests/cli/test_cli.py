@@ -1,6 +1,7 @@
 """The command line: the quickstart, its config, help, and one clear line for whatever is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,26 @@ def test_fit_without_a_config_runs_the_quickstart(tmp_path, capsys):
     assert {row["num_images"] for row in rows} == {50}
     assert (folder / "figures" / "strip-random-0.5.png").stat().st_size > 10_000
     assert (folder.parent / "checkpoints" / "last.ckpt").exists()
-    assert "results: runs/quickstart/memaudit" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "results: runs/quickstart/memaudit" in printed
+    assert "ended early" not in printed
+
+
+def test_a_training_of_the_paper_that_has_blown_up_ends_and_says_so(capsys):
+    configs = (str(shipped_configs() / "paper" / f"{name}.yaml") for name in ("fc10-tiny-imagenet", "levels"))
+    config, overlay = (f"--config={path}" for path in configs)
+    model = "--model.init_args"
+    status = run(
+        *("fit", config, overlay, "--data=lightning_memaudit.training.data.FacesDataModule"),
+        *("--data.num_train=4", "--data.num_controls=4", "--data.batch_size=4"),
+        *("--memaudit.methods=[autoencoder_iterations]", "--memaudit.patterns=[random-0.5]"),
+        *(f"{model}.network.init_args.width=8", f"{model}.network.init_args.image_shape=[1, 25, 25]"),
+        *(f"{model}.optimizer.init_args.lr=1.0", "--trainer.max_epochs=2000", "--trainer.default_root_dir=runs"),
+    )
+    assert status == 0
+    assert re.search(
+        "the training ended early: train/loss (diverged|is not finite any more)\n", capsys.readouterr().out
+    )
 
 
 def test_the_config_spells_out_the_same_run(capsys):
