@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_memaudit.recovery.batches import replace_rows
+from lightning_memaudit.recovery.batches import replace_rows, same_channels
 from lightning_memaudit.recovery.noisy_fills import estimate_noisy_value
 from lightning_memaudit.recovery.spatial import row_values, sorted_rows, spatial, with_axes
 
@@ -50,6 +50,12 @@ class ConstantFill(NamedTuple):
     def select(self, rows: Tensor) -> "ConstantFill":
         """Only these images."""
         return ConstantFill(*(field[rows] for field in self))
+
+    def is_same(self, other: "ConstantFill") -> Tensor:
+        """Whether another one of the same images is searched likewise: no noise, and the same mask, (B,) bool."""
+        masks = same_channels([self.mask, other.mask])
+        same = (masks[0] == masks[1]).flatten(1).all(1) & (self.per_channel == other.per_channel)
+        return same & self.present & other.present & (self.noise == 0) & (other.noise == 0)
 
 
 def find_constant_fill(observed: Tensor, noise: float | None = None) -> ConstantFill:

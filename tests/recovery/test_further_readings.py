@@ -115,3 +115,24 @@ def test_a_further_reading_is_tried_where_the_error_is_poor_if_as_much_is_hidden
     assert (ERROR_PER_SCORE * score * 7 / 16 >= poor) == comes_back
     assert bool((found.image - stored).square().mean() < 1e-6) == comes_back
     assert bool(found.num_evaluations > without.num_evaluations) == comes_back
+
+
+def test_a_reading_that_was_given_up_is_not_searched_again(monkeypatch):
+    """A channel that is white in half of the image, over a black block: two readings of one kind after the other."""
+    images = smooth_images(8, size=12, channels=3)
+    images[:, :1] = torch.where(images[:, 1:2] > images[:, 1:2].mean(), 1.0, images[:, :1])
+    images[..., :4, :] = 0
+    searched, original = [], BlindRecovery._search_fill
+
+    def watched(method, autoencoder, observed, fill, share):
+        searched.extend(zip(observed.clone(), fill.mask.expand_as(observed).clone(), strict=True))
+        return original(method, autoencoder, observed, fill, share)
+
+    monkeypatch.setattr(BlindRecovery, "_search_fill", watched)
+    BlindRecovery(certification=None)(associative(uniform((8, 3, 12, 12))), images)
+    several = 0
+    for image in images:
+        masks = [mask for observed, mask in searched if torch.equal(observed, image)]
+        several += len(masks) > 1
+        assert len({mask.numpy().tobytes() for mask in masks}) == len(masks)
+    assert several >= 4

@@ -206,15 +206,17 @@ class BlindRecovery:
         found = found._replace(relied_on_mask=found.relied_on_mask & ~(readings.has_other | readings.has_block))
         poor = error_under(found.candidate, readings.other) >= self.tuning.good_error
         rows = (readings.has_other & poor & ~found.nothing_else).nonzero().squeeze(1)
+        given_up = torch.zeros_like(poor)
         if len(rows):
             share = readings.second_share(found.num_evaluations)[rows]
             second = self._search_fill(autoencoder, observed[rows], readings.other.select(rows), share)
+            given_up[rows] = share - second.num_evaluations >= self._enough
             found = improve(found, rows, second)
         if not self.noise:
             # Of many values a few may be too rare to be seen: trimmed iterations tell these at little cost.
             found = self._fit_mask(autoencoder, observed, readings, found, budget)
             found = self._trim_many(autoencoder, observed, readings, found, budget)
-        found = self._read_further(autoencoder, observed, readings.fill, found, budget)
+        found = self._read_further(autoencoder, observed, readings, found, budget, given_up)
         return found if self.noise else self._trim_others(autoencoder, observed, readings, found, budget)
 
     @property
@@ -224,13 +226,20 @@ class BlindRecovery:
         return 1 + len(round_.penalties) * (round_.num_iterations + self.tuning.refinements)
 
     def _read_further(
-        self, autoencoder: Autoencoder, observed: Tensor, fill: ConstantFill, found: SearchResult, budget: int
+        self,
+        autoencoder: Autoencoder,
+        observed: Tensor,
+        readings: Readings,
+        found: SearchResult,
+        budget: int,
+        given_up: Tensor,
     ) -> SearchResult:
         """Spend what is left on other readings of the observations whose first one came to little.
 
         Most images that come to nothing are simply not stored: only those are searched again whose observation itself
-        speaks for another reading.
+        speaks for another reading, and not for one that was ``given_up``, (B,) bool, as their second one.
         """
+        fill = readings.fill
         for reading in FURTHER_READINGS:
             # A wrong reading may leave an error that is not good, yet not doubtful: most of its mask may be right.
             left = in_steps(budget - found.num_evaluations)
@@ -240,6 +249,7 @@ class BlindRecovery:
                 break
             speaks, other = reading(observed[rows], fill.select(rows), self.noise)
             speaks &= error_under(found.candidate.select(rows), other) >= self.tuning.fair_error
+            speaks &= ~(given_up[rows] & other.is_same(readings.other.select(rows)))
             part = rows[speaks]
             if len(part):
                 second = self._search_fill(autoencoder, observed[part], other.select(speaks), left[part])
