@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lightning_memaudit.measurement.engine import audit
     from lightning_memaudit.results.audit_report import AuditReport
 
-__version__ = "0.3.10"
+__version__ = "0.3.11"
 __all__ = ["AuditReport", "MemorizationAuditCallback", "__version__", "audit"]
 
 _PLACES = {
