@@ -64,5 +64,7 @@ def _is_convolutional(module: nn.Module) -> bool:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    """By ``torch.compile(module)`` or ``module.compile()``."""
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    """By ``torch.compile(module)``, ``module.compile()``, or ``torch.compile`` of its forward."""
+    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+        return True
+    return hasattr(module.forward, "_torchdynamo_orig_callable")

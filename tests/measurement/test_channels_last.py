@@ -74,11 +74,22 @@ def test_what_has_no_convolution_of_images_gets_them_as_they_are(module):
     assert module.strides == [FIRST]
 
 
-def test_compiled_modules_get_images_as_they_were_compiled_for():
+@pytest.mark.parametrize("compiled", ["whole", "in place", "forward", "part"])
+def test_compiled_modules_get_images_as_they_were_compiled_for(compiled):
     module = convolutional()
-    module._compiled_call_impl = module.forward  # as by module.compile(), which takes long
-    GivenAutoencoder(module)(images())
-    assert module.strides == [FIRST]
+    if compiled == "whole":
+        outer = torch.compile(module, backend="eager")
+    elif compiled == "in place":
+        (outer := module).compile(backend="eager")
+    elif compiled == "forward":
+        (outer := module).forward = torch.compile(module.forward, backend="eager")
+    else:
+        (outer := module).layers[0] = torch.compile(module.layers[0], backend="eager")
+    given = []
+    call = GivenAutoencoder(outer)
+    call.call.call = given.append  # compiling takes long
+    call(images())
+    assert [one.stride() for one in given] == [FIRST]
 
 
 def test_other_errors_and_inputs_are_left_alone():
