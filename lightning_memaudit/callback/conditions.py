@@ -126,26 +126,6 @@ def conditions_of(batch: Any, path: Path = ()) -> list[Condition]:
     return [Condition(batch, path, row) for row in range(len(_images(batch, path)))]
 
 
-def path_of(batch: Any, part: Any) -> tuple[int | str, ...] | None:
-    """The path to the very object ``part`` within a batch; None where it is not found.
-
-    >>> images = torch.rand(2, 1, 8, 8)
-    >>> path_of([torch.tensor([3, 5]), {"x": images}], images)
-    (1, 'x')
-    """
-    return _path_of(batch, part, DEEPEST)
-
-
-def _path_of(node: Any, part: Any, depth: int) -> tuple[int | str, ...] | None:
-    if node is part:
-        return ()
-    for label, child in _children(node, depth):
-        found = _path_of(child, part, depth - 1)
-        if found is not None:
-            return (label, *found)
-    return None
-
-
 def _images(batch: Any, path: Path) -> Tensor:
     images = select(batch, list(path), "image_key")
     if not isinstance(images, Tensor) or not images.ndim:

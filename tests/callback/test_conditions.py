@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from lightning_memaudit.callback.conditions import Condition, conditions_of, path_of
+from lightning_memaudit.callback.conditions import Condition, conditions_of
 
 IMAGES = torch.rand(4, 1, 2, 3, generator=torch.Generator().manual_seed(0))
 OTHERS = torch.rand(5, 1, 2, 3, generator=torch.Generator().manual_seed(1))
@@ -258,11 +258,3 @@ def test_a_batch_that_contains_itself_ends():
     batch = {"x": IMAGES[:2], "y": torch.tensor([1, 2])}
     batch["self"] = SimpleNamespace(batch=batch)
     assert conditions_of(batch, ["x"])[0].batch_with(OTHERS)["y"].tolist() == [1] * 5
-
-
-def test_the_path_of_a_part():
-    batch = {"a": (1, [Frozen(IMAGES)]), "b": IMAGES.clone()}
-    assert path_of(batch, IMAGES) == ("a", 1, 0, "image")
-    assert path_of(batch, batch["b"]) == ("b",)
-    assert path_of(IMAGES, IMAGES) == ()
-    assert path_of(batch, OTHERS) is None
