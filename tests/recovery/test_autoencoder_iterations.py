@@ -66,12 +66,12 @@ def test_images_on_their_way_at_a_constant_pace_arrive(kind, pace):
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float32])
-@pytest.mark.parametrize("growth", [0.03, 0.1, 0.3])
-def test_images_that_leave_a_repeller_slowly_arrive(kind, growth):
+@pytest.mark.parametrize(("growth", "start"), [(0.03, 0.01), (0.1, 0.002), (0.1, 0.01), (0.3, 0.01)])
+def test_images_that_leave_a_repeller_slowly_arrive(kind, growth, start):
     def autoencoder(images):  # logistic growth from 0, which repels, to 0.8, which attracts
         return (images + growth * images * (1 - images / 0.8)).to(kind).float()
 
-    recovery = AutoencoderIterations(num_iterations=400)(autoencoder, torch.full((2, 1, 8, 8), 0.01))
+    recovery = AutoencoderIterations(num_iterations=400)(autoencoder, torch.full((2, 1, 8, 8), start))
     assert ((recovery.image - 0.8).abs() < 0.02).all()
 
 
