@@ -23,13 +23,15 @@ ALWAYS_UNCHECKED = [
     "all columns of the results are known",
     "that the recoveries came out of the autoencoder",
     "which images were trained on",
-    "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts)",
+    "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts, certification, "
+    "gradients_used)",
     "whether version 0.1.0 wrote the run",
-    "whether anything was left out (images, patterns, methods, audits)",
+    "whether anything was left out (images, patterns, methods, audits, reference models, extraction)",
     "recoveries without saved arrays",
     "weights",
     "what the figures show",
     "threshold, trigger, epoch, step, times and all else in run.json (settings, notes, model, machine, versions)",
+    "what an audit was expected to cost, took, and was cut by",
     "whether someone made all hashes anew",
 ]
 
