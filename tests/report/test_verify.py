@@ -21,6 +21,7 @@ ALWAYS_UNCHECKED = [
     "baselines are what they fill in",
     "what is left out shows what counts",
     "all columns of the results are known",
+    "the page calls the run as its folder is called",  # which was copied since
     "that the recoveries came out of the autoencoder",
     "which images were trained on",
     "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts, certification, "

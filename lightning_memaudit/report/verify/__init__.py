@@ -90,6 +90,7 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
     ]
     if is_true(checks):  # drawing the page of results that are not true takes long, and shows nothing
         checks.append(guarded("the page says what the report says", page.same_page, folder, document))
+        checks.append(guarded("the page calls the run as its folder is called", page.same_name, folder))
     checks += guarded_all(unchecked, folder, saved, checkpoint is not None)
     return sorted(checks, key=lambda check: check.passed is None)
 
