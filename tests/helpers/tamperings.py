@@ -286,6 +286,15 @@ AFTERWARDS = {
         document(lambda one: (one["verdict"].update(outcome="not_memorized"), one["tool"].update(version="9.9.9"))),
         DOCUMENT,
     ),
+    "whether the negative control held, by another version": (
+        document(
+            lambda one: (
+                one["negative_control"].update(passed=not one["negative_control"]["passed"]),
+                one["tool"].update(version="9.9.9"),
+            )
+        ),
+        DOCUMENT,
+    ),
     "a rate": (document(lambda one: one["rates"][0].update(recovery_rate=0.0)), DOCUMENT),
     "the history": (document(lambda one: one["history"].pop(0)), DOCUMENT),
     "the limits": (document(lambda one: one["limits"].pop()), DOCUMENT),

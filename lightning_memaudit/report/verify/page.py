@@ -20,7 +20,7 @@ _DRAWN = re.compile(r'<svg.*?</svg>|src="data:[^"]*"', re.DOTALL)
 
 
 def same_name(name: str, folder: RunFolder) -> Check:
-    """What its pages call the run, which are any words, is the name of its folder as long as that stays where it was."""
+    """What its pages call the run, which may be any words, is the name of its folder, until that is moved."""
     texts = [_text(folder, page) for page in (HTML, BARE_HTML) if is_own(folder.path / page)]
     names = {called for text in texts if (called := _called(text)) is not None}
     here = printable(run_name(folder))
