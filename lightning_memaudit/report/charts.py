@@ -20,6 +20,7 @@ from lightning_memaudit.report.style import (
     LEGEND_WIDTH,
     MEMBERS,
     figure_style,
+    in_lines,
     method_label,
 )
 from lightning_memaudit.report.svg import to_svg
@@ -125,7 +126,7 @@ def dots(
             panel.set_xticks(range(len(groups)), groups)
             panel.set_xlim(-0.6, len(groups) - 0.4)
             panel.grid(axis="x", visible=False)
-            panel.set_title(pattern, loc="left", fontweight="bold", fontsize=9, pad=12)
+            panel.set_title(in_lines(pattern, 21), loc="left", fontweight="bold", fontsize=9, pad=12)
         for panel in axes[::columns]:
             panel.set_ylabel(label)
     return figure, f" {'; '.join(beyond)}, and drawn there." if beyond else ""
@@ -196,7 +197,7 @@ def fraction_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
         words = []
         for panel, (family, points) in zip(axes, families.items(), strict=True):
             _fraction_panel(panel, points)
-            panel.set_title(family, loc="left", fontweight="bold")
+            panel.set_title(in_lines(family, 32), loc="left", fontweight="bold")
             panel.set_xlabel("missing pixels")
             words += [
                 f"{fraction:.0%} missing ({family}): {finding['members']['recovered']['rate'] or 0:.0%} of members"
