@@ -153,6 +153,10 @@ def test_verify_compares_the_weights_of_a_checkpoint(run, tmp_path, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("The checkpoint holds other weights than those that the report is about.")
     assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "none.ckpt")]) == 2
+    torch.save({"state_dict": {"weight": torch.arange(4.0, device="meta")}}, tmp_path / "empty.ckpt")
+    capsys.readouterr()
+    assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "empty.ckpt")]) == 1
+    assert "they cannot be read: Cannot copy out of meta tensor" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"state_dict": {"extra": (1, 2)}}, {"epoch": 3}])
