@@ -107,7 +107,7 @@ def in_lines(pattern: str, length: int) -> str:
     A panel whose title is longer than it is wide would be made as narrow as the layout can make it.
 
     >>> in_lines("random-0.9+noise-0.05+fill-noise", 24), in_lines("random-0.9", 4)
-    ('random-0.9+noise-0.05\\n+fill-noise', 'random-0.9')
+    ('random-0.9+noise-0.05\n+fill-noise', 'random-0.9')
     """
     lines = [""]
     for part in re.split(r"(?=\+)", pattern):
