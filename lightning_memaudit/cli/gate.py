@@ -95,8 +95,8 @@ class Gate:
         to_stdout = self.format is not None and self.output is None
         with _stdout_kept_clear() if to_stdout else nullcontext():
             runs = [
-                GatedRun(folder, document, Examined.of(document, self.conditions, self.strict), untrue)
-                for folder, document, untrue in work()
+                GatedRun(one.folder, one.document, self._examined(one.document), one.untrue, one.unshown)
+                for one in work()
             ]
             for run in runs if self.is_asked_for else ():
                 _print_findings(run, named=len(runs) > 1)
@@ -110,6 +110,9 @@ class Gate:
                 write_text(self.output, text)
         return code
 
+    def _examined(self, document: Document) -> Examined:
+        return Examined.of(document, self.conditions, self.strict)
+
 
 class Result(NamedTuple):
     """What a command found of one run.
@@ -118,6 +121,7 @@ class Result(NamedTuple):
         folder: Of the results.
         document: The content of ``report.json``.
         untrue: What is wrong with the results, where they were checked.
+        unshown: Why nothing but the results speaks for them, if so.
 
     >>> Result(Path("runs/a/memaudit"), {}).untrue
     ()
@@ -126,6 +130,7 @@ class Result(NamedTuple):
     folder: Path
     document: Document
     untrue: tuple[str, ...] = ()
+    unshown: str | None = None
 
 
 def gate_help(command: str) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 from lightning_memaudit.cli.gate import OPTIONS as GATE_OPTIONS
 from lightning_memaudit.cli.gate import Gate, Result
 from lightning_memaudit.cli.main import DONE, FAILED, PROGRAM, UsageError, hint, legible
+from lightning_memaudit.report.gate_formats import Document
 from lightning_memaudit.results.chain import audit_sha256, by_audit
 from lightning_memaudit.results.names import DEFAULT_NAME
 from lightning_memaudit.results.run_folder import RunFolder
@@ -143,15 +144,17 @@ def _write_reports(folders: Sequence[RunFolder], options: argparse.Namespace, ch
             add_to_manifest(folder, printed)
             print(printable(str(printed)))
     return [
-        Result(folder.path, report.document, _untrue(folder) if checked else ())
+        _checked(folder, report.document) if checked else Result(folder.path, report.document)
         for folder, report in zip(folders, written, strict=True)
     ]
 
 
-def _untrue(folder: RunFolder) -> tuple[str, ...]:
-    from lightning_memaudit.report.verify import verify
+def _checked(folder: RunFolder, document: Document) -> Result:
+    from lightning_memaudit.report.verify import NOT_SHOWN, is_shown, verify
 
-    return tuple(f"{check.name}: {check.detail}" for check in verify(folder) if check.passed is False)
+    checks = verify(folder)
+    untrue = tuple(f"{check.name}: {check.detail}" for check in checks if check.passed is False)
+    return Result(folder.path, document, untrue, None if is_shown(checks) else NOT_SHOWN)
 
 
 def _figure_beside(page: Path) -> Path:

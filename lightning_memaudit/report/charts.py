@@ -20,6 +20,7 @@ from lightning_memaudit.report.style import (
     LEGEND_WIDTH,
     MEMBERS,
     figure_style,
+    in_lines,
     method_label,
 )
 from lightning_memaudit.report.svg import to_svg
@@ -29,6 +30,8 @@ Row = Mapping[str, Any]
 _SURVIVORS: Any = (("controls", CONTROLS, CONTROL_DASHES), ("members", MEMBERS, "-"))
 SHOWN_PSNR = (-20.0, 60.0)
 """Recoveries beyond these many dB are drawn there, and counted: they say no more."""
+_COLUMNS = 5
+"""Panels side by side: with more, letters become too small to read."""
 MAX_DOTS = 400
 """Images of a group that are drawn as dots: the first, which are as good as any."""
 
@@ -73,9 +76,13 @@ def dots(
     groups = [group for group in ("members", "controls") if group in judgement["reconstruction"]]
     beyond = []
     with figure_style():
-        figure = Figure(figsize=(1.2 + 1.7 * len(patterns), 2.9), layout="constrained")
-        axes = figure.subplots(1, len(patterns), squeeze=False, sharey=True)[0]
-        for panel, pattern in zip(axes, patterns, strict=True):
+        lines = -(-len(patterns) // _COLUMNS)
+        columns = -(-len(patterns) // lines)
+        figure = Figure(figsize=(1.2 + 1.7 * columns, 2.9 * lines), layout="constrained")
+        axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+        for panel in axes[len(patterns) :]:
+            panel.set_visible(False)
+        for panel, pattern in zip(axes, patterns, strict=False):
             for place, group in enumerate(groups):
                 values = [image[quantity].get(pattern) for image in document["images"] if image["group"] == group]
                 present = [value for value in values if value is not None][:MAX_DOTS]
@@ -119,8 +126,9 @@ def dots(
             panel.set_xticks(range(len(groups)), groups)
             panel.set_xlim(-0.6, len(groups) - 0.4)
             panel.grid(axis="x", visible=False)
-            panel.set_title(pattern, loc="left", fontweight="bold", fontsize=9, pad=12)
-        axes[0].set_ylabel(label)
+            panel.set_title(in_lines(pattern, 21), loc="left", fontweight="bold", fontsize=9, pad=12)
+        for panel in axes[::columns]:
+            panel.set_ylabel(label)
     return figure, f" {'; '.join(beyond)}, and drawn there." if beyond else ""
 
 
@@ -133,7 +141,7 @@ def image_chart(document: Mapping[str, Any], prefix: str) -> Markup:
         document, "psnr", (SHOWN_PSNR[0], max(SHOWN_PSNR[1], threshold)), threshold, "PSNR of the recovery (dB)"
     )
     with figure_style():
-        figure.axes[-1].annotate(
+        figure.axes[len(judgement["patterns"]) - 1].annotate(
             f"recovered:\n≥ {threshold:g} dB",
             (1, threshold),  # beside the last panel, where no dot can be
             (4, 0),
@@ -189,7 +197,7 @@ def fraction_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
         words = []
         for panel, (family, points) in zip(axes, families.items(), strict=True):
             _fraction_panel(panel, points)
-            panel.set_title(family, loc="left", fontweight="bold")
+            panel.set_title(in_lines(family, 32), loc="left", fontweight="bold")
             panel.set_xlabel("missing pixels")
             words += [
                 f"{fraction:.0%} missing ({family}): {finding['members']['recovered']['rate'] or 0:.0%} of members"

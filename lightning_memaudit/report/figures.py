@@ -16,6 +16,7 @@ from lightning_memaudit.report.style import (
     LEGEND_WIDTH,
     drawn_name,
     figure_style,
+    in_lines,
     logarithmic,
     method_label,
     occasion_words,
@@ -74,7 +75,7 @@ def rate_figure(rows: Sequence[Row], width: float = 4.4, height: float = 3.3, pr
         logarithmic(axes[0], losses)  # shared by all: training goes to the right
         for pattern, panel in zip(patterns, axes, strict=False):
             draw_rates(panel, [row for row in rows if row["pattern"] == pattern], methods, _loss, primary)
-            panel.set_title(pattern, loc="left", fontweight="bold")
+            panel.set_title(in_lines(pattern, int(10 * width)), loc="left", fontweight="bold")
         for panel in axes[len(patterns) :]:
             panel.set_visible(False)
         for index, panel in enumerate(axes):

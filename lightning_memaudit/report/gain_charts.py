@@ -11,8 +11,8 @@ from lightning_memaudit.report.labels import TRAIN_LOSS
 from lightning_memaudit.report.style import MEMBERS, figure_style, logarithmic
 from lightning_memaudit.report.svg import to_svg
 
-_SHOWN = 30.0
-"""Gains beyond this many dB, either way, are drawn there: they say no more."""
+_SHOWN = (-30.0, 60.0)
+"""Gains beyond these many dB are drawn there: they say no more."""
 
 
 def gain_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
@@ -20,7 +20,7 @@ def gain_chart(document: Mapping[str, Any], prefix: str) -> Markup | None:
     judgement = document["judgement"]
     if judgement["gain"] is None:
         return None
-    figure, beyond = dots(document, "recovery_gain", (-_SHOWN, _SHOWN), 0, "dB over the best baseline")
+    figure, beyond = dots(document, "recovery_gain", _SHOWN, 0, "dB over the best baseline")
     words = "; ".join(
         f"{one['pattern']}: median {one['members']:+.1f} dB for members"
         + ("" if one["controls"] is None else f", {one['controls']:+.1f} for controls")

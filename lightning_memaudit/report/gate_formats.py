@@ -29,6 +29,7 @@ class GatedRun:
         document: The content of its ``report.json``.
         examined: What the conditions say of it.
         untrue: What ``verify`` finds wrong with it.
+        unshown: Why nothing but the results speaks for them, where ``verify`` says so.
 
     >>> from lightning_memaudit.results.gate import Condition
     >>> numbers = {"outcome": "memorized", "num_memorized": 3}
@@ -42,11 +43,14 @@ class GatedRun:
     document: Document
     examined: Examined
     untrue: tuple[str, ...] = ()
+    unshown: str | None = None
 
     def findings(self) -> Iterator["Finding"]:
         """What is not true, every condition, then the verdict."""
         for problem in self.untrue:
             yield Finding(TRUTH, TRUTH, "untrue", printable(f"the results are not true: {problem}"))
+        if self.unshown is not None:
+            yield Finding(TRUTH, TRUTH, "noted", f"the results were taken as they are written: {self.unshown}")
         for condition, holds in self.examined.held.items():
             value, text = self.examined.numbers[condition.name], str(condition)
             if holds is None:
@@ -92,6 +96,7 @@ def json_text(runs: Sequence[GatedRun], exit_code: int) -> str:
             {
                 "results": str(run.folder),
                 "untrue": list(run.untrue),
+                "unshown": run.unshown,
                 "report_sha256": run.document.get("report_sha256"),
                 "verdict": run.document["verdict"],
                 "numbers": dict(run.examined.numbers),

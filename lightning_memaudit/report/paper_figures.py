@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lightning_memaudit.report.document import missing_fraction, run_name
-from lightning_memaudit.report.labels import MEMBERS_MSE, printable, saved_names
+from lightning_memaudit.report.labels import MEMBERS_MSE, saved_names, shortened
 from lightning_memaudit.report.rates import draw_rates, rate_legend
 from lightning_memaudit.report.selection import best_median_worst, center_of
 from lightning_memaudit.report.sheet import titled_sheet
@@ -17,6 +17,7 @@ from lightning_memaudit.report.style import (
     drawable,
     drawn_name,
     figure_style,
+    in_lines,
     method_label,
     occasion_words,
 )
@@ -158,7 +159,7 @@ def fraction_figure(folders: Sequence[RunFolder], primary: str | None = None) ->
                 draw_rates(panel, families[kind], methods, _missing, primary)
                 loss = families[kind][0]["train_loss"]
                 suffix = "" if loss is None else f", {MEMBERS_MSE} {loss:.1e}"
-                title = f"{drawable(printable(name))}, {kind}{suffix}"
+                title = f"{drawable(shortened(name))}\n{in_lines(kind, 16)}{suffix}"
                 panel.set_title(title, loc="left", fontsize=9, fontweight="bold", parse_math=False)
             line[0].set_ylabel("recovered")
         for panel in axes[-1]:

@@ -1,6 +1,7 @@
 """What all figures share: colours that colour-blind people can tell apart, markers, names, axes."""
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -98,6 +99,22 @@ def drawable(text: str) -> str:
 @cache
 def _characters() -> frozenset[int]:
     return frozenset(font_manager.get_font(font_manager.findfont(RC["font.family"])).get_charmap())
+
+
+def in_lines(pattern: str, length: int) -> str:
+    r"""The name of a pattern as a title, its modifiers in lines of their own where they do not fit into ``length``.
+
+    A panel whose title is longer than it is wide would be made as narrow as the layout can make it.
+
+    >>> in_lines("random-0.9+noise-0.05+fill-noise", 24), in_lines("random-0.9", 4)
+    ('random-0.9+noise-0.05\n+fill-noise', 'random-0.9')
+    """
+    lines = [""]
+    for part in re.split(r"(?=\+)", pattern):
+        if lines[-1] and len(lines[-1] + part) > length:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def occasion_words(pattern: str, occasion: Mapping[str, Any]) -> str:

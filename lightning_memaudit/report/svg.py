@@ -21,7 +21,9 @@ _FAMILY = re.compile(r";? ?font-family: [^;\"]*")
 
 
 def to_svg(figure: Figure, prefix: str, description: str) -> Markup:
-    """The figure as inline SVG: no size of its own, colours of the page, ids that are unique to ``prefix``.
+    """The figure as inline SVG: colours of the page, ids that are unique to ``prefix``, and its width in inches.
+
+    By that the page makes no chart larger than the others, however few panels it has: letters are of one size.
 
     Args:
         figure: Any.
@@ -39,8 +41,8 @@ def to_svg(figure: Figure, prefix: str, description: str) -> Markup:
         )
     text = buffer.getvalue()
     text = smaller(text[text.index("<svg") :], prefix)
-    label = escape(description)
-    text = text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    label, width = escape(description), f"--inches: {figure.get_figwidth():.2f}"
+    text = text.replace("<svg", f'<svg role="img" aria-label="{label}" style="{width}"', 1)
     return Markup(text)  # made here; the one foreign text, the label, is escaped
 
 

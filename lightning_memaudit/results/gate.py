@@ -45,12 +45,12 @@ class Named(NamedTuple):
 NAMES: dict[str, Named] = {
     OUTCOME: Named(f"the verdict: {', '.join(OUTCOMES)}", kind=str),
     "num_memorized": Named("members that came back beyond every baseline", high=math.inf, kind=int),
-    "memorized_rate": Named("the share of them"),
-    "memorized_rate_low": Named("lower end of its 95% interval"),
-    "memorized_rate_high": Named("upper end of it"),
-    "control_memorized_rate": Named("the same of controls"),
+    "memorized_rate": Named("share of members that came back beyond every baseline"),
+    "memorized_rate_low": Named("lower end of the 95% interval of memorized_rate"),
+    "memorized_rate_high": Named("upper end of the 95% interval of memorized_rate"),
+    "control_memorized_rate": Named("share of controls that came back beyond every baseline"),
     "recovery_rate": Named("share of members that reach the threshold, over all patterns"),
-    "control_recovery_rate": Named("the same of controls"),
+    "control_recovery_rate": Named("share of controls that reach the threshold, over all patterns"),
     "extracted": Named("members that came out by themselves", high=math.inf, kind=int),
     "recovery_gain": Named("median recovery gain of members, dB", low=-math.inf, high=math.inf),
     "gain_auroc": Named("AUROC of the recovery gain"),
@@ -199,8 +199,7 @@ def named_numbers(document: Mapping[str, Any]) -> dict[str, Value]:
         "memorized_rate_low": memorized.get("low"),
         "memorized_rate_high": memorized.get("high"),
         "control_memorized_rate": controls.get("rate"),
-        "recovery_rate": _pooled(document, "members"),
-        "control_recovery_rate": _pooled(document, "controls"),
+        **{f"{name}recovery_rate": _pooled(document, group) for name, group in _RATES},
         "extracted": None if extracted is None else extracted["members"]["count"],
         "recovery_gain": gain.get("members"),
         **{_AREAS[name]: area for name, area in areas.items()},
@@ -216,16 +215,18 @@ _AREAS = {
 }
 
 
-def _pooled(document: Mapping[str, Any], group: str) -> float | None:
+def _pooled(document: Mapping[str, Any], group: str, counted: Sequence[str] = ("num_recovered",)) -> float | None:
     """The audited method's rate over all patterns, as loggers get it."""
     method = document["judgement"]["method"]
     rows = [row for row in document["rates"] if row["group"] == group and row["method"] == method]
     total = sum(row["num_images"] for row in rows)
-    return sum(row["num_recovered"] for row in rows) / total if total else None
+    return sum(row.get(name) or 0 for row in rows for name in counted) / total if total else None
 
 
 _OWN_OUTPUT = {"train_loss", "plain_loss_auroc", "reference_auroc", "extracted"}
 """Names that owe nothing to what was recovered from degraded images."""
+
+_RATES = (("", "members"), ("control_", "controls"))
 
 _WHAT_CAME_BACK = {"num_memorized", "memorized_rate", "memorized_rate_low", "memorized_rate_high", "recovery_rate"}
 """Names that say how many came back whole."""
@@ -250,14 +251,17 @@ def _failed(document: Mapping[str, Any]) -> int:
     return sum(row.get("num_failed") or 0 for row in document["rates"] if row["method"] in methods)
 
 
-def _with_untested(document: Mapping[str, Any]) -> dict[str, float]:
-    """Values as they would be had all members come back whose recoveries diverged from every pattern."""
+def _with_untested(document: Mapping[str, Any]) -> dict[str, float | None]:
+    """Values as they would be had all come back whose recoveries diverged; members that count, from every pattern."""
+    every = ("num_recovered", "num_diverged")
+    values = {f"{name}recovery_rate": _pooled(document, group, every) for name, group in _RATES}
     untested, memorized = document["judgement"].get("untested"), document["memorized_rate"]
     if untested is None or memorized is None:
-        return {}
+        return values
     count = min(memorized["num"], memorized["count"] + untested["count"])
     found = Proportion.of(np.arange(memorized["num"]) < count)
-    return {"num_memorized": found.count, "memorized_rate": found.rate or 0.0, "memorized_rate_low": found.low or 0.0}
+    rates = {"memorized_rate": found.rate, "memorized_rate_low": found.low, "memorized_rate_high": found.high}
+    return {**values, **rates, "num_memorized": found.count}
 
 
 def _cut(document: Mapping[str, Any], name: str) -> str | None:
@@ -281,9 +285,9 @@ def _not_shown(document: Mapping[str, Any], condition: Condition, strict: bool) 
     if name not in _OWN_OUTPUT and (failed := _failed(document)):
         return f"{failed} recoveries failed, which counts as if nothing had come back"
     if condition.holds(_with_untested(document).get(name)):
-        untested = document["judgement"]["untested"]
-        of_all = f"{untested['count']} of {untested['num']}"
-        return f"recoveries of {of_all} members diverged, which counts as if nothing had come back"
+        untested = None if name.startswith("control_") else document["judgement"].get("untested")
+        of_all = "" if untested is None else f" of {untested['count']} of {untested['num']} members"
+        return f"recoveries{of_all} diverged, which counts as if nothing had come back"
     if name == "reference_auroc" and (caution := _caution(document)):
         return caution[0].lower() + caution[1:].rstrip(".")
     if name == "gain_auroc" and (told := _told_by_one(document, condition)):

@@ -12,7 +12,11 @@ import numpy as np
 def tensors_sha256(tensors: Mapping[str, Any]) -> str:
     """SHA-256 over names, types, shapes and bytes of tensors, in the order of their names.
 
-    The same for a state dict on any device and for the ``state_dict`` of a checkpoint of it.
+    The same for a state dict on any device and for the ``state_dict`` of a checkpoint of it. Sparse tensors and
+    quantized ones, whose bytes say nothing without their scale, are hashed as what they stand for.
+
+    Raises:
+        RuntimeError: One has no values that can be read, such as one on the meta device.
     """
     import torch  # only whoever has tensors pays for it
 
@@ -21,8 +25,13 @@ def tensors_sha256(tensors: Mapping[str, Any]) -> str:
         value = tensors[name]
         if not hasattr(value, "detach"):
             continue  # extra state that is no tensor
-        tensor = value.detach().cpu().contiguous()
+        tensor = value.detach().cpu()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.is_quantized:
+            tensor = tensor.dequantize()
+        if tensor.layout != torch.strided:
+            tensor = tensor.to_dense()
+        tensor = tensor.resolve_conj().resolve_neg().contiguous()
         if tensor.numel():
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

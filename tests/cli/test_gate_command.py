@@ -178,9 +178,8 @@ def test_what_is_wrong_is_one_line_before_anything_runs(runs, monkeypatch, capsy
 def run_report(runs, *options):
     """By a process of its own, which verifies and draws nothing: what it writes to stdout, whoever writes it."""
     code = (
-        "import sys, types; from lightning_memaudit.cli.main import main\n"
-        "verify = types.SimpleNamespace(verify=lambda folder: [])\n"
-        "sys.modules['lightning_memaudit.report.verify'] = verify\n"
+        "import sys; from lightning_memaudit.cli.main import main\n"
+        "import lightning_memaudit.report.verify as verify; verify.verify = lambda folder: []\n"
         "import lightning_memaudit.report.write as write; write.render = lambda *_: '<p>a page</p>'\n"
         "sys.exit(main(sys.argv[1:]))"
     )
@@ -312,6 +311,25 @@ def test_results_that_are_not_true_pass_no_gate(edited, monkeypatch, capsys):
     log = json.loads(Path("gate.sarif").read_text())
     jsonschema.validate(log, SARIF)
     assert {one["level"] for one in log["runs"][0]["results"] if one["ruleId"] == "truth"} == {"error"}
+
+
+@pytest.mark.parametrize("passed", [True, None])
+def test_a_gate_says_that_no_recovery_speaks_for_the_results(runs, monkeypatch, capsys, passed):
+    scored = [Check("recoveries score as the results say", passed, "0 recoveries scored again")]
+    monkeypatch.setattr("lightning_memaudit.report.verify.verify", lambda _: scored)
+    for name in ("json", "junit", "sarif"):
+        asked = ["--fail_if=num_memorized<1", f"--format={name}", f"--output=gate.{name}"]
+        assert main(["report", runs[0], *QUIET, *asked]) == 0, "that was not asked for, but it is said"
+    said = "gate: the results were taken as they are written: no recovery was saved that could show these to be true"
+    assert (said in capsys.readouterr().out) == (passed is None)
+    assert bool(json.loads(Path("gate.json").read_text())["runs"][0]["unshown"]) == (passed is None)
+    skipped = check_junit(Path("gate.junit").read_text()).findall("testsuite/testcase[@name='truth']/skipped")
+    assert len(skipped) == (passed is None)
+    log = json.loads(Path("gate.sarif").read_text())
+    jsonschema.validate(log, SARIF)
+    assert [(one["ruleId"], one["level"]) for one in log["runs"][0]["results"]] == (
+        [] if passed else [("truth", "warning")]
+    )
 
 
 def test_what_an_earlier_gate_said_does_not_stay_where_this_one_fails(runs, monkeypatch):

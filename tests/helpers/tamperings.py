@@ -56,7 +56,10 @@ DOCUMENT = "the report follows from the results files"
 OWN_HASH = "report.json is as it was written"
 FILES = "page and figures are as they were written"
 UNREADABLE = "unreadable"
-NO_AUTOENCODER = "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts)"
+NO_AUTOENCODER = (
+    "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts, certification, "
+    "gradients_used)"
+)
 NO_ARRAYS = "recoveries without saved arrays"
 WRITTEN = "threshold, trigger, epoch, step, times and all else in run.json (settings, notes, model, machine, versions)"
 HASHES = "whether someone made all hashes anew"
@@ -65,7 +68,6 @@ GONE = "audits that are not there"
 LOSSES = "the train loss follows from the members' own reconstructions"
 PLAN = "every pattern and method of run.json was run"
 ORDER = "no audit was before the one that it follows"
-LEFT_OUT = "whether anything was left out (images, patterns, methods, audits)"
 
 NUM_MEMBERS = 12
 """Of the run that is changed."""
@@ -282,6 +284,15 @@ AFTERWARDS = {
     ),
     "the outcome, by another version": (
         document(lambda one: (one["verdict"].update(outcome="not_memorized"), one["tool"].update(version="9.9.9"))),
+        DOCUMENT,
+    ),
+    "whether the negative control held, by another version": (
+        document(
+            lambda one: (
+                one["negative_control"].update(passed=not one["negative_control"]["passed"]),
+                one["tool"].update(version="9.9.9"),
+            )
+        ),
         DOCUMENT,
     ),
     "a rate": (document(lambda one: one["rates"][0].update(recovery_rate=0.0)), DOCUMENT),

@@ -65,7 +65,7 @@ def drawn_page(finished, tmp_path_factory):
 @pytest.fixture(scope="session")
 def comparison(finished, tmp_path_factory):
     """One page on three runs, with the charts."""
-    options = {"memorizes": False, "identity": True, "color": True, "train_losses": (1e-4,)}
+    options = {"memorizes": False, "identity": True, "color": True, "train_losses": (1e-4,), "network": "UNet"}
     other = make_run_folder(tmp_path_factory.mktemp("identity"), **options)
     third = make_run_folder(tmp_path_factory.mktemp("few"), num_controls=0, train_losses=(1e-4,))
     path = tmp_path_factory.mktemp("page") / "all.html"

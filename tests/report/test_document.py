@@ -80,3 +80,17 @@ def test_hashes_are_of_the_content(finished):
     assert tensors_sha256(state) != tensors_sha256({**state, "b": torch.arange(3.0) + 1e-6})
     assert tensors_sha256(state) != tensors_sha256({"b": torch.arange(3.0).reshape(3, 1), "a": torch.tensor(1)})
     assert tensors_sha256({"w": torch.ones(2, dtype=torch.bfloat16)})
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize:UserWarning", "ignore:Sparse invariant:UserWarning")
+def test_hashes_of_tensors_are_of_what_their_bytes_stand_for():
+    """A scale beside the bytes, indices beside the values, a sign that is not yet taken."""
+    bytes_ = torch.arange(4, dtype=torch.uint8)
+    quantized = [torch._make_per_tensor_quantized_tensor(bytes_, scale, 0) for scale in (0.1, 0.1, 0.2)]
+    sparse = [torch.sparse_coo_tensor([[place]], [1.0], (3,)) for place in (0, 0, 1)]
+    conjugate = [torch.tensor([1 + 1j]), torch.tensor([1 - 1j]).conj(), torch.tensor([1 + 1j]).conj()]
+    for tensors in (quantized, sparse, conjugate):
+        one, same, other = (tensors_sha256({"w": tensor}) for tensor in tensors)
+        assert one == same != other
+    with pytest.raises(RuntimeError):
+        tensors_sha256({"w": torch.ones(2, device="meta")})

@@ -19,6 +19,7 @@ from lightning_memaudit import MemorizationAuditCallback
 from lightning_memaudit.report.document import build_document
 from lightning_memaudit.report.verify import arrays, described, extraction, left_out, repeated, rows, verify
 from lightning_memaudit.report.verify.check import guarded
+from lightning_memaudit.report.verify.unchecked import unchecked
 from lightning_memaudit.report.write import write_report
 from lightning_memaudit.results.chain import CHAIN, SEAL
 from lightning_memaudit.results.run_folder import RunFolder
@@ -166,3 +167,19 @@ def test_what_is_named_is_there_and_is_said(honest):
         there = {".".join(path) for path in paths(content)}
         assert set(fields) <= there, f"{name} does not hold them any more"
         assert all(any(part in line for line in said) for part in fields.values())
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_is_taken_out_of_all_rows_is_still_named(honest, tmp_path, name):
+    fields = NAMED[name] | ({"extraction": "extraction"} if name == "audits.jsonl" else {})
+    for number, (field, part) in enumerate(fields.items()):
+        folder = RunFolder(shutil.copytree(honest.path, tmp_path / f"{number}"))
+        contents = [folder.run()] if name == "run.json" else read_rows(folder.path / name)
+        for content in contents:
+            *places, last = field.split(".")
+            for place in places:
+                content = content[place] or {}
+            content.pop(last, None)
+        write_rows(folder.path / name, contents)
+        assert any(part in check.name for check in unchecked(folder, folder.newest_recoveries(), False)), field
+        shutil.rmtree(folder.path)

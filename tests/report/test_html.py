@@ -182,7 +182,9 @@ def test_page_in_a_browser(drawn_page, comparison, tmp_path):
             "const button = table.querySelectorAll('th button')[2]; button.click(); button.click();"
             "document.title = [...table.tBodies[0].rows].map(row => row.cells[2].textContent.trim()).join('|')"
             " + '#' + performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"
-            " + '#' + (document.documentElement.scrollWidth <= innerWidth);</script>"
+            " + '#' + (document.documentElement.scrollWidth <= innerWidth"
+            " && [...document.querySelectorAll('.runs')].every(one => one.offsetWidth <= one.parentNode.clientWidth));"
+            "</script>"
         )
         probe.write_text(path.read_text().replace("</body>", script + "</body>"))
         log = tmp_path / f"net-{number}.json"

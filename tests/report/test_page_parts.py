@@ -244,6 +244,6 @@ def test_a_comparison_names_the_model_once_where_it_is_the_same(tmp_path):
         write_html(folders[:number], documents[:number], tmp_path / f"{number}.html").read_text() for number in (2, 3)
     )
     assert f"Model of all: {name}, " in same
-    assert "<button>model</button>" not in same
+    assert "<button>model, parameters</button>" not in same
     assert "Model of all" not in other
-    assert "<button>model</button>" in other
+    assert "<button>model, parameters</button>" in other

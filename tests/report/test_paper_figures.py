@@ -138,10 +138,10 @@ def test_rates_against_missing_pixels_of_several_architectures(tmp_path, capsys)
     ]
     figure = fraction_figure(folders)
     assert [panel.get_title(loc="left").split(", members")[0] for panel in figure.axes] == [
-        "fc10, random",
-        "fc10, block",
-        "unet, random",
-        "unet, block",
+        "fc10\nrandom",
+        "fc10\nblock",
+        "unet\nrandom",
+        "unet\nblock",
     ]
     rows = [row for row in folders[1].audits() if row["audit"] == 1 and row["method"] == "blind"]
     rates = {row["pattern"]: row["recovery_rate"] for row in rows if row["group"] == "members"}

@@ -1,6 +1,7 @@
 """What a reader is told can be understood: which average a number is, what a pattern hides, no unit of nothing."""
 
 import io
+import re
 
 import pytest
 import torch
@@ -15,7 +16,10 @@ from lightning_memaudit.measurement.degradations import WITH_FRACTION, WITHOUT_F
 from lightning_memaudit.report import charts
 from lightning_memaudit.report.certificates import certificate_sentence
 from lightning_memaudit.report.document import build_document
+from lightning_memaudit.report.figures import rate_figure
 from lightning_memaudit.report.glossary import glossary
+from lightning_memaudit.report.paper_figures import fraction_figure
+from lightning_memaudit.report.svg import to_svg
 from lightning_memaudit.report.terminal import print_audit
 
 
@@ -111,3 +115,33 @@ def test_the_label_of_the_threshold_lies_on_no_dot(tmp_path, monkeypatch):
     [label] = [text for axes in figure.axes for text in axes.texts if "recovered" in text.get_text()]
     assert label.get_window_extent().x0 > max(axes.get_window_extent().x1 for axes in figure.axes)
     assert label.get_window_extent().x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize(("number", "lines"), [(1, 1), (5, 1), (6, 2), (8, 2)])
+def test_letters_of_a_chart_are_as_large_whatever_the_number_of_patterns(tmp_path, number, lines):
+    patterns = tuple(f"random-0.{one}" for one in range(1, number + 1))
+    run = make_run_folder(tmp_path, patterns=patterns, methods=("blind", "biharmonic"), train_losses=(1e-5,))
+    figure, _ = charts.dots(build_document(run), "psnr", (0.0, 60.0), 30.0, "dB")
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert tuple(axes.get_title(loc="left") for axes in shown) == patterns
+    assert (shown[0].get_gridspec().nrows, figure.get_figheight()) == (lines, pytest.approx(2.9 * lines))
+    width = figure.get_figwidth()
+    assert width <= 10, "more than a page of 60 rem holds at the size of its letters"
+    svg = to_svg(figure, "a", "Dots.")
+    [inches] = re.findall(r'^<svg [^>]*style="--inches: ([0-9.]+)"', svg)
+    [box] = re.findall(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)
+    assert float(inches) == pytest.approx(width, abs=0.01) == pytest.approx(float(box[0]) / 72, abs=0.01)
+
+
+def test_no_title_makes_panels_narrow(tmp_path):
+    patterns = [f"random-0.{missing}+noise-0.05+fill-noise+channels" for missing in (5, 9)]
+    name = "a-rather-long-name-of-a-run-with-learning-rate-0.001-and-batch-size-128"
+    run = make_run_folder(
+        tmp_path / name, patterns=patterns, methods=("blind", "biharmonic"), train_losses=(1e-2, 1e-5)
+    )
+    figures = [rate_figure(run.audits()), rate_figure(run.audits(), width=3.0), fraction_figure([run, run])]
+    for figure in [*figures, charts.dots(build_document(run), "psnr", (0.0, 60.0), 30.0, "dB")[0]]:
+        figure.draw_without_rendering()
+        panels = [axes.get_window_extent().width for axes in figure.axes]
+        assert min(panels) * len({axes.get_position().x0 for axes in figure.axes}) > 0.6 * figure.bbox.width
+        assert figure.get_tightbbox().x1 * figure.dpi <= figure.bbox.x1 + 1, "nothing reaches beyond the border"

@@ -21,15 +21,18 @@ ALWAYS_UNCHECKED = [
     "baselines are what they fill in",
     "what is left out shows what counts",
     "all columns of the results are known",
+    "the page calls the run as its folder is called",  # which was copied since
     "that the recoveries came out of the autoencoder",
     "which images were trained on",
-    "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts)",
+    "what takes the autoencoder (score, reconstruction_psnr, certified, num_evaluations, doubts, certification, "
+    "gradients_used)",
     "whether version 0.1.0 wrote the run",
-    "whether anything was left out (images, patterns, methods, audits)",
+    "whether anything was left out (images, patterns, methods, audits, reference models, extraction)",
     "recoveries without saved arrays",
     "weights",
     "what the figures show",
     "threshold, trigger, epoch, step, times and all else in run.json (settings, notes, model, machine, versions)",
+    "what an audit was expected to cost, took, and was cut by",
     "whether someone made all hashes anew",
 ]
 
@@ -150,6 +153,10 @@ def test_verify_compares_the_weights_of_a_checkpoint(run, tmp_path, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("The checkpoint holds other weights than those that the report is about.")
     assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "none.ckpt")]) == 2
+    torch.save({"state_dict": {"weight": torch.arange(4.0, device="meta")}}, tmp_path / "empty.ckpt")
+    capsys.readouterr()
+    assert main(["verify", str(run.path), "--ckpt_path", str(tmp_path / "empty.ckpt")]) == 1
+    assert "they cannot be read: Cannot copy out of meta tensor" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"state_dict": {"extra": (1, 2)}}, {"epoch": 3}])

@@ -1,5 +1,6 @@
 """The gain hangs on what anyone could have filled in: that is filled in again."""
 
+import re
 import shutil
 
 import numpy as np
@@ -132,6 +133,20 @@ def test_a_page_that_says_something_else_is_found_though_its_hash_is_made_anew(r
     page.write_text(page.read_text().replace(headline, "No memorization found."))
     write_manifest(run, [page])
     assert found(run)[PAGE] is False
+
+
+def test_a_run_that_its_page_calls_otherwise_is_named_as_not_checked(run):
+    page, said = run.path / "report.html", "Audited by the authorities, and found clean"
+    called = re.search('memaudit-run" content="([^"]*)"', page.read_text())[1]
+    for name, passed in ((run.path.parent.name, True), (said, None)):
+        page.write_text(page.read_text().replace(f'content="{called}"', f'content="{name}"'))
+        page.write_text(page.read_text().replace(f"{called} ·", f"{name} ·").replace(f": {called}<", f": {name}<"))
+        write_manifest(run, [page])
+        checks = {check.name: check for check in verify(run)}
+        assert checks[PAGE].passed is True
+        assert checks["the page calls the run as its folder is called"].passed is passed
+        called = name
+    assert "found clean" in checks["the page calls the run as its folder is called"].detail
 
 
 @pytest.mark.slow

@@ -55,9 +55,10 @@ def test_recoveries_that_all_diverged_are_no_absence_and_no_pass(tmp_path):
     document = document_of(tmp_path, report)
     assert document["judgement"]["untested"]["count"] == NUM
     for strict in (False, True):
-        held, why = decided(document, "memorized_rate>0.05", strict)
-        assert held is None
-        assert f"{NUM} of {NUM} members diverged" in why
+        for text in ("memorized_rate>0.05", "memorized_rate_high>0.5", "num_memorized>0", "recovery_rate>0.05"):
+            held, why = decided(document, text, strict)
+            assert held is None
+            assert f"{NUM} of {NUM} members diverged" in why
     assert decided(document, "train_loss>0.5")[0] is False, "that owes nothing to what was recovered"
 
 

@@ -26,6 +26,7 @@ from lightning_memaudit.results.run_folder import RunFolder, SavedRecoveries
 
 SCORED = "recoveries score as the results say"
 """The check on which it hangs whether anything but the results themselves speaks for them."""
+NOT_SHOWN = "no recovery was saved that could show these to be true"
 WORDS = "the words are those of this version"
 """The check on which it hangs whether what it says in words was compared."""
 
@@ -90,6 +91,7 @@ def verify(folder: RunFolder, checkpoint: Path | None = None, allow_types: Seque
     ]
     if is_true(checks):  # drawing the page of results that are not true takes long, and shows nothing
         checks.append(guarded("the page says what the report says", page.same_page, folder, document))
+        checks.append(guarded("the page calls the run as its folder is called", page.same_name, folder))
     checks += guarded_all(unchecked, folder, saved, checkpoint is not None)
     return sorted(checks, key=lambda check: check.passed is None)
 
@@ -107,18 +109,23 @@ def is_true(checks: Sequence[Check]) -> bool:
     return all(check.passed is not False for check in checks)
 
 
+def is_shown(checks: Sequence[Check]) -> bool:
+    """Whether anything but the results themselves speaks for them."""
+    return all(check.passed is not None for check in checks if check.name == SCORED)
+
+
 def conclusion(checks: Sequence[Check]) -> str:
     """One line: whether the report is true, and what was not checked."""
     failed = [check.means for check in checks if check.passed is False]
     not_checked = [check.name for check in checks if check.passed is None]
     true = "The report is true."
-    if SCORED in not_checked:
+    if not is_shown(checks):
         what = "The report follows" if WORDS not in not_checked else "But for its words the report follows"
-        true = f"{what} from its results; no recovery was saved that could show these to be true."
+        true = f"{what} from its results; {NOT_SHOWN}."
     elif WORDS in not_checked:
         true = "The report is true but for its words, which were not checked."
     said = true if not failed else NOT_TRUE if NOT_TRUE in failed else failed[0]
     return f"{said} NOT CHECKED: {'; '.join(not_checked)}." if not_checked else said
 
 
-__all__ = ["Check", "conclusion", "is_true", "verify"]
+__all__ = ["NOT_SHOWN", "Check", "conclusion", "is_shown", "is_true", "verify"]

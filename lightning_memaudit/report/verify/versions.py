@@ -12,6 +12,9 @@ THRESHOLD = (0, 3, 5)
 TOGETHER = (0, 3, 7)
 """From here on several of the patterns are weighed together, where all of them together tell nothing, in no order of
 their names; and controls on which recovery failed do not count."""
+SAME_AUDIT = (0, 3, 8)
+"""From here on only the same audit of the same images is a negative control, and recoveries that came to nothing are
+counted."""
 
 
 def named_version(run: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from lightning_memaudit.report.checkpoint import read_checkpoint
 from lightning_memaudit.report.document import SELF_HASH, build_document, seal
 from lightning_memaudit.report.manifest import PAGES, read_manifest
 from lightning_memaudit.report.verify.check import NOT_TRUE, OLDER, OTHER_RULES, OTHER_WEIGHTS, Check, differences
-from lightning_memaudit.report.verify.versions import TOGETHER, is_earlier, named_version
+from lightning_memaudit.report.verify.versions import SAME_AUDIT, TOGETHER, is_earlier, named_version
 from lightning_memaudit.results.chain import SEAL, audit_sha256, by_audit, complete_sha256, seal_holds
 from lightning_memaudit.results.evidence import ANY
 from lightning_memaudit.results.files import is_own
@@ -48,9 +48,12 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
     if SEAL not in folder.sealed_run():
         # The file beside the folder, which a later run replaces, and which stays when the folder moves.
         again, document = _without_config(again), _without_config(document)
-    told, found = (document, again) if version == __version__ else (_facts(document), _facts(again))
+    told, found = document, again
+    if version != __version__:
+        lacks = _is_from_before(SAME_AUDIT, folder, document, again)
+        told, found = (_facts(one, lacks) for one in (document, again))
     different = next(differences(dict(told), found, "", SELF_HASH), None)
-    by_other_rules = _had_other_rules(folder, document, again) and _counts_by_rules_of_today(again, document)
+    by_other_rules = _is_from_before(TOGETHER, folder, document, again) and _counts_by_rules_of_today(again, document)
     rest = differences(_whatever_counts(document), _whatever_counts(again), "")
     if different and by_other_rules and next(rest, None) is None:
         detail = f"which patterns and images count was decided by other rules in version {version}: {different}"
@@ -63,12 +66,14 @@ def same_document(name: str, folder: RunFolder, document: Mapping[str, Any]) -> 
     return Check(name, False, different + other, NOT_TRUE)
 
 
-def _had_other_rules(folder: RunFolder, document: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
-    """Whether the version that it names had; none made it that is earlier than the one that wrote its ``run.json``."""
+def _is_from_before(
+    version: tuple[int, ...], folder: RunFolder, document: Mapping[str, Any], again: Mapping[str, Any]
+) -> bool:
+    """Whether the version that it names is; none made it that is earlier than the one that wrote its ``run.json``."""
     run = named_version(folder.sealed_run())
     is_its_run = document["hashes"]["files"].get(RUN) == again["hashes"]["files"].get(RUN)
-    of_today = bool(run) and is_its_run and not is_earlier(run, TOGETHER)
-    return is_earlier(document["tool"]["version"], TOGETHER) and not of_today
+    of_today = bool(run) and is_its_run and not is_earlier(run, version)
+    return is_earlier(document["tool"]["version"], version) and not of_today
 
 
 def _counts_by_rules_of_today(again: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
@@ -124,16 +129,17 @@ def _without_config(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**document, "hashes": {**document["hashes"], "config": None}}
 
 
-def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what another version may word differently."""
+def _facts(document: Mapping[str, Any], lacks: bool) -> dict[str, Any]:
+    """Without what another version may word differently, and what one did not know of that lacks it."""
     facts = {key: value for key, value in document.items() if key not in ("tool", "limits", SELF_HASH)}
     facts["verdict"] = {key: value for key, value in document["verdict"].items() if key not in _WORDS}
     facts["verdict"]["headline"] = document["verdict"]["headline"].partition(":")[0]  # every version begins it alike
-    # Earlier versions did not count them; what they come to is in the verdict, and in the rows.
-    facts["judgement"] = {key: value for key, value in document["judgement"].items() if key != "untested"}
+    facts["judgement"] = dict(document["judgement"])
+    if lacks:  # what they come to is in the verdict, and in the rows
+        facts["judgement"].pop("untested", None)
     told = document["judgement"].get("memberships") or {}
     facts["judgement"]["memberships"] = {name: {**one, "caution": None} for name, one in told.items()}
-    if document["negative_control"]:  # whether it is one of the same was not asked before; what it found is the same
+    if lacks and document["negative_control"]:  # whether it is one of the same was not asked; what it found is the same
         facts["negative_control"] = {**document["negative_control"], "passed": None}
     if document["extraction"]:
         facts["extraction"] = {key: value for key, value in document["extraction"].items() if key != "sentence"}
@@ -192,7 +198,10 @@ def same_weights(name: str, document: Mapping[str, Any], checkpoint: Path, allow
     tensors = {key: value for key, value in state.items() if hasattr(value, "detach")}
     if not tensors:
         return Check(name, False, "it holds no tensors, neither in state_dict nor by themselves", OTHER_WEIGHTS)
-    found = tensors_sha256(tensors)
+    try:
+        found = tensors_sha256(tensors)
+    except RuntimeError as error:
+        return Check(name, False, f"they cannot be read: {' '.join(str(error).split())}", OTHER_WEIGHTS)
     if found != expected:
         return Check(name, False, f"they have the hash {found}, not {expected}", OTHER_WEIGHTS)
     return Check(name, True, f"{found}, of {len(tensors)} tensors")
