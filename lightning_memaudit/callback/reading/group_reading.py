@@ -157,7 +157,7 @@ def read_group(
     size = source.batch_size
     blocks = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
     # The very same batches: collate_fn may fill them up to a size.
-    again = blocks[: max(1, (2 if whole else READ_TWICE) // size)] if twice else []
+    again = blocks[: max(1, READ_TWICE // size)] if twice else []
     # Of items that are batches fewer may be read than there are: then the second reading is one of its own.
     reads = reader.blocks(blocks if whole else [*blocks, *again]) if chosen else reader.first(wanted or 0)
 
@@ -173,8 +173,11 @@ def read_group(
         taken.finish()
         second = [] if whole or not again else [taken.convert(read) for read in reads]
     if whole:
-        with closing(reader.blocks(again)) as reads:
-            second = [taken.convert(read) for read in reads]
+        with closing(Reader(source, seed + 1).blocks(again)) as reads:  # which draws other random numbers
+            for read in reads:
+                second.append(taken.convert(read))
+                if len(second) > 1 and sum(map(len, second)) >= READ_TWICE:
+                    break
     begins = accumulate((len(one) for one in second), initial=0)
     is_random = any(
         _differs(one[: max(0, len(taken.images) - begin)], taken.images[begin : begin + len(one)])
