@@ -60,3 +60,17 @@ def test_some_of_the_channels(recwarn):
 def assert_nothing_is_doubted(audit, recwarn):
     assert not [str(one.message) for one in recwarn if str(one.message).startswith("members")]
     assert not {"called_otherwise", "members_not_given"} & set(audit.last_report.verdict.reasons)
+
+
+@pytest.mark.parametrize("wrap", [lambda image: image, lambda image: (image, 1)])
+def test_a_key_that_draws_random_numbers_takes_none_of_the_training_s(wrap):
+    def drawn(*callbacks):
+        torch.manual_seed(0)
+        loaders = (DataLoader(Items(one[:, 0], wrap), 4) for one in (CLIPS, OTHERS))
+        fit(list(callbacks), Autoencoder(lambda batch: batch if torch.is_tensor(batch) else batch[0]), *loaders)
+        return torch.rand(())
+
+    def brighter(item):
+        return (item if torch.is_tensor(item) else item[0]) * (0.5 + 0.5 * torch.rand(()))
+
+    assert drawn(audit_callback(image_key=brighter)) == drawn()

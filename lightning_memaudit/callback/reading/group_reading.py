@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.callback.conditions import Condition, conditions_of
+from lightning_memaudit.callback.isolation import preserved_random_state
 from lightning_memaudit.callback.keys import select
 from lightning_memaudit.callback.reading.batch_images import (
     BatchFormat,
@@ -94,7 +95,8 @@ class ReadGroup:
                 # Members that were passed may stand in tuples, where the run's batches are tensors; a function of the
                 # run's own batches holds for all of them.
                 is_plain = isinstance(part, Tensor) and (self.source.given or not callable(self.format.path))
-                found = part if is_plain else self.format.find(part)
+                with preserved_random_state():  # which such a function may draw from
+                    found = part if is_plain else self.format.find(part)
                 return self.arranged(found) if found.ndim > 1 else None  # else places of images, as in a table
         return None
 
