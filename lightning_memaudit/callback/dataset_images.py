@@ -10,7 +10,7 @@ from lightning_memaudit.callback.keys import GroupKey, key_for
 from lightning_memaudit.callback.reading.loaders import (
     Reachable,
     RunLoaders,
-    check_loader,
+    check_loaders,
     is_stream,
     warn_if_uncertain,
 )
@@ -67,13 +67,19 @@ class ImageChoice:
             ValueError: There is no data set.
         """
         train = loaders.train[loaders.first(self.members)] if loaders.train else None
+        # Of several validation dataloaders, those behind which there are data sets do.
+        validation = [one for one in loaders.validation if hasattr(one, "dataset")] or loaders.validation[:1]
+        wanted = {} if self.members is not None else {"members": train}
+        if self.controls is None and self.num_controls != 0 and validation:
+            wanted["controls"] = validation[0]
+        check_loaders(wanted)
         members = self._source("members", self.members, train, loaders, seed)
         if self.num_controls == 0:
             return [members]
         if self.controls is not None:
             first = next(iter(loaders.validation), None)
             return [members, self._source("controls", self.controls, first, loaders, seed)]
-        candidates = [self._source("controls", None, loader, loaders, seed) for loader in loaders.validation]
+        candidates = [self._source("controls", None, loader, loaders, seed) for loader in validation]
         candidates = [one for one in candidates if one.indices != []]
         # A run may watch its training images in a validation dataloader too.
         others = [one for one in candidates if one.indices is None or not set(places(one)) <= set(places(members))]
@@ -96,7 +102,6 @@ class ImageChoice:
             # A collate_fn is made for items like the run's own.
             model = loader if loader is not None else next(iter(loaders.train), None)
             return Source(group, given, indices, model, key, path, given=True, others=others)
-        check_loader(loader, group)
         if is_stream(loader.dataset):
             limited = group == "members" and loaders.num_batches < float("inf")
             most = int(loaders.num_batches) * (getattr(loader, "batch_size", None) or 1) if limited else None

@@ -112,8 +112,8 @@ class MemorizationAuditCallback(Callback):
         at_epochs: Sequence[int] = (),
         at_train_loss: Sequence[float] = (),
         at_fit_end: bool = True,
-        members: Dataset[Any] | None = None,
-        controls: Dataset[Any] | None = None,
+        members: Dataset | None = None,  # type: ignore[type-arg] # jsonargparse takes no arguments of a Dataset[Any]
+        controls: Dataset | None = None,  # type: ignore[type-arg]
         num_members: int | None = 100,
         num_controls: int | None = 100,
         image_key: GroupKey | None = None,

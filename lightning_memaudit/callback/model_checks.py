@@ -51,10 +51,12 @@ def check_model(found: Inspection, plan: Plan, autoencoder: HalvingBatches, call
     Raises:
         ValueError: With every problem of images and model.
     """
-    for group in found.groups:
-        few = few_images(group)
+    for read in found.reads:
+        few, before = few_images(read.group), len(found.problems.messages)
         with found.problems.caught():
             check_group(few, autoencoder)
+        if read.source.gives_batches and len(found.problems.messages) > before:
+            found.problems.add(read.source.mend_of_single_items)
         with found.problems.caught():
             check_degradations(plan, few)
     with found.problems.caught():

@@ -302,13 +302,14 @@ def test_a_last_batch_that_is_dropped_in_a_fixed_order_is_never_trained_on():
     assert Reachable.through(DataLoader(range(7), 3, drop_last=True, shuffle=True)).indices == list(range(7))
 
 
+class Watches(Module):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        pass
+
+
 def test_controls_come_from_the_first_validation_loader_that_is_not_trained_on():
     train = Items(images(6))
     loaders = [DataLoader(train, 2), DataLoader(Items(images(0)), 2), DataLoader(Items(images(4, seed=1)), 2)]
-
-    class Watches(Module):
-        def validation_step(self, batch, batch_idx, dataloader_idx=0):
-            pass
 
     fit(audit_callback(), Watches(), DataLoader(train, 3), loaders)
     assert torch.equal(saved_truth("controls"), images(4, seed=1))
@@ -325,3 +326,32 @@ def test_what_max_steps_or_limited_batches_never_reach_is_no_member():
     assert torch.equal(saved_truth(), images(9)[:4])
     fit(audit_callback(num_members=8), Module(), DataLoader(Stream(images(9)), 2), loaders[1], limit_train_batches=3)
     assert torch.equal(saved_truth(), images(9)[:6])
+
+
+class Batches:
+    """An iterator of somebody's own, as DALI and FFCV have them: no data set behind it."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def test_all_groups_without_a_data_set_are_named_at_once():
+    message = (
+        "members: no data set found in Batches and controls: no data set found in Batches; pass members=<a data set> "
+        "and controls=<a data set> of the images"
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(audit_callback(), Module(), Batches(images(6).split(2)), Batches(images(4, 1).split(2)))
+
+
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_a_validation_loader_without_a_data_set_beside_one_that_has_it(comes_first):
+    others = [Batches(images(4, 2).split(2)), DataLoader(Items(images(4, 1)))]
+    fit(audit_callback(), Watches(), DataLoader(Items(images(6))), others if comes_first else others[::-1])
+    assert torch.equal(saved_truth("controls"), images(4, 1))

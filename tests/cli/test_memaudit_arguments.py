@@ -2,7 +2,10 @@
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch.demos.boring_classes import RandomDataset
 
+from lightning_memaudit import MemorizationAuditCallback
 from lightning_memaudit.cli.fit import parse, the_callback, with_quickstart
 from lightning_memaudit.cli.main import main
 
@@ -40,6 +43,17 @@ def test_image_keys(text, tmp_path):
     for file in ("given.yaml", "saved.yaml"):
         again = parse([*with_quickstart([]), "--config", str(tmp_path / file)], run=False)
         assert the_callback(again.trainer).which.image_key == KEYS[text], file
+
+
+def test_data_sets_by_their_class():
+    """In YAML, as ``members:`` and ``controls:`` of the callback in a LightningCLI of one's own too."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(MemorizationAuditCallback, "audit")
+    images = {"class_path": f"{RandomDataset.__module__}.RandomDataset", "init_args": {"size": 4, "length": 5}}
+    given = parser.parse_object({"audit": {"members": images, "controls": images}})
+    which = parser.instantiate_classes(given).audit.which
+    assert [type(one) for one in (which.members, which.controls)] == [RandomDataset] * 2
+    assert len(which.members) == 5
 
 
 def test_keys_of_groups_one_by_one():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_memaudit.callback.keys import Key, key_path, select
 from lightning_memaudit.callback.reading.affine import Affine, fit_exact
+from lightning_memaudit.callback.reading.finders import Each, Listed, View
 from lightning_memaudit.callback.reading.items import as_tensor, find_in_item, plain, tensors_in
 from lightning_memaudit.callback.reading.layout import Layout, NetworkInput, alike, decide_layout
 from lightning_memaudit.callback.reading.reader import ReadItem
@@ -26,54 +27,6 @@ LEARN_FROM_VALUES = 2**25
 
 MOST_LABELS = 16
 """Bytes that go no further are masks, label maps or digits in 16 steps: photographs use more of their 256 values."""
-
-
-@dataclass(frozen=True)
-class View:
-    """Finds one of several views or frames of each item in a batch.
-
-    Attributes:
-        path: Where all of them stand, (B, views, ...).
-        place: Which one.
-
-    >>> View((0,), 1)([torch.zeros(4, 3, 1, 8, 8)]).shape
-    torch.Size([4, 1, 8, 8])
-    """
-
-    path: Any
-    place: int
-
-    def __call__(self, batch: Any) -> Tensor:
-        """(B, ...), the view of each item."""
-        views = as_tensor(select(batch, self.path, "image_key"))
-        if views is None:
-            raise ValueError(f"image_key: the batch holds no tensor at {list(self.path)}")
-        return views[:, self.place]
-
-
-@dataclass(frozen=True)
-class Listed:
-    """Finds the images of a batch that holds them one by one, as of a ``collate_fn`` that only lists its items.
-
-    Attributes:
-        path: Where the list stands.
-        within: Where the image stands in each of its elements.
-
-    >>> Listed((0,), ("image",))(([{"image": torch.zeros(1, 8, 8)}] * 4, "labels")).shape
-    torch.Size([4, 1, 8, 8])
-    """
-
-    path: tuple[Any, ...]
-    within: tuple[Any, ...]
-
-    def __call__(self, batch: Any) -> Tensor:
-        """(B, ...), all of them."""
-        items = select(batch, list(self.path), "image_key")
-        images = [as_tensor(select(item, list(self.within), "image_key")) for item in items]
-        found = [one for one in images if one is not None]
-        if len(found) < len(items) or len({one.shape for one in found}) != 1:
-            raise ValueError("image_key: the batch lists no images of one size")
-        return torch.stack(found)
 
 
 @dataclass(frozen=True)
@@ -154,6 +107,22 @@ def locate(batch: Any, key: Key | None, items: Sequence[ReadItem]) -> Any:
     Looks where the key says, for one in an item holds for the batch as a rule; then for the one tensor that holds the
     items' images, as they are or after an affine map.
     """
+    named = _named(batch, key, items)
+    if named is not None and (key is None or not items or _holds_at(named, batch, items)):
+        return named
+    if named is None:
+        for path, tensor in tensors_in(batch):
+            if _holds(tensor, items):
+                return path
+        if (one_by_one := _listed(batch, items)) is not None:
+            return one_by_one
+    # Of a batch of as many items as each has views, the key of one of them finds all of one item.
+    view = None if key is None or not items else _view(batch, key, items, 1 if named is None else 2)
+    return view or named
+
+
+def _named(batch: Any, key: Key | None, items: Sequence[ReadItem]) -> Any:
+    """Where the key of an item leads in a batch, as it does for most."""
     if callable(key):
         with suppress(Exception):
             if _is_images(as_tensor(key(batch)), items):
@@ -170,17 +139,23 @@ def locate(batch: Any, key: Key | None, items: Sequence[ReadItem]) -> Any:
             known = tensor is not None and (_holds(tensor, items) or _listed(batch, items) is None)
             if known and _is_images(tensor, items):
                 return path
+    return None
+
+
+def _holds_at(path: Any, batch: Any, items: Sequence[ReadItem]) -> bool:
+    return _holds(BatchFormat(path, Layout(())).find(batch), items)
+
+
+def _view(batch: Any, key: Key, items: Sequence[ReadItem], least: int) -> View | Each | None:
+    """What finds the part of each item, such as one of at least so many views, that the key finds in an item."""
     for path, tensor in tensors_in(batch):
-        if _holds(tensor, items):
-            return path
-    if (one_by_one := _listed(batch, items)) is not None:
-        return one_by_one
-    if callable(key):  # of several views in an item it returns one
-        for path, tensor in tensors_in(batch):
-            views = range(min(MOST_VIEWS, tensor.shape[1]) if tensor.ndim > 2 else 0)
-            place = next((view for view in views if _holds(tensor[:, view], items)), None)
-            if place is not None:
-                return View(path, place)
+        views = range(min(MOST_VIEWS, tensor.shape[1]) if tensor.ndim > 2 and tensor.shape[1] >= least else 0)
+        place = next((view for view in views if _holds(tensor[:, view], items)), None)
+        if place is not None:
+            return View(path, place)
+    with suppress(Exception):  # a function of somebody's own
+        if callable(key) and _holds(Each(key)(batch), items):
+            return Each(key)
     return None
 
 

@@ -1,7 +1,6 @@
 """Members and controls: read once, as the run itself reads them, and kept."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_memaudit.callback.conditions import Condition, conditions_of
+from lightning_memaudit.callback.isolation import preserved_random_state
 from lightning_memaudit.callback.keys import select
 from lightning_memaudit.callback.reading.batch_images import (
     BatchFormat,
@@ -20,8 +20,8 @@ from lightning_memaudit.callback.reading.batch_images import (
     learn_format,
     to_float,
 )
-from lightning_memaudit.callback.reading.image_names import name_in_dataset, names_in_batch, without_common_folder
-from lightning_memaudit.callback.reading.items import plain, tensors_in
+from lightning_memaudit.callback.reading.image_names import names_in_batch, names_of
+from lightning_memaudit.callback.reading.items import NoImageFound, plain, tensors_in
 from lightning_memaudit.callback.reading.layout import Layout, NetworkInput, alike
 from lightning_memaudit.callback.reading.reader import ReadBatch, Reader, Source
 from lightning_memaudit.callback.reading.stored_images import StoredImages
@@ -92,8 +92,11 @@ class ReadGroup:
         with suppress(ValueError, KeyError, IndexError, TypeError, AttributeError):
             part = select(batch, list(path), "image_key")
             if self.format.path is not None:
-                # Members that were passed may stand in tuples, where the run's batches are tensors.
-                found = part if isinstance(part, Tensor) else self.format.find(part)
+                # Members that were passed may stand in tuples, where the run's batches are tensors; a function of the
+                # run's own batches holds for all of them.
+                is_plain = isinstance(part, Tensor) and (self.source.given or not callable(self.format.path))
+                with preserved_random_state():  # which such a function may draw from
+                    found = part if is_plain else self.format.find(part)
                 return self.arranged(found) if found.ndim > 1 else None  # else places of images, as in a table
         return None
 
@@ -157,7 +160,7 @@ def read_group(
     size = source.batch_size
     blocks = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
     # The very same batches: collate_fn may fill them up to a size.
-    again = blocks[: max(1, (2 if whole else READ_TWICE) // size)] if twice else []
+    again = blocks[: max(1, READ_TWICE // size)] if twice else []
     # Of items that are batches fewer may be read than there are: then the second reading is one of its own.
     reads = reader.blocks(blocks if whole else [*blocks, *again]) if chosen else reader.first(wanted or 0)
 
@@ -173,8 +176,11 @@ def read_group(
         taken.finish()
         second = [] if whole or not again else [taken.convert(read) for read in reads]
     if whole:
-        with closing(reader.blocks(again)) as reads:
-            second = [taken.convert(read) for read in reads]
+        with closing(Reader(source, seed + 1).blocks(again)) as reads:  # which draws other random numbers
+            for read in reads:
+                second.append(taken.convert(read))
+                if len(second) > 1 and sum(map(len, second)) >= READ_TWICE:
+                    break
     begins = accumulate((len(one) for one in second), initial=0)
     is_random = any(
         _differs(one[: max(0, len(taken.images) - begin)], taken.images[begin : begin + len(one)])
@@ -182,7 +188,7 @@ def read_group(
     )
     by_item = bool(chosen) and not whole
     indices = [chosen[place] for place in taken.places] if by_item else list(range(len(taken.images)))
-    names = _names(source if by_item else replace(source, indices=None), indices, taken.names)
+    names = names_of(source.dataset if by_item else None, indices, taken.names, source.key)
     conditions = taken.conditions if conditional else None
     group = Group(source.group, taken.images, indices, range(len(indices)), names, conditions)
     available = len(source.indices) if by_item and source.indices is not None else None
@@ -238,15 +244,14 @@ class _Taken:
         if self.format is None:
             if not self._waiting:
                 raise ValueError(f"{self.source.group} holds no images: pass at least one")
-            self.format = learn_format(
-                [batch for batch, _ in self._waiting],
-                [read.items for _, read in self._waiting],
-                self.source.group,
-                self.source.key,
-                self.image_shape,
-                self.normalization,
-                self.network,
-            )
+            about = (self.source.group, self.source.key, self.image_shape, self.normalization, self.network)
+            batches, items = [batch for batch, _ in self._waiting], [read.items for _, read in self._waiting]
+            try:
+                self.format = learn_format(batches, items, *about)
+            except ValueError as error:
+                if not self.source.gives_batches or isinstance(error, NoImageFound):
+                    raise
+                raise ValueError(f"{error}; {self.source.mend_of_single_items}") from error
             if self.count is None:
                 # Room for all, if those to come are no larger.
                 self.count = self._most_items * max(len(self._converted(*one)[0]) for one in self._waiting)
@@ -365,21 +370,6 @@ def _digests(values: Tensor) -> list[str]:
 
 def _differs(one: Tensor, other: Tensor) -> bool:
     return one.shape != other.shape or not torch.equal(one.to(other.device), other)
-
-
-def _names(source: Source, indices: Sequence[int], read: Sequence[str | None]) -> list[str]:
-    """From the data set's lists, else from the items, else the index."""
-    listed = [
-        None if source.indices is None else name_in_dataset(source.dataset, index, source.key) for index in indices
-    ]
-    names = [
-        in_list or in_item or str(index)
-        for index, in_list, in_item in zip(indices, listed, [*read, *([None] * len(indices))], strict=False)
-    ]
-    names = without_common_folder(names)
-    counts = Counter(names)
-    # A name that several have, as that of a class, finds nothing.
-    return [name if counts[name] == 1 else f"{name}[{index}]" for index, name in zip(indices, names, strict=True)]
 
 
 def _in_words(source: Source, taken: _Taken, note: str | None) -> list[str]:

@@ -1,6 +1,7 @@
 """What an image is called in its data set: a path or an id, so that it can be found there, and deleted."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,26 @@ def without_common_folder(names: Sequence[str]) -> list[str]:
         return list(names)
     common = os.path.commonpath([str(Path(name).parent) for name in names])
     return [Path(name).relative_to(common).as_posix() for name in names]
+
+
+def names_of(dataset: Any, indices: Sequence[int], read: Sequence[str | None], key: Any = None) -> list[str]:
+    """What images are called: by the data set's lists, else by the items, else the index.
+
+    Args:
+        dataset: Whose items they are; None where it gives batches or can only be iterated.
+        indices: Of the images.
+        read: What items or batches say; what is missing at the end says nothing.
+        key: Of the image in an item.
+
+    >>> names_of(None, [0, 1, 2], ["cat", "cat"])
+    ['cat[0]', 'cat[1]', '2']
+    """
+    listed = [None if dataset is None else name_in_dataset(dataset, index, key) for index in indices]
+    names = [
+        in_list or in_item or str(index)
+        for index, in_list, in_item in zip(indices, listed, [*read, *([None] * len(indices))], strict=False)
+    ]
+    names = without_common_folder(names)
+    counts = Counter(names)
+    # A name that several have, as that of a class, finds nothing.
+    return [name if counts[name] == 1 else f"{name}[{index}]" for index, name in zip(indices, names, strict=True)]

@@ -107,14 +107,17 @@ def _loaders_in(loaders: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tupl
         yield path, inner if isinstance(inner, DataLoader) else loaders
 
 
-def check_loader(loader: Any, group: str) -> None:
-    """Raise unless images can be read from behind a loader.
+def check_loaders(loaders: Mapping[str, Any]) -> None:
+    """Raise unless images can be read from behind the loader of each group.
 
     Raises:
-        ValueError: It has no data set, and is none.
+        ValueError: One has no data set, and is none.
     """
-    if not hasattr(loader, "dataset"):
-        raise ValueError(f"{group}: no data set found in {type(loader).__name__}; pass {group}=<a data set>")
+    lacking = {group: loader for group, loader in loaders.items() if not hasattr(loader, "dataset")}
+    if lacking:
+        found = " and ".join(f"{group}: no data set found in {type(one).__name__}" for group, one in lacking.items())
+        mend = " and ".join(f"{group}=<a data set>" for group in lacking)
+        raise ValueError(f"{found}; pass {mend} of the images that it gives, one an item")
 
 
 def is_stream(dataset: Any) -> bool:

@@ -82,6 +82,16 @@ class Source:
         """Whether every item is a batch; a data set that is asked for lists of indices has images for items."""
         return self.in_batches and not isinstance(getattr(self.loader, "sampler", None), BatchSampler)
 
+    @property
+    def mend_of_single_items(self) -> str:
+        """What to pass where every item is read as a batch, and is one image."""
+        key = "lambda item: item[None]"
+        key = f"{{{self.group!r}: {key}}}" if self.given else key
+        return (
+            f"the dataloader has batch_size=None, so that each item of {self.group} is read as a batch: where it is "
+            f"one image, pass image_key={key}"
+        )
+
 
 def places(source: Source) -> list[tuple[int, int]]:
     """For each item that is read: the data set within all wrappings, and the index there."""

@@ -1,0 +1,87 @@
+"""Where the images of a batch stand if no key leads to them: among views, in a list, or within each row."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from lightning_memaudit.callback.keys import select
+from lightning_memaudit.callback.reading.items import as_tensor, tensors_in
+
+
+@dataclass(frozen=True)
+class View:
+    """Finds one of several views or frames of each item in a batch.
+
+    Attributes:
+        path: Where all of them stand, (B, views, ...).
+        place: Which one.
+
+    >>> View((0,), 1)([torch.zeros(4, 3, 1, 8, 8)]).shape
+    torch.Size([4, 1, 8, 8])
+    """
+
+    path: Any
+    place: int
+
+    def __call__(self, batch: Any) -> Tensor:
+        """(B, ...), the view of each item."""
+        views = as_tensor(select(batch, self.path, "image_key"))
+        if views is None:
+            raise ValueError(f"image_key: the batch holds no tensor at {list(self.path)}")
+        return views[:, self.place]
+
+
+@dataclass(frozen=True)
+class Each:
+    """Finds what a function of an item returns in every row of a batch.
+
+    Attributes:
+        key: The function.
+
+    >>> Each(lambda item: item["bands"][[2, 1, 0]])({"bands": torch.zeros(4, 13, 8, 8)}).shape
+    torch.Size([4, 3, 8, 8])
+    """
+
+    key: Any
+
+    def __call__(self, batch: Any) -> Tensor:
+        """(B, ...), the image of each item."""
+        count = next((len(tensor) for _, tensor in tensors_in(batch) if tensor.ndim), 0)
+        found = [as_tensor(self.key(tree_map(partial(_row, row), batch))) for row in range(count)]
+        images = [one for one in found if one is not None]
+        if not images or len(images) < count or len({one.shape for one in images}) != 1:
+            raise ValueError("image_key: the batch holds no images of one size")
+        return torch.stack(images)
+
+
+def _row(row: int, part: Any) -> Any:
+    return part[row] if isinstance(part, Tensor) and part.ndim else part
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Finds the images of a batch that holds them one by one, as of a ``collate_fn`` that only lists its items.
+
+    Attributes:
+        path: Where the list stands.
+        within: Where the image stands in each of its elements.
+
+    >>> Listed((0,), ("image",))(([{"image": torch.zeros(1, 8, 8)}] * 4, "labels")).shape
+    torch.Size([4, 1, 8, 8])
+    """
+
+    path: tuple[Any, ...]
+    within: tuple[Any, ...]
+
+    def __call__(self, batch: Any) -> Tensor:
+        """(B, ...), all of them."""
+        items = select(batch, list(self.path), "image_key")
+        images = [as_tensor(select(item, list(self.within), "image_key")) for item in items]
+        found = [one for one in images if one is not None]
+        if len(found) < len(items) or len({one.shape for one in found}) != 1:
+            raise ValueError("image_key: the batch lists no images of one size")
+        return torch.stack(found)
