@@ -150,7 +150,7 @@ def test_runs_of_any_name_are_compared(tmp_path):
     legend = re.findall(r"<text[^>]*>(.*?)</text>", chart[: chart.index("</svg>")])
     shown = ["$a_{$", "_hidden", "\N{REPLACEMENT CHARACTER}\\x1b[31m"]
     assert [words for words in legend if words in shown] == shown
-    assert [panel.get_title(loc="left").split(",")[0] for panel in figure.axes] == shown
+    assert [panel.get_title(loc="left").split("\n")[0] for panel in figure.axes] == shown
 
 
 def verdict_lines(document, encoding="utf-8"):

@@ -16,7 +16,7 @@ from lightning_memaudit.results.run_folder import RUN, RunFolder, SavedRecoverie
 _MOST_NAMED = 10
 WRITTEN = "threshold, trigger, epoch, step, times and all else in run.json (settings, notes, model, machine, versions)"
 LEFT_OUT = "whether anything was left out (images, patterns, methods, audits, reference models, extraction)"
-"""It is said of every run, as all that follows is that no file could name: what was taken out leaves no trace."""
+"""Said of every run: what was taken out leaves no trace in any file."""
 EXTRAS = ("largest_missing.json", "proximal.json")
 
 
