@@ -57,6 +57,22 @@ def test_some_of_the_channels(recwarn):
     assert_nothing_is_doubted(audit, recwarn)
 
 
+def named(item):
+    return item["image"]
+
+
+def colored(items):
+    return {"image": torch.stack([item["image"] for item in items]).expand(-1, 3, -1, -1)}
+
+
+@pytest.mark.parametrize("key", ["image", named])
+def test_gray_images_that_are_repeated_in_three_channels_are_no_views(key):
+    gray, others = CLIPS[:, 0, :1], OTHERS[:, 0, :1]
+    loaders = (DataLoader(Items(one, lambda image: {"image": image}), 4, collate_fn=colored) for one in (gray, others))
+    fit(audit_callback(image_key=key), Autoencoder(lambda batch: batch["image"]), *loaders)
+    assert torch.equal(saved_truth(), gray.expand(-1, 3, -1, -1))
+
+
 def assert_nothing_is_doubted(audit, recwarn):
     assert not [str(one.message) for one in recwarn if str(one.message).startswith("members")]
     assert not {"called_otherwise", "members_not_given"} & set(audit.last_report.verdict.reasons)
