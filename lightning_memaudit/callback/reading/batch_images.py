@@ -70,7 +70,8 @@ class BatchFormat:
         Raises:
             ValueError: The batch is another one.
         """
-        value = self.path(batch) if callable(self.path) else select(batch, self.path, "image_key")
+        is_finder = isinstance(self.path, View | Each | Listed)
+        value = self.path(batch) if is_finder else select(batch, self.path, "image_key")
         tensor = as_tensor(value)
         if tensor is None:
             raise ValueError(f"image_key: the batch holds a {type(value).__name__} where images should be")
