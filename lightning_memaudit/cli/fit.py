@@ -125,6 +125,14 @@ _ENDED_EARLY = {
 }
 
 
+def why_it_ended_early(trainer: Trainer) -> list[str]:
+    """What early stopping says of a fit that is over; nothing of an earlier one, from whose checkpoint it went on."""
+    stoppers = trainer.early_stopping_callbacks if trainer.should_stop else []
+    return [
+        f"{one.monitor} {_ENDED_EARLY[one.stopping_reason]}" for one in stoppers if one.stopping_reason in _ENDED_EARLY
+    ]
+
+
 def run_fit(arguments: Sequence[str]) -> int:
     """Train, and audit on the way; without a config the options change the quickstart."""
     quiet()
@@ -132,9 +140,8 @@ def run_fit(arguments: Sequence[str]) -> int:
     arguments = with_quickstart(arguments, **named)
     cli = parse(["fit", *arguments], below=below)
     if cli.trainer.is_global_zero:
-        for stopper in cli.trainer.early_stopping_callbacks:
-            if stopper.stopping_reason in _ENDED_EARLY:
-                print(f"the training ended early: {stopper.monitor} {_ENDED_EARLY[stopper.stopping_reason]}")
+        for words in why_it_ended_early(cli.trainer):
+            print(f"the training ended early: {words}")
         print(f"results: {the_callback(cli.trainer).where.folder(cli.trainer.default_root_dir)}")
         saved = getattr(cli.trainer.checkpoint_callback, "last_model_path", "") or getattr(
             cli.trainer.checkpoint_callback, "best_model_path", ""

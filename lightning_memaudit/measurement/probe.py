@@ -76,7 +76,8 @@ def _iterations(f: Autoencoder, image: Tensor, method: AutoencoderIterations) ->
     before, after = changes[first - 1], changes[-1]
     falls = (before / after).log() / (last - first)
     needed = last + (after / method.tolerance).log() / falls
-    wanders = 3.0 * method.wandering or torch.inf  # twice the window is the least that it takes to see it
+    # Twice the window is the least that it takes to see it; without a tolerance nothing stops early.
+    wanders = 3.0 * method.wandering if method.wandering and method.tolerance > 0 else torch.inf
     needed = torch.where((falls > 0) & needed.isfinite(), needed, wanders)
     settled = torch.stack(changes) <= method.tolerance
     needed = torch.where(settled.any(0), settled.int().argmax(0) + 1.0, needed)

@@ -66,10 +66,15 @@ class NoisyValue(NamedTuple):
 def estimate_noisy_value(observed: Tensor, steps: int = 30) -> NoisyValue:
     """Fit a clipped normal distribution among evenly spread values: from the densest value, expectation-maximization.
 
+    In single precision, also in mixed precision.
+
     Args:
         observed: y, (B, C, *spatial), nominally in [0, 1].
         steps: Of expectation-maximization.
     """
+    if torch.is_autocast_enabled(observed.device.type):
+        with torch.autocast(observed.device.type, enabled=False):
+            return estimate_noisy_value(observed, steps)
     pixels = observed.flatten(2).float()
     best: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
     for level in FIRST_LEVELS:

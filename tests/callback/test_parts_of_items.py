@@ -7,6 +7,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from training_runs import Items, Module, audit_callback, fit, images, saved_truth
 
+from lightning_memaudit.callback.reading.finders import Each
+
 pytestmark = [
     pytest.mark.usefixtures("without_report"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*exists and is not empty.*"),
@@ -55,6 +57,36 @@ def test_some_of_the_channels(recwarn):
     fit(audit, Autoencoder(lambda batch: batch["bands"][:, [3, 1, 0]]), *loaders)
     assert torch.equal(saved_truth(), BANDS[:, [3, 1, 0]])
     assert_nothing_is_doubted(audit, recwarn)
+
+
+def named(item):
+    return item["image"]
+
+
+def colored(items):
+    return {"image": torch.stack([item["image"] for item in items]).expand(-1, 3, -1, -1)}
+
+
+@pytest.mark.parametrize("key", ["image", named])
+def test_gray_images_that_are_repeated_in_three_channels_are_no_views(key):
+    gray, others = CLIPS[:, 0, :1], OTHERS[:, 0, :1]
+    loaders = (DataLoader(Items(one, lambda image: {"image": image}), 4, collate_fn=colored) for one in (gray, others))
+    fit(audit_callback(image_key=key), Autoencoder(lambda batch: batch["image"]), *loaders)
+    assert torch.equal(saved_truth(), gray.expand(-1, 3, -1, -1))
+
+
+def test_a_key_that_fails_on_the_training_s_batches_ends_no_training():
+    items, others = (Items(one, lambda image: image.flatten()) for one in (BANDS, OTHER_BANDS))
+    audit = audit_callback(members=items, controls=others, image_key=lambda item: item[:64].view(1, 8, 8))
+    train = DataLoader(Items(BANDS, lambda image: (image.flatten()[:32], 0)), 4)
+    trainer = fit(audit, Module(lambda batch: batch[0]), train)
+    assert trainer.state.finished
+    assert torch.equal(saved_truth(), BANDS[:, :1])
+
+
+def test_what_belongs_to_no_item_is_left_as_it_is():
+    found = Each(color)({"bands": BANDS, "wavelengths": torch.zeros(5)})
+    assert torch.equal(found, BANDS[:, [3, 1, 0]])
 
 
 def assert_nothing_is_doubted(audit, recwarn):

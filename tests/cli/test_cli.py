@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 import lightning_memaudit
+from lightning_memaudit.cli.fit import why_it_ended_early
 from lightning_memaudit.cli.main import main, shipped_configs
 
 pytestmark = pytest.mark.usefixtures("reads_here")
@@ -54,6 +58,36 @@ def test_a_training_of_the_paper_that_has_blown_up_ends_and_says_so(capsys):
     assert re.search(
         "the training ended early: train/loss (diverged|is not finite any more)\n", capsys.readouterr().out
     )
+
+
+class Logs(BoringModel):
+    def __init__(self, falls):
+        super().__init__()
+        self.falls = falls
+
+    def training_step(self, batch, batch_idx):
+        self.log("x", 1.0 - self.falls * self.current_epoch, on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+
+def test_why_an_earlier_fit_ended_is_not_said_of_the_one_that_goes_on_from_it(tmp_path):
+    said = []
+    for falls, epochs, checkpoint in ((False, 9, None), (True, 4, tmp_path / "last.ckpt")):
+        trainer = Trainer(
+            max_epochs=epochs,
+            limit_train_batches=1,
+            limit_val_batches=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[EarlyStopping("x", patience=1)],
+        )
+        trainer.fit(Logs(falls), ckpt_path=checkpoint, weights_only=True)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        said.append((trainer.current_epoch, why_it_ended_early(trainer)))
+    assert said == [(2, ["x did not get better any more"]), (4, [])]
 
 
 def test_the_config_spells_out_the_same_run(capsys):

@@ -19,6 +19,21 @@ def test_biharmonic_keeps_what_is_observed_and_fills_a_plane():
     torch.testing.assert_close(recovery.image[inside], plane[inside], atol=0.01, rtol=0)
 
 
+def test_volumes_are_filled_one_by_one_though_their_mask_is_the_same(monkeypatch):
+    """They share nothing but memory."""
+    shapes, original = [], biharmonic._by_conjugate_gradients
+
+    def watched(image, missing):
+        shapes.append(image.shape)
+        return original(image, missing)
+
+    monkeypatch.setattr(biharmonic, "_by_conjugate_gradients", watched)
+    mask = torch.ones(3, 1, 6, 6, 6)
+    mask[..., :3] = 0
+    BiharmonicInpainting()(None, mask * torch.rand(3, 2, 6, 6, 6), mask)
+    assert shapes == [(2, 6, 6, 6)] * 3
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_images_behind_the_same_mask_are_filled_as_each_alone_by_one_system_of_equations(monkeypatch, per_channel):
     generator = torch.Generator().manual_seed(0)

@@ -130,6 +130,17 @@ def test_value_and_level_of_a_noisy_fill_are_told_even_if_clipped(value, level, 
     assert agree.float().mean() > (0.95 if channels == 3 else 0.85)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_noisy_fill_is_told_in_mixed_precision_as_without(kind):
+    noise = 0.05 * torch.randn((4, 3, 16, 16), generator=torch.Generator().manual_seed(1))
+    observed = torch.where(uniform((4, 1, 16, 16)) > 0.5, smooth_images(4), (0.6 + noise).clamp(0, 1))
+    expected = find_noisy_fill(observed)
+    assert expected.present.all()
+    with torch.autocast("cpu", kind):
+        found = find_noisy_fill(observed)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 def test_no_noisy_fill_is_told_where_there_is_none():
     images = smooth_images(4, size=32)
     mask = (uniform((4, 1, 32, 32)) > 0.5).float()

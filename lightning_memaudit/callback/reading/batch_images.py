@@ -70,7 +70,8 @@ class BatchFormat:
         Raises:
             ValueError: The batch is another one.
         """
-        value = self.path(batch) if callable(self.path) else select(batch, self.path, "image_key")
+        is_finder = isinstance(self.path, View | Each | Listed)
+        value = self.path(batch) if is_finder else select(batch, self.path, "image_key")
         tensor = as_tensor(value)
         if tensor is None:
             raise ValueError(f"image_key: the batch holds a {type(value).__name__} where images should be")
@@ -117,7 +118,7 @@ def locate(batch: Any, key: Key | None, items: Sequence[ReadItem]) -> Any:
         if (one_by_one := _listed(batch, items)) is not None:
             return one_by_one
     # Of a batch of as many items as each has views, the key of one of them finds all of one item.
-    view = None if key is None or not items else _view(batch, key, items, 1 if named is None else 2)
+    view = None if key is None or not items else _view(batch, key, items, named)
     return view or named
 
 
@@ -146,10 +147,17 @@ def _holds_at(path: Any, batch: Any, items: Sequence[ReadItem]) -> bool:
     return _holds(BatchFormat(path, Layout(())).find(batch), items)
 
 
-def _view(batch: Any, key: Key, items: Sequence[ReadItem], least: int) -> View | Each | None:
-    """What finds the part of each item, such as one of at least so many views, that the key finds in an item."""
+def _view(batch: Any, key: Key, items: Sequence[ReadItem], named: Any) -> View | Each | None:
+    """What finds the part of each item, such as one of its views, that the key finds in an item.
+
+    ``named`` is where the key leads in the batch, None where nowhere. What has the shape that stands there holds no
+    views: gray images may be repeated in three channels.
+    """
+    found = None if named is None else BatchFormat(named, Layout(())).find(batch).shape
+    least = 1 if named is None else 2
     for path, tensor in tensors_in(batch):
-        views = range(min(MOST_VIEWS, tensor.shape[1]) if tensor.ndim > 2 and tensor.shape[1] >= least else 0)
+        may_hold = tensor.ndim > 2 and tensor.shape[1] >= least and tensor.shape != found
+        views = range(min(MOST_VIEWS, tensor.shape[1]) if may_hold else 0)
         place = next((view for view in views if _holds(tensor[:, view], items)), None)
         if place is not None:
             return View(path, place)

@@ -30,8 +30,8 @@ class View:
     def __call__(self, batch: Any) -> Tensor:
         """(B, ...), the view of each item."""
         views = as_tensor(select(batch, self.path, "image_key"))
-        if views is None:
-            raise ValueError(f"image_key: the batch holds no tensor at {list(self.path)}")
+        if views is None or views.ndim < 2 or views.shape[1] <= self.place:
+            raise ValueError(f"image_key: the batch holds no view {self.place} at {list(self.path)}")
         return views[:, self.place]
 
 
@@ -51,15 +51,16 @@ class Each:
     def __call__(self, batch: Any) -> Tensor:
         """(B, ...), the image of each item."""
         count = next((len(tensor) for _, tensor in tensors_in(batch) if tensor.ndim), 0)
-        found = [as_tensor(self.key(tree_map(partial(_row, row), batch))) for row in range(count)]
+        items = (tree_map(partial(_row, row, count), batch) for row in range(count))
+        found = [as_tensor(select(item, self.key, "image_key")) for item in items]
         images = [one for one in found if one is not None]
         if not images or len(images) < count or len({one.shape for one in images}) != 1:
             raise ValueError("image_key: the batch holds no images of one size")
         return torch.stack(images)
 
 
-def _row(row: int, part: Any) -> Any:
-    return part[row] if isinstance(part, Tensor) and part.ndim else part
+def _row(row: int, count: int, part: Any) -> Any:
+    return part[row] if isinstance(part, Tensor) and part.ndim and len(part) == count else part
 
 
 @dataclass(frozen=True)

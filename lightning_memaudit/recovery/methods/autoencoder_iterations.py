@@ -19,7 +19,7 @@ from lightning_memaudit.recovery.wandering import Wandering
 class AutoencoderIterations:
     """``x <- f(x)`` from x = y until nothing moves: training images that are attractors come back.
 
-    An image that comes no closer to any ends where it wanders, as most do under convolutions, which seldom settle.
+    An image that wanders, and comes no closer to one that f keeps as it is, ends too: under convolutions most do so.
     Where f rounds to half precision an image may tremble by that rounding for ever: it ends where it only does that and
     stays where it is. See :class:`~lightning_memaudit.recovery.wandering.Wandering`.
 

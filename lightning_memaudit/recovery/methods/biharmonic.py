@@ -72,14 +72,14 @@ def _inpaint(images: Image, missing: Missing) -> Image:
     """Images (B, C, *spatial) with missing pixels (B, 1 or C, *spatial).
 
     The equations depend on the mask alone, and are set up once for images that have the same one, as a member and its
-    control do: as channels of one image.
+    control do: as channels of one image. Of volumes nothing is set up, so that each is held by itself.
     """
     if missing.shape[1] > 1:  # every channel by itself
         one = (-1, 1, *images.shape[2:])
         return _inpaint(images.reshape(one), missing.reshape(one)).reshape(images.shape)
-    alike: dict[bytes, list[int]] = {}
+    alike: dict[bytes | int, list[int]] = {}
     for row, hole in enumerate(missing):
-        alike.setdefault(hole.tobytes(), []).append(row)
+        alike.setdefault(hole.tobytes() if hole.ndim < 4 else row, []).append(row)
     filled = np.empty_like(images)
     for rows in alike.values():
         filled[rows] = _inpaint_shared(np.concatenate(images[rows]), missing[rows[0], 0]).reshape(images[rows].shape)

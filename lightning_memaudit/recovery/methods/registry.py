@@ -78,7 +78,7 @@ def uses_autoencoder(method: Method) -> bool:
 
 
 def is_inpainter(method: Method) -> bool:
-    """Whether it is the package's own inpainter or one made from it, and no other method that was given its name.
+    """Whether it is the package's own inpainter, or of a subclass, and no other method that was given its name.
 
     >>> is_inpainter(METHODS["biharmonic"]()), is_inpainter(METHODS["blind"]())
     (True, False)
