@@ -117,7 +117,7 @@ class AuditCLI(LightningCLI):
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
 
 
-_ENDED_EARLY = {
+_REASONS = {
     EarlyStoppingReason.DIVERGENCE_THRESHOLD: "diverged",
     EarlyStoppingReason.NON_FINITE_METRIC: "is not finite any more",
     EarlyStoppingReason.STOPPING_THRESHOLD: "is as good as was asked for",
@@ -125,12 +125,10 @@ _ENDED_EARLY = {
 }
 
 
-def why_it_ended_early(trainer: Trainer) -> list[str]:
+def why_it_ended(trainer: Trainer) -> list[str]:
     """What early stopping says of a fit that is over; nothing of an earlier one, from whose checkpoint it went on."""
     stoppers = trainer.early_stopping_callbacks if trainer.should_stop else []
-    return [
-        f"{one.monitor} {_ENDED_EARLY[one.stopping_reason]}" for one in stoppers if one.stopping_reason in _ENDED_EARLY
-    ]
+    return [f"{one.monitor} {_REASONS[one.stopping_reason]}" for one in stoppers if one.stopping_reason in _REASONS]
 
 
 def run_fit(arguments: Sequence[str]) -> int:
@@ -140,8 +138,8 @@ def run_fit(arguments: Sequence[str]) -> int:
     arguments = with_quickstart(arguments, **named)
     cli = parse(["fit", *arguments], below=below)
     if cli.trainer.is_global_zero:
-        for words in why_it_ended_early(cli.trainer):
-            print(f"the training ended early: {words}")
+        for words in why_it_ended(cli.trainer):
+            print(f"the training ended: {words}")
         print(f"results: {the_callback(cli.trainer).where.folder(cli.trainer.default_root_dir)}")
         saved = getattr(cli.trainer.checkpoint_callback, "last_model_path", "") or getattr(
             cli.trainer.checkpoint_callback, "best_model_path", ""
