@@ -1,5 +1,6 @@
 """Where the images of a batch stand if no key leads to them: among views, in a list, or within each row."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -52,11 +53,7 @@ class Each:
         """(B, ...), the image of each item."""
         count = next((len(tensor) for _, tensor in tensors_in(batch) if tensor.ndim), 0)
         items = (tree_map(partial(_row, row, count), batch) for row in range(count))
-        found = [as_tensor(select(item, self.key, "image_key")) for item in items]
-        images = [one for one in found if one is not None]
-        if not images or len(images) < count or len({one.shape for one in images}) != 1:
-            raise ValueError("image_key: the batch holds no images of one size")
-        return torch.stack(images)
+        return _stacked([as_tensor(select(item, self.key, "image_key")) for item in items], "holds")
 
 
 def _row(row: int, count: int, part: Any) -> Any:
@@ -81,8 +78,12 @@ class Listed:
     def __call__(self, batch: Any) -> Tensor:
         """(B, ...), all of them."""
         items = select(batch, list(self.path), "image_key")
-        images = [as_tensor(select(item, list(self.within), "image_key")) for item in items]
-        found = [one for one in images if one is not None]
-        if len(found) < len(items) or len({one.shape for one in found}) != 1:
-            raise ValueError("image_key: the batch lists no images of one size")
-        return torch.stack(found)
+        return _stacked([as_tensor(select(item, list(self.within), "image_key")) for item in items], "lists")
+
+
+def _stacked(images: Sequence[Tensor | None], verb: str) -> Tensor:
+    """Images (...) of all items as (B, ...); what the batch does with them is said where they are none of one size."""
+    found = [one for one in images if one is not None]
+    if len(found) < len(images) or len({one.shape for one in found}) != 1:
+        raise ValueError(f"image_key: the batch {verb} no images of one size")
+    return torch.stack(found)
